@@ -1,0 +1,28 @@
+//! `telemetry`: GPU telemetry from many edge clusters, through a shared Redis, into PostgreSQL — each row exactly once.
+//!
+//! The rooms, in the order a row walks through them (ARCHITECTURE.md is the longer map):
+//!
+//! | room | what it does |
+//! |---|---|
+//! | [`model`] | GPU, series, sample, reject reasons, the DCGM metric catalogue. No I/O. |
+//! | [`source`] | one file per kind of input; yields rows with their position. |
+//! | [`batch`] | the pure builder and the wire codec: rows to bytes and back. |
+//! | [`transport`] | publisher, consumer, delivery; Redis Streams is the implementation. |
+//! | [`store`] | commits batches with their covered ranges; PostgreSQL is the implementation. |
+//! | [`config`] | defaults, files, environment, flags: one section a room. |
+//! | [`runtime`] | one bootstrap for every role: logs, metrics, admin HTTP, signals, shutdown. |
+//! | [`roles`] | one file per command: the only place where two rooms meet. |
+//! | [`cli`] | the commands and their flags. |
+//!
+//! `retry` is a small leaf.
+
+pub mod batch;
+pub mod cli;
+pub mod config;
+pub mod model;
+pub mod retry;
+pub mod roles;
+pub mod runtime;
+pub mod source;
+pub mod store;
+pub mod transport;

@@ -1,0 +1,17 @@
+//! What the pipeline speaks of: series, samples, positions, ranges of rows, reasons to reject. No I/O in here.
+
+mod id;
+mod metric;
+mod reason;
+mod rows;
+mod series;
+mod time;
+mod value;
+
+pub use id::{Digest, SourceId};
+pub use metric::{Kind, Metric, catalogue, metric};
+pub use reason::Reason;
+pub use rows::{Position, RowRange, RowSet};
+pub use series::{Gpu, Series};
+pub use time::{MAX_TIME_MS, MIN_TIME_MS, now_ms, parse_time};
+pub use value::{BadValue, parse_value};

@@ -1,0 +1,173 @@
+//! Where samples end: what every implementation promises. `postgres/` is the one for real use.
+//!
+//! A commit is one transaction: samples, rejects and the covered ranges of their sources. Rows at positions that are not covered
+//! yet are written as they are; where positions overlap with what is covered (in the source or in its family), a row is written
+//! only if the store has no sample of its series, time and value.
+
+pub mod postgres;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use crate::batch::{Batch, Dictionary};
+use crate::model::{Digest, Reason, RowRange, RowSet, SourceId};
+
+/// What can go wrong between us and the store.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Not reachable, starting, timed out, out of disk, too many connections: waiting can help.
+    #[error("PostgreSQL at {endpoint} is unavailable: {reason}")]
+    Unavailable {
+        /// host:port/database, no secrets.
+        endpoint: String,
+        /// What was seen, with its causes.
+        reason: String,
+    },
+    /// Wrong password, no such database, missing right, too old a server: waiting cannot help. Says what to do.
+    #[error("PostgreSQL at {endpoint} refuses us: {reason}")]
+    Refused {
+        /// host:port/database.
+        endpoint: String,
+        /// What was said, and what to do.
+        reason: String,
+    },
+    /// The schema is newer than this program, changed by hand, or missing. Says what to do.
+    #[error("{0}")]
+    Schema(String),
+    /// The store is another one than when we began.
+    #[error("this PostgreSQL is another store ({found}) than the one this collector began with ({expected})")]
+    OtherStore {
+        /// The store's id when we began.
+        expected: String,
+        /// The store's id now.
+        found: String,
+    },
+    /// The batch itself cannot be stored.
+    #[error("the batch cannot be stored: {0}")]
+    BadBatch(String),
+}
+
+impl StoreError {
+    /// Whether trying again later can help.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::Unavailable { .. })
+    }
+}
+
+/// Shorthand.
+pub type Result<T> = std::result::Result<T, StoreError>;
+
+/// A decoded batch with the dictionaries its header names, in that order.
+#[derive(Clone, Debug)]
+pub struct Incoming {
+    /// The batch.
+    pub batch: Batch,
+    /// Its dictionaries.
+    pub dictionaries: Vec<Arc<Dictionary>>,
+}
+
+/// What a commit did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Committed {
+    /// Samples written, by cluster.
+    pub stored: BTreeMap<String, u64>,
+    /// Samples that were there already.
+    pub duplicate: u64,
+    /// Rejected rows newly noted.
+    pub rejected: u64,
+    /// For each source of the batches: the row up to which, from 0 on, everything is covered, dead or dropped.
+    pub settled: Vec<(SourceId, u64)>,
+}
+
+/// A batch that could not be decoded or stored for a reason of its own, kept for people.
+#[derive(Clone, Debug)]
+pub struct DeadLetter {
+    /// Its number; 0 before it is kept.
+    pub id: i64,
+    /// The source, as the queue's entry says.
+    pub source: SourceId,
+    /// The rows, likewise.
+    pub rows: RowRange,
+    /// Why it could not be stored.
+    pub reason: String,
+    /// The encoded batch.
+    pub payload: Bytes,
+    /// The dictionaries it named and that were found, encoded.
+    pub dictionaries: Vec<(Digest, Bytes)>,
+    /// When it was buried, ms; 0 before.
+    pub buried_ms: i64,
+}
+
+/// The ledger of one source.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SourceLedger {
+    /// The source.
+    pub source: SourceId,
+    /// Its cluster.
+    pub cluster: String,
+    /// Its name for people.
+    pub name: String,
+    /// Rows that are stored or rejected.
+    pub covered: RowSet,
+    /// Rows of dead letters that are not covered.
+    pub dead: RowSet,
+    /// Rows of dead letters that were dropped by hand.
+    pub dropped: RowSet,
+    /// Covered rows that are samples (stored from this source, or found stored before).
+    pub valid: u64,
+    /// Of the valid ones, those that were found stored before.
+    pub duplicate: u64,
+    /// Covered rows that were rejected, by reason. `valid + sum(rejected) = covered.len()`.
+    pub rejected: BTreeMap<Reason, u64>,
+    /// First commit, ms.
+    pub first_commit_ms: i64,
+    /// Last commit, ms.
+    pub last_commit_ms: i64,
+    /// Time of the newest sample, ms.
+    pub newest_sample_ms: Option<i64>,
+}
+
+/// Where samples end.
+#[async_trait]
+pub trait Store: Send + Sync {
+    /// Brings the schema up to date (under a lock, so that many may do it at once) and learns the store's id.
+    async fn migrate(&self) -> Result<()>;
+
+    /// The store's id: a UUID made with the schema.
+    async fn id(&self) -> Result<String>;
+
+    /// Commits a group of batches in one transaction. They may be of any sources, overlap, or be there already.
+    async fn commit(&self, group: &[Incoming]) -> Result<Committed>;
+
+    /// Notes that a batch failed for a reason of its own; returns how often that has been noted for this queue entry.
+    async fn note_failure(&self, entry: &str, reason: &str) -> Result<u32>;
+
+    /// Keeps a dead letter (once per source and rows) and forgets the failures noted for its entry. Returns how far its source is
+    /// settled.
+    async fn bury(&self, letter: &DeadLetter, entry: &str) -> Result<(SourceId, u64)>;
+
+    /// The dead letters, oldest first, without payloads.
+    async fn dead_letters(&self) -> Result<Vec<DeadLetter>>;
+
+    /// One dead letter with its payload and dictionaries.
+    async fn dead_letter(&self, id: i64) -> Result<Option<DeadLetter>>;
+
+    /// Commits what a dead letter holds, and removes it, in one transaction.
+    async fn revive(&self, id: i64, incoming: &Incoming) -> Result<Committed>;
+
+    /// Gives a dead letter's rows up: they are noted as dropped, and the letter is removed. `false`: there is no such letter.
+    async fn drop_letter(&self, id: i64) -> Result<bool>;
+
+    /// The ledger of every source.
+    async fn ledger(&self) -> Result<Vec<SourceLedger>>;
+
+    /// How far these sources are settled (see [`Committed::settled`]); unknown ones are at 0.
+    async fn settled(&self, sources: &[SourceId]) -> Result<Vec<(SourceId, u64)>>;
+
+    /// A round trip.
+    async fn ping(&self) -> Result<()>;
+}

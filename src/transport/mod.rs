@@ -1,0 +1,261 @@
+//! The queue between edge and centre: what every implementation of it promises. `redis/` is the one for real use.
+//!
+//! A source belongs to one partition. Within a partition a batch is accepted only at the position the queue has for its source
+//! ([`Publisher::publish`]), so that a batch that is sent twice, by whomever, is accepted once.
+
+pub mod redis;
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+
+use crate::model::{Digest, Position, RowRange, SourceId};
+
+/// A partition's number, `0..partitions`.
+pub type Partition = u16;
+
+/// What can go wrong between us and the queue.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum TransportError {
+    /// Not reachable, timed out, loading, failing over: waiting can help.
+    #[error("Redis at {endpoint} is unavailable: {reason}")]
+    Unavailable {
+        /// host:port, no secrets.
+        endpoint: String,
+        /// What was seen.
+        reason: String,
+    },
+    /// Redis is out of memory: waiting for collectors can help.
+    #[error("Redis at {endpoint} is full (maxmemory reached); waiting for collectors to make room")]
+    Full {
+        /// host:port.
+        endpoint: String,
+    },
+    /// Wrong password, missing right, wrong kind of server: waiting cannot help. Says what to do.
+    #[error("Redis at {endpoint} refuses us: {reason}")]
+    Refused {
+        /// host:port.
+        endpoint: String,
+        /// What was said, and what to do.
+        reason: String,
+    },
+    /// The queue was made with other settings. Says which key to change to what.
+    #[error("{0}")]
+    Mismatch(String),
+    /// Something in the queue is not what it should be.
+    #[error("{0}")]
+    Corrupt(String),
+}
+
+impl TransportError {
+    /// Whether trying again later can help.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::Unavailable { .. } | Self::Full { .. })
+    }
+}
+
+/// Shorthand.
+pub type Result<T> = std::result::Result<T, TransportError>;
+
+/// One encoded batch, ready to be sent (and sent again).
+#[derive(Clone, Debug)]
+pub struct Outgoing {
+    /// Its source.
+    pub source: SourceId,
+    /// The rows it covers.
+    pub rows: RowRange,
+    /// The position the queue must have for the source, `None` = the queue does not know the source.
+    pub expected: Option<Position>,
+    /// The position after the batch.
+    pub next: Position,
+    /// The encoded batch.
+    pub payload: Bytes,
+    /// Every dictionary the batch refers to.
+    pub dictionaries: Vec<Digest>,
+    /// Those to be written with it (a subset of `dictionaries`, with their bytes).
+    pub with: Vec<(Digest, Bytes)>,
+}
+
+/// What the queue says to a batch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Published {
+    /// It is in the queue.
+    Accepted,
+    /// The queue is elsewhere in this source (or, `None`, does not know it): go there.
+    Moved(Option<Position>),
+    /// The backlog of the partition is at its limit: wait.
+    Full,
+    /// Send these dictionaries with it.
+    NeedDictionaries(Vec<Digest>),
+}
+
+/// What asking for a lease brings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Lease {
+    /// Ours until the ttl ends. Carries the queue's position, so that a loss is noticed.
+    Held(Option<Position>),
+    /// Another streamer's.
+    Taken,
+}
+
+/// A source in the registry: the content whose first `length` bytes have the digest `prefix` is `source`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// How many bytes were hashed.
+    pub length: u64,
+    /// Their digest.
+    pub prefix: Digest,
+    /// The source.
+    pub source: SourceId,
+}
+
+/// The streamers' side.
+#[async_trait]
+pub trait Publisher: Send + Sync {
+    /// How many partitions there are.
+    fn partitions(&self) -> Partition;
+
+    /// The partition of a source.
+    fn partition_of(&self, source: SourceId) -> Partition {
+        Partition::try_from(source.0 % u128::from(self.partitions().max(1))).expect("a remainder of a u16 is a u16")
+    }
+
+    /// Where the queue is in a source.
+    async fn position(&self, source: SourceId) -> Result<Option<Position>>;
+
+    /// Sends a batch. The command is on its way when this returns (before the future is polled), so that several sent one after
+    /// the other arrive in that order.
+    fn publish(&self, batch: &Outgoing) -> BoxFuture<'static, Result<Published>>;
+
+    /// The row up to which, from 0 on, everything of the source is in the store (or buried as a dead letter).
+    async fn committed(&self, source: SourceId) -> Result<u64>;
+
+    /// Takes or renews the lease of a source. Renewing works when Redis is full.
+    async fn lease(&self, source: SourceId, owner: &str) -> Result<Lease>;
+
+    /// Gives a lease back.
+    async fn release(&self, source: SourceId, owner: &str) -> Result<()>;
+
+    /// The registered contents that begin with the same record.
+    async fn identities(&self, first_record: Digest) -> Result<Vec<Identity>>;
+
+    /// Registers a content, if the registry still is as it was `seen`; else gives what it is now, and nothing was written.
+    async fn register(
+        &self,
+        first_record: Digest,
+        seen: &[Identity],
+        new: Identity,
+    ) -> Result<std::result::Result<(), Vec<Identity>>>;
+
+    /// Whether what was published of this source has reached as many replicas as configured (`redis.min_replicas`); waits at most a
+    /// command's timeout.
+    async fn replicated(&self, source: SourceId) -> Result<bool>;
+
+    /// A round trip.
+    async fn ping(&self) -> Result<Duration>;
+}
+
+/// Proof that an entry was read; consumed by [`Consumer::acknowledge`]. It dies with the connection it came over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Receipt {
+    /// The partition.
+    pub partition: Partition,
+    /// The entry's id.
+    pub entry: String,
+    /// Which connection (in the order they were made) read it.
+    pub epoch: u64,
+}
+
+/// An entry of the queue.
+#[derive(Debug, Clone)]
+pub struct Delivery {
+    /// To acknowledge it with.
+    pub receipt: Receipt,
+    /// The source, as the entry's own fields say.
+    pub source: SourceId,
+    /// The rows, likewise.
+    pub rows: RowRange,
+    /// The encoded batch.
+    pub payload: Bytes,
+}
+
+/// How much waits in a partition.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Backlog {
+    /// Entries not yet acknowledged.
+    pub entries: u64,
+    /// Of those, the ones a consumer has read.
+    pub pending: u64,
+    /// Age of the oldest, from its entry id, ms.
+    pub oldest_ms: u64,
+}
+
+/// The collectors' side.
+#[async_trait]
+pub trait Consumer: Send + Sync {
+    /// How many partitions there are.
+    fn partitions(&self) -> Partition;
+
+    /// The next entries of a partition: first what this consumer had read before (after a start or a lost connection), then what
+    /// others left lying for `claim_idle`, then new ones. Waits a while for new ones; an empty answer is no error.
+    async fn receive(&self, partition: Partition, max: usize) -> Result<Vec<Delivery>>;
+
+    /// A dictionary's bytes; `None` = the queue does not have it.
+    async fn dictionary(&self, partition: Partition, digest: Digest) -> Result<Option<Bytes>>;
+
+    /// Acknowledges entries, notes how far their sources are stored, and trims what every group has done with. Receipts of an
+    /// earlier connection are left alone. Returns how many were acknowledged.
+    async fn acknowledge(&self, partition: Partition, receipts: Vec<Receipt>, settled: &[(SourceId, u64)]) -> Result<usize>;
+
+    /// Says that these are still being worked on, so that nobody claims them.
+    async fn keep(&self, partition: Partition, receipts: &[Receipt]) -> Result<()>;
+
+    /// How much waits.
+    async fn backlog(&self, partition: Partition) -> Result<Backlog>;
+
+    /// Removes this consumer from the group, unless it has entries pending.
+    async fn leave(&self, partition: Partition) -> Result<()>;
+
+    /// The store that this group commits to, if it was said.
+    async fn store_mark(&self) -> Result<Option<String>>;
+
+    /// Says which store this group commits to, if nobody said before. Returns the one that is now said.
+    async fn mark_store(&self, store: &str) -> Result<String>;
+
+    /// A round trip.
+    async fn ping(&self) -> Result<Duration>;
+}
+
+/// How far a source is in the queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SourceState {
+    /// The source.
+    pub source: SourceId,
+    /// Where the queue is in it.
+    pub position: Option<Position>,
+    /// See [`Publisher::committed`].
+    pub committed: u64,
+}
+
+/// For `audit`, `replay`, `top`: looking, and setting back.
+#[async_trait]
+pub trait Inspector: Send + Sync {
+    /// How many partitions there are.
+    fn partitions(&self) -> Partition;
+
+    /// The sources of a partition.
+    async fn sources(&self, partition: Partition) -> Result<Vec<SourceState>>;
+
+    /// The entries that are not acknowledged, without their payloads, oldest first.
+    async fn queued(&self, partition: Partition) -> Result<Vec<(SourceId, RowRange)>>;
+
+    /// Forgets where the queue is in a source (`None`: in all sources), and how far it is committed, so that streamers send it
+    /// again from the start. With `None` the group's store mark goes too. Returns how many sources were set back.
+    async fn reset(&self, source: Option<SourceId>) -> Result<u64>;
+
+    /// How much waits.
+    async fn backlog(&self, partition: Partition) -> Result<Backlog>;
+}

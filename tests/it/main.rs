@@ -1,0 +1,3 @@
+//! The one integration binary: real Redis and PostgreSQL, started on free ports, and the real `telemetry` binary.
+
+mod support;

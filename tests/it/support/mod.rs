@@ -1,0 +1,1 @@
+//! What tests share: servers, the program itself, a TCP proxy.

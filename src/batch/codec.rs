@@ -1,29 +1,310 @@
-//! Encoding and decoding.
+//! Encoding and decoding of batches. What is decoded is checked: a batch that comes out of [`decode`] keeps every promise of
+//! [`Batch`], whatever the bytes were.
 
 use bytes::Bytes;
 
-use super::{Batch, Columns, Header};
+use super::builder::Columns;
+use super::segments::Placement;
+use super::values;
+use super::wire::{self, BatchMessage};
+use super::{Batch, Header, Reject, Run};
+use crate::model::{Digest, MAX_TIME_MS, MIN_TIME_MS, Reason, RowRange};
 
-/// The version this program writes.
+/// The version this program writes, and the only one it reads.
 pub const VERSION: u8 = 1;
-/// What a batch may decompress to.
-pub const MAX_DECODED_BYTES: usize = 64 << 20;
+const MAGIC: [u8; 3] = *b"TLB";
+/// Rows a batch may cover: what a forged range can cost.
+pub const MAX_ROWS: u64 = 4 << 20;
 
-/// Why bytes are no batch.
+/// Why bytes are no batch or no dictionary.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
+    /// Too few bytes for the envelope.
+    #[error("the bytes end too early")]
+    Truncated,
+    /// Not ours.
+    #[error("the bytes are no batch or dictionary of this pipeline")]
+    Magic,
+    /// Written by another version.
+    #[error(
+        "format version {found} is not known here (this program reads version {known}); upgrade the collectors before the streamers"
+    )]
+    Version {
+        /// What the bytes say.
+        found: u8,
+        /// What this program knows.
+        known: u8,
+    },
+    /// The zstd frame is damaged.
+    #[error("the compressed frame is damaged: {0}")]
+    Frame(String),
+    /// The frame claims more than is allowed.
+    #[error("the compressed frame claims {0} bytes, more than the limit of 64 MiB")]
+    TooLarge(usize),
+    /// Not protobuf.
+    #[error("the message is damaged: {0}")]
+    Message(String),
+    /// A column contradicts another or itself.
+    #[error("the column `{0}` is damaged")]
+    Column(&'static str),
     /// The digest differs.
-    #[error("the dictionary's bytes do not have the digest they are kept under")]
-    Digest,
+    #[error("the dictionary's bytes do not have the digest {0} they are kept under")]
+    Digest(Digest),
 }
 
-/// Encodes.
+/// Encodes what a builder collected. `placement` says which dictionary and index each of the builder's series has; `header`
+/// names those dictionaries.
 #[must_use]
-pub fn encode(_header: &Header, _columns: &Columns) -> Bytes {
-    Bytes::new()
+pub fn encode(header: &Header, columns: &Columns, placement: &Placement, level: i32) -> Bytes {
+    let mut message = BatchMessage {
+        source: Bytes::copy_from_slice(&header.source.to_bytes()),
+        family: Bytes::copy_from_slice(&header.family.to_bytes()),
+        cluster: header.cluster.clone(),
+        name: header.name.clone(),
+        created_ms: header.created_ms,
+        first_row: columns.rows.first,
+        rows: columns.rows.len(),
+        dictionaries: header.dictionaries.iter().map(|d| Bytes::copy_from_slice(&d.to_bytes())).collect(),
+        ..BatchMessage::default()
+    };
+    write_runs(columns, placement, &mut message);
+    write_rejects(columns, &mut message);
+    wire::seal(MAGIC, VERSION, &message, level)
 }
 
-/// Decodes.
-pub fn decode(_bytes: &[u8]) -> Result<Batch, DecodeError> {
-    Err(DecodeError::Digest)
+/// Samples in the order (dictionary, index, row).
+fn order(columns: &Columns, placement: &Placement) -> (Vec<u32>, Vec<(u32, u32, usize)>) {
+    let n_series = columns.series.iter().max().map_or(0, |&s| s as usize + 1);
+    let mut counts = vec![0usize; n_series];
+    for &series in &columns.series {
+        counts[series as usize] += 1;
+    }
+    let mut present: Vec<u32> = (0..n_series as u32).filter(|&s| counts[s as usize] > 0).collect();
+    present.sort_unstable_by_key(|&s| placement.of(s));
+    // A counting sort: where each series' samples begin, then each sample to its place; row order is kept within a series.
+    let mut starts = vec![0usize; n_series];
+    let mut at = 0;
+    let mut runs = Vec::with_capacity(present.len());
+    for &series in &present {
+        starts[series as usize] = at;
+        at += counts[series as usize];
+        let (dictionary, index) = placement.of(series);
+        runs.push((dictionary, index, counts[series as usize]));
+    }
+    let mut sorted = vec![0u32; columns.series.len()];
+    for (sample, &series) in columns.series.iter().enumerate() {
+        let place = &mut starts[series as usize];
+        sorted[*place] = sample as u32;
+        *place += 1;
+    }
+    (sorted, runs)
+}
+
+/// Deltas of deltas whose state goes on from run to run.
+#[derive(Default)]
+struct Carried {
+    last: i64,
+    delta: i64,
+}
+
+impl Carried {
+    fn begin(&mut self, value: i64) {
+        self.last = value;
+    }
+
+    fn push(&mut self, value: i64) -> i64 {
+        let delta = value.wrapping_sub(self.last);
+        let dd = delta.wrapping_sub(self.delta);
+        (self.last, self.delta) = (value, delta);
+        dd
+    }
+
+    fn pull(&mut self, dd: i64) -> i64 {
+        self.delta = self.delta.wrapping_add(dd);
+        self.last = self.last.wrapping_add(self.delta);
+        self.last
+    }
+}
+
+fn write_runs(columns: &Columns, placement: &Placement, out: &mut BatchMessage) {
+    let (sorted, runs) = order(columns, placement);
+    let (mut rows, mut times) = (Carried::default(), Carried::default());
+    let (mut last_dictionary, mut last_index, mut last_row, mut last_time) = (0, 0, 0, 0);
+    let mut run_values = Vec::new();
+    let mut start = 0;
+    for (dictionary, index, len) in runs {
+        let samples = &sorted[start..start + len];
+        start += len;
+        out.run_dictionary.push(dictionary - last_dictionary);
+        out.run_index.push(i64::from(index) - last_index);
+        out.run_len.push(len as u32);
+        (last_dictionary, last_index) = (dictionary, i64::from(index));
+        run_values.clear();
+        for (i, &sample) in samples.iter().enumerate() {
+            let (row, time) = (i64::from(columns.row[sample as usize]), columns.time_ms[sample as usize]);
+            if i == 0 {
+                out.run_row.push(row - last_row);
+                out.run_time.push(time.wrapping_sub(last_time));
+                (last_row, last_time) = (row, time);
+                rows.begin(row);
+                times.begin(time);
+            } else {
+                out.row_dd.push(rows.push(row));
+                out.time_dd.push(times.push(time));
+            }
+            run_values.push(columns.value[sample as usize]);
+        }
+        values::write(&run_values, out);
+    }
+}
+
+fn write_rejects(columns: &Columns, out: &mut BatchMessage) {
+    let (mut last_row, mut last_line) = (columns.rows.first, 0);
+    for reject in &columns.rejects {
+        out.reject_row.push(reject.row - last_row);
+        out.reject_line.push(reject.line.wrapping_sub(last_line) as i64);
+        out.reject_reason.push(u32::from(reject.reason.code()));
+        (last_row, last_line) = (reject.row, reject.line);
+    }
+}
+
+/// Decodes and checks a batch.
+pub fn decode(sealed: &[u8]) -> Result<Batch, DecodeError> {
+    let message: BatchMessage = wire::open(MAGIC, VERSION, sealed)?;
+    let digest = |bytes: &[u8], column| Digest::from_slice(bytes).ok_or(DecodeError::Column(column));
+    let header = Header {
+        source: digest(&message.source, "source")?,
+        family: digest(&message.family, "family")?,
+        cluster: message.cluster.clone(),
+        name: message.name.clone(),
+        created_ms: message.created_ms,
+        dictionaries: message.dictionaries.iter().map(|d| digest(d, "dictionaries")).collect::<Result<_, _>>()?,
+    };
+    if message.rows == 0 || message.rows > MAX_ROWS {
+        return Err(DecodeError::Column("rows"));
+    }
+    let end = message.first_row.checked_add(message.rows).ok_or(DecodeError::Column("rows"))?;
+    // Rows are int8 in stores.
+    if i64::try_from(end).is_err() {
+        return Err(DecodeError::Column("first_row"));
+    }
+    let mut batch = Batch {
+        header,
+        rows: RowRange { first: message.first_row, end },
+        runs: Vec::with_capacity(message.run_len.len()),
+        row: Vec::new(),
+        time_ms: Vec::new(),
+        value: Vec::new(),
+        rejects: Vec::with_capacity(message.reject_row.len()),
+    };
+    let mut seen = Seen::new(message.rows);
+    read_runs(&message, &mut batch, &mut seen)?;
+    read_rejects(&message, &mut batch, &mut seen)?;
+    // Every row once: none twice (checked on the way), so the number decides.
+    if (batch.row.len() + batch.rejects.len()) as u64 != message.rows {
+        return Err(DecodeError::Column("rows (not each of them once)"));
+    }
+    Ok(batch)
+}
+
+/// Which rows have been met.
+struct Seen {
+    words: Vec<u64>,
+    rows: u64,
+}
+
+impl Seen {
+    fn new(rows: u64) -> Self {
+        Self { words: vec![0; (rows as usize).div_ceil(64)], rows }
+    }
+
+    fn meet(&mut self, row: u64) -> Result<(), DecodeError> {
+        if row >= self.rows {
+            return Err(DecodeError::Column("row (outside of the batch)"));
+        }
+        let (word, bit) = (&mut self.words[(row / 64) as usize], 1 << (row % 64));
+        if *word & bit != 0 {
+            return Err(DecodeError::Column("row (twice)"));
+        }
+        *word |= bit;
+        Ok(())
+    }
+}
+
+fn read_runs(message: &BatchMessage, batch: &mut Batch, seen: &mut Seen) -> Result<(), DecodeError> {
+    let n = message.run_len.len();
+    let columns = [
+        message.run_dictionary.len(),
+        message.run_index.len(),
+        message.run_row.len(),
+        message.run_time.len(),
+        message.run_scale.len(),
+    ];
+    if columns.iter().any(|&len| len != n) {
+        return Err(DecodeError::Column("runs"));
+    }
+    let samples: u64 = message.run_len.iter().map(|&len| u64::from(len)).sum();
+    if samples > message.rows {
+        return Err(DecodeError::Column("run_len"));
+    }
+    let samples = samples as usize;
+    batch.row.reserve_exact(samples);
+    batch.time_ms.reserve_exact(samples);
+    batch.value.reserve_exact(samples);
+    let (mut rows, mut times) = (Carried::default(), Carried::default());
+    let (mut row_dd, mut time_dd) = (message.row_dd.iter(), message.time_dd.iter());
+    let mut values = values::Reader::new(message);
+    let (mut dictionary, mut index, mut row, mut time) = (0u32, 0i64, 0i64, 0i64);
+    for run in 0..n {
+        let len = message.run_len[run] as usize;
+        if len == 0 {
+            return Err(DecodeError::Column("run_len"));
+        }
+        dictionary = dictionary.wrapping_add(message.run_dictionary[run]);
+        index = index.wrapping_add(message.run_index[run]);
+        row = row.wrapping_add(message.run_row[run]);
+        time = time.wrapping_add(message.run_time[run]);
+        if dictionary as usize >= batch.header.dictionaries.len() {
+            return Err(DecodeError::Column("run_dictionary"));
+        }
+        let index = u32::try_from(index).map_err(|_| DecodeError::Column("run_index"))?;
+        batch.runs.push(Run { dictionary, index, start: batch.row.len(), len });
+        rows.begin(row);
+        times.begin(time);
+        let (mut at, mut when) = (row, time);
+        for i in 0..len {
+            if i > 0 {
+                at = rows.pull(*row_dd.next().ok_or(DecodeError::Column("row_dd"))?);
+                when = times.pull(*time_dd.next().ok_or(DecodeError::Column("time_dd"))?);
+            }
+            let offset = u64::try_from(at).map_err(|_| DecodeError::Column("row"))?;
+            seen.meet(offset)?;
+            if !(MIN_TIME_MS..MAX_TIME_MS).contains(&when) {
+                return Err(DecodeError::Column("time"));
+            }
+            batch.row.push(message.first_row + offset);
+            batch.time_ms.push(when);
+        }
+        values.read(message.run_scale[run], len, &mut batch.value)?;
+    }
+    values.finish()?;
+    if row_dd.len() + time_dd.len() > 0 { Err(DecodeError::Column("row_dd (too many)")) } else { Ok(()) }
+}
+
+fn read_rejects(message: &BatchMessage, batch: &mut Batch, seen: &mut Seen) -> Result<(), DecodeError> {
+    if message.reject_line.len() != message.reject_row.len() || message.reject_reason.len() != message.reject_row.len() {
+        return Err(DecodeError::Column("rejects"));
+    }
+    let (mut row, mut line) = (0u64, 0u64);
+    for ((&row_delta, &line_delta), &reason) in message.reject_row.iter().zip(&message.reject_line).zip(&message.reject_reason) {
+        row = row.checked_add(row_delta).ok_or(DecodeError::Column("reject_row"))?;
+        line = line.wrapping_add(line_delta as u64);
+        seen.meet(row)?;
+        if i64::try_from(line).is_err() {
+            return Err(DecodeError::Column("reject_line"));
+        }
+        let reason = u8::try_from(reason).ok().and_then(Reason::from_code).ok_or(DecodeError::Column("reject_reason"))?;
+        batch.rejects.push(Reject { row: message.first_row + row, line, reason });
+    }
+    Ok(())
 }

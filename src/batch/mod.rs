@@ -6,11 +6,20 @@
 mod builder;
 mod codec;
 mod dictionary;
+mod segments;
+mod values;
 mod wire;
 
 pub use builder::{Builder, Columns, Limits};
-pub use codec::{DecodeError, MAX_DECODED_BYTES, VERSION, decode, encode};
+pub use codec::{DecodeError, MAX_ROWS, VERSION, decode, encode};
 pub use dictionary::Dictionary;
+pub use segments::{Placement, Segments};
+pub use wire::MAX_DECODED_BYTES;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
 
 use crate::model::{Digest, Reason, RowRange, SourceId};
 
@@ -73,4 +82,16 @@ pub struct Batch {
     pub value: Vec<f64>,
     /// The rejected rows, in order.
     pub rejects: Vec<Reject>,
+}
+
+impl Batch {
+    /// Checks that every run's series stands in these dictionaries (those that the header names, in that order).
+    pub fn check(&self, dictionaries: &[Arc<Dictionary>]) -> Result<(), DecodeError> {
+        let stands = |run: &Run| dictionaries.get(run.dictionary as usize).is_some_and(|d| (run.index as usize) < d.series.len());
+        if dictionaries.len() == self.header.dictionaries.len() && self.runs.iter().all(stands) {
+            Ok(())
+        } else {
+            Err(DecodeError::Column("run_index (beyond its dictionary)"))
+        }
+    }
 }

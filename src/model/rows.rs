@@ -42,7 +42,7 @@ impl FromStr for Position {
 }
 
 /// Rows `[first, end)` of one source.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, PartialOrd, Ord, Default)]
 pub struct RowRange {
     /// The first row.
     pub first: u64,

@@ -44,6 +44,24 @@ pub struct Series {
 }
 
 impl Gpu {
+    /// How many bytes its texts have.
+    #[must_use]
+    pub fn text_bytes(&self) -> usize {
+        [
+            &self.uuid,
+            &self.hostname,
+            &self.device,
+            &self.model,
+            &self.driver_version,
+            &self.pci_bus_id,
+            &self.mig_profile,
+            &self.mig_instance,
+        ]
+        .iter()
+        .map(|text| text.len())
+        .sum()
+    }
+
     /// The identity of the GPU in a cluster.
     #[must_use]
     pub fn key(&self, cluster: &str) -> Digest {

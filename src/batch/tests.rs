@@ -1,0 +1,207 @@
+//! Round trips and damage, by property.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::model::{Gpu, MAX_TIME_MS, MIN_TIME_MS, Series};
+
+fn series(i: u32) -> Series {
+    let gpu = Gpu {
+        uuid: format!("GPU-{}", i / 3),
+        hostname: "node-1".into(),
+        index: (!i.is_multiple_of(5)).then_some(i),
+        ..Gpu::default()
+    };
+    let labels = if i.is_multiple_of(2) { vec![("job".into(), "dcgm".into()), ("why".into(), "\"x\"\n".into())] } else { vec![] };
+    Series {
+        metric: format!("M{}", i % 3),
+        gpu,
+        pod: if i.is_multiple_of(4) { "p".into() } else { String::new() },
+        labels,
+        ..Series::default()
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Row {
+    Sample(u32, i64, f64),
+    Reject(u64, Reason),
+}
+
+fn rows() -> impl Strategy<Value = Vec<Row>> {
+    let value = prop_oneof![
+        any::<f64>().prop_filter("finite", |v| v.is_finite()),
+        (0i64..100_000).prop_map(|i| i as f64 / 8.0),
+        Just(-0.0)
+    ];
+    let time = prop_oneof![MIN_TIME_MS..MAX_TIME_MS, 1_752_871_354_000i64..1_752_871_360_000];
+    let row = prop_oneof![
+        8 => (0u32..12, time, value).prop_map(|(s, t, v)| Row::Sample(s, t, v)),
+        1 => (1u64..1 << 40, 0..Reason::ALL.len()).prop_map(|(line, r)| Row::Reject(line, Reason::ALL[r])),
+    ];
+    prop::collection::vec(row, 1..200)
+}
+
+/// Rows as what must come back: row → series, time, bits of the value, or the reject.
+type Expected = BTreeMap<u64, Result<(Series, i64, u64), Reject>>;
+
+fn build(rows: &[Row], first: u64) -> (Expected, Columns) {
+    let mut builder = Builder::new(Limits { max_rows: usize::MAX, max_bytes: usize::MAX, max_age: Duration::MAX }, first);
+    let mut expected = Expected::new();
+    for row in rows {
+        let at = builder.next_row();
+        match *row {
+            Row::Sample(s, time, value) => {
+                builder.sample(s, time, value, Duration::ZERO);
+                expected.insert(at, Ok((series(s), time, value.to_bits())));
+            }
+            Row::Reject(line, reason) => {
+                let reject = Reject { row: at, line, reason };
+                builder.reject(reject, Duration::ZERO);
+                expected.insert(at, Err(reject));
+            }
+        }
+    }
+    (expected, builder.take().expect("there are rows"))
+}
+
+fn header(segments: &Segments) -> Header {
+    Header {
+        source: Digest(7),
+        family: Digest(8),
+        cluster: "edge-ä".into(),
+        name: "a.csv".into(),
+        created_ms: -5,
+        dictionaries: segments.digests(),
+    }
+}
+
+fn unfold(batch: &Batch, dictionaries: &[Arc<Dictionary>]) -> Expected {
+    batch.check(dictionaries).expect("runs stand in the dictionaries");
+    let mut out = Expected::new();
+    for run in &batch.runs {
+        for i in run.start..run.start + run.len {
+            let one = dictionaries[run.dictionary as usize].series[run.index as usize].clone();
+            out.insert(batch.row[i], Ok((one, batch.time_ms[i], batch.value[i].to_bits())));
+        }
+    }
+    out.extend(batch.rejects.iter().map(|r| (r.row, Err(*r))));
+    out
+}
+
+proptest! {
+    #[test]
+    fn batches_survive_the_wire(parts in prop::collection::vec(rows(), 1..4), first in 0u64..1 << 50) {
+        let table: Vec<Series> = (0..12).map(series).collect();
+        let mut segments = Segments::default();
+        for rows in parts {
+            let (expected, columns) = build(&rows, first);
+            segments.place(&columns, |i| &table[i as usize]);
+            let header = header(&segments);
+            let bytes = encode(&header, &columns, segments.placement(), 3);
+            let batch = decode(&bytes).expect("own bytes");
+            prop_assert_eq!(&batch.header, &header);
+            prop_assert_eq!(batch.rows, columns.rows);
+            let dictionaries: Vec<_> = segments.all().iter()
+                .map(|(digest, bytes)| Arc::new(Dictionary::decode(bytes, *digest).expect("own bytes"))).collect();
+            prop_assert_eq!(unfold(&batch, &dictionaries), expected);
+        }
+    }
+
+    #[test]
+    fn damaged_bytes_are_an_error(rows in rows(), at in any::<prop::sample::Index>(), flip in 1u8.., cut in any::<prop::sample::Index>()) {
+        let table: Vec<Series> = (0..12).map(series).collect();
+        let (_, columns) = build(&rows, 0);
+        let mut segments = Segments::default();
+        segments.place(&columns, |i| &table[i as usize]);
+        let bytes = encode(&header(&segments), &columns, segments.placement(), 3);
+        let mut damaged = bytes.to_vec();
+        let at = at.index(damaged.len());
+        damaged[at] ^= flip;
+        // A flipped bit in a frame's header may leave its content as it was; then the batch is the same, else it is refused.
+        if let Ok(batch) = decode(&damaged) {
+            prop_assert_eq!(batch, decode(&bytes).expect("own bytes"));
+        }
+        let cut = cut.index(bytes.len());
+        prop_assert!(decode(&bytes[..cut]).is_err());
+        let (digest, dictionary) = segments.all().first().cloned().unwrap_or_default();
+        if !dictionary.is_empty() {
+            prop_assert!(Dictionary::decode(&dictionary[..cut.min(dictionary.len() - 1)], digest).is_err());
+        }
+    }
+
+    #[test]
+    fn any_message_is_decoded_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+        // Past the checksum, as a forger would come.
+        let sealed = forge(&bytes);
+        if let Ok(batch) = decode(&sealed) {
+            prop_assert_eq!((batch.row.len() + batch.rejects.len()) as u64, batch.rows.len());
+        }
+    }
+}
+
+fn forge(message: &[u8]) -> Vec<u8> {
+    let mut sealed = b"TLB\x01".to_vec();
+    sealed.extend(zstd::bulk::compress(message, 1).expect("compresses"));
+    sealed
+}
+
+#[test]
+fn other_versions_are_refused_by_number() {
+    let mut bytes = forge(b"");
+    bytes[3] = 9;
+    let error = decode(&bytes).expect_err("version 9 is from the future");
+    assert_eq!(error, DecodeError::Version { found: 9, known: VERSION });
+    assert_eq!(decode(b"TL"), Err(DecodeError::Truncated));
+    assert_eq!(decode(b"PK\x03\x04...."), Err(DecodeError::Magic));
+}
+
+#[test]
+fn a_frame_that_unfolds_beyond_the_limit_is_refused() {
+    let huge = vec![0u8; MAX_DECODED_BYTES + 1];
+    assert!(matches!(decode(&forge(&huge)), Err(DecodeError::TooLarge(_))));
+}
+
+#[test]
+fn a_dictionary_under_another_digest_is_refused() {
+    let (digest, bytes) = Dictionary { series: vec![series(1)] }.encode();
+    assert!(Dictionary::decode(&bytes, digest).is_ok());
+    assert_eq!(Dictionary::decode(&bytes, Digest(1)), Err(DecodeError::Digest(Digest(1))));
+}
+
+#[test]
+fn segments_are_gathered_when_they_are_many() {
+    let table: Vec<Series> = (0..200).map(series).collect();
+    let mut segments = Segments::default();
+    for i in 0..200u32 {
+        let (_, columns) = build(&[Row::Sample(i, MIN_TIME_MS, 1.0), Row::Sample(0, MIN_TIME_MS, 1.0)], 0);
+        segments.place(&columns, |i| &table[i as usize]);
+        assert!(segments.digests().len() <= 24, "bounded");
+        let batch = decode(&encode(&header(&segments), &columns, segments.placement(), 3)).expect("own bytes");
+        assert_eq!(batch.runs.len(), if i == 0 { 1 } else { 2 });
+    }
+}
+
+/// What the wire is for: a regular scrape of many series costs about a byte a sample.
+#[test]
+fn a_regular_scrape_is_small() {
+    let table: Vec<Series> = (0..1000).map(series).collect();
+    let mut builder = Builder::new(Limits { max_rows: usize::MAX, max_bytes: usize::MAX, max_age: Duration::MAX }, 0);
+    let mut state = 1u64;
+    for step in 0..60 {
+        for s in 0..1000u32 {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            let value = 60.0 + f64::from((state >> 60) as u32) / 8.0;
+            builder.sample(s, 1_752_871_354_000 + step * 1000, value, Duration::ZERO);
+        }
+    }
+    let columns = builder.take().expect("rows");
+    let mut segments = Segments::default();
+    segments.place(&columns, |i| &table[i as usize]);
+    let bytes = encode(&header(&segments), &columns, segments.placement(), 3);
+    assert!(bytes.len() < 60_000, "{} bytes for 60,000 samples of 4 random bits each", bytes.len());
+}

@@ -1,7 +1,121 @@
 //! The configuration: defaults → files → environment → flags.
+//!
+//! One file a section; a room gets its own section, never the whole. [`load()`] reads and validates, [`keys()`] is the catalogue
+//! of keys (from the JSON Schema) behind environment variables, `config show` and the reference.
 
+mod admin;
+mod batch;
+mod check;
+mod collect;
+mod environment;
+mod error;
+mod file;
+mod keys;
+mod load;
+mod log;
+mod origin;
 mod postgres;
 mod redis;
+mod resolve;
+mod show;
+mod shutdown;
+mod stream;
+mod suggest;
+mod units;
 
-pub use postgres::Postgres;
-pub use redis::Redis;
+pub use admin::Admin;
+pub use batch::Batch;
+pub use collect::Collect;
+pub use environment::WELL_KNOWN;
+pub use error::ConfigError;
+pub use keys::{Key, Kind, keys, schema};
+pub use load::{Flag, load};
+pub use log::{Format, Log};
+pub use origin::{Origin, Origins};
+pub use postgres::{Postgres, PostgresSection};
+pub use redis::{Redis, RedisSection, RedisTls};
+pub use shutdown::Shutdown;
+pub use stream::{Stream, Until};
+pub use units::Listen;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// The commented defaults, as they are shipped.
+pub const DEFAULT_TOML: &str = include_str!("../../config/default.toml");
+
+/// Everything that can be set.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// This cluster's name: the edge cluster of a streamer, the central one of a collector.
+    pub cluster: String,
+    /// Logs.
+    pub log: Log,
+    /// The admin server.
+    pub admin: Admin,
+    /// The queue.
+    pub redis: RedisSection,
+    /// The store.
+    pub postgres: PostgresSection,
+    /// The streamer's input.
+    pub stream: Stream,
+    /// Batches.
+    pub batch: Batch,
+    /// The collector.
+    pub collect: Collect,
+    /// How a role ends.
+    pub shutdown: Shutdown,
+    /// Where each value came from.
+    #[serde(skip)]
+    #[schemars(skip)]
+    origins: Origins,
+    /// The consumer's name where none is set; one for the life of the process.
+    #[serde(skip, default = "resolve::consumer_name")]
+    #[schemars(skip)]
+    generated_consumer: String,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            cluster: "default".to_owned(),
+            log: Log::default(),
+            admin: Admin::default(),
+            redis: RedisSection::default(),
+            postgres: PostgresSection::default(),
+            stream: Stream::default(),
+            batch: Batch::default(),
+            collect: Collect::default(),
+            shutdown: Shutdown::default(),
+            origins: Origins::default(),
+            generated_consumer: resolve::consumer_name(),
+        }
+    }
+}
+
+impl Config {
+    /// Where the value of a key (`redis.url`) came from.
+    #[must_use]
+    pub fn origin(&self, key: &str) -> &Origin {
+        self.origins.of(key)
+    }
+
+    fn validate(&self, check: &mut check::Check<'_>) {
+        if self.cluster.is_empty()
+            || self.cluster.len() > 200
+            || self.cluster.trim() != self.cluster
+            || self.cluster.contains(char::is_control)
+        {
+            let reason = "must be 1 to 200 bytes, without control characters and without spaces at its ends";
+            check.refuse("cluster", reason.to_owned());
+        }
+        self.log.validate(check);
+        self.redis.validate(check);
+        self.postgres.validate(check);
+        self.stream.validate(check);
+        self.batch.validate(check);
+        self.collect.validate(check);
+        self.shutdown.validate(check);
+    }
+}

@@ -1,10 +1,16 @@
 //! `[postgres]`: where the store is and how to reach it.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use secrecy::SecretString;
+use serde::{Deserialize, Serialize};
 
-/// The store's address and limits.
+use super::check::Check;
+use super::units;
+
+/// The store's address and limits. Resolved by [`super::Config::postgres`].
 #[derive(Clone, Debug)]
 pub struct Postgres {
     /// `postgres://user@host:port/database`; never printed with its password.
@@ -21,4 +27,92 @@ pub struct Postgres {
     pub idle_transaction_timeout: Duration,
     /// How many series ids are cached.
     pub series_cache: usize,
+}
+
+/// The section as it is written; [`Postgres`] is what comes of it.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct PostgresSection {
+    /// `postgres://user@host:port/database`, with `sslmode` and `sslrootcert` as libpq knows them.
+    #[serde(serialize_with = "units::secret::url", skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "units::secret_schema")]
+    pub url: Option<SecretString>,
+    /// Password; overrides the URL's.
+    #[serde(serialize_with = "units::secret::redacted", skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "units::secret_schema")]
+    pub password: Option<SecretString>,
+    /// File that holds the password; overrides the URL's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub password_file: Option<PathBuf>,
+    /// Connections at most.
+    pub pool_size: usize,
+    /// How long a connection attempt may take.
+    #[serde(with = "humantime_serde")]
+    #[schemars(schema_with = "units::duration")]
+    pub connect_timeout: Duration,
+    /// How long one statement may take.
+    #[serde(with = "humantime_serde")]
+    #[schemars(schema_with = "units::duration")]
+    pub statement_timeout: Duration,
+    /// After what time PostgreSQL ends a transaction whose collector is silent, and frees its locks.
+    #[serde(with = "humantime_serde")]
+    #[schemars(schema_with = "units::duration")]
+    pub idle_transaction_timeout: Duration,
+    /// Series ids that are cached; others are looked up again.
+    pub series_cache: usize,
+}
+
+impl Default for PostgresSection {
+    fn default() -> Self {
+        Self {
+            url: None,
+            password: None,
+            password_file: None,
+            pool_size: 6,
+            connect_timeout: Duration::from_secs(5),
+            statement_timeout: Duration::from_secs(60),
+            idle_transaction_timeout: Duration::from_secs(15),
+            series_cache: 200_000,
+        }
+    }
+}
+
+impl PostgresSection {
+    pub(super) fn validate(&self, check: &mut Check<'_>) {
+        let day = Duration::from_secs(86_400);
+        check.within(
+            "postgres.pool_size",
+            self.pool_size,
+            1,
+            1000,
+            "each is a connection, and PostgreSQL has max_connections of them",
+        );
+        check.positive("postgres.connect_timeout", self.connect_timeout, "no connection could be made in time");
+        check.at_most(
+            "postgres.connect_timeout",
+            self.connect_timeout,
+            Duration::from_secs(300),
+            "a dead server would not be noticed",
+        );
+        check.at_least_duration(
+            "postgres.statement_timeout",
+            self.statement_timeout,
+            Duration::from_millis(100),
+            "no statement could end in time",
+        );
+        check.at_most("postgres.statement_timeout", self.statement_timeout, day, "a hanging server would not be noticed");
+        check.at_least_duration(
+            "postgres.idle_transaction_timeout",
+            self.idle_transaction_timeout,
+            Duration::from_secs(1),
+            "healthy transactions would be ended",
+        );
+        check.at_most(
+            "postgres.idle_transaction_timeout",
+            self.idle_transaction_timeout,
+            day,
+            "a frozen collector would hold its locks that long",
+        );
+        check.within("postgres.series_cache", self.series_cache, 1, 100_000_000, "each batch would look up every series again");
+    }
 }

@@ -1,1 +1,82 @@
-//! Being written.
+//! One file per command: the only place where two rooms meet.
+
+pub mod audit;
+pub mod collect;
+pub mod completions;
+pub mod config;
+pub mod dead_letters;
+pub mod generate;
+pub mod migrate;
+pub mod reference;
+pub mod replay;
+pub mod stream;
+
+use std::ffi::OsString;
+use std::future::Future;
+use std::io::{self, Write};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Context;
+
+use crate::cli::{Cli, Command};
+use crate::config::{self as settings, Config};
+use crate::runtime::{self, Exit, Lifecycle};
+
+/// Does what the command line says; `variables` is the environment. Errors are said here, once.
+pub fn dispatch(cli: Cli, variables: impl IntoIterator<Item = (OsString, OsString)>) -> ExitCode {
+    runtime::report(&execute(cli, variables))
+}
+
+fn execute(cli: Cli, variables: impl IntoIterator<Item = (OsString, OsString)>) -> anyhow::Result<Exit> {
+    // These work without a configuration, and in spite of a broken one.
+    match &cli.command {
+        Command::Completions { shell } => return completions::run(*shell),
+        Command::Generate(generate) => return generate::run(generate),
+        Command::Reference { directory } => return reference::run(directory),
+        Command::Config(crate::cli::ConfigCommand::Schema) => return config::schema(),
+        _ => {}
+    }
+    let config = Arc::new(settings::load(&cli.global.config, variables, &cli.flags())?);
+    match cli.command {
+        Command::Stream(_) => {
+            let endless = config.stream.follow || config.stream.looped;
+            role(&config, "stream", endless, stream::run)
+        }
+        Command::Collect(_) => role(&config, "collect", true, collect::run),
+        Command::Migrate => once(&config, "migrate", migrate::run),
+        Command::Audit(audit) => once(&config, "audit", move |config, life| audit::run(config, life, audit)),
+        Command::DeadLetters(what) => once(&config, "dead-letters", move |config, life| dead_letters::run(config, life, what)),
+        Command::Replay(what) => once(&config, "replay", move |config, life| replay::run(config, life, what)),
+        Command::Config(what) => config::run(what, &config),
+        Command::Generate(_) | Command::Completions { .. } | Command::Reference { .. } => Ok(Exit::Done),
+    }
+}
+
+/// A role with an admin server: always if it runs until it is stopped, else where one was asked for.
+fn role<F, Fut>(config: &Arc<Config>, name: &'static str, long_running: bool, body: F) -> anyhow::Result<Exit>
+where
+    F: FnOnce(Arc<Config>, Lifecycle) -> Fut,
+    Fut: Future<Output = anyhow::Result<Exit>> + Send + 'static,
+{
+    let admin = config.admin_listen(long_running);
+    runtime::run(config, name, admin, |lifecycle| body(config.clone(), lifecycle))
+}
+
+/// A command that does one thing and ends: no admin server.
+fn once<F, Fut>(config: &Arc<Config>, name: &'static str, body: F) -> anyhow::Result<Exit>
+where
+    F: FnOnce(Arc<Config>, Lifecycle) -> Fut,
+    Fut: Future<Output = anyhow::Result<Exit>> + Send + 'static,
+{
+    runtime::run(config, name, None, |lifecycle| body(config.clone(), lifecycle))
+}
+
+/// Writes to stdout. A reader that has seen enough (`| head`) is no failure.
+pub fn print(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> anyhow::Result<()> {
+    let mut out = io::BufWriter::with_capacity(1 << 16, io::stdout().lock());
+    match write(&mut out).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        result => result.context("cannot write to stdout"),
+    }
+}

@@ -1,1 +1,92 @@
-//! Being written.
+//! One bootstrap for every role: logs, metrics, admin server, signals, two-phase shutdown, owned tasks.
+//!
+//! [`run`] starts a role's body with a [`Lifecycle`]. The first SIGTERM or SIGINT drains (`lifecycle.draining()`), a second one or
+//! `shutdown.deadline` ends hard (`lifecycle.stopping()`). The failure or panic of any task that was spawned through the lifecycle
+//! ends the process with that reason.
+
+mod admin;
+mod exit;
+mod health;
+mod lifecycle;
+mod logging;
+pub mod observe;
+mod progress;
+mod signals;
+
+pub use exit::{Exit, exit_code, report};
+pub use health::Health;
+pub use lifecycle::Lifecycle;
+pub use logging::Console;
+pub use progress::Progress;
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+
+use crate::config::Config;
+
+/// How long the body and tasks may take to end after they were told to stop hard.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// Runs a role: everything around its body, which gets the lifecycle and says how the process ends.
+///
+/// `admin`: where to serve /livez, /readyz and /metrics, see [`Config::admin_listen`].
+pub fn run<F, Fut>(config: &Arc<Config>, role: &'static str, admin: Option<SocketAddr>, body: F) -> anyhow::Result<Exit>
+where
+    F: FnOnce(Lifecycle) -> Fut,
+    Fut: Future<Output = anyhow::Result<Exit>> + Send + 'static,
+{
+    let console = Console::default();
+    logging::init(&config.log, console.clone())?;
+    let metrics = observe::install(role)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("telemetry")
+        .build()
+        .context("the runtime's threads cannot be started")?;
+    let result = runtime.block_on(async {
+        let lifecycle = Lifecycle::new(console);
+        observe::keep_up(&lifecycle, metrics.clone());
+        signals::watch(&lifecycle, config.shutdown.deadline).context("signals cannot be watched")?;
+        if let Some(address) = admin {
+            admin::serve(&lifecycle, address, config.origin("admin.listen"), metrics).await?;
+        }
+        tracing::info!(role, cluster = config.cluster, version = env!("CARGO_PKG_VERSION"), "started");
+        supervise(&lifecycle, tokio::spawn(body(lifecycle.clone()))).await
+    });
+    // Blocking reads (a terminal's stdin) cannot be cancelled: they must not keep the process.
+    runtime.shutdown_background();
+    result
+}
+
+/// Waits for the body, for a task's failure, or for the order to stop hard, whichever is first.
+async fn supervise(lifecycle: &Lifecycle, mut body: tokio::task::JoinHandle<anyhow::Result<Exit>>) -> anyhow::Result<Exit> {
+    let stopping = lifecycle.stopping();
+    let ended = tokio::select! {
+        biased;
+        ended = &mut body => Some(ended),
+        () = stopping.cancelled() => tokio::time::timeout(GRACE, &mut body).await.ok(),
+    };
+    let hard = lifecycle.hard_reason();
+    lifecycle.stop();
+    lifecycle.join(GRACE).await;
+    if let Some(failure) = lifecycle.take_failure() {
+        return Err(failure);
+    }
+    let result = match ended {
+        Some(Ok(result)) => result,
+        // The panic hook has said where.
+        Some(Err(_)) => Err(anyhow::anyhow!("internal error: the role panicked")),
+        None => Ok(Exit::Stopped),
+    };
+    match (result, hard) {
+        (Ok(_), Some(reason)) => {
+            tracing::warn!(reason, "ended hard: what was in flight was not finished; nothing that was accepted is lost");
+            Ok(Exit::Stopped)
+        }
+        (result, _) => result,
+    }
+}

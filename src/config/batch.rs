@@ -1,0 +1,52 @@
+//! `[batch]`: when rows are sent, and how many at once.
+
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::check::Check;
+use super::units;
+
+/// A batch closes by rows, bytes or age, whichever is first.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Batch {
+    /// Rows of a batch at most.
+    pub max_rows: usize,
+    /// Size of a batch at most, before compression.
+    #[serde(with = "units::size")]
+    #[schemars(schema_with = "units::size_schema")]
+    pub max_bytes: usize,
+    /// Age at which a batch is sent even if it is not full.
+    #[serde(with = "humantime_serde")]
+    #[schemars(schema_with = "units::duration")]
+    pub max_age: Duration,
+    /// Batches of one source that are sent without waiting for the answer to the first.
+    pub in_flight: usize,
+    /// zstd level, 1 (fast) to 22 (small).
+    pub compression_level: i32,
+}
+
+impl Default for Batch {
+    fn default() -> Self {
+        Self { max_rows: 65_536, max_bytes: 1 << 20, max_age: Duration::from_millis(200), in_flight: 8, compression_level: 3 }
+    }
+}
+
+impl Batch {
+    pub(super) fn validate(&self, check: &mut Check<'_>) {
+        check.within(
+            "batch.max_rows",
+            self.max_rows,
+            1,
+            1 << 20,
+            "a batch is held in memory, and decoded at once by the collector",
+        );
+        check.within("batch.max_bytes", self.max_bytes, 1024, 16 << 20, "a batch is one entry of the queue");
+        check.positive("batch.max_age", self.max_age, "every row would be a batch of its own");
+        check.at_most("batch.max_age", self.max_age, Duration::from_secs(3600), "rows would wait that long before they are sent");
+        check.within("batch.in_flight", self.in_flight, 1, 1024, "batches in flight are held in memory until they are answered");
+        check.within("batch.compression_level", self.compression_level, 1, 22, "zstd has levels 1 to 22");
+    }
+}

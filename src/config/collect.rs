@@ -1,0 +1,48 @@
+//! `[collect]`: from the queue to the store.
+
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::check::Check;
+use super::units;
+
+/// How batches are read ahead, grouped and committed.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Collect {
+    /// Transactions at the same time.
+    pub writers: usize,
+    /// Rows at which a group of waiting batches is committed.
+    pub group_rows: usize,
+    /// How long a group waits for more batches before it is committed.
+    #[serde(with = "humantime_serde")]
+    #[schemars(schema_with = "units::duration")]
+    pub group_wait: Duration,
+    /// Batches read ahead per partition.
+    pub max_deliveries: usize,
+    /// Recorded failures after which a batch that cannot be decoded or stored for a reason of its own becomes a dead letter.
+    pub dead_after: u32,
+}
+
+impl Default for Collect {
+    fn default() -> Self {
+        Self { writers: 2, group_rows: 262_144, group_wait: Duration::from_millis(20), max_deliveries: 4, dead_after: 3 }
+    }
+}
+
+impl Collect {
+    pub(super) fn validate(&self, check: &mut Check<'_>) {
+        check.within("collect.writers", self.writers, 1, 256, "each writer is a connection to PostgreSQL");
+        check.at_least("collect.group_rows", self.group_rows, 1, "no group could ever be committed");
+        check.at_most(
+            "collect.group_wait",
+            self.group_wait,
+            Duration::from_secs(60),
+            "rows would wait that long before they are stored",
+        );
+        check.within("collect.max_deliveries", self.max_deliveries, 1, 1024, "batches read ahead are held in memory");
+        check.at_least("collect.dead_after", self.dead_after, 1, "no batch would be tried even once");
+    }
+}

@@ -1,0 +1,51 @@
+//! `[log]`: what is said on stderr, and how.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::check::Check;
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    /// For people; coloured on a terminal.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Logs go to stderr.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Log {
+    /// `text` for people (coloured on a terminal), `json` for machines.
+    pub format: Format,
+    /// off, error, warn, info, debug or trace; or a list such as `info,telemetry::store=debug`.
+    pub level: String,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { format: Format::Text, level: "info".to_owned() }
+    }
+}
+
+const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+
+impl Log {
+    pub(super) fn validate(&self, check: &mut Check<'_>) {
+        let known = |level: &str| LEVELS.contains(&level.to_ascii_lowercase().as_str());
+        let bad = self.level.split(',').map(str::trim).find(|part| match part.split_once('=') {
+            Some((target, level)) => target.is_empty() || !known(level),
+            None => !known(part),
+        });
+        if let Some(bad) = bad {
+            check.refuse(
+                "log.level",
+                format!("`{bad}` is no level: write one of {}, or a list such as info,telemetry::store=debug", LEVELS.join(", ")),
+            );
+        }
+    }
+}

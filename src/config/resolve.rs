@@ -1,0 +1,168 @@
+//! From sections as they are written to what rooms work with: secret files read, URLs checked.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+
+use secrecy::{ExposeSecret, SecretString};
+
+use super::units::Listen;
+use super::{Config, ConfigError, Postgres, Redis};
+
+/// Where roles that run until they are stopped serve /livez, /readyz and /metrics.
+const ADMIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9464);
+
+impl Config {
+    /// The queue, for a command that needs it.
+    pub fn redis(&self) -> Result<Redis, ConfigError> {
+        let section = &self.redis;
+        let Some(url) = section.url.clone() else {
+            return Err(ConfigError::Missing {
+                key: "redis.url",
+                how: "set REDIS_URL=redis://host:6379, or url under [redis] in a file given with --config",
+            });
+        };
+        self.check_url("redis.url", &url, redis_url)?;
+        if section.tls.enabled {
+            return Err(self.invalid("redis.tls.enabled", NO_TLS));
+        }
+        Ok(Redis {
+            url,
+            username: section.username.clone(),
+            password: self.password("redis", section.password.as_ref(), section.password_file.as_deref())?,
+            prefix: section.prefix.clone(),
+            partitions: section.partitions,
+            max_backlog: section.max_backlog,
+            min_replicas: section.min_replicas,
+            lease_ttl: section.lease_ttl,
+            connect_timeout: section.connect_timeout,
+            command_timeout: section.command_timeout,
+            reconnect_min: section.reconnect_min,
+            reconnect_max: section.reconnect_max,
+            group: section.group.clone(),
+            consumer: section.consumer.clone().unwrap_or_else(|| self.generated_consumer.clone()),
+            claim_idle: section.claim_idle,
+            block: section.block,
+        })
+    }
+
+    /// The store, for a command that needs it.
+    pub fn postgres(&self) -> Result<Postgres, ConfigError> {
+        let section = &self.postgres;
+        let Some(url) = section.url.clone() else {
+            return Err(ConfigError::Missing {
+                key: "postgres.url",
+                how: "set DATABASE_URL=postgres://user@host:5432/database, or url under [postgres] in a file given with --config",
+            });
+        };
+        self.check_url("postgres.url", &url, postgres_url)?;
+        Ok(Postgres {
+            url,
+            password: self.password("postgres", section.password.as_ref(), section.password_file.as_deref())?,
+            pool_size: section.pool_size,
+            connect_timeout: section.connect_timeout,
+            statement_timeout: section.statement_timeout,
+            idle_transaction_timeout: section.idle_transaction_timeout,
+            series_cache: section.series_cache,
+        })
+    }
+
+    /// Where the admin server listens. Without `admin.listen`: 127.0.0.1:9464 for a role that runs until it is stopped
+    /// (`long_running`), nowhere for others.
+    #[must_use]
+    pub fn admin_listen(&self, long_running: bool) -> Option<SocketAddr> {
+        match self.admin.listen {
+            Some(Listen::At(address)) => Some(address),
+            Some(Listen::Off) => None,
+            None => long_running.then_some(ADMIN),
+        }
+    }
+
+    /// Everything that can be checked without reaching a server, for `config check`.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        if self.redis.url.is_some() {
+            self.redis()?;
+        }
+        if self.postgres.url.is_some() {
+            self.postgres()?;
+        }
+        Ok(())
+    }
+
+    fn invalid(&self, key: &str, reason: impl Into<String>) -> ConfigError {
+        ConfigError::invalid(key, &self.origins, reason)
+    }
+
+    fn check_url(&self, key: &str, url: &SecretString, check: fn(&str) -> Result<(), String>) -> Result<(), ConfigError> {
+        check(url.expose_secret()).map_err(|reason| self.invalid(key, reason))
+    }
+
+    /// The password: what is nearest to the user wins between the two keys; a file in the same layer goes before the plain one.
+    fn password(
+        &self,
+        section: &'static str,
+        plain: Option<&SecretString>,
+        file: Option<&Path>,
+    ) -> Result<Option<SecretString>, ConfigError> {
+        let Some(path) = file else { return Ok(plain.cloned()) };
+        let key = format!("{section}.password_file");
+        if plain.is_some() && self.origin(&key).layer() < self.origin(&format!("{section}.password")).layer() {
+            return Ok(plain.cloned());
+        }
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| self.invalid(&key, format!("{} cannot be read: {error}", path.display())))?;
+        let password = text.trim_end_matches(['\r', '\n']);
+        if password.is_empty() {
+            return Err(self.invalid(&key, format!("{} is empty", path.display())));
+        }
+        Ok(Some(SecretString::from(password)))
+    }
+}
+
+const NO_TLS: &str = "TLS to Redis is not in this version yet: use redis:// on a network that is protected otherwise";
+
+/// A first look at the URL of Redis; the transport checks it fully. Never says what the URL is: it may hold a password.
+fn redis_url(text: &str) -> Result<(), String> {
+    let scheme = text.split("://").next().unwrap_or_default();
+    if !text.contains("://")
+        || !["redis", "rediss", "valkey", "valkeys"].contains(&scheme.trim_end_matches("-cluster").trim_end_matches("-sentinel"))
+    {
+        return Err(format!("is no URL of Redis: write redis://host:6379{}", said(scheme, text)));
+    }
+    if scheme.starts_with("rediss") || scheme.starts_with("valkeys") {
+        return Err(NO_TLS.to_owned());
+    }
+    let url = url::Url::parse(text).map_err(|error| format!("is no URL ({error}): write redis://host:6379; {ESCAPE}"))?;
+    if url.host_str().unwrap_or_default().is_empty() {
+        return Err("names no host: write redis://host:6379".to_owned());
+    }
+    Ok(())
+}
+
+/// A first look at the URL of PostgreSQL; the store checks it fully.
+fn postgres_url(text: &str) -> Result<(), String> {
+    let scheme = text.split("://").next().unwrap_or_default();
+    if !text.contains("://") || !["postgres", "postgresql"].contains(&scheme) {
+        return Err(format!("is no URL of PostgreSQL: write postgres://user@host:5432/database{}", said(scheme, text)));
+    }
+    Ok(())
+}
+
+const ESCAPE: &str = "write special characters of a password as %XX, or give it apart";
+
+/// The scheme, if it is one: anything else might be part of a secret.
+fn said(scheme: &str, text: &str) -> String {
+    let plain =
+        text.contains("://") && scheme.len() <= 20 && scheme.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c));
+    if plain { format!(" (the scheme is {scheme}://)") } else { String::new() }
+}
+
+/// Host name, process id, random suffix: no two collectors share one, not even after a restart with the same process id.
+pub(super) fn consumer_name() -> String {
+    let host = gethostname::gethostname()
+        .to_string_lossy()
+        .chars()
+        .filter(|c| c.is_ascii_alphanumeric() || *c == '-')
+        .take(64)
+        .collect::<String>();
+    format!("{host}-{}-{:08x}", std::process::id(), rand::random::<u32>())
+}

@@ -1,0 +1,31 @@
+//! `[shutdown]`: how long a role may take to end.
+
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::check::Check;
+use super::units;
+
+/// The first SIGTERM or SIGINT drains, a second one or the deadline ends hard.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Shutdown {
+    /// How long draining may take. Keep it below Kubernetes' terminationGracePeriodSeconds (30 s unless set).
+    #[serde(with = "humantime_serde")]
+    #[schemars(schema_with = "units::duration")]
+    pub deadline: Duration,
+}
+
+impl Default for Shutdown {
+    fn default() -> Self {
+        Self { deadline: Duration::from_secs(25) }
+    }
+}
+
+impl Shutdown {
+    pub(super) fn validate(&self, check: &mut Check<'_>) {
+        check.positive("shutdown.deadline", self.deadline, "nothing could be finished after a signal");
+    }
+}

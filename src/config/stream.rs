@@ -1,0 +1,137 @@
+//! `[stream]`: what is read, how, and how fast.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::check::Check;
+use super::units;
+
+/// When a run without `follow` is done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Until {
+    /// Every row is safely in the queue.
+    #[default]
+    Queued,
+    /// Every row is in the store.
+    Stored,
+}
+
+/// The streamer's input.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Stream {
+    /// Files, directories (their *.csv and *.csv.gz), globs, or `-` for stdin.
+    pub csv: Vec<String>,
+    /// Keep watching: growing files, new files, rotation.
+    pub follow: bool,
+    /// When a run without `follow` is done: `queued` (every row is safely in the queue) or `stored` (in the store).
+    pub until: Until,
+    /// Start over at the end; each round is a new source.
+    #[serde(rename = "loop")]
+    pub looped: bool,
+    /// Shift source times so that the data looks live.
+    pub restamp: bool,
+    /// Rows per second at most. Not set: as fast as the queue takes them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rate: Option<u64>,
+    /// Pace by the source's own timestamps.
+    pub realtime: bool,
+    /// File to which rejected rows are written with their line number and reason.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rejects: Option<PathBuf>,
+    /// End with an error at the first rejected row.
+    pub strict: bool,
+    /// Identity of the source, instead of the fingerprint of its content.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source_id: Option<String>,
+    /// How often followed files and directories are looked at.
+    #[serde(with = "humantime_serde")]
+    #[schemars(schema_with = "units::duration")]
+    pub poll: Duration,
+    /// Longest record; a longer one is rejected as `record_too_long`.
+    #[serde(with = "units::size")]
+    #[schemars(schema_with = "units::size_schema")]
+    pub max_record_bytes: usize,
+    /// Longest cell that is kept as text (a label, a name); a longer one is rejected as `cell_too_long`.
+    #[serde(with = "units::size")]
+    #[schemars(schema_with = "units::size_schema")]
+    pub max_cell_bytes: usize,
+    /// Series of one source that are held in memory; beyond that the oldest are parsed again when they are met.
+    pub max_series: usize,
+    /// How much is read from a file at once.
+    #[serde(with = "units::size")]
+    #[schemars(schema_with = "units::size_schema")]
+    pub block_bytes: usize,
+    /// Files read at the same time per partition.
+    pub readers_per_partition: usize,
+}
+
+impl Default for Stream {
+    fn default() -> Self {
+        Self {
+            csv: Vec::new(),
+            follow: false,
+            until: Until::Queued,
+            looped: false,
+            restamp: false,
+            rate: None,
+            realtime: false,
+            rejects: None,
+            strict: false,
+            source_id: None,
+            poll: Duration::from_millis(250),
+            max_record_bytes: 1 << 20,
+            max_cell_bytes: 4 << 10,
+            max_series: 100_000,
+            block_bytes: 512 << 10,
+            readers_per_partition: 1,
+        }
+    }
+}
+
+impl Stream {
+    pub(super) fn validate(&self, check: &mut Check<'_>) {
+        if self.follow && self.looped {
+            check.refuse(
+                "stream.loop",
+                "cannot go with stream.follow: a file that is followed has no end to start over at".to_owned(),
+            );
+        }
+        if let Some(rate) = self.rate {
+            check.at_least("stream.rate", rate, 1, "nothing would ever be sent; leave it unset for no limit");
+        }
+        if self.source_id.as_deref().is_some_and(|id| id.trim().is_empty()) {
+            check.refuse("stream.source_id", "is empty; leave it unset to use the fingerprint of the content".to_owned());
+        }
+        if self.csv.iter().any(String::is_empty) {
+            check.refuse("stream.csv", "has an empty path; use . for the directory one is in, - for stdin".to_owned());
+        }
+        check.at_least_duration(
+            "stream.poll",
+            self.poll,
+            Duration::from_millis(10),
+            "the file system would be asked without a pause",
+        );
+        check.within("stream.max_record_bytes", self.max_record_bytes, 1024, 64 << 20, "a record is held in memory");
+        check.within(
+            "stream.max_cell_bytes",
+            self.max_cell_bytes,
+            64,
+            1 << 20,
+            "names and labels are held in memory for each series",
+        );
+        if self.max_cell_bytes > self.max_record_bytes {
+            check.refuse(
+                "stream.max_cell_bytes",
+                format!("is {}, more than stream.max_record_bytes ({}) allows", self.max_cell_bytes, self.max_record_bytes),
+            );
+        }
+        check.within("stream.max_series", self.max_series, 1, 10_000_000, "series are held in memory");
+        check.within("stream.block_bytes", self.block_bytes, 4096, 64 << 20, "each reader holds a block in memory");
+        check.within("stream.readers_per_partition", self.readers_per_partition, 1, 64, "each reader holds buffers in memory");
+    }
+}

@@ -1,0 +1,12 @@
+//! Being written.
+
+use std::sync::Arc;
+
+use crate::config::Config;
+use crate::runtime::{Exit, Lifecycle};
+
+/// `telemetry collect`.
+pub async fn run(config: Arc<Config>, lifecycle: Lifecycle) -> anyhow::Result<Exit> {
+    let _ = (config, lifecycle);
+    anyhow::bail!("not there yet")
+}

@@ -1,0 +1,139 @@
+//! The admin server: /livez, /readyz, /metrics. Small on purpose: few connections, short headers, short patience.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE};
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode, http::HeaderValue};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+
+use super::Lifecycle;
+use crate::config::Origin;
+
+const MAX_CONNECTIONS: usize = 64;
+const MAX_HEADERS: usize = 64;
+const MAX_HEAD_BYTES: usize = 16 << 10;
+const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(15);
+const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+const PROMETHEUS: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+
+/// Listens, and serves for the life of the process.
+pub(super) async fn serve(
+    lifecycle: &Lifecycle,
+    address: SocketAddr,
+    origin: &Origin,
+    metrics: PrometheusHandle,
+) -> anyhow::Result<()> {
+    let listener = TcpListener::bind(address).await.map_err(|error| {
+        anyhow::anyhow!(
+            "admin.listen ({origin}): cannot listen on {address}: {error}; give another address with --admin-listen (port 0 takes a free one, off serves nothing)"
+        )
+    })?;
+    let address = listener.local_addr().unwrap_or(address);
+    tracing::info!(%address, "admin server: /livez /readyz /metrics");
+    let state = Arc::new(State { lifecycle: lifecycle.clone(), metrics });
+    lifecycle.spawn("admin server", accept(listener, state));
+    Ok(())
+}
+
+struct State {
+    lifecycle: Lifecycle,
+    metrics: PrometheusHandle,
+}
+
+/// Serves until the very end: a draining process still says that it drains.
+async fn accept(listener: TcpListener, state: Arc<State>) -> anyhow::Result<()> {
+    let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let stopping = state.lifecycle.stopping();
+    let serving = async {
+        loop {
+            let permit = permits.clone().acquire_owned().await?;
+            match listener.accept().await {
+                Ok((stream, _)) => {
+                    let state = state.clone();
+                    tokio::spawn(async move {
+                        connection(stream, state).await;
+                        drop(permit);
+                    });
+                }
+                // Out of file descriptors, or a peer that went away: neither is ours to die of.
+                Err(error) => {
+                    tracing::debug!(%error, "admin server: a connection could not be accepted");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            }
+        }
+    };
+    tokio::select! {
+        ended = serving => ended,
+        () = stopping.cancelled() => Ok(()),
+    }
+}
+
+async fn connection(stream: TcpStream, state: Arc<State>) {
+    let service = service_fn(move |request| {
+        let response = answer(&request, &state);
+        async move { Ok::<_, Infallible>(response) }
+    });
+    let served = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_headers(MAX_HEADERS)
+        .max_buf_size(MAX_HEAD_BYTES)
+        .keep_alive(false)
+        .serve_connection(TokioIo::new(stream), service);
+    // A peer that hangs or speaks nonsense is its own problem.
+    let _ = tokio::time::timeout(CONNECTION_TIMEOUT, served).await;
+}
+
+fn answer(request: &Request<Incoming>, state: &State) -> Response<Full<Bytes>> {
+    let path = request.uri().path();
+    if !["/livez", "/readyz", "/metrics"].contains(&path) {
+        return text(StatusCode::NOT_FOUND, "not found: there are /livez, /readyz and /metrics\n");
+    }
+    if request.method() != Method::GET && request.method() != Method::HEAD {
+        let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "method not allowed: GET or HEAD\n");
+        response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+        return response;
+    }
+    match path {
+        "/metrics" => typed(StatusCode::OK, state.metrics.render(), PROMETHEUS),
+        "/readyz" => ready(&state.lifecycle),
+        // Alive = it answers, and it is not on its way out after a failure.
+        _ if state.lifecycle.stopping().is_cancelled() => text(StatusCode::SERVICE_UNAVAILABLE, "stopping\n"),
+        _ => text(StatusCode::OK, "alive\n"),
+    }
+}
+
+fn ready(lifecycle: &Lifecycle) -> Response<Full<Bytes>> {
+    let mut reasons = lifecycle.health().not_ready();
+    if lifecycle.draining().is_cancelled() {
+        reasons.insert(0, "draining: finishing what is in flight, then it ends".to_owned());
+    }
+    if reasons.is_empty() {
+        return text(StatusCode::OK, "ready\n");
+    }
+    text(StatusCode::SERVICE_UNAVAILABLE, reasons.join("\n") + "\n")
+}
+
+fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
+    typed(status, body, TEXT)
+}
+
+fn typed(status: StatusCode, body: impl Into<Bytes>, kind: HeaderValue) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body.into()));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, kind);
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}

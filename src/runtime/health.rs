@@ -1,0 +1,44 @@
+//! What /readyz says: which parts of a role are not ready, in words.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// The state of a role's parts. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct Health(Arc<Mutex<BTreeMap<&'static str, Result<(), String>>>>);
+
+impl Health {
+    /// Says that a part is ready, or why not. No secrets: it is served to whoever asks.
+    pub fn set(&self, component: &'static str, state: Result<(), String>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(component, state);
+    }
+
+    /// Says nothing more about a part.
+    pub fn forget(&self, component: &'static str) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(component);
+    }
+
+    /// One line for each part that is not ready; empty = ready.
+    #[must_use]
+    pub fn not_ready(&self) -> Vec<String> {
+        let parts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let not_ready = parts.iter().filter_map(|(name, state)| state.as_ref().err().map(|reason| format!("{name}: {reason}")));
+        not_ready.collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_not_ready_is_said() {
+        let health = Health::default();
+        assert!(health.not_ready().is_empty());
+        health.set("redis", Err("connecting".to_owned()));
+        health.set("postgres", Ok(()));
+        assert_eq!(health.not_ready(), ["redis: connecting"]);
+        health.clone().set("redis", Ok(()));
+        assert!(health.not_ready().is_empty());
+    }
+}

@@ -1,0 +1,153 @@
+//! The life of a process: what every task asks whether to go on, and who owns the tasks.
+
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::{Console, Health, Progress};
+
+/// Clones share one life.
+#[derive(Clone, Debug, Default)]
+pub struct Lifecycle(Arc<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    draining: CancellationToken,
+    stopping: CancellationToken,
+    tasks: TaskTracker,
+    health: Health,
+    console: Console,
+    /// Why it ends hard, if a signal or the deadline said so.
+    hard: Mutex<Option<&'static str>>,
+    /// The first failure of a task.
+    failure: Mutex<Option<anyhow::Error>>,
+}
+
+impl Lifecycle {
+    /// A life that only its tasks and [`Lifecycle::drain`], [`Lifecycle::stop`] end: for [`super::run`], and for tests.
+    #[must_use]
+    pub fn new(console: Console) -> Self {
+        Self(Arc::new(Inner { console, ..Inner::default() }))
+    }
+
+    /// Cancelled at the first SIGTERM or SIGINT: finish what is in flight, take nothing new, end.
+    #[must_use]
+    pub fn draining(&self) -> CancellationToken {
+        self.0.draining.clone()
+    }
+
+    /// Cancelled at the second signal, at the deadline, when a task failed, and when the role's body has ended: end now.
+    #[must_use]
+    pub fn stopping(&self) -> CancellationToken {
+        self.0.stopping.clone()
+    }
+
+    /// What /readyz says.
+    #[must_use]
+    pub fn health(&self) -> Health {
+        self.0.health.clone()
+    }
+
+    /// Starts showing progress on stderr: a bar on a terminal, else a log line every 10 s. `total`: bytes to read, where known.
+    #[must_use]
+    pub fn progress(&self, total: Option<u64>) -> Progress {
+        Progress::start(self, &self.0.console, total)
+    }
+
+    /// Runs a task for the life of the process. Its error or panic ends the process with that reason (exit code 1); its end
+    /// without an error does not.
+    pub fn spawn<F>(&self, name: &'static str, task: F)
+    where
+        F: Future<Output = anyhow::Result<()>> + Send + 'static,
+    {
+        let lifecycle = self.clone();
+        self.0.tasks.spawn(async move {
+            match AssertUnwindSafe(task).catch_unwind().await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => lifecycle.fail(error.context(name)),
+                // The panic hook has said where.
+                Err(_) => lifecycle.fail(anyhow::anyhow!("internal error: {name} panicked")),
+            }
+        });
+    }
+
+    /// Begins draining, as the first signal does.
+    pub fn drain(&self) {
+        self.0.draining.cancel();
+    }
+
+    /// Ends everything now.
+    pub fn stop(&self) {
+        self.0.draining.cancel();
+        self.0.stopping.cancel();
+    }
+
+    pub(super) fn stop_hard(&self, reason: &'static str) {
+        self.0.hard.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(reason);
+        self.stop();
+    }
+
+    pub(super) fn hard_reason(&self) -> Option<&'static str> {
+        *self.0.hard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn fail(&self, error: anyhow::Error) {
+        self.0.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+        self.stop();
+    }
+
+    pub(super) fn take_failure(&self) -> Option<anyhow::Error> {
+        self.0.failure.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Waits for the tasks, at most this long.
+    pub(super) async fn join(&self, at_most: Duration) {
+        self.0.tasks.close();
+        if tokio::time::timeout(at_most, self.0.tasks.wait()).await.is_err() {
+            tracing::debug!(tasks = self.0.tasks.len(), "tasks were left running at the end");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_first_failure_stops_the_others_and_is_kept() {
+        let life = Lifecycle::new(Console::default());
+        let stopping = life.stopping();
+        life.spawn("waiter", async move {
+            stopping.cancelled().await;
+            anyhow::bail!("a later one")
+        });
+        life.spawn("writer", async { anyhow::bail!("disk full") });
+        life.stopping().cancelled().await;
+        life.join(Duration::from_secs(30)).await;
+        assert!(life.draining().is_cancelled());
+        let failure = life.take_failure().expect("the writer failed");
+        assert_eq!(format!("{failure:#}"), "writer: disk full");
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_a_failure() {
+        let life = Lifecycle::new(Console::default());
+        life.spawn("reader", async { panic!("boom") });
+        life.stopping().cancelled().await;
+        life.join(Duration::from_secs(30)).await;
+        assert_eq!(life.take_failure().expect("it panicked").to_string(), "internal error: reader panicked");
+    }
+
+    #[tokio::test]
+    async fn a_task_that_ends_well_stops_nobody() {
+        let life = Lifecycle::new(Console::default());
+        life.spawn("one", async { Ok(()) });
+        life.join(Duration::from_secs(30)).await;
+        assert!(!life.draining().is_cancelled() && life.take_failure().is_none());
+    }
+}

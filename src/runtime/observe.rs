@@ -1,0 +1,368 @@
+//! Every metric there is: name, kind, unit, labels, help; and a typed function to record each.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use metrics::{Unit, counter, gauge, histogram};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+
+use super::Lifecycle;
+use crate::model::Reason;
+
+/// What a metric is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Only grows.
+    Counter,
+    /// Goes up and down.
+    Gauge,
+    /// Buckets.
+    Histogram,
+}
+
+impl Kind {
+    /// Prometheus' name for it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Counter => "counter",
+            Self::Gauge => "gauge",
+            Self::Histogram => "histogram",
+        }
+    }
+}
+
+/// A metric, as the reference and /metrics describe it.
+#[derive(Clone, Copy, Debug)]
+pub struct Described {
+    /// Its name in Prometheus.
+    pub name: &'static str,
+    /// What it is.
+    pub kind: Kind,
+    /// Base unit.
+    pub unit: Unit,
+    /// Its labels.
+    pub labels: &'static [&'static str],
+    /// What it says.
+    pub help: &'static str,
+}
+
+/// Source time, or the streamer's clock, to commit.
+pub const LATENCY: &str = "cross_cluster_latency_seconds";
+/// 1 = connected.
+pub const CONNECTION: &str = "message_queue_connection_status";
+/// Rows read.
+pub const ROWS_READ: &str = "telemetry_rows_read_total";
+/// Rows that became no sample.
+pub const ROWS_REJECTED: &str = "telemetry_rows_rejected_total";
+/// Rows the queue has accepted.
+pub const ROWS_PUBLISHED: &str = "telemetry_rows_published_total";
+/// Samples committed.
+pub const ROWS_STORED: &str = "telemetry_rows_stored_total";
+/// Samples that were stored before.
+pub const ROWS_DUPLICATE: &str = "telemetry_rows_duplicate_total";
+/// Batches.
+pub const BATCHES: &str = "telemetry_batches_total";
+/// Bytes of input.
+pub const BYTES_RAW: &str = "telemetry_bytes_raw_total";
+/// Bytes over the wire.
+pub const BYTES_WIRE: &str = "telemetry_bytes_wire_total";
+/// Entries of the queue that are not acknowledged.
+pub const BACKLOG_ENTRIES: &str = "telemetry_backlog_entries";
+/// Age of the oldest of them.
+pub const BACKLOG_OLDEST: &str = "telemetry_backlog_oldest_seconds";
+/// Those a consumer has read.
+pub const PENDING: &str = "telemetry_pending_entries";
+/// Batches buried.
+pub const DEAD_LETTERS: &str = "telemetry_dead_letters_total";
+/// Duration of publishing.
+pub const PUBLISH_SECONDS: &str = "telemetry_publish_seconds";
+/// Duration of committing.
+pub const COMMIT_SECONDS: &str = "telemetry_commit_seconds";
+/// Connections made again.
+pub const RECONNECTS: &str = "telemetry_reconnects_total";
+/// Version.
+pub const BUILD_INFO: &str = "telemetry_build_info";
+/// When the process began.
+pub const START_TIME: &str = "telemetry_start_time_seconds";
+
+const fn described(name: &'static str, kind: Kind, unit: Unit, labels: &'static [&'static str], help: &'static str) -> Described {
+    Described { name, kind, unit, labels, help }
+}
+
+/// Every metric.
+pub const METRICS: [Described; 19] = [
+    described(
+        LATENCY,
+        Kind::Histogram,
+        Unit::Seconds,
+        &["source_cluster", "target_cluster", "component"],
+        "Time from closing a batch in the source cluster until it was committed in the target cluster. One-way: the clocks of both clusters are in it.",
+    ),
+    described(
+        CONNECTION,
+        Kind::Gauge,
+        Unit::Count,
+        &["cluster", "component"],
+        "Whether the connection to the queue works: 1 yes, 0 no. component: streamer, collector, api-gateway, probe.",
+    ),
+    described(
+        ROWS_READ,
+        Kind::Counter,
+        Unit::Count,
+        &[],
+        "Rows read from sources, valid or not. read = stored + rejected once everything has arrived.",
+    ),
+    described(ROWS_REJECTED, Kind::Counter, Unit::Count, &["reason"], "Rows that became no sample, by reason."),
+    described(ROWS_PUBLISHED, Kind::Counter, Unit::Count, &[], "Rows the queue has accepted, rejected ones included."),
+    described(ROWS_STORED, Kind::Counter, Unit::Count, &[], "Samples stored, counted once committed."),
+    described(ROWS_DUPLICATE, Kind::Counter, Unit::Count, &[], "Samples that arrived again and were found stored before."),
+    described(
+        BATCHES,
+        Kind::Counter,
+        Unit::Count,
+        &["direction"],
+        "Batches, by direction: published (into the queue) or committed (into the store).",
+    ),
+    described(BYTES_RAW, Kind::Counter, Unit::Bytes, &[], "Bytes of input that were read, after decompression."),
+    described(BYTES_WIRE, Kind::Counter, Unit::Bytes, &[], "Bytes of batches and dictionaries that were sent to the queue."),
+    described(BACKLOG_ENTRIES, Kind::Gauge, Unit::Count, &["partition"], "Entries of the queue that are not acknowledged yet."),
+    described(BACKLOG_OLDEST, Kind::Gauge, Unit::Seconds, &["partition"], "Age of the oldest entry that is not acknowledged."),
+    described(PENDING, Kind::Gauge, Unit::Count, &["partition"], "Entries that a collector has read and not acknowledged yet."),
+    described(
+        DEAD_LETTERS,
+        Kind::Counter,
+        Unit::Count,
+        &[],
+        "Batches that could not be stored for a reason of their own and were kept as dead letters.",
+    ),
+    described(PUBLISH_SECONDS, Kind::Histogram, Unit::Seconds, &[], "Time from sending a batch to the queue's answer."),
+    described(COMMIT_SECONDS, Kind::Histogram, Unit::Seconds, &[], "Time of committing a group of batches."),
+    described(
+        RECONNECTS,
+        Kind::Counter,
+        Unit::Count,
+        &["target"],
+        "Connections that were lost and made again, by target: redis or postgres.",
+    ),
+    described(BUILD_INFO, Kind::Gauge, Unit::Count, &["version", "role"], "Always 1; the labels say what runs."),
+    described(START_TIME, Kind::Gauge, Unit::Seconds, &[], "When the process began, in seconds since 1970."),
+];
+
+/// Buckets of latencies between clusters: a local queue to an hour behind.
+const LATENCY_BUCKETS: [f64; 16] =
+    [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0];
+/// Buckets of what is done in one go.
+const DURATION_BUCKETS: [f64; 13] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0];
+
+/// Who speaks of its connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Component {
+    /// `telemetry stream`.
+    Streamer,
+    /// `telemetry collect`.
+    Collector,
+    /// `telemetry serve`.
+    ApiGateway,
+    /// `telemetry probe`.
+    Probe,
+}
+
+impl Component {
+    /// The label's value.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Streamer => "streamer",
+            Self::Collector => "collector",
+            Self::ApiGateway => "api-gateway",
+            Self::Probe => "probe",
+        }
+    }
+}
+
+/// Which way a batch went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// Into the queue.
+    Published,
+    /// Into the store.
+    Committed,
+}
+
+impl Direction {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Published => "published",
+            Self::Committed => "committed",
+        }
+    }
+}
+
+/// What connections go to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// The queue.
+    Redis,
+    /// The store.
+    Postgres,
+}
+
+impl Target {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Redis => "redis",
+            Self::Postgres => "postgres",
+        }
+    }
+}
+
+/// Rows were read from a source.
+pub fn rows_read(rows: u64) {
+    counter!(ROWS_READ).increment(rows);
+}
+
+/// Rows became no sample.
+pub fn rows_rejected(reason: Reason, rows: u64) {
+    counter!(ROWS_REJECTED, "reason" => reason.name()).increment(rows);
+}
+
+/// The queue accepted rows.
+pub fn rows_published(rows: u64) {
+    counter!(ROWS_PUBLISHED).increment(rows);
+}
+
+/// Samples were committed.
+pub fn rows_stored(rows: u64) {
+    counter!(ROWS_STORED).increment(rows);
+}
+
+/// Samples were found stored before.
+pub fn rows_duplicate(rows: u64) {
+    counter!(ROWS_DUPLICATE).increment(rows);
+}
+
+/// Batches were published or committed.
+pub fn batches(direction: Direction, batches: u64) {
+    counter!(BATCHES, "direction" => direction.name()).increment(batches);
+}
+
+/// Bytes of input were read.
+pub fn bytes_raw(bytes: u64) {
+    counter!(BYTES_RAW).increment(bytes);
+}
+
+/// Bytes were sent.
+pub fn bytes_wire(bytes: u64) {
+    counter!(BYTES_WIRE).increment(bytes);
+}
+
+/// What waits in a partition.
+pub fn backlog(partition: u16, entries: u64, pending: u64, oldest: Duration) {
+    let label = partition.to_string();
+    gauge!(BACKLOG_ENTRIES, "partition" => label.clone()).set(entries as f64);
+    gauge!(PENDING, "partition" => label.clone()).set(pending as f64);
+    gauge!(BACKLOG_OLDEST, "partition" => label).set(oldest.as_secs_f64());
+}
+
+/// Batches became dead letters.
+pub fn dead_letters(batches: u64) {
+    counter!(DEAD_LETTERS).increment(batches);
+}
+
+/// A batch was answered by the queue after this time.
+pub fn publish(took: Duration) {
+    histogram!(PUBLISH_SECONDS).record(took.as_secs_f64());
+}
+
+/// A group was committed in this time.
+pub fn commit(took: Duration) {
+    histogram!(COMMIT_SECONDS).record(took.as_secs_f64());
+}
+
+/// A connection was lost and made again.
+pub fn reconnect(target: Target) {
+    counter!(RECONNECTS, "target" => target.name()).increment(1);
+}
+
+/// Whether the connection to the queue works.
+pub fn connection(cluster: &str, component: Component, up: bool) {
+    gauge!(CONNECTION, "cluster" => cluster.to_owned(), "component" => component.name()).set(f64::from(u8::from(up)));
+}
+
+/// A batch of `source` was committed in `target` this long after it was closed. Clocks that differ can make it negative: that
+/// counts as 0.
+pub fn latency(source: &str, target: &str, component: Component, seconds: f64) {
+    let labels = [
+        ("source_cluster", source.to_owned()),
+        ("target_cluster", target.to_owned()),
+        ("component", component.name().to_owned()),
+    ];
+    histogram!(LATENCY, &labels).record(seconds.max(0.0));
+}
+
+/// The recorder, once a process; everything described, and what counts at 0 from the start.
+pub(super) fn install(role: &'static str) -> anyhow::Result<PrometheusHandle> {
+    let builder = PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Full(LATENCY.to_owned()), &LATENCY_BUCKETS)?
+        .set_buckets(&DURATION_BUCKETS)?;
+    let handle = builder.install_recorder()?;
+    describe();
+    zero();
+    gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION"), "role" => role).set(1.0);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    gauge!(START_TIME).set(now.as_secs_f64());
+    Ok(handle)
+}
+
+fn describe() {
+    for metric in METRICS {
+        match metric.kind {
+            Kind::Counter => metrics::describe_counter!(metric.name, metric.unit, metric.help),
+            Kind::Gauge => metrics::describe_gauge!(metric.name, metric.unit, metric.help),
+            Kind::Histogram => metrics::describe_histogram!(metric.name, metric.unit, metric.help),
+        }
+    }
+}
+
+/// A counter that is not there yet cannot be told from one that was lost: `rate()` misses its first step.
+fn zero() {
+    for rows in [rows_read, rows_published, rows_stored, rows_duplicate, bytes_raw, bytes_wire, dead_letters] {
+        rows(0);
+    }
+    for reason in Reason::ALL {
+        rows_rejected(reason, 0);
+    }
+    for direction in [Direction::Published, Direction::Committed] {
+        batches(direction, 0);
+    }
+    for target in [Target::Redis, Target::Postgres] {
+        counter!(RECONNECTS, "target" => target.name()).increment(0);
+    }
+}
+
+/// Histograms grow without bound unless somebody scrapes or this runs.
+pub(super) fn keep_up(lifecycle: &Lifecycle, metrics: PrometheusHandle) {
+    let stopping = lifecycle.stopping();
+    lifecycle.spawn("metrics upkeep", async move {
+        while tokio::time::timeout(Duration::from_secs(5), stopping.cancelled()).await.is_err() {
+            metrics.run_upkeep();
+        }
+        Ok(())
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_counters_end_in_total() {
+        let mut names: Vec<_> = METRICS.iter().map(|metric| metric.name).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), METRICS.len());
+        for metric in METRICS {
+            assert_eq!(metric.kind == Kind::Counter, metric.name.ends_with("_total"), "{}", metric.name);
+        }
+    }
+}

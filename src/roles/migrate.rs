@@ -1,12 +1,16 @@
-//! Being written.
+//! `telemetry migrate`: brings the schema up to date and ends.
 
 use std::sync::Arc;
 
 use crate::config::Config;
 use crate::runtime::{Exit, Lifecycle};
+use crate::store::Store;
+use crate::store::postgres::PostgresStore;
 
-/// `telemetry migrate`.
-pub async fn run(config: Arc<Config>, lifecycle: Lifecycle) -> anyhow::Result<Exit> {
-    let _ = (config, lifecycle);
-    anyhow::bail!("not there yet")
+/// Runs the command.
+pub async fn run(config: Arc<Config>, _: Lifecycle) -> anyhow::Result<Exit> {
+    let store = PostgresStore::connect(&config.postgres()?)?;
+    store.migrate().await?;
+    println!("The schema is up to date; this store is {}.", store.id().await?);
+    Ok(Exit::Done)
 }

@@ -6,10 +6,12 @@ pub mod completions;
 pub mod config;
 pub mod dead_letters;
 pub mod generate;
+mod link;
 pub mod migrate;
 pub mod reference;
 pub mod replay;
 pub mod stream;
+mod table;
 
 use std::ffi::OsString;
 use std::future::Future;

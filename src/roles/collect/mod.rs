@@ -1,0 +1,142 @@
+//! `telemetry collect`: queue → store, until stopped.
+//!
+//! One reader a partition takes deliveries and decodes them; a few writers gather what waits into groups, commit each group in
+//! one transaction, and acknowledge it then. Nothing is acknowledged that is not committed; a batch that fails for a reason of
+//! its own is noted, tried again, and becomes a dead letter.
+
+mod dictionaries;
+mod reader;
+mod suspect;
+mod watch;
+mod writer;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::sync::mpsc;
+
+use crate::config::Config;
+use crate::retry::Backoff;
+use crate::roles::link;
+use crate::runtime::{Exit, Lifecycle};
+use crate::store::postgres::PostgresStore;
+use crate::store::{Incoming, Store};
+use crate::transport::redis::RedisTransport;
+use crate::transport::{Consumer, Inspector, Partition, Receipt};
+
+/// Decoded batches that wait for a writer, all partitions together.
+const READY: usize = 8;
+/// First and longest wait between attempts at a store that is away.
+const STORE_WAIT: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
+
+/// A decoded batch on its way to a writer.
+#[derive(Debug)]
+struct Ready {
+    receipt: Receipt,
+    incoming: Incoming,
+    payload: bytes::Bytes,
+}
+
+/// What readers and writers share.
+struct Shared {
+    config: Arc<Config>,
+    lifecycle: Lifecycle,
+    queue: Arc<dyn Consumer>,
+    inspector: Arc<dyn Inspector>,
+    store: Arc<dyn Store>,
+    dictionaries: dictionaries::Cache,
+    in_hand: InHand,
+}
+
+/// The receipts of what this process works on, so that their idle time can be kept low.
+#[derive(Default)]
+struct InHand(Mutex<HashMap<Partition, Vec<Receipt>>>);
+
+impl InHand {
+    fn add(&self, receipt: &Receipt) {
+        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        held.entry(receipt.partition).or_default().push(receipt.clone());
+    }
+
+    fn remove(&self, receipts: &[Receipt]) {
+        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for receipt in receipts {
+            if let Some(list) = held.get_mut(&receipt.partition) {
+                list.retain(|r| r != receipt);
+            }
+        }
+    }
+
+    fn of(&self, partition: Partition) -> Vec<Receipt> {
+        let held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        held.get(&partition).cloned().unwrap_or_default()
+    }
+}
+
+impl Shared {
+    /// Sleeps, or gives up where the process is to end: `false`.
+    async fn rest(&self, time: Duration) -> bool {
+        tokio::select! {
+            () = tokio::time::sleep(time) => true,
+            () = self.lifecycle.draining().cancelled() => false,
+        }
+    }
+
+    fn store_backoff() -> Backoff {
+        Backoff::new(STORE_WAIT.0, STORE_WAIT.1)
+    }
+}
+
+/// Runs the role.
+pub async fn run(config: Arc<Config>, lifecycle: Lifecycle) -> anyhow::Result<Exit> {
+    let store: Arc<dyn Store> = Arc::new(PostgresStore::connect(&config.postgres()?)?);
+    let redis = config.redis()?;
+    lifecycle.health().set("postgresql", Err("not reached yet".into()));
+    let Some(queue) = link::connect(&lifecycle, || RedisTransport::connect(&redis)).await? else { return Ok(Exit::Done) };
+    let shared = Arc::new(Shared {
+        dictionaries: dictionaries::Cache::default(),
+        in_hand: InHand::default(),
+        queue: queue.clone(),
+        inspector: queue,
+        store,
+        config,
+        lifecycle: lifecycle.clone(),
+    });
+    if !watch::open_store(&shared).await? {
+        return Ok(Exit::Done);
+    }
+    lifecycle.health().set("postgresql", Ok(()));
+    tracing::info!(partitions = shared.queue.partitions(), group = redis.group, consumer = redis.consumer, "collecting from Redis");
+
+    let (ready, waiting) = mpsc::channel(READY);
+    let waiting = Arc::new(tokio::sync::Mutex::new(waiting));
+    let (suspects, doubted) = mpsc::channel(READY);
+    watch::start(&shared);
+    suspect::start(&shared, doubted);
+    for partition in 0..shared.queue.partitions() {
+        reader::start(&shared, partition, ready.clone(), suspects.clone());
+    }
+    drop(ready);
+    let writers: Vec<_> = (0..shared.config.collect.writers)
+        .map(|_| tokio::spawn(writer::run(shared.clone(), waiting.clone(), suspects.clone())))
+        .collect();
+    drop(suspects);
+    for writer in writers {
+        // A writer ends when the readers have ended and everything read is committed, or with what ends the process.
+        writer.await.context("a writer ended unexpectedly")??;
+    }
+    leave(&shared).await;
+    Ok(Exit::Done)
+}
+
+/// Takes this consumer out of the group, so that nobody waits for it; what it left pending keeps it there.
+async fn leave(shared: &Shared) {
+    for partition in 0..shared.queue.partitions() {
+        if let Err(error) = shared.queue.leave(partition).await {
+            tracing::debug!(partition, %error, "could not leave the consumer group");
+            return;
+        }
+    }
+}

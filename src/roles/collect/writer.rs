@@ -1,0 +1,178 @@
+//! Groups of waiting batches: committed in one transaction, acknowledged then.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Mutex, mpsc};
+
+use super::suspect::{Suspect, suspect};
+use super::{Ready, Shared, watch};
+use crate::model::{SourceId, now_ms};
+use crate::retry::Backoff;
+use crate::runtime::observe::{self, Component, Direction};
+use crate::store::{Committed, Incoming, StoreError};
+use crate::transport::Receipt;
+
+/// How often an acknowledgement is tried before it is left to redelivery, which finds the rows stored.
+const ACKNOWLEDGE_TRIES: u32 = 5;
+
+/// Commits groups until the readers have ended and nothing waits.
+pub(super) async fn run(
+    shared: Arc<Shared>,
+    waiting: Arc<Mutex<mpsc::Receiver<Ready>>>,
+    suspects: mpsc::Sender<Suspect>,
+) -> anyhow::Result<()> {
+    while let Some(group) = gather(&shared, &waiting).await {
+        if !commit(&shared, group, &suspects).await? {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+/// The next group: whatever waits, up to `group_rows`, after a short wait for more.
+async fn gather(shared: &Shared, waiting: &Mutex<mpsc::Receiver<Ready>>) -> Option<Vec<Ready>> {
+    let mut waiting = waiting.lock().await;
+    let first = waiting.recv().await?;
+    let mut rows = first.incoming.batch.rows.len();
+    let mut group = vec![first];
+    let until = tokio::time::Instant::now() + shared.config.collect.group_wait;
+    while rows < shared.config.collect.group_rows as u64 {
+        let Ok(Some(next)) = tokio::time::timeout_at(until, waiting.recv()).await else { break };
+        rows += next.incoming.batch.rows.len();
+        group.push(next);
+    }
+    Some(group)
+}
+
+/// Commits a group; `false` when the process is to end before that could be done (the batches stay pending).
+async fn commit(shared: &Shared, group: Vec<Ready>, suspects: &mpsc::Sender<Suspect>) -> anyhow::Result<bool> {
+    let (mut receipts, mut payloads, mut batches) = (Vec::new(), Vec::new(), Vec::new());
+    for ready in group {
+        receipts.push(ready.receipt);
+        payloads.push(ready.payload);
+        batches.push(ready.incoming);
+    }
+    let began = Instant::now();
+    let outcome = with_store(shared, || async {
+        match shared.store.commit(&batches).await {
+            Err(StoreError::BadBatch(reason)) => Ok(Err(reason)),
+            other => other.map(Ok),
+        }
+    });
+    match outcome.await? {
+        None => {
+            shared.in_hand.remove(&receipts);
+            Ok(false)
+        }
+        Some(Ok(committed)) => {
+            observe::commit(began.elapsed());
+            note(shared, &batches, &committed);
+            acknowledge(shared, receipts, &committed.settled).await;
+            Ok(true)
+        }
+        Some(Err(reason)) => {
+            let group: Vec<Ready> = receipts
+                .into_iter()
+                .zip(payloads)
+                .zip(batches)
+                .map(|((receipt, payload), incoming)| Ready { receipt, incoming, payload })
+                .collect();
+            part(shared, group, reason, suspects).await
+        }
+    }
+}
+
+/// One batch of a group cannot be stored: each is committed alone, and the one that fails is doubted.
+async fn part(shared: &Shared, mut group: Vec<Ready>, reason: String, suspects: &mpsc::Sender<Suspect>) -> anyhow::Result<bool> {
+    if group.len() == 1 {
+        let ready = group.remove(0);
+        // Where nobody judges any more the process is ending, and the batch stays pending.
+        return Ok(suspects.send(suspect(ready, reason)).await.is_ok());
+    }
+    for ready in group {
+        if !Box::pin(commit(shared, vec![ready], suspects)).await? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Runs something on the store until it answers; `None` when the process is to end first.
+pub(super) async fn with_store<T, F>(shared: &Shared, attempt: impl Fn() -> F) -> anyhow::Result<Option<T>>
+where
+    F: Future<Output = Result<T, StoreError>>,
+{
+    let mut backoff = Shared::store_backoff();
+    let mut away = false;
+    loop {
+        match attempt().await {
+            Ok(done) => {
+                if away {
+                    tracing::info!("PostgreSQL is back");
+                    shared.lifecycle.health().set("postgresql", Ok(()));
+                }
+                return Ok(Some(done));
+            }
+            Err(error) if error.is_transient() => {
+                if !away {
+                    tracing::warn!(%error, "waiting for PostgreSQL");
+                }
+                away = true;
+                shared.lifecycle.health().set("postgresql", Err(error.to_string()));
+                if !shared.rest(backoff.next()).await {
+                    return Ok(None);
+                }
+                // A store that was away may come back as another one, or as an older one.
+                if let Err(error) = watch::same_store(shared).await
+                    && !error.downcast_ref::<StoreError>().is_some_and(StoreError::is_transient)
+                {
+                    return Err(error);
+                }
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Counts what was committed.
+pub(super) fn note(shared: &Shared, group: &[Incoming], committed: &Committed) {
+    observe::rows_stored(committed.stored.values().sum());
+    observe::batches(Direction::Committed, group.len() as u64);
+    observe::rows_duplicate(committed.duplicate);
+    let now = now_ms();
+    for incoming in group {
+        let header = &incoming.batch.header;
+        observe::latency(&header.cluster, &shared.config.cluster, Component::Collector, (now - header.created_ms) as f64 / 1000.0);
+    }
+}
+
+/// Acknowledges what is committed. A failure is no loss: what is delivered again is found stored.
+pub(super) async fn acknowledge(shared: &Shared, receipts: Vec<Receipt>, settled: &[(SourceId, u64)]) {
+    let mut by_partition = std::collections::BTreeMap::<_, Vec<Receipt>>::new();
+    for receipt in &receipts {
+        by_partition.entry(receipt.partition).or_default().push(receipt.clone());
+    }
+    let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(1));
+    for (partition, receipts) in by_partition {
+        let of_partition = |source: &SourceId| {
+            let partitions = u128::from(shared.queue.partitions());
+            source.0 % partitions == u128::from(partition)
+        };
+        let settled: Vec<_> = settled.iter().filter(|(source, _)| of_partition(source)).copied().collect();
+        for attempt in 1..=ACKNOWLEDGE_TRIES {
+            match shared.queue.acknowledge(partition, receipts.clone(), &settled).await {
+                Ok(_) => break,
+                Err(error) => tracing::debug!(partition, attempt, %error, "acknowledging to Redis"),
+            }
+            tokio::time::sleep(backoff.next()).await;
+        }
+    }
+    shared.in_hand.remove(&receipts);
+}
+
+/// Whether an entry is still in the queue; `true` also where the queue cannot be asked.
+pub(super) async fn still_queued(shared: &Shared, receipt: &Receipt) -> bool {
+    shared.queue.contains(receipt).await.unwrap_or(true)
+}

@@ -1,0 +1,82 @@
+//! Which source a content is: the registry in the queue finds a file that was smaller, elsewhere, or called otherwise.
+
+use crate::model::{Digest, SourceId};
+use crate::source::identity::Known;
+use crate::source::{CsvReader, SourceError};
+use crate::transport::{Identity, Publisher, TransportError};
+
+/// A content's identity.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Identified {
+    pub(super) source: SourceId,
+    pub(super) family: Digest,
+    /// What the registry has for it; `None` for sources that are not in the registry (`--source-id`, rounds of a loop).
+    pub(super) registered: Option<Identity>,
+}
+
+/// Why a content could not be identified.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Unidentified {
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    #[error(transparent)]
+    Queue(#[from] TransportError),
+}
+
+fn known(identities: &[Identity]) -> Vec<Known> {
+    identities.iter().map(|i| Known { length: i.length, prefix: i.prefix, source: i.source }).collect()
+}
+
+fn identity(known: Known) -> Identity {
+    Identity { length: known.length, prefix: known.prefix, source: known.source }
+}
+
+/// Finds a content in the registry, or puts it there. Only before its first row was taken.
+pub(super) async fn identify(publisher: &dyn Publisher, reader: &mut CsvReader, cluster: &str) -> Result<Identified, Unidentified> {
+    let beginning = reader.beginning(cluster).await?;
+    let family = beginning.first_record;
+    let mut seen = publisher.identities(family).await?;
+    loop {
+        if let Some(found) = reader.recognise(&known(&seen)).await? {
+            return Ok(Identified { source: found.source, family, registered: Some(identity(found)) });
+        }
+        let new = identity(beginning.fresh);
+        match publisher.register(family, &seen, new).await? {
+            Ok(()) => return Ok(Identified { source: new.source, family, registered: Some(new) }),
+            Err(now) => seen = now,
+        }
+    }
+}
+
+/// The content begins like a registered one and goes on otherwise: it becomes a source of its own, told apart by a longer beginning.
+pub(super) async fn fork(
+    publisher: &dyn Publisher,
+    reader: &CsvReader,
+    cluster: &str,
+    family: Digest,
+    differs_before: u64,
+) -> Result<Identified, Unidentified> {
+    let new = identity(reader.fork(cluster, differs_before).await?);
+    put(publisher, family, new).await?;
+    Ok(Identified { source: new.source, family, registered: Some(new) })
+}
+
+/// Puts a source back where the registry has lost it (a Redis that was flushed), so that a restart finds it under the same id.
+pub(super) async fn register_again(publisher: &dyn Publisher, identified: Identified) -> Result<(), TransportError> {
+    match identified.registered {
+        Some(own) => put(publisher, identified.family, own).await,
+        None => Ok(()),
+    }
+}
+
+/// Adds an entry to the registry, unless it is there.
+async fn put(publisher: &dyn Publisher, family: Digest, entry: Identity) -> Result<(), TransportError> {
+    let mut seen = publisher.identities(family).await?;
+    while !seen.contains(&entry) {
+        match publisher.register(family, &seen, entry).await? {
+            Ok(()) => break,
+            Err(now) => seen = now,
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,145 @@
+//! `telemetry stream`: sources → queue.
+//!
+//! One task a source: it finds out which source the content is, takes the lease, asks the queue where it is in the source, seeks
+//! there, and pumps rows into a window of batches in flight. Without `--follow` it then watches until every source of the
+//! process is safely in the queue: a queue that loses something meanwhile gets it again.
+
+mod identify;
+mod pump;
+mod shared;
+mod task;
+mod watch;
+mod window;
+
+use std::sync::Arc;
+
+use anyhow::bail;
+use tokio::task::JoinSet;
+
+use crate::config::{Config, ConfigError};
+use crate::roles::link;
+use crate::runtime::observe::Component;
+use crate::runtime::{Exit, Lifecycle};
+use crate::source::follow::FileState;
+use crate::source::{self, Input, Watch};
+use crate::transport::Publisher;
+use crate::transport::redis::RedisTransport;
+
+use shared::Shared;
+use task::Outcome;
+
+/// Runs the role.
+pub async fn run(config: Arc<Config>, lifecycle: Lifecycle) -> anyhow::Result<Exit> {
+    let redis = config.redis()?;
+    if config.stream.csv.is_empty() {
+        return Err(ConfigError::usage("nothing to stream: give --csv PATH… (files, directories, globs, or - for stdin)").into());
+    }
+    // Before Redis is reached: a wrong path is said at once.
+    let inputs = if config.stream.follow { Vec::new() } else { source::discover(&config.stream.csv)? };
+    if config.stream.source_id.is_some() && (inputs.len() > 1 || config.stream.follow) {
+        return Err(ConfigError::usage("--source-id names one source: give it with one file and without --follow").into());
+    }
+    let rejects = shared::open_rejects(&config).await?;
+    let Some(publisher) = link::connect(&lifecycle, || RedisTransport::connect(&redis)).await? else { return Ok(Exit::Stopped) };
+    let line = publisher.clone();
+    link::heartbeat(&lifecycle, &config.cluster, Component::Streamer, move || {
+        let line = line.clone();
+        async move { Publisher::ping(&*line).await }
+    });
+    let total = shared::total_bytes(&inputs).await;
+    let progress = lifecycle.progress(if config.stream.follow || config.stream.looped { None } else { total });
+    let shared = Arc::new(Shared::new(config, lifecycle, publisher, rejects, progress));
+    let exit = if shared.config.stream.follow { follow(&shared).await } else { once(&shared, inputs).await };
+    shared.close().await?;
+    exit
+}
+
+/// Every source to its end.
+async fn once(shared: &Arc<Shared>, inputs: Vec<Input>) -> anyhow::Result<Exit> {
+    let mut tasks = JoinSet::new();
+    shared.unfinished.send_replace(inputs.len());
+    for input in inputs {
+        let shared = shared.clone();
+        tasks.spawn(async move {
+            let name = input.name();
+            (name, task::run_to_end(&shared, input).await)
+        });
+    }
+    let (mut failed, mut interrupted) = (0, false);
+    while let Some(ended) = tasks.join_next().await {
+        match ended? {
+            (_, Ok(Outcome::Finished)) => {}
+            (_, Ok(Outcome::Interrupted)) => interrupted = true,
+            (name, Err(error)) => {
+                if error.ends_all() {
+                    return Err(error.into());
+                }
+                // A file that cannot be read keeps nobody from reading the others.
+                eprintln!("error: {error}");
+                tracing::debug!(name, "this source failed");
+                failed += 1;
+            }
+        }
+    }
+    if failed > 0 {
+        bail!("{failed} of the sources could not be streamed to the end; the others were");
+    }
+    if interrupted {
+        tracing::info!("stopped before the end; run it again and it goes on where Redis is");
+        return Ok(Exit::Stopped);
+    }
+    let (rows, rejected) = shared.counts();
+    tracing::info!(rows, rejected, "every row is safely in Redis");
+    Ok(Exit::Done)
+}
+
+/// Watches until told to stop: every file there is, and those that come.
+async fn follow(shared: &Arc<Shared>) -> anyhow::Result<Exit> {
+    let mut tasks: JoinSet<Followed> = JoinSet::new();
+    let mut files = Watch::new(shared.config.stream.csv.clone());
+    loop {
+        for input in scan(&mut files) {
+            let shared = shared.clone();
+            tasks.spawn(async move {
+                let outcome = task::follow(&shared, &input).await;
+                (input, outcome)
+            });
+        }
+        tokio::select! {
+            () = shared.lifecycle.draining().cancelled() => break,
+            Some(ended) = tasks.join_next(), if !tasks.is_empty() => note_end(&mut files, ended?)?,
+            () = tokio::time::sleep(shared.config.stream.poll) => {}
+        }
+        shared.flush_rejects().await?;
+    }
+    while let Some(ended) = tasks.join_next().await {
+        note_end(&mut files, ended?)?;
+    }
+    Ok(Exit::Done)
+}
+
+type Followed = (Input, Result<Option<FileState>, task::Error>);
+
+/// New files. A directory that cannot be read just now keeps nobody from following what is open.
+fn scan(files: &mut Watch) -> Vec<Input> {
+    files.scan().unwrap_or_else(|error| {
+        tracing::warn!("looking for new files: {error}");
+        Vec::new()
+    })
+}
+
+/// A followed file has ended: it is taken up again when it changes.
+fn note_end(files: &mut Watch, (input, outcome): Followed) -> anyhow::Result<()> {
+    let state = match outcome {
+        Ok(state) => state,
+        Err(error) if error.ends_all() => return Err(error.into()),
+        Err(error) => {
+            tracing::error!("{error}; this file is left alone until it changes");
+            input.path().and_then(|path| std::fs::metadata(path).ok()).map(|metadata| FileState::of(&metadata))
+        }
+    };
+    if let Some(state) = state {
+        files.done(state);
+    }
+    Ok(())
+}

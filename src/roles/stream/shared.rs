@@ -1,0 +1,155 @@
+//! What the sources of one process share.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::{Semaphore, watch};
+use tokio::time::Instant;
+
+use crate::config::Config;
+use crate::model::{Reason, now_ms};
+use crate::runtime::{Lifecycle, Progress};
+use crate::source::pace::Rate;
+use crate::source::{CsvReader, Input, Options, Rejects, SourceError};
+use crate::transport::Publisher;
+
+/// Followed files are many and mostly quiet: each holds a small buffer.
+const FOLLOW_BLOCK: usize = 64 << 10;
+
+/// What the sources of one process share.
+pub(super) struct Shared {
+    pub(super) config: Arc<Config>,
+    pub(super) lifecycle: Lifecycle,
+    pub(super) publisher: Arc<dyn Publisher>,
+    /// `--rate`, all sources together.
+    pub(super) pace: Option<Mutex<Rate>>,
+    rejects: Option<tokio::sync::Mutex<Rejects>>,
+    pub(super) progress: Progress,
+    /// The clock of builders.
+    pub(super) began: Instant,
+    /// Wall clock at the start: what `--restamp` shifts to.
+    pub(super) started_ms: i64,
+    /// Tells this run's rounds (`--loop`, `--restamp`) from those of other runs.
+    pub(super) nonce: u64,
+    /// How long a lease lasts without renewing.
+    pub(super) lease_ttl: Duration,
+    /// Who holds our leases.
+    pub(super) owner: String,
+    /// Leases held: who has many is slower to take more, so that replicas share.
+    pub(super) held: AtomicU64,
+    /// Sources that are not yet at their end.
+    pub(super) unfinished: watch::Sender<usize>,
+    readers: Vec<Semaphore>,
+    rows: AtomicU64,
+    rejected: AtomicU64,
+}
+
+impl Shared {
+    pub(super) fn new(
+        config: Arc<Config>,
+        lifecycle: Lifecycle,
+        publisher: Arc<dyn Publisher>,
+        rejects: Option<Rejects>,
+        progress: Progress,
+    ) -> Self {
+        let stream = &config.stream;
+        let readers = (0..publisher.partitions()).map(|_| Semaphore::new(stream.readers_per_partition)).collect();
+        let nonce = rand::random();
+        let host = gethostname::gethostname().to_string_lossy().into_owned();
+        Self {
+            pace: stream.rate.map(|rate| Mutex::new(Rate::new(rate as f64))),
+            rejects: rejects.map(tokio::sync::Mutex::new),
+            began: Instant::now(),
+            started_ms: now_ms(),
+            nonce,
+            lease_ttl: config.redis.lease_ttl,
+            owner: format!("{host}-{}-{nonce:016x}", std::process::id()),
+            held: AtomicU64::new(0),
+            unfinished: watch::Sender::new(0),
+            readers,
+            rows: AtomicU64::new(0),
+            rejected: AtomicU64::new(0),
+            config,
+            lifecycle,
+            publisher,
+            progress,
+        }
+    }
+
+    /// How sources are read.
+    pub(super) fn options(&self) -> Options {
+        let stream = &self.config.stream;
+        Options {
+            max_record_bytes: stream.max_record_bytes,
+            max_cell_bytes: stream.max_cell_bytes,
+            max_series: stream.max_series,
+            block_bytes: if stream.follow { stream.block_bytes.min(FOLLOW_BLOCK) } else { stream.block_bytes },
+            poll: stream.poll,
+        }
+    }
+
+    /// Those that may read for a partition: a partition that stands still keeps no other from being read for.
+    pub(super) fn readers(&self, partition: u16) -> &Semaphore {
+        &self.readers[usize::from(partition)]
+    }
+
+    /// How long so many more rows have to wait.
+    pub(super) fn wait_for_rows(&self, rows: u64) -> Duration {
+        let Some(pace) = &self.pace else { return Duration::ZERO };
+        pace.lock().unwrap_or_else(PoisonError::into_inner).take(rows, std::time::Instant::now())
+    }
+
+    /// Counts rows that were taken for the first time.
+    pub(super) fn count(&self, rows: u64, rejected: u64) {
+        self.rows.fetch_add(rows, Ordering::Relaxed);
+        self.rejected.fetch_add(rejected, Ordering::Relaxed);
+    }
+
+    /// Rows taken, and those of them that were rejected.
+    pub(super) fn counts(&self) -> (u64, u64) {
+        (self.rows.load(Ordering::Relaxed), self.rejected.load(Ordering::Relaxed))
+    }
+
+    /// Writes the last row of a reader to the rejects file, where one is wanted.
+    pub(super) async fn write_reject(&self, name: &str, row: u64, why: (u64, Reason), reader: &CsvReader) -> Result<(), SourceError> {
+        let Some(rejects) = &self.rejects else { return Ok(()) };
+        rejects.lock().await.write(name, row, why, reader.value_cell(), reader.raw(), std::time::Instant::now()).await
+    }
+
+    /// Writes what waits for the rejects file.
+    pub(super) async fn flush_rejects(&self) -> Result<(), SourceError> {
+        match &self.rejects {
+            Some(rejects) => rejects.lock().await.flush().await,
+            None => Ok(()),
+        }
+    }
+
+    /// The end of the run.
+    pub(super) async fn close(&self) -> anyhow::Result<()> {
+        self.progress.finish();
+        Ok(self.flush_rejects().await?)
+    }
+}
+
+/// Opens the rejects file, where one is wanted.
+pub(super) async fn open_rejects(config: &Config) -> Result<Option<Rejects>, SourceError> {
+    match &config.stream.rejects {
+        Some(path) => Rejects::open(path).await.map(Some),
+        None => Ok(None),
+    }
+}
+
+/// The size of all inputs, where every one of them has one that says something.
+pub(super) async fn total_bytes(inputs: &[Input]) -> Option<u64> {
+    let mut total = 0;
+    for input in inputs {
+        let path = input.path()?;
+        if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gz")) {
+            return None;
+        }
+        total += tokio::fs::metadata(path).await.ok()?.len();
+    }
+    Some(total)
+}

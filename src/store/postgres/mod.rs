@@ -1,1 +1,172 @@
-//! Being written.
+//! The store in PostgreSQL (14 or later, no extension): the only place that knows its client.
+//!
+//! | file | what |
+//! |---|---|
+//! | `url` | `DATABASE_URL`: what it may be, and what is wrong with it |
+//! | `pool` | connections, timeouts, sessions that are thrown away unless they end well |
+//! | `error` | what an SQLSTATE means: wait, ask a person, or the batch's fault |
+//! | `migrate`, `migrations/` | the schema |
+//! | `check` | whether a batch is what it promises |
+//! | `series`, `partitions` | made outside of the commit: ids of series and GPUs, a partition a day |
+//! | `chunk`, `copy` | samples to chunks to binary COPY |
+//! | `commit`, `overlap` | the transaction: fast path, slow path |
+//! | `ledger`, `dead` | sources and what they cover, dead letters |
+//!
+//! Locks, in this order, by everybody: sources by id, then (not held together with each other) dead letters, then GPUs by id.
+//! Advisory locks (`telemetry migrate`, `telemetry partitions`) are taken by transactions that take none of these.
+
+mod check;
+mod chunk;
+mod commit;
+mod copy;
+mod dead;
+mod error;
+mod ledger;
+mod migrate;
+mod overlap;
+mod partitions;
+mod pool;
+mod series;
+mod types;
+mod url;
+
+use std::fmt;
+use std::sync::{Arc, OnceLock};
+
+use async_trait::async_trait;
+
+use self::pool::{Connections, Session};
+use self::series::Caches;
+pub use self::url::{Endpoint, validate_url};
+use super::{Committed, DeadLetter, Incoming, Result, SourceLedger, Store, StoreError};
+use crate::config::Postgres;
+use crate::model::SourceId;
+
+/// The store in PostgreSQL. Cheap to share behind an `Arc`; connections are made when they are needed.
+pub struct PostgresStore {
+    connections: Connections,
+    caches: Arc<Caches>,
+    /// The store's id when it was first seen.
+    id: OnceLock<String>,
+}
+
+impl fmt::Debug for PostgresStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PostgresStore").field("endpoint", &self.connections.endpoint.to_string()).finish_non_exhaustive()
+    }
+}
+
+impl PostgresStore {
+    /// A store; nothing is connected yet.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Refused`]: the URL is wrong (see [`validate_url`]).
+    pub fn connect(config: &Postgres) -> Result<Self> {
+        let caches = Arc::new(Caches::new(config.series_cache));
+        let on_new = Arc::clone(&caches);
+        let connections = Connections::new(config, move || on_new.forget())?;
+        Ok(Self { connections, caches, id: OnceLock::new() })
+    }
+
+    /// Where it is, without secrets.
+    #[must_use]
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.connections.endpoint
+    }
+
+    /// The id of the store that this session talks to, which must be the one seen first.
+    async fn check_id(&self, session: &Session) -> error::Result<String> {
+        let rows = session.query("SELECT id::text FROM store", &[]).await?;
+        let Some(found) = rows.first().map(|row| row.get::<_, String>(0)) else {
+            return Err(session.odd("no row in the table `store`"));
+        };
+        let expected = self.id.get_or_init(|| found.clone());
+        if *expected == found {
+            return Ok(found);
+        }
+        Err(StoreError::OtherStore { expected: expected.clone(), found }.into())
+    }
+}
+
+#[async_trait]
+impl Store for PostgresStore {
+    async fn migrate(&self) -> Result<()> {
+        let session = self.connections.session().await?.without_hurry();
+        migrate::migrate(&session).await?;
+        self.check_id(&session).await?;
+        session.done();
+        Ok(())
+    }
+
+    async fn id(&self) -> Result<String> {
+        let session = self.connections.session().await?;
+        let id = self.check_id(&session).await?;
+        session.done();
+        Ok(id)
+    }
+
+    async fn commit(&self, group: &[Incoming]) -> Result<Committed> {
+        Box::pin(commit::commit(self, group, None)).await
+    }
+
+    async fn note_failure(&self, entry: &str, reason: &str) -> Result<u32> {
+        let session = self.connections.session().await?;
+        let failures = dead::note_failure(&session, entry, reason).await?;
+        session.done();
+        Ok(failures)
+    }
+
+    async fn bury(&self, letter: &DeadLetter, entry: &str) -> Result<(SourceId, u64)> {
+        let session = self.connections.session().await?;
+        let settled = dead::bury(self, &session, letter, entry).await?;
+        session.done();
+        Ok(settled)
+    }
+
+    async fn dead_letters(&self) -> Result<Vec<DeadLetter>> {
+        let session = self.connections.session().await?;
+        let letters = dead::list(&session).await?;
+        session.done();
+        Ok(letters)
+    }
+
+    async fn dead_letter(&self, id: i64) -> Result<Option<DeadLetter>> {
+        let session = self.connections.session().await?;
+        let letter = dead::show(&session, id).await?;
+        session.done();
+        Ok(letter)
+    }
+
+    async fn revive(&self, id: i64, incoming: &Incoming) -> Result<Committed> {
+        Box::pin(commit::commit(self, std::slice::from_ref(incoming), Some(id))).await
+    }
+
+    async fn drop_letter(&self, id: i64) -> Result<bool> {
+        let session = self.connections.session().await?;
+        let dropped = dead::drop_letter(self, &session, id).await?;
+        session.done();
+        Ok(dropped)
+    }
+
+    async fn ledger(&self) -> Result<Vec<SourceLedger>> {
+        let session = self.connections.session().await?;
+        let ledger = ledger::all(&session).await?;
+        session.done();
+        Ok(ledger)
+    }
+
+    async fn settled(&self, sources: &[SourceId]) -> Result<Vec<(SourceId, u64)>> {
+        let session = self.connections.session().await?;
+        let settled = ledger::settled_of(&session, sources).await?;
+        session.done();
+        Ok(settled)
+    }
+
+    async fn ping(&self) -> Result<()> {
+        let session = self.connections.session().await?;
+        session.batch("SELECT 1").await?;
+        session.done();
+        Ok(())
+    }
+}

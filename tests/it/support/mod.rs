@@ -1,1 +1,3 @@
 //! What tests share: servers, the program itself, a TCP proxy.
+
+pub mod postgres;

@@ -1,0 +1,153 @@
+//! Binary COPY: rows encoded by hand, sent in pieces, so that encoding and sending overlap and memory stays small.
+
+use std::pin::pin;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use futures_util::SinkExt;
+use tokio_postgres::CopyInSink;
+
+use super::chunk::{Chunk, Chunker, Part, Spans};
+use super::error::Result;
+use super::pool::Session;
+use super::types::to_micros;
+use crate::model::{Reason, SourceId};
+
+/// How much is sent at once.
+const PIECE: usize = 256 << 10;
+
+const HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
+const INT4_OID: u32 = 23;
+const INT8_OID: u32 = 20;
+const FLOAT8_OID: u32 = 701;
+
+const SAMPLES: &str = "COPY sample_chunk (series_id, t_min, t_max, n, step_ms, offsets, \"values\") FROM STDIN (FORMAT binary)";
+const REJECTS: &str = "COPY reject_chunk (source_id, first_row, reason, n, rows, lines) FROM STDIN (FORMAT binary)";
+
+/// Writes the samples of these parts. Returns how many, and the spans of their GPUs.
+pub(super) async fn samples(session: &Session, parts: &[Part<'_>]) -> Result<(u64, Spans)> {
+    let mut chunker = Chunker::new(parts);
+    let Some(first) = chunker.next() else { return Ok(chunker.finish()) };
+    let mut buffer = begin();
+    put_chunk(&mut buffer, &first);
+    let statement = session.prepare(SAMPLES).await?;
+    let mut sink = pin!(session.within(session.raw().copy_in::<_, Bytes>(&statement)).await?);
+    while let Some(chunk) = chunker.next() {
+        put_chunk(&mut buffer, &chunk);
+        if buffer.len() >= PIECE {
+            session.within(sink.as_mut().feed(buffer.split().freeze())).await?;
+            buffer.reserve(PIECE + PIECE / 4);
+        }
+    }
+    end(session, sink, buffer).await?;
+    Ok(chunker.finish())
+}
+
+/// The rejected rows of one source and reason: (row, line).
+pub(super) struct Rejected {
+    pub(super) source: SourceId,
+    pub(super) reason: Reason,
+    pub(super) rows: Vec<(u64, u64)>,
+}
+
+/// Writes rejected rows.
+pub(super) async fn rejects(session: &Session, rejected: &[Rejected]) -> Result<()> {
+    if rejected.is_empty() {
+        return Ok(());
+    }
+    let statement = session.prepare(REJECTS).await?;
+    let mut sink = pin!(session.within(session.raw().copy_in::<_, Bytes>(&statement)).await?);
+    let mut buffer = begin();
+    for group in rejected {
+        put_rejected(&mut buffer, group);
+        if buffer.len() >= PIECE {
+            session.within(sink.as_mut().feed(buffer.split().freeze())).await?;
+        }
+    }
+    end(session, sink, buffer).await
+}
+
+fn begin() -> BytesMut {
+    let mut buffer = BytesMut::with_capacity(PIECE + PIECE / 4);
+    buffer.put_slice(HEADER);
+    buffer
+}
+
+async fn end(session: &Session, mut sink: std::pin::Pin<&mut CopyInSink<Bytes>>, mut buffer: BytesMut) -> Result<()> {
+    buffer.put_i16(-1);
+    session.within(sink.as_mut().feed(buffer.freeze())).await?;
+    session.within(sink.as_mut().finish()).await?;
+    Ok(())
+}
+
+fn put_chunk(out: &mut BytesMut, chunk: &Chunk<'_>) {
+    let (Some(first), Some(last)) = (chunk.times.first(), chunk.times.last()) else { return };
+    out.put_i16(7);
+    put_i64(out, chunk.series);
+    put_i64(out, to_micros(*first));
+    put_i64(out, to_micros(*last));
+    put_i32(out, count(chunk.times.len()));
+    if let Some(step) = chunk.step {
+        put_i32(out, step);
+        out.put_i32(-1);
+    } else {
+        out.put_i32(-1);
+        put_array(out, INT4_OID, 4, chunk.times.len());
+        for time in chunk.times {
+            // Within a day, so it fits.
+            let offset = (time - first) as i32;
+            let mut pair = [0, 0, 0, 4, 0, 0, 0, 0];
+            pair[4..].copy_from_slice(&offset.to_be_bytes());
+            out.put_slice(&pair);
+        }
+    }
+    put_array(out, FLOAT8_OID, 8, chunk.values.len());
+    for value in chunk.values {
+        let mut pair = [0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0, 0];
+        pair[4..].copy_from_slice(&value.to_be_bytes());
+        out.put_slice(&pair);
+    }
+}
+
+fn put_rejected(out: &mut BytesMut, group: &Rejected) {
+    let Some((first, _)) = group.rows.first() else { return };
+    out.put_i16(6);
+    out.put_i32(16);
+    out.put_slice(&group.source.to_bytes());
+    put_i64(out, first.cast_signed());
+    out.put_i32(2);
+    out.put_i16(i16::from(group.reason.code()));
+    put_i32(out, count(group.rows.len()));
+    put_array(out, INT8_OID, 8, group.rows.len());
+    for (row, _) in &group.rows {
+        put_i64(out, row.cast_signed());
+    }
+    put_array(out, INT8_OID, 8, group.rows.len());
+    for (_, line) in &group.rows {
+        put_i64(out, line.cast_signed());
+    }
+}
+
+/// The head of a one-dimensional array without nulls; its elements follow, each with its length.
+fn put_array(out: &mut BytesMut, oid: u32, size: usize, len: usize) {
+    out.put_i32(count(20 + len * (4 + size)));
+    out.put_i32(1);
+    out.put_i32(0);
+    out.put_u32(oid);
+    out.put_i32(count(len));
+    out.put_i32(1);
+}
+
+fn put_i64(out: &mut BytesMut, value: i64) {
+    out.put_i32(8);
+    out.put_i64(value);
+}
+
+fn put_i32(out: &mut BytesMut, value: i32) {
+    out.put_i32(4);
+    out.put_i32(value);
+}
+
+/// Lengths stay far below 2 GiB: a chunk has at most `MAX_SAMPLES` samples, a group of rejects at most a batch's rows.
+fn count(len: usize) -> i32 {
+    i32::try_from(len).unwrap_or(i32::MAX)
+}

@@ -1,0 +1,247 @@
+//! The ledger: one row a source, with the rows it covers.
+//!
+//! Sources are locked in the order of their ids, and before GPUs, by everybody: nobody waits in a circle. A commit locks the sources
+//! of the families it touches, and reads what they cover when it has the locks. Two commits to one family always meet at a lock: each
+//! registers its source before it locks, so the one that locks later sees, and locks, the other's source too.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use futures_util::future::join;
+use tokio_postgres::Row;
+
+use super::error::Result;
+use super::pool::Session;
+use super::types::{Time, Uuid, clean, parse_range, row_set};
+use crate::batch::Header;
+use crate::model::{Digest, Reason, RowSet, SourceId};
+use crate::store::SourceLedger;
+
+/// What the sources of some families cover.
+pub(super) const LEARN: &str =
+    "SELECT id, family, cluster <> '', covered::text FROM source WHERE id = ANY($1) OR family = ANY($2)";
+/// [`LEARN`] comes after it: whoever waits for a lock does so with a snapshot from before, which may lack a source that was registered,
+/// locked and committed to meanwhile.
+pub(super) const LOCK: &str = "SELECT id FROM source WHERE id = ANY($1) OR family = ANY($2) ORDER BY id FOR UPDATE";
+pub(super) const DEAD: &str = "SELECT source_id, rows::text FROM dead_letter WHERE source_id = ANY($1)";
+pub(super) const ADD: &str = "UPDATE source s \
+     SET covered = s.covered + n.rows::int8multirange, valid = s.valid + n.valid, duplicate = s.duplicate + n.duplicate, \
+         extra = s.extra + n.extra, first_commit = coalesce(s.first_commit, clock_timestamp()), \
+         last_commit = greatest(s.last_commit, clock_timestamp()), newest_sample = greatest(s.newest_sample, n.newest) \
+     FROM unnest($1::uuid[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::timestamptz[]) \
+          AS n (id, rows, valid, duplicate, extra, newest) \
+     WHERE s.id = n.id RETURNING s.id, s.covered::text, s.dropped::text";
+pub(super) const ADD_REJECTS: &str = "INSERT INTO source_reject (source_id, reason, n) \
+     SELECT * FROM unnest($1::uuid[], $2::smallint[], $3::bigint[]) \
+     ON CONFLICT (source_id, reason) DO UPDATE SET n = source_reject.n + excluded.n";
+
+/// The sources of a group and their families.
+pub(super) struct Wanted<'a> {
+    headers: BTreeMap<SourceId, &'a Header>,
+    pub(super) ids: Vec<Uuid>,
+    pub(super) families: Vec<Uuid>,
+}
+
+/// The family of a source; one without is its own.
+pub(super) fn family_of(header: &Header) -> Digest {
+    if header.family == Digest::default() { header.source } else { header.family }
+}
+
+impl<'a> Wanted<'a> {
+    pub(super) fn new(headers: impl Iterator<Item = &'a Header>) -> Self {
+        let headers: BTreeMap<SourceId, &Header> = headers.map(|header| (header.source, header)).collect();
+        let families: BTreeSet<Digest> = headers.values().map(|header| family_of(header)).collect();
+        Self { ids: headers.keys().copied().map(Uuid).collect(), families: families.into_iter().map(Uuid).collect(), headers }
+    }
+}
+
+/// A source as the ledger has it.
+struct Member {
+    id: SourceId,
+    family: Digest,
+    /// Whether it was registered by a batch (and not for a dead letter, which does not know the family).
+    named: bool,
+    covered: RowSet,
+}
+
+/// What the families of a group cover.
+pub(super) struct Cover {
+    members: Vec<Member>,
+}
+
+impl Cover {
+    pub(super) fn read(session: &Session, rows: &[Row]) -> Result<Self> {
+        let members = rows
+            .iter()
+            .map(|row| {
+                let covered = row_set(row.get(3)).map_err(|why| session.odd(&why))?;
+                Ok(Member { id: row.get::<_, Uuid>(0).0, family: row.get::<_, Uuid>(1).0, named: row.get(2), covered })
+            })
+            .collect::<Result<_>>()?;
+        Ok(Self { members })
+    }
+
+    /// What a source covers.
+    pub(super) fn of(&self, source: SourceId) -> RowSet {
+        self.members.iter().find(|member| member.id == source).map(|member| member.covered.clone()).unwrap_or_default()
+    }
+
+    /// What a source and the others of its family cover.
+    pub(super) fn of_family(&self, header: &Header) -> RowSet {
+        let family = family_of(header);
+        let mut all = RowSet::new();
+        for member in self.members.iter().filter(|member| member.id == header.source || member.family == family) {
+            all.extend(&member.covered);
+        }
+        all
+    }
+}
+
+/// Learns what is covered, without a lock.
+pub(super) async fn learn(session: &Session, wanted: &Wanted<'_>) -> Result<Cover> {
+    Cover::read(session, &session.query(LEARN, &[&wanted.ids, &wanted.families]).await?)
+}
+
+/// Makes rows for the sources that have none, and names those that were made without a batch.
+pub(super) async fn register(session: &Session, wanted: &Wanted<'_>, cover: &Cover) -> Result<()> {
+    let named: BTreeSet<SourceId> = cover.members.iter().filter(|member| member.named).map(|member| member.id).collect();
+    let new: Vec<&Header> = wanted.headers.iter().filter(|(id, _)| !named.contains(id)).map(|(_, header)| *header).collect();
+    if new.is_empty() {
+        return Ok(());
+    }
+    let ids: Vec<Uuid> = new.iter().map(|header| Uuid(header.source)).collect();
+    let families: Vec<Uuid> = new.iter().map(|header| Uuid(family_of(header))).collect();
+    let clusters: Vec<_> = new.iter().map(|header| clean(&header.cluster)).collect();
+    let names: Vec<_> = new.iter().map(|header| clean(&header.name)).collect();
+    session
+        .execute(
+            "INSERT INTO source (id, family, cluster, name) \
+             SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[]) \
+             ON CONFLICT (id) DO UPDATE SET family = excluded.family, cluster = excluded.cluster, name = excluded.name \
+             WHERE source.cluster = ''",
+            &[&ids, &families, &clusters, &names],
+        )
+        .await?;
+    Ok(())
+}
+
+/// What a commit adds to a source.
+#[derive(Default)]
+pub(super) struct Entry {
+    pub(super) rows: RowSet,
+    pub(super) valid: u64,
+    pub(super) duplicate: u64,
+    pub(super) extra: u64,
+    pub(super) rejected: BTreeMap<Reason, u64>,
+    pub(super) newest: Option<i64>,
+}
+
+/// The entries of a commit as the parameters of [`ADD`] and [`ADD_REJECTS`].
+#[derive(Default)]
+pub(super) struct EntryColumns {
+    pub(super) ids: Vec<Uuid>,
+    pub(super) rows: Vec<String>,
+    pub(super) valid: Vec<i64>,
+    pub(super) duplicate: Vec<i64>,
+    pub(super) extra: Vec<i64>,
+    pub(super) newest: Vec<Option<Time>>,
+    pub(super) reject_ids: Vec<Uuid>,
+    pub(super) reasons: Vec<i16>,
+    pub(super) rejected: Vec<i64>,
+}
+
+impl EntryColumns {
+    pub(super) fn new(entries: &BTreeMap<SourceId, Entry>) -> Self {
+        let mut columns = Self::default();
+        for (id, entry) in entries {
+            columns.ids.push(Uuid(*id));
+            columns.rows.push(entry.rows.to_string());
+            columns.valid.push(entry.valid.cast_signed());
+            columns.duplicate.push(entry.duplicate.cast_signed());
+            columns.extra.push(entry.extra.cast_signed());
+            columns.newest.push(entry.newest.map(Time));
+            for (reason, n) in &entry.rejected {
+                columns.reject_ids.push(Uuid(*id));
+                columns.reasons.push(i16::from(reason.code()));
+                columns.rejected.push(n.cast_signed());
+            }
+        }
+        columns
+    }
+}
+
+/// How far each source is settled: where the first range from row 0 of covered, dropped and dead ends. `rows` are (id, covered,
+/// dropped), `dead` are (id, rows).
+pub(super) fn settled(session: &Session, rows: &[Row], dead: &[Row]) -> Result<Vec<(SourceId, u64)>> {
+    let mut sets: BTreeMap<SourceId, RowSet> = BTreeMap::new();
+    for row in rows {
+        let set = sets.entry(row.get::<_, Uuid>(0).0).or_default();
+        for column in [1, 2] {
+            set.extend(&row_set(row.get(column)).map_err(|why| session.odd(&why))?);
+        }
+    }
+    for row in dead {
+        let range = parse_range(row.get(1)).map_err(|why| session.odd(&why))?;
+        sets.entry(row.get::<_, Uuid>(0).0).or_default().insert(range);
+    }
+    Ok(sets.into_iter().map(|(id, set)| (id, set.ranges().first().filter(|r| r.first == 0).map_or(0, |r| r.end))).collect())
+}
+
+/// How far these sources are settled, in the order asked; unknown ones are at 0.
+pub(super) async fn settled_of(session: &Session, sources: &[SourceId]) -> Result<Vec<(SourceId, u64)>> {
+    let ids: Vec<Uuid> = sources.iter().copied().map(Uuid).collect();
+    let (of_sources, of_dead) = (
+        session.prepare("SELECT id, covered::text, dropped::text FROM source WHERE id = ANY($1)").await?,
+        session.prepare(DEAD).await?,
+    );
+    // Dead letters first: one that is revived between the two is then counted in both, not in neither.
+    let (dead, rows) = join(session.query_prepared(&of_dead, &[&ids]), session.query_prepared(&of_sources, &[&ids])).await;
+    let known: BTreeMap<SourceId, u64> = settled(session, &rows?, &dead?)?.into_iter().collect();
+    Ok(sources.iter().map(|source| (*source, known.get(source).copied().unwrap_or(0))).collect())
+}
+
+/// The ledger of every source, as of one moment.
+pub(super) async fn all(session: &Session) -> Result<Vec<SourceLedger>> {
+    let rows = session
+        .query(
+            "SELECT s.id, s.cluster, s.name, s.covered::text, s.dropped::text, \
+                    (SELECT range_agg(d.rows)::text FROM dead_letter d WHERE d.source_id = s.id), \
+                    s.valid, s.duplicate, r.reasons, r.counts, s.first_commit, s.last_commit, s.newest_sample \
+               FROM source s \
+               LEFT JOIN (SELECT source_id, array_agg(reason) AS reasons, array_agg(n) AS counts FROM source_reject GROUP BY source_id) r \
+                    ON r.source_id = s.id \
+              ORDER BY s.cluster, s.name, s.id",
+            &[],
+        )
+        .await?;
+    rows.iter().map(|row| one(session, row)).collect()
+}
+
+fn one(session: &Session, row: &Row) -> Result<SourceLedger> {
+    let set = |column: usize| row_set(row.get(column)).map_err(|why| session.odd(&why));
+    let (covered, dropped, dead) = (set(3)?, set(4)?, set(5)?);
+    let reasons: Vec<i16> = row.get::<_, Option<_>>(8).unwrap_or_default();
+    let counts: Vec<i64> = row.get::<_, Option<_>>(9).unwrap_or_default();
+    let rejected = reasons
+        .into_iter()
+        .zip(counts)
+        .map(|(code, n)| {
+            let reason = u8::try_from(code).ok().and_then(Reason::from_code);
+            Ok((reason.ok_or_else(|| session.odd(&format!("the reject reason {code}")))?, n.cast_unsigned()))
+        })
+        .collect::<Result<_>>()?;
+    let ms = |column: usize| row.get::<_, Option<Time>>(column).map(|time| time.0);
+    Ok(SourceLedger {
+        source: row.get::<_, Uuid>(0).0,
+        cluster: row.get(1),
+        name: row.get(2),
+        dead: dead.minus(&covered).minus(&dropped),
+        dropped: dropped.minus(&covered),
+        covered,
+        valid: row.get::<_, i64>(6).cast_unsigned(),
+        duplicate: row.get::<_, i64>(7).cast_unsigned(),
+        rejected,
+        first_commit_ms: ms(10).unwrap_or(0),
+        last_commit_ms: ms(11).unwrap_or(0),
+        newest_sample_ms: ms(12),
+    })
+}

@@ -1,0 +1,98 @@
+//! Which samples of a batch the store has already, by series, time and value.
+//!
+//! Asked only for rows at positions that are covered. Read by UTC day, so that only the partitions concerned are looked at, and as a
+//! stream that is matched on the fly: memory holds what is looked for, never what is found on the way.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::pin::pin;
+
+use futures_util::TryStreamExt;
+use tokio_postgres::Row;
+use tokio_postgres::types::{ToSql, Type};
+
+use super::chunk::Part;
+use super::error::Result;
+use super::partitions::{DAY_MS, Day, day_of};
+use super::pool::Session;
+use super::types::Time;
+
+/// A sample's identity: series, time in ms, bits of the value.
+type Identity = (i64, i64, u64);
+
+/// A day's question.
+#[derive(Default)]
+struct Question {
+    series: BTreeSet<i64>,
+    from: i64,
+    to: i64,
+}
+
+const CHUNKS: &str = "SELECT series_id, t_min, step_ms, offsets, \"values\" FROM sample_chunk \
+     WHERE series_id = ANY($1) AND t_min >= $2 AND t_min <= $3 AND t_max >= $4";
+
+/// Of the samples at these column positions, those that are stored, as a mask over `positions`.
+pub(super) async fn stored(session: &Session, part: &Part<'_>, positions: &[bool]) -> Result<Vec<bool>> {
+    let batch = part.batch;
+    let mut wanted: HashSet<Identity> = HashSet::new();
+    let mut questions: BTreeMap<Day, Question> = BTreeMap::new();
+    let identity = |series: i64, i: usize| (series, batch.time_ms[i], batch.value[i].to_bits());
+    for run in &batch.runs {
+        let series = part.ids_of(run).series;
+        for i in (run.start..run.start + run.len).filter(|i| positions[*i]) {
+            let time = batch.time_ms[i];
+            wanted.insert(identity(series, i));
+            let question =
+                questions.entry(day_of(time)).or_insert_with(|| Question { from: time, to: time, ..Question::default() });
+            question.series.insert(series);
+            question.from = question.from.min(time);
+            question.to = question.to.max(time);
+        }
+    }
+    let mut found: HashSet<Identity> = HashSet::new();
+    for (day, question) in &questions {
+        ask(session, *day, question, &wanted, &mut found).await?;
+    }
+    let mut mask = vec![false; positions.len()];
+    for run in &batch.runs {
+        let series = part.ids_of(run).series;
+        for i in (run.start..run.start + run.len).filter(|i| positions[*i]) {
+            mask[i] = found.contains(&identity(series, i));
+        }
+    }
+    Ok(mask)
+}
+
+async fn ask(
+    session: &Session,
+    day: Day,
+    question: &Question,
+    wanted: &HashSet<Identity>,
+    found: &mut HashSet<Identity>,
+) -> Result<()> {
+    let series: Vec<i64> = question.series.iter().copied().collect();
+    let (midnight, from, to) = (Time(day * DAY_MS), Time(question.from), Time(question.to));
+    // Planned anew each time, with the times at hand: that is what leaves out the other days' partitions.
+    let params: [(&(dyn ToSql + Sync), Type); 4] =
+        [(&series, Type::INT8_ARRAY), (&midnight, Type::TIMESTAMPTZ), (&to, Type::TIMESTAMPTZ), (&from, Type::TIMESTAMPTZ)];
+    let mut rows = pin!(session.within(session.raw().query_typed_raw(CHUNKS, params)).await?);
+    while let Some(row) = session.within(rows.try_next()).await? {
+        match_chunk(&row, wanted, found);
+    }
+    Ok(())
+}
+
+fn match_chunk(row: &Row, wanted: &HashSet<Identity>, found: &mut HashSet<Identity>) {
+    let (series, first): (i64, Time) = (row.get(0), row.get(1));
+    let (step, offsets): (Option<i32>, Option<Vec<i32>>) = (row.get(2), row.get(3));
+    let values: Vec<f64> = row.get(4);
+    for (i, value) in values.into_iter().enumerate() {
+        let offset = match &offsets {
+            Some(offsets) => offsets.get(i).copied().map_or(0, i64::from),
+            None => i64::from(step.unwrap_or(0)) * i as i64,
+        };
+        let identity = (series, first.0 + offset, value.to_bits());
+        if wanted.contains(&identity) {
+            found.insert(identity);
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! One partition of `sample_chunk` a UTC day, made when the first sample of that day comes.
+//!
+//! `CREATE TABLE … PARTITION OF` would lock the parent against everybody. A table made apart and attached does not: it takes a lock
+//! that neither readers nor writers mind. The CHECK saves ATTACH from reading the table. An advisory lock lets one collector at a
+//! time do it; the others find it done.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use super::error::Result;
+use super::pool::Session;
+use super::series::Caches;
+
+/// A UTC day: days since 1970.
+pub(super) type Day = i64;
+
+/// Milliseconds of a day.
+pub(super) const DAY_MS: i64 = 86_400_000;
+
+/// The day of a time in ms.
+pub(super) fn day_of(ms: i64) -> Day {
+    ms.div_euclid(DAY_MS)
+}
+
+const LOCK: &str = "SELECT pg_advisory_xact_lock(hashtextextended('telemetry partitions ' || coalesce(current_schema(), ''), 0))";
+
+/// How many partitions one transaction makes: each costs the server a few locks until the transaction ends.
+const AT_ONCE: usize = 64;
+
+/// Sees to it that these days have their partitions.
+pub(super) async fn ensure(session: &Session, caches: &Arc<Caches>, days: &BTreeSet<Day>) -> Result<()> {
+    let unknown = caches.unknown_days(days.iter().copied());
+    if unknown.is_empty() {
+        return Ok(());
+    }
+    let epoch = caches.epoch();
+    for some in unknown.chunks(AT_ONCE) {
+        let missing = missing(session, some).await?;
+        if !missing.is_empty() {
+            session.batch("BEGIN").await?;
+            session.query(LOCK, &[]).await?;
+            for day in self::missing(session, &missing).await? {
+                session.batch(&creation(day)).await?;
+            }
+            session.batch("COMMIT").await?;
+        }
+        caches.know_days(epoch, some);
+    }
+    Ok(())
+}
+
+/// Those of the days that have no partition.
+async fn missing(session: &Session, days: &[Day]) -> Result<Vec<Day>> {
+    let names: Vec<String> = days.iter().map(|day| name_of(*day)).collect();
+    let rows = session
+        .query(
+            "SELECT c.relname::text FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid \
+              WHERE i.inhparent = 'sample_chunk'::regclass AND c.relname::text = ANY($1)",
+            &[&names],
+        )
+        .await?;
+    let there: BTreeSet<&str> = rows.iter().map(|row| row.get(0)).collect();
+    Ok(days.iter().zip(&names).filter(|(_, name)| !there.contains(name.as_str())).map(|(day, _)| *day).collect())
+}
+
+/// `sample_chunk_YYYYMMDD`.
+fn name_of(day: Day) -> String {
+    format!("sample_chunk_{}", date(day).strftime("%Y%m%d"))
+}
+
+fn date(day: Day) -> jiff::civil::Date {
+    // Days come from times that were checked to lie between 1990 and 2100, so there is nothing to saturate.
+    let epoch = jiff::civil::date(1970, 1, 1);
+    epoch.saturating_add(jiff::Span::new().days(day.clamp(0, 100_000)))
+}
+
+fn creation(day: Day) -> String {
+    let (name, from, to) = (name_of(day), date(day), date(day + 1));
+    format!(
+        "CREATE TABLE {name} (LIKE sample_chunk INCLUDING ALL,
+             CONSTRAINT one_day CHECK (t_min >= '{from} 00:00:00+00' AND t_min < '{to} 00:00:00+00'));
+         ALTER TABLE sample_chunk ATTACH PARTITION {name} FOR VALUES FROM ('{from} 00:00:00+00') TO ('{to} 00:00:00+00');
+         ALTER TABLE {name} DROP CONSTRAINT one_day"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{MAX_TIME_MS, MIN_TIME_MS};
+
+    #[test]
+    fn days_have_their_names() {
+        assert_eq!(name_of(day_of(MIN_TIME_MS)), "sample_chunk_19900101");
+        assert_eq!(name_of(day_of(MAX_TIME_MS - 1)), "sample_chunk_21001231");
+        assert_eq!(name_of(day_of(1_709_164_800_000)), "sample_chunk_20240229");
+        assert!(creation(day_of(1_709_164_800_000)).contains("TO ('2024-03-01 00:00:00+00')"));
+    }
+}

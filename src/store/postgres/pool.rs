@@ -1,0 +1,167 @@
+//! Connections: a lazy pool, and a session that is thrown away unless it ended well.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime};
+use secrecy::ExposeSecret;
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{NoTls, Row, Statement};
+
+use super::error::{Fault, Result, from_pool, from_postgres};
+use super::url::{Endpoint, parse};
+use crate::config::Postgres;
+use crate::store::StoreError;
+
+/// Parameters of a statement.
+pub(super) type Params<'a> = &'a [&'a (dyn ToSql + Sync)];
+
+/// What the server is given beyond its own statement timeout before we stop waiting for it: a frozen one keeps connections alive.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// The pool and where it leads.
+#[derive(Clone)]
+pub(super) struct Connections {
+    pool: Pool,
+    pub(super) endpoint: Arc<Endpoint>,
+    limit: Duration,
+}
+
+impl Connections {
+    /// A pool; nothing is connected yet. `on_new` runs whenever a connection has been made.
+    pub(super) fn new(config: &Postgres, on_new: impl Fn() + Send + Sync + 'static) -> crate::store::Result<Self> {
+        let refused = |reason: String| StoreError::Refused { endpoint: "the configured address".to_owned(), reason };
+        let (mut client, endpoint) = parse(config.url.expose_secret()).map_err(refused)?;
+        if let Some(password) = &config.password {
+            client.password(password.expose_secret());
+        }
+        if client.get_application_name().is_none() {
+            client.application_name("telemetry");
+        }
+        client
+            .connect_timeout(config.connect_timeout)
+            .tcp_user_timeout(config.connect_timeout.max(GRACE))
+            .keepalives(true)
+            .keepalives_idle(Duration::from_secs(10))
+            .keepalives_interval(Duration::from_secs(5))
+            .keepalives_retries(3);
+        // As statements and not as startup options: connection poolers refuse those.
+        let settings = Arc::new(format!(
+            "SET statement_timeout = {}; SET idle_in_transaction_session_timeout = {}; SET synchronous_commit = on; SET TIME ZONE 'UTC'",
+            config.statement_timeout.as_millis().min(i32::MAX as u128),
+            config.idle_transaction_timeout.as_millis().min(i32::MAX as u128)
+        ));
+        let on_new = Arc::new(on_new);
+        let manager = Manager::from_config(client, NoTls, ManagerConfig { recycling_method: RecyclingMethod::Verified });
+        let pool = Pool::builder(manager)
+            .max_size(config.pool_size.max(1))
+            .wait_timeout(Some(config.statement_timeout + GRACE))
+            .create_timeout(Some(config.connect_timeout))
+            .recycle_timeout(Some(config.connect_timeout))
+            .runtime(Runtime::Tokio1)
+            .post_create(Hook::async_fn(move |client, _| {
+                let (settings, on_new) = (Arc::clone(&settings), Arc::clone(&on_new));
+                Box::pin(async move {
+                    client.batch_execute(&settings).await.map_err(HookError::Backend)?;
+                    on_new();
+                    Ok(())
+                })
+            }))
+            .build()
+            .map_err(|error| refused(error.to_string()))?;
+        Ok(Self { pool, endpoint: Arc::new(endpoint), limit: config.statement_timeout + GRACE })
+    }
+
+    /// A connection of one's own.
+    pub(super) async fn session(&self) -> Result<Session> {
+        let object = self.pool.get().await.map_err(|error| from_pool(&self.endpoint, error))?;
+        Ok(Session { object: Some(object), endpoint: Arc::clone(&self.endpoint), limit: self.limit })
+    }
+}
+
+/// A connection in use. Only [`Session::done`] gives it back to the pool: one that is dropped before (an error, a cancelled
+/// future) is closed, and the server rolls back what it had begun.
+pub(super) struct Session {
+    object: Option<Object>,
+    pub(super) endpoint: Arc<Endpoint>,
+    limit: Duration,
+}
+
+impl Session {
+    fn client(&self) -> &Object {
+        self.object.as_ref().expect("the connection is there until done() or drop takes it")
+    }
+
+    /// For work that takes as long as it takes.
+    pub(super) fn without_hurry(mut self) -> Self {
+        self.limit = Duration::from_secs(24 * 3600);
+        self
+    }
+
+    /// Gives the connection back, outside of any transaction.
+    pub(super) fn done(mut self) {
+        drop(self.object.take());
+    }
+
+    /// Waits for an answer, within limits, and says what an error means.
+    pub(super) async fn within<T>(
+        &self,
+        answer: impl Future<Output = std::result::Result<T, tokio_postgres::Error>>,
+    ) -> Result<T> {
+        match tokio::time::timeout(self.limit, answer).await {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(error)) => Err(from_postgres(&self.endpoint, &error)),
+            Err(_) => Err(self.unavailable(format!("no answer within {:?}", self.limit))),
+        }
+    }
+
+    pub(super) fn unavailable(&self, reason: String) -> Fault {
+        StoreError::Unavailable { endpoint: self.endpoint.to_string(), reason }.into()
+    }
+
+    /// Something in the database is not what we wrote.
+    pub(super) fn odd(&self, what: &str) -> Fault {
+        StoreError::Schema(format!("PostgreSQL at {} holds what this program did not write: {what}", self.endpoint)).into()
+    }
+
+    /// A statement, prepared once a connection.
+    pub(super) async fn prepare(&self, sql: &str) -> Result<Statement> {
+        self.within(self.client().prepare_cached(sql)).await
+    }
+
+    /// The rows of a statement.
+    pub(super) async fn query(&self, sql: &str, params: Params<'_>) -> Result<Vec<Row>> {
+        let statement = self.prepare(sql).await?;
+        self.query_prepared(&statement, params).await
+    }
+
+    /// The rows of a prepared statement; sent when first polled, so that several can be on their way at once.
+    pub(super) async fn query_prepared(&self, statement: &Statement, params: Params<'_>) -> Result<Vec<Row>> {
+        self.within(self.client().query(statement, params)).await
+    }
+
+    /// Runs a statement; how many rows it concerned.
+    pub(super) async fn execute(&self, sql: &str, params: Params<'_>) -> Result<u64> {
+        let statement = self.prepare(sql).await?;
+        self.within(self.client().execute(&statement, params)).await
+    }
+
+    /// Statements without parameters.
+    pub(super) async fn batch(&self, sql: &str) -> Result<()> {
+        self.within(self.client().batch_execute(sql)).await
+    }
+
+    /// The client itself, for COPY and streams.
+    pub(super) fn raw(&self) -> &tokio_postgres::Client {
+        self.client()
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        if let Some(object) = self.object.take() {
+            drop(Object::take(object));
+        }
+    }
+}

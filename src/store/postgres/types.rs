@@ -1,0 +1,82 @@
+//! Rust values as PostgreSQL has them, for the types the client has no own mapping for.
+
+use std::error::Error;
+
+use bytes::{BufMut, BytesMut};
+use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, accepts, to_sql_checked};
+
+use crate::model::{Digest, RowRange, RowSet};
+
+/// 2000-01-01T00:00:00Z in ms since 1970: where PostgreSQL's timestamps begin.
+const EPOCH_MS: i64 = 946_684_800_000;
+
+/// PostgreSQL's microseconds since 2000 of a time in ms since 1970. The times we take (1990 to 2100) are far from overflowing.
+pub(super) fn to_micros(ms: i64) -> i64 {
+    ms.saturating_sub(EPOCH_MS).saturating_mul(1000)
+}
+
+/// A `timestamptz`, in ms since 1970.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Time(pub(super) i64);
+
+impl ToSql for Time {
+    fn to_sql(&self, _: &Type, out: &mut BytesMut) -> Result<IsNull, Box<dyn Error + Sync + Send>> {
+        out.put_i64(to_micros(self.0));
+        Ok(IsNull::No)
+    }
+    accepts!(TIMESTAMPTZ);
+    to_sql_checked!();
+}
+
+impl<'a> FromSql<'a> for Time {
+    fn from_sql(_: &Type, raw: &'a [u8]) -> Result<Self, Box<dyn Error + Sync + Send>> {
+        let micros = i64::from_be_bytes(raw.try_into()?);
+        Ok(Self(micros.div_euclid(1000).saturating_add(EPOCH_MS)))
+    }
+    accepts!(TIMESTAMPTZ);
+}
+
+/// A `uuid`: a digest, or the store's id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Uuid(pub(super) Digest);
+
+impl ToSql for Uuid {
+    fn to_sql(&self, _: &Type, out: &mut BytesMut) -> Result<IsNull, Box<dyn Error + Sync + Send>> {
+        out.put_slice(&self.0.to_bytes());
+        Ok(IsNull::No)
+    }
+    accepts!(UUID);
+    to_sql_checked!();
+}
+
+impl<'a> FromSql<'a> for Uuid {
+    fn from_sql(_: &Type, raw: &'a [u8]) -> Result<Self, Box<dyn Error + Sync + Send>> {
+        Digest::from_slice(raw).map(Self).ok_or_else(|| "a uuid has 16 bytes".into())
+    }
+    accepts!(UUID);
+}
+
+/// Row sets travel as text (`covered::text`); ours is PostgreSQL's notation.
+pub(super) fn row_set(text: Option<&str>) -> Result<RowSet, String> {
+    text.map_or_else(|| Ok(RowSet::new()), str::parse)
+}
+
+/// The text of an `int8range`. A range from the outside may go past what PostgreSQL counts to; nothing is there.
+pub(super) fn range_text(range: RowRange) -> String {
+    let most = i64::MAX.cast_unsigned();
+    format!("[{},{})", range.first.min(most), range.end.max(range.first).min(most))
+}
+
+/// The reverse of [`range_text`], in PostgreSQL's canonical notation (`empty`, or `[first,end)`).
+pub(super) fn parse_range(text: &str) -> Result<RowRange, String> {
+    if text == "empty" {
+        return Ok(RowRange { first: 0, end: 0 });
+    }
+    let set: RowSet = format!("{{{text}}}").parse()?;
+    set.ranges().first().copied().ok_or_else(|| format!("`{text}` is not a range of rows"))
+}
+
+/// A text that PostgreSQL can keep: it has no place for U+0000 in a text, so its picture (U+2400) stands for it.
+pub(super) fn clean(text: &str) -> std::borrow::Cow<'_, str> {
+    if text.contains('\0') { text.replace('\0', "\u{2400}").into() } else { text.into() }
+}

@@ -1,0 +1,234 @@
+//! `DATABASE_URL`: what it may be, and what is wrong with one that is not. No message ever shows a password.
+
+use std::fmt;
+
+use tokio_postgres::Config;
+use tokio_postgres::config::Host;
+
+/// Where a store is, without secrets. As text: `host:port/database`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// The host's name or address, or the directory of its socket. Several are separated by commas.
+    pub host: String,
+    /// The port of the (first) host.
+    pub port: u16,
+    /// The database.
+    pub database: String,
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}/{}", self.host, self.port, self.database)
+    }
+}
+
+const EXAMPLE: &str = "postgres://user@host:5432/database";
+const TLS_KEYS: [&str; 6] = ["sslrootcert", "sslcert", "sslkey", "sslcrl", "sslpassword", "sslnegotiation"];
+
+/// Checks a database URL (`postgres://…`, or `key=value` pairs) and says where it leads.
+///
+/// # Errors
+///
+/// What is wrong with it, in words, without its password.
+pub fn validate_url(url: &str) -> Result<Endpoint, String> {
+    parse(url).map(|(_, endpoint)| endpoint)
+}
+
+/// The client's configuration for a URL.
+pub(super) fn parse(url: &str) -> Result<(Config, Endpoint), String> {
+    if url.trim().is_empty() {
+        return Err(format!("the database URL is empty; expected {EXAMPLE}"));
+    }
+    let config = if let Some((scheme, rest)) = url.split_once("://").filter(|(scheme, _)| !scheme.contains('=')) {
+        if scheme != "postgres" && scheme != "postgresql" {
+            let scheme = scheme.get(..20).unwrap_or(scheme);
+            return Err(format!("the database URL has the scheme `{scheme}`; expected postgres:// or postgresql:// ({EXAMPLE})"));
+        }
+        check_parts(rest)?;
+        url.parse::<Config>().map_err(|error| explain(url, &error))?
+    } else if url.contains('=') {
+        check_pairs(url)?;
+        url.parse::<Config>().map_err(|error| explain(url, &error))?
+    } else {
+        return Err(format!("the database URL is no URL; expected {EXAMPLE}"));
+    };
+    let endpoint = endpoint_of(&config)?;
+    Ok((config, endpoint))
+}
+
+/// What the client would refuse without saying where, or take without saying a word.
+fn check_parts(rest: &str) -> Result<(), String> {
+    if rest.chars().any(|c| c.is_whitespace() || c.is_control()) {
+        return Err(
+            "the database URL has a space, a line break or a control character in it; in a password write them as %20, %0A, …"
+                .into(),
+        );
+    }
+    if rest.contains('#') {
+        return Err("the database URL has a `#` in it; in a password it is written %23".into());
+    }
+    let (before, query) = rest.split_once('?').unwrap_or((rest, ""));
+    let (authority, database) = before.split_once('/').unwrap_or((before, ""));
+    // With an `@` further on, what looks like host and port may be the beginning of a password with an unescaped `/` or `?`.
+    let hidden = !authority.contains('@') && rest[authority.len()..].contains('@');
+    if hidden {
+        return Err("the database URL has a `/` or `?` before its `@`; in a password they are written %2F and %3F".into());
+    }
+    let hosts = authority.rsplit_once('@').map_or(authority, |(_, hosts)| hosts);
+    if authority.matches('@').count() > 1 {
+        return Err("the database URL has more than one `@`; in a password it is written %40".into());
+    }
+    for host in hosts.split(',') {
+        let port = match host.rsplit_once(']') {
+            Some((_, after)) => after.strip_prefix(':'),
+            None => host.split_once(':').map(|(_, port)| port),
+        };
+        if let Some(port) = port
+            && port.parse::<u16>().map_or(true, |port| port == 0)
+        {
+            return Err(format!("the database URL has the port `{port}`; expected a number from 1 to 65535"));
+        }
+    }
+    if hosts.is_empty() && !query.split('&').any(|pair| pair.starts_with("host=")) {
+        return Err(format!("the database URL names no host; expected {EXAMPLE}"));
+    }
+    if database.is_empty() && !query.split('&').any(|pair| pair.starts_with("dbname=")) {
+        return Err(format!("the database URL names no database; expected {EXAMPLE}"));
+    }
+    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        check_tls(key, value)?;
+    }
+    Ok(())
+}
+
+/// The TLS settings among `key=value` pairs.
+fn check_pairs(pairs: &str) -> Result<(), String> {
+    for pair in pairs.split_whitespace() {
+        if let Some((key, value)) = pair.split_once('=') {
+            check_tls(key, value.trim_matches('\''))?;
+        }
+    }
+    Ok(())
+}
+
+fn check_tls(key: &str, value: &str) -> Result<(), String> {
+    let wanted = match (key, value) {
+        ("sslmode", "disable" | "prefer") => return Ok(()),
+        ("sslmode", "require" | "verify-ca" | "verify-full") => format!("sslmode={value}"),
+        ("sslmode", _) => {
+            let value: String = value.chars().take(20).collect();
+            return Err(format!(
+                "the database URL has sslmode={value}; expected disable, prefer, require, verify-ca or verify-full"
+            ));
+        }
+        _ if TLS_KEYS.contains(&key) => key.to_owned(),
+        _ => return Ok(()),
+    };
+    Err(format!(
+        "the database URL asks for TLS ({wanted}), which this version cannot do to PostgreSQL yet; with sslmode=disable or prefer it connects without"
+    ))
+}
+
+/// The client's own complaint. It may quote what it does not understand, which next to a password may be a part of it.
+fn explain(url: &str, error: &tokio_postgres::Error) -> String {
+    let detail = std::error::Error::source(error).map(ToString::to_string);
+    match detail.filter(|_| !url.contains("pass") && !url.contains('@')) {
+        Some(detail) => format!("the database URL cannot be read: {detail}"),
+        None => format!(
+            "the database URL cannot be read: an unknown parameter, or a bad %-escape or quote in it; expected {EXAMPLE}, or key=value pairs such as host, port, user, dbname"
+        ),
+    }
+}
+
+fn endpoint_of(config: &Config) -> Result<Endpoint, String> {
+    let hosts: Vec<String> = config
+        .get_hosts()
+        .iter()
+        .map(|host| match host {
+            Host::Tcp(name) => name.clone(),
+            #[cfg(unix)]
+            Host::Unix(path) => path.display().to_string(),
+        })
+        .collect();
+    let host = if hosts.is_empty() {
+        config.get_hostaddrs().iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+    } else {
+        hosts.join(",")
+    };
+    if host.is_empty() {
+        return Err(format!("the database URL names no host; expected {EXAMPLE}"));
+    }
+    let database = config.get_dbname().unwrap_or_default().to_owned();
+    if database.is_empty() {
+        return Err(format!("the database URL names no database; expected {EXAMPLE} or dbname=…"));
+    }
+    Ok(Endpoint { host, port: config.get_ports().first().copied().unwrap_or(5432), database })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn good_urls_lead_somewhere() {
+        for (url, expected) in [
+            ("postgres://u:secret@db.example:5433/telemetry", "db.example:5433/telemetry"),
+            ("postgresql://db/telemetry?sslmode=disable", "db:5432/telemetry"),
+            ("postgres://u:p%40%2F@[::1]:5432/t?sslmode=prefer&application_name=x", "::1:5432/t"),
+            ("postgres://u@a:1,b:2/t", "a,b:1/t"),
+            ("postgres://u@%2Frun%2Fpostgresql/t", "/run/postgresql:5432/t"),
+            ("host=db user=u password='a b' dbname=t port=6000", "db:6000/t"),
+        ] {
+            assert_eq!(validate_url(url).expect(url).to_string(), expected);
+        }
+    }
+
+    #[test]
+    fn bad_urls_say_what_is_wrong_and_keep_the_password() {
+        for (url, says) in [
+            ("", "empty"),
+            ("db.example", "no URL"),
+            ("mysql://u:hunter2@db/t", "mysql"),
+            ("http://db/t", "scheme"),
+            ("postgres://u:hunter2@db:54x2/t", "54x2"),
+            ("postgres://u:hunter2@db:99999/t", "99999"),
+            ("postgres://u:hunter2@db:0/t", "port"),
+            ("postgres://u:hunter2@db:/t", "port"),
+            ("postgres://u:hunter2@db", "names no database"),
+            ("postgres://u:hunter2@db/", "names no database"),
+            ("postgres://u:hunter2@/t", "names no host"),
+            ("postgres://u:hunter2/x@db/t", "%2F"),
+            ("postgres://u:hunter2#x@db/t", "%23"),
+            ("postgres://u:hunter2@x@db/t", "%40"),
+            ("postgres://u:hunter2 @db/t", "space"),
+            ("postgres://u:hunter2@db/t\n", "line break"),
+            ("postgres://u:hunter2@db/t?sslmode=require", "TLS"),
+            ("postgres://u:hunter2@db/t?sslmode=verify-full", "verify-full"),
+            ("postgres://u:hunter2@db/t?sslrootcert=/x", "sslrootcert"),
+            ("postgres://u:hunter2@db/t?sslmode=maybe", "maybe"),
+            ("postgres://u:hunter2@db/t?nonsense=1", "unknown parameter"),
+            ("host=db user=u password=hunter2", "no database"),
+            ("host=db dbname=t password=x hunter2=1", "unknown parameter"),
+            ("host=db dbname=t nonsense=1", "nonsense"),
+            ("host=db dbname=t sslmode=require", "TLS"),
+            ("user=u dbname=t", "no host"),
+        ] {
+            let said = validate_url(url).expect_err(url);
+            assert!(said.contains(says), "{url}: {said}");
+            assert!(!said.contains("hunter2"), "{url}: {said}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_makes_it_panic_or_talk(password in "[a-z/?#@:%\\[\\] =é]{0,12}", tail in "[ -~]{0,20}") {
+            let url = format!("postgres://u:hunter2{password}@db{tail}");
+            if let Err(said) = validate_url(&url) {
+                prop_assert!(!said.contains("hunter2"), "{} -> {}", url, said);
+            }
+        }
+    }
+}

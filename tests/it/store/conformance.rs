@@ -1,0 +1,269 @@
+//! What every store promises. Each function is one promise, on a store with the schema and nothing in it.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use telemetry::model::{Digest, MAX_TIME_MS, MIN_TIME_MS, Reason, RowRange};
+use telemetry::store::{Committed, DeadLetter, Incoming, Store, StoreError};
+
+use super::rows::*;
+
+async fn commit(store: &dyn Store, group: &[Incoming]) -> Committed {
+    store.commit(group).await.expect("a commit")
+}
+
+fn stored(committed: &Committed) -> u64 {
+    committed.stored.values().sum()
+}
+
+pub async fn rows_are_stored_with_their_range(h: &dyn Harness) {
+    let (store, content) = (h.open(), Content::new("a", plain(300)));
+    let done = commit(&*store, &[content.batch(0..100), content.batch(100..250)]).await;
+    assert_eq!((done.duplicate, &done.settled), (0, &vec![(content.source, 250)]));
+    assert_eq!(stored(&done) + done.rejected, 250);
+    assert_eq!(done.stored.keys().collect::<Vec<_>>(), ["edge"]);
+    let done = commit(&*store, &[content.batch(250..300)]).await;
+    assert_eq!(done.settled, [(content.source, 300)]);
+    assert_eq!(h.samples().await, content.samples());
+    assert_eq!(h.rejected().await, content.rejects());
+    let ledger = ledger(&*store).await;
+    assert_eq!(ledger.len(), 1);
+    let entry = &ledger[0];
+    assert_eq!((entry.source, entry.cluster.as_str(), entry.name.as_str()), (content.source, "edge", "file.csv"));
+    assert_eq!(entry.covered, RowRange { first: 0, end: 300 }.into());
+    assert_eq!(entry.valid as usize + content.rejects().len(), 300);
+    assert_eq!(entry.duplicate, 0);
+    assert_eq!(entry.newest_sample_ms, content.samples().keys().map(|key| key.3).max());
+    assert!(entry.first_commit_ms > 0 && entry.last_commit_ms >= entry.first_commit_ms);
+    assert_eq!(store.settled(&[Digest(1), content.source]).await.expect("settled"), [(Digest(1), 0), (content.source, 300)]);
+}
+
+pub async fn an_empty_group_is_no_error(h: &dyn Harness) {
+    assert_eq!(commit(&*h.open(), &[]).await, Committed::default());
+}
+
+pub async fn a_redelivery_changes_nothing(h: &dyn Harness) {
+    let (store, content) = (h.open(), Content::new("a", plain(200)));
+    commit(&*store, &[content.all()]).await;
+    let before = ledger(&*store).await;
+    let done = commit(&*h.open(), &[content.all(), content.batch(20..90)]).await;
+    let valid = before[0].valid;
+    assert_eq!((stored(&done), done.rejected, done.settled), (0, 0, vec![(content.source, 200)]));
+    assert!(done.duplicate > valid);
+    assert_eq!(h.samples().await, content.samples());
+    assert_eq!(h.rejected().await, content.rejects());
+    let after = ledger(&*store).await;
+    assert_eq!((after[0].valid, after[0].duplicate, &after[0].covered), (valid, 0, &before[0].covered));
+}
+
+pub async fn other_borders_change_nothing(h: &dyn Harness) {
+    let (store, content) = (h.open(), Content::new("a", plain(200)));
+    commit(&*store, &[content.batch(40..110)]).await;
+    assert_eq!(store.settled(&[content.source]).await.expect("settled"), [(content.source, 0)]);
+    let done = commit(&*store, &[content.batch(0..60), content.batch(50..150), content.batch(100..200)]).await;
+    assert_eq!(done.settled, [(content.source, 200)]);
+    assert_eq!(h.samples().await, content.samples());
+    assert_eq!(h.rejected().await, content.rejects());
+    assert_eq!(ledger(&*store).await[0].duplicate, 0);
+}
+
+pub async fn another_content_under_the_same_id_loses_nothing(h: &dyn Harness) {
+    let store = h.open();
+    let a = Content::new("same", plain(150));
+    let mut b = a.clone();
+    b.rows = (0..150).map(|at| sample(at % 9, DAY + 3_600_000 + i64::from(at) * 100, -f64::from(at))).collect();
+    commit(&*store, &[a.all()]).await;
+    for _ in 0..2 {
+        commit(&*store, &[b.batch(0..80), b.batch(80..150)]).await;
+        assert_eq!(h.samples().await, sum(&a.samples(), &b.samples()));
+        assert_eq!(ledger(&*store).await[0].covered.len(), 150);
+    }
+}
+
+pub async fn siblings_of_a_family_are_stored_once(h: &dyn Harness) {
+    let store = h.open();
+    let a = Content::new("a", plain(200)).of_family("f");
+    let (b, stranger) = (a.sibling("b"), Content { family: Digest::default(), ..a.sibling("stranger") });
+    commit(&*store, &[a.batch(0..120)]).await;
+    let done = commit(&*store, &[b.batch(50..200), a.batch(120..200), b.batch(0..50)]).await;
+    let mut settled = done.settled.clone();
+    settled.sort_unstable();
+    let mut expected = vec![(a.source, 200), (b.source, 200)];
+    expected.sort_unstable();
+    assert_eq!(settled, expected);
+    assert_eq!(h.samples().await, a.samples());
+    let samples = a.samples().values().sum::<usize>() as u64;
+    let entries = ledger(&*store).await;
+    assert!(entries.iter().all(|entry| entry.valid == samples && entry.covered.len() == 200));
+    assert_eq!(entries.iter().map(|entry| entry.duplicate).sum::<u64>(), samples);
+    // Without a family, the same rows of another source are other rows.
+    commit(&*store, &[stranger.all()]).await;
+    assert_eq!(h.samples().await, sum(&a.samples(), &a.samples()));
+}
+
+pub async fn a_source_that_says_a_thing_twice_is_stored_twice(h: &dyn Harness) {
+    let store = h.open();
+    let rows: Vec<Row> = (0..30).map(|at| sample(1, DAY + (at / 3) * 1000, 7.5)).collect();
+    let content = Content::new("twice", rows);
+    commit(&*store, &[content.batch(0..10), content.batch(10..20)]).await;
+    commit(&*store, &[content.batch(5..30)]).await;
+    assert_eq!(h.samples().await, content.samples());
+    assert!(content.samples().values().all(|n| *n == 3));
+}
+
+pub async fn time_may_jump_back_and_forth(h: &dyn Harness) {
+    let store = h.open();
+    let times = [5, 3, 9, 9, 1, -7, 86_400_000, 86_399_999, -86_400_000, 4, 3];
+    let rows = times.iter().enumerate().map(|(at, time)| sample(at as u32 % 2, DAY + time, at as f64)).collect();
+    let content = Content::new("jumps", rows);
+    commit(&*store, &[content.batch(0..6), content.batch(6..11)]).await;
+    commit(&*store, &[content.all()]).await;
+    assert_eq!(h.samples().await, content.samples());
+}
+
+pub async fn every_accepted_year_and_bit_is_kept(h: &dyn Harness) {
+    let store = h.open();
+    let values = [0.0, -0.0, f64::MIN_POSITIVE, 5e-324, f64::MAX, f64::MIN, 0.1 + 0.2, 9_007_199_254_740_993.0];
+    let times = [MIN_TIME_MS, MAX_TIME_MS - 1, DAY - 1, DAY, DAY + 86_399_999, 951_782_400_000, MIN_TIME_MS + 1, 1];
+    let mut rows: Vec<Row> = values.iter().zip(times).map(|(value, time)| sample(3, time.max(MIN_TIME_MS), *value)).collect();
+    // The same time, told apart by a bit.
+    rows.extend([sample(3, DAY, 0.0), sample(3, DAY, -0.0)]);
+    let content = Content::new("years", rows);
+    for _ in 0..2 {
+        commit(&*store, &[content.batch(0..5), content.batch(5..10)]).await;
+        assert_eq!(h.samples().await, content.samples());
+    }
+}
+
+pub async fn every_reason_is_kept(h: &dyn Harness) {
+    let store = h.open();
+    let content = Content::new("bad", Reason::ALL.into_iter().map(Row::Rejected).collect());
+    let done = commit(&*store, &[content.batch(0..9), content.batch(9..16)]).await;
+    assert_eq!((done.rejected, stored(&done), done.settled), (16, 0, vec![(content.source, 16)]));
+    let done = commit(&*store, &[content.batch(4..16)]).await;
+    assert_eq!((done.rejected, done.duplicate), (0, 0));
+    let entry = &ledger(&*store).await[0];
+    assert_eq!(entry.rejected, Reason::ALL.into_iter().map(|reason| (reason, 1)).collect());
+    assert_eq!(h.rejected().await, content.rejects());
+    assert_eq!(entry.newest_sample_ms, None);
+}
+
+pub async fn odd_texts_do_not_stop_a_batch(h: &dyn Harness) {
+    let store = h.open();
+    let mut incoming = Content::new("odd", vec![sample(0, DAY, 1.0)]).all();
+    let mut dictionary = (*incoming.dictionaries[0]).clone();
+    let long = "x\u{1F980}".repeat(3000);
+    dictionary.series[0].gpu.hostname = format!("a\0b{long}");
+    dictionary.series[0].gpu.uuid = long.clone();
+    dictionary.series[0].gpu.index = Some(u32::MAX);
+    dictionary.series[0].metric = long.clone();
+    dictionary.series[0].labels = vec![("a\0".into(), "\0\"\\".into()), (long.clone(), long)];
+    incoming.dictionaries = vec![Arc::new(dictionary)];
+    assert_eq!(stored(&commit(&*store, &[incoming.clone()]).await), 1);
+    assert_eq!(commit(&*h.open(), &[incoming]).await.duplicate, 1);
+    assert_eq!(h.samples().await.len(), 1);
+}
+
+pub async fn a_batch_that_contradicts_itself_is_its_own_fault(h: &dyn Harness) {
+    let store = h.open();
+    let content = Content::new("a", plain(40));
+    let spoil: [fn(&mut Incoming); 10] = [
+        |i| i.batch.time_ms[3] = MAX_TIME_MS,
+        |i| i.batch.time_ms[3] = i64::MIN,
+        |i| i.batch.value[3] = f64::NAN,
+        |i| i.batch.row[3] = i.batch.row[4],
+        |i| i.batch.row[3] = 1 << 63,
+        |i| i.batch.rows.end += 1,
+        |i| i.batch.runs[2].index = 1000,
+        |i| i.batch.runs[2].len = usize::MAX,
+        |i| i.batch.value.truncate(3),
+        |i| i.dictionaries.clear(),
+    ];
+    for (at, spoil) in spoil.into_iter().enumerate() {
+        let mut bad = content.all();
+        spoil(&mut bad);
+        let error = store.commit(&[content.batch(0..5), bad]).await.expect_err("it is bad");
+        assert!(matches!(error, StoreError::BadBatch(_)), "{at}: {error}");
+        assert!(error.to_string().contains(&content.source.to_string()), "{at}: {error}");
+    }
+    assert_eq!(h.samples().await.len(), 0, "nothing of the group is kept");
+}
+
+pub async fn failures_are_counted_by_entry(h: &dyn Harness) {
+    let (one, two) = (h.open(), h.open());
+    assert_eq!(one.note_failure("0/1-1", "no \0 sense").await.expect("noted"), 1);
+    assert_eq!(two.note_failure("0/1-1", "again").await.expect("noted"), 2);
+    assert_eq!(two.note_failure("0/1-2", "other").await.expect("noted"), 1);
+    let letter = letter(&Content::new("a", plain(10)), 0..10);
+    one.bury(&letter, "0/1-1").await.expect("buried");
+    assert_eq!(one.note_failure("0/1-1", "anew").await.expect("noted"), 1);
+    assert_eq!(one.note_failure("0/1-2", "other").await.expect("noted"), 2);
+}
+
+fn letter(content: &Content, rows: std::ops::Range<usize>) -> DeadLetter {
+    DeadLetter {
+        id: 0,
+        source: content.source,
+        rows: RowRange { first: rows.start as u64, end: rows.end as u64 },
+        reason: "a run names a series that is not there".into(),
+        payload: Bytes::from_static(b"\0payload\xff"),
+        dictionaries: vec![(Digest(7), Bytes::from_static(b"one")), (Digest(u128::MAX), Bytes::new())],
+        buried_ms: 0,
+    }
+}
+
+pub async fn dead_letters_settle_and_can_be_revived(h: &dyn Harness) {
+    let (store, content) = (h.open(), Content::new("a", plain(60)));
+    commit(&*store, &[content.batch(0..20)]).await;
+    let buried = store.bury(&letter(&content, 20..40), "0/1-1").await.expect("buried");
+    assert_eq!(buried, (content.source, 40));
+    assert_eq!(store.bury(&letter(&content, 20..40), "0/1-1").await.expect("buried once"), buried);
+    assert_eq!(commit(&*store, &[content.batch(40..60)]).await.settled, [(content.source, 60)]);
+    let entry = &ledger(&*store).await[0];
+    assert_eq!((entry.dead.to_string(), entry.covered.to_string()), ("{[20,40)}".into(), "{[0,20),[40,60)}".into()));
+
+    let letters = store.dead_letters().await.expect("letters");
+    assert_eq!(letters.len(), 1);
+    assert!(letters[0].payload.is_empty() && letters[0].buried_ms > 0);
+    let (id, sent) = (letters[0].id, letter(&content, 20..40));
+    let kept = store.dead_letter(id).await.expect("a letter").expect("it is there");
+    assert_eq!((&kept.payload, &kept.dictionaries, &kept.reason), (&sent.payload, &sent.dictionaries, &sent.reason));
+    assert_eq!((kept.source, kept.rows), (sent.source, sent.rows));
+    assert!(store.dead_letter(id + 1).await.expect("an answer").is_none());
+
+    let wrong = store.revive(id, &content.batch(20..39)).await.expect_err("other rows");
+    assert!(matches!(wrong, StoreError::BadBatch(_)), "{wrong}");
+    assert_eq!(store.dead_letters().await.expect("letters").len(), 1, "it is kept");
+    let done = store.revive(id, &content.batch(20..40)).await.expect("revived");
+    assert_eq!(done.settled, [(content.source, 60)]);
+    assert!(store.revive(id, &content.batch(20..40)).await.expect_err("gone").to_string().contains("no dead letter"));
+    assert!(store.dead_letters().await.expect("letters").is_empty());
+    assert_eq!(h.samples().await, content.samples());
+    assert!(ledger(&*store).await[0].dead.is_empty());
+}
+
+pub async fn dead_letters_can_be_given_up(h: &dyn Harness) {
+    let (store, content) = (h.open(), Content::new("never seen", plain(60)).of_family("f"));
+    assert_eq!(store.bury(&letter(&content, 0..20), "e").await.expect("buried"), (content.source, 20));
+    assert_eq!(ledger(&*store).await[0].dead.to_string(), "{[0,20)}");
+    let id = store.dead_letters().await.expect("letters")[0].id;
+    assert!(store.drop_letter(id).await.expect("dropped"));
+    assert!(!store.drop_letter(id).await.expect("gone"));
+    let entry = ledger(&*store).await.remove(0);
+    assert_eq!((entry.dead.to_string(), entry.dropped.to_string()), ("{}".into(), "{[0,20)}".into()));
+    // The first batch names the source, and its family is kept.
+    assert_eq!(commit(&*store, &[content.batch(20..30)]).await.settled, [(content.source, 30)]);
+    assert_eq!(ledger(&*store).await[0].name, "file.csv");
+    commit(&*store, &[content.sibling("b").batch(20..30)]).await;
+    assert_eq!(h.samples().await, Content { rows: content.rows[20..30].to_vec(), ..content.clone() }.samples());
+    // Sent after all: stored, and no longer counted as given up.
+    commit(&*store, &[content.batch(0..25)]).await;
+    let entry = ledger(&*store).await.into_iter().find(|entry| entry.source == content.source).expect("it is there");
+    assert_eq!((entry.dropped.to_string(), entry.covered.to_string()), ("{}".into(), "{[0,30)}".into()));
+    // A range as a broken entry may have it.
+    let absurd = DeadLetter { rows: RowRange { first: 5, end: u64::MAX }, ..letter(&content, 0..1) };
+    store.bury(&absurd, "e").await.expect("kept all the same");
+    let empty = DeadLetter { rows: RowRange { first: 7, end: 3 }, ..letter(&content, 0..1) };
+    store.bury(&empty, "e").await.expect("kept all the same");
+    assert_eq!(store.dead_letters().await.expect("letters").len(), 2);
+}

@@ -1,0 +1,167 @@
+//! Contents for tests: rows as a source has them, and batches cut out of them.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use telemetry::batch::{Batch, Dictionary, Header, Reject, Run};
+use telemetry::model::{Digest, Gpu, Reason, RowRange, Series, SourceId};
+use telemetry::store::{Incoming, SourceLedger, Store};
+
+/// 2025-01-15T00:00:00Z.
+pub const DAY: i64 = 1_736_899_200_000;
+
+/// A row of a source.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Row {
+    Sample { series: u32, time: i64, value: f64 },
+    Rejected(Reason),
+}
+
+pub fn sample(series: u32, time: i64, value: f64) -> Row {
+    Row::Sample { series, time, value }
+}
+
+/// A source and what it has.
+#[derive(Clone, Debug)]
+pub struct Content {
+    pub source: SourceId,
+    pub family: Digest,
+    pub cluster: String,
+    pub rows: Vec<Row>,
+}
+
+/// How often each (cluster, GPU, metric, time, value bits) is there.
+pub type Multiset = BTreeMap<(String, String, String, i64, u64), usize>;
+
+/// A store under test: how to open it (again), and what is in it by other means than its own.
+#[async_trait]
+pub trait Harness: Send + Sync {
+    fn open(&self) -> Arc<dyn Store>;
+    async fn samples(&self) -> Multiset;
+    /// Source, row, line, reason of every rejected row, sorted.
+    async fn rejected(&self) -> Vec<(SourceId, u64, u64, Reason)>;
+}
+
+pub fn series(n: u32) -> Series {
+    Series {
+        metric: format!("METRIC_{}", n % 5),
+        gpu: Gpu { uuid: format!("GPU-{}", n / 5), hostname: "host".into(), index: Some(n / 5), ..Gpu::default() },
+        namespace: if n.is_multiple_of(2) { String::new() } else { "research".into() },
+        labels: vec![("job".into(), "dcgm".into())],
+        ..Series::default()
+    }
+}
+
+impl Content {
+    pub fn new(name: &str, rows: Vec<Row>) -> Self {
+        Self { source: Digest::of(name.as_bytes()), family: Digest::default(), cluster: "edge".into(), rows }
+    }
+
+    /// The same rows under another id of one family.
+    pub fn sibling(&self, name: &str) -> Self {
+        Self { source: Digest::of(name.as_bytes()), ..self.clone() }
+    }
+
+    pub fn of_family(mut self, name: &str) -> Self {
+        self.family = Digest::of(name.as_bytes());
+        self
+    }
+
+    /// The batch of some rows; runs by series, in row order.
+    pub fn batch(&self, range: Range<usize>) -> Incoming {
+        let mut by_series: BTreeMap<u32, Vec<(u64, i64, f64)>> = BTreeMap::new();
+        let mut rejects = Vec::new();
+        for at in range.clone() {
+            match self.rows[at] {
+                Row::Sample { series, time, value } => by_series.entry(series).or_default().push((at as u64, time, value)),
+                Row::Rejected(reason) => rejects.push(Reject { row: at as u64, line: at as u64 + 2, reason }),
+            }
+        }
+        let dictionary = Dictionary { series: by_series.keys().map(|n| series(*n)).collect() };
+        let digest = Digest::of(format!("{dictionary:?}").as_bytes());
+        let mut batch = Batch {
+            header: Header {
+                source: self.source,
+                family: self.family,
+                cluster: self.cluster.clone(),
+                name: "file.csv".into(),
+                created_ms: DAY,
+                dictionaries: vec![digest],
+            },
+            rows: RowRange { first: range.start as u64, end: range.end as u64 },
+            runs: Vec::new(),
+            row: Vec::new(),
+            time_ms: Vec::new(),
+            value: Vec::new(),
+            rejects,
+        };
+        for (index, samples) in by_series.values().enumerate() {
+            let index = u32::try_from(index).expect("few series");
+            batch.runs.push(Run { dictionary: 0, index, start: batch.row.len(), len: samples.len() });
+            for (row, time, value) in samples {
+                batch.row.push(*row);
+                batch.time_ms.push(*time);
+                batch.value.push(*value);
+            }
+        }
+        Incoming { batch, dictionaries: vec![Arc::new(dictionary)] }
+    }
+
+    pub fn all(&self) -> Incoming {
+        self.batch(0..self.rows.len())
+    }
+
+    /// The samples, counted.
+    pub fn samples(&self) -> Multiset {
+        let mut set = Multiset::new();
+        for row in &self.rows {
+            if let Row::Sample { series: n, time, value } = row {
+                let series = series(*n);
+                *set.entry((self.cluster.clone(), series.gpu.uuid, series.metric, *time, value.to_bits())).or_default() += 1;
+            }
+        }
+        set
+    }
+
+    pub fn rejects(&self) -> Vec<(SourceId, u64, u64, Reason)> {
+        let rejected = self.rows.iter().enumerate().filter_map(|(at, row)| match row {
+            Row::Rejected(reason) => Some((self.source, at as u64, at as u64 + 2, *reason)),
+            Row::Sample { .. } => None,
+        });
+        rejected.collect()
+    }
+}
+
+/// Both together.
+pub fn sum(a: &Multiset, b: &Multiset) -> Multiset {
+    let mut sum = a.clone();
+    for (sample, n) in b {
+        *sum.entry(sample.clone()).or_default() += n;
+    }
+    sum
+}
+
+/// `n` rows over some series: regular times, and now and then a reject.
+pub fn plain(n: usize) -> Vec<Row> {
+    (0..n)
+        .map(|at| {
+            if at % 11 == 5 {
+                return Row::Rejected(if at % 2 == 0 { Reason::EmptyValue } else { Reason::BadTime });
+            }
+            sample((at % 7) as u32, DAY + (at / 7) as i64 * 10_000, at as f64 * 0.5)
+        })
+        .collect()
+}
+
+/// The ledger, after checking that every sum in it closes.
+pub async fn ledger(store: &dyn Store) -> Vec<SourceLedger> {
+    let ledger = store.ledger().await.expect("a ledger");
+    for entry in &ledger {
+        let rejected: u64 = entry.rejected.values().sum();
+        assert_eq!(entry.valid + rejected, entry.covered.len(), "{entry:?}");
+        assert!(entry.duplicate <= entry.valid, "{entry:?}");
+    }
+    ledger
+}

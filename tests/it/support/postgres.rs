@@ -1,0 +1,211 @@
+//! A real PostgreSQL: one for the whole test binary, with a database of its own for each test, or one of its own for a test that
+//! kills it. A watchdog on a pipe stops it and removes its files when the test process ends, however it ends.
+
+use std::net::TcpListener;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use telemetry::config::Postgres as Config;
+use telemetry::store::Store;
+use telemetry::store::postgres::PostgresStore;
+use tokio_postgres::{Client, NoTls};
+
+const PASSWORD: &str = "a-secret-of-tests";
+const TEMPLATE: &str = "telemetry_template";
+
+/// A server.
+pub struct Server {
+    dir: PathBuf,
+    bin: PathBuf,
+    port: u16,
+    /// Its standard input closes with us.
+    _watchdog: Child,
+}
+
+/// A database of one's own.
+#[derive(Clone, Debug)]
+pub struct Database {
+    pub url: String,
+}
+
+fn is_root() -> bool {
+    let id = Command::new("id").arg("-u").output().expect("id runs");
+    id.stdout.starts_with(b"0\n")
+}
+
+/// Where initdb and pg_ctl are: on PATH, or where distributions put them.
+fn bin_dir() -> PathBuf {
+    let on_path = std::env::var_os("PATH").into_iter().flat_map(|path| std::env::split_paths(&path).collect::<Vec<_>>());
+    let mut packaged: Vec<PathBuf> = glob::glob("/usr/lib/postgresql/*/bin").expect("a glob").filter_map(Result::ok).collect();
+    packaged.sort();
+    on_path
+        .chain(packaged.into_iter().rev())
+        .find(|dir| dir.join("initdb").exists() && dir.join("pg_ctl").exists())
+        .expect("PostgreSQL is installed (initdb and pg_ctl)")
+}
+
+/// A command as a user that PostgreSQL runs as.
+fn command(program: &Path) -> Command {
+    if is_root() {
+        let mut command = Command::new("runuser");
+        command.args(["-u", "postgres", "--"]).arg(program);
+        command
+    } else {
+        Command::new(program)
+    }
+}
+
+fn run(command: &mut Command) {
+    // No pipes: the server would inherit them and keep them open.
+    let status = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).current_dir("/").status();
+    assert!(status.expect("the command starts").success(), "{command:?} failed");
+}
+
+pub fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port").port()
+}
+
+impl Server {
+    /// The server that tests share.
+    pub fn shared() -> &'static Self {
+        static SHARED: OnceLock<Server> = OnceLock::new();
+        SHARED.get_or_init(|| {
+            std::thread::spawn(|| {
+                let server = Self::start();
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+                runtime.block_on(server.make_template());
+                server
+            })
+            .join()
+            .expect("PostgreSQL starts")
+        })
+    }
+
+    /// A server of one's own.
+    pub fn start() -> Self {
+        let bin = bin_dir();
+        let dir = tempfile::Builder::new().prefix("telemetry-pg-").tempdir().expect("a directory").keep();
+        std::fs::write(dir.join("password"), PASSWORD).expect("a password file");
+        if is_root() {
+            run(Command::new("chown").arg("-R").arg("postgres").arg(&dir));
+        }
+        let script = "cat >/dev/null; kill -QUIT \"$(head -1 \"$0/data/postmaster.pid\")\"; \
+                      while [ -e \"$0/data/postmaster.pid\" ] && kill -0 \"$(head -1 \"$0/data/postmaster.pid\")\"; do sleep 0.05; done; \
+                      rm -rf \"$0\"";
+        let watchdog = Command::new("sh")
+            .args(["-c", script])
+            .arg(&dir)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .process_group(0)
+            .spawn()
+            .expect("the watchdog starts");
+        run(command(&bin.join("initdb"))
+            .args(["-U", "postgres", "-A", "scram-sha-256", "-E", "UTF8", "--locale=C", "--no-sync", "--pwfile"])
+            .arg(dir.join("password"))
+            .arg("-D")
+            .arg(dir.join("data")));
+        let server = Self { dir, bin, port: free_port(), _watchdog: watchdog };
+        server.start_again();
+        server
+    }
+
+    /// Starts it (again), on its port.
+    pub fn start_again(&self) {
+        let options = format!(
+            "-c listen_addresses=127.0.0.1 -c port={} -c unix_socket_directories={} -c fsync=off -c max_connections=300 \
+             -c shared_buffers=64MB -c max_locks_per_transaction=256",
+            self.port,
+            self.dir.display()
+        );
+        run(self.pg_ctl().args(["-w", "-o", &options, "-l"]).arg(self.dir.join("log")).arg("start"));
+    }
+
+    /// Kills it as a crash would: no checkpoint, no goodbye.
+    pub fn crash(&self) {
+        run(self.pg_ctl().args(["-w", "-m", "immediate", "stop"]));
+    }
+
+    fn pg_ctl(&self) -> Command {
+        let mut command = command(&self.bin.join("pg_ctl"));
+        command.arg("-D").arg(self.dir.join("data"));
+        command
+    }
+
+    /// The URL of a database.
+    pub fn url(&self, database: &str) -> String {
+        format!("postgres://postgres:{PASSWORD}@127.0.0.1:{}/{database}", self.port)
+    }
+
+    /// A new database without any schema.
+    pub async fn empty_database(&self) -> Database {
+        self.create("template1").await
+    }
+
+    /// A new database with the schema, and an id of its own.
+    pub async fn database(&self) -> Database {
+        let database = self.create(TEMPLATE).await;
+        database.client().await.batch_execute("UPDATE store SET id = gen_random_uuid()").await.expect("a new id");
+        database
+    }
+
+    async fn create(&self, template: &str) -> Database {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("test_{}", NEXT.fetch_add(1, Ordering::Relaxed));
+        let admin = Database { url: self.url("postgres") }.client().await;
+        let create = format!("CREATE DATABASE {name} TEMPLATE {template}");
+        // While somebody still is in the template, or copies it, it has to wait.
+        while let Err(error) = admin.batch_execute(&create).await {
+            assert_eq!(error.code().map(|code| code.code()), Some("55006"), "{error:?}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        Database { url: self.url(&name) }
+    }
+
+    async fn make_template(&self) {
+        let admin = Database { url: self.url("postgres") }.client().await;
+        admin.batch_execute(&format!("CREATE DATABASE {TEMPLATE}")).await.expect("a template");
+        let template = Database { url: self.url(TEMPLATE) };
+        template.store().migrate().await.expect("the schema");
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        drop(self._watchdog.stdin.take());
+        // It may have been reaped already, with the process that started it.
+        let _ = self._watchdog.wait();
+    }
+}
+
+impl Database {
+    /// What a role would be configured with.
+    pub fn config(&self) -> Config {
+        Config {
+            url: self.url.clone().into(),
+            password: None,
+            pool_size: 4,
+            connect_timeout: Duration::from_secs(10),
+            statement_timeout: Duration::from_secs(30),
+            idle_transaction_timeout: Duration::from_secs(30),
+            series_cache: 100_000,
+        }
+    }
+
+    /// A store in it.
+    pub fn store(&self) -> PostgresStore {
+        PostgresStore::connect(&self.config()).expect("a good configuration")
+    }
+
+    /// A plain connection.
+    pub async fn client(&self) -> Client {
+        let (client, connection) = tokio_postgres::connect(&self.url, NoTls).await.expect("a connection");
+        tokio::spawn(connection);
+        client
+    }
+}

@@ -119,7 +119,7 @@ impl Generate {
         let mut gpus: Vec<Gpu> = (0..self.gpus).map(|i| Gpu::new(i, &mut seeds)).collect();
         out.write_all(b"timestamp,metric_name,gpu_id,device,uuid,modelName,Hostname,container,pod,namespace,value,labels_raw\n")?;
         let interval = i64::try_from(self.interval.as_millis()).unwrap_or(i64::MAX).max(1);
-        let steps = (self.duration.as_millis() as i64).div_ceil(interval);
+        let steps = self.duration.as_millis().div_ceil(interval.unsigned_abs().into()) as i64;
         // Whole seconds where the interval leaves room, as exports have them.
         let apart = if interval >= 4000 { 1000 } else { interval / 4 };
         let (mut rows, mut line) = (0, Vec::with_capacity(1024));

@@ -35,7 +35,7 @@ where
                 lifecycle.health().set("redis", Err(error.to_string()));
                 tokio::select! {
                     () = tokio::time::sleep(backoff.next()) => {}
-                    () = lifecycle.draining().cancelled() => return Ok(None),
+                    () = lifecycle.draining().cancelled_owned() => return Ok(None),
                 }
             }
             Err(error) => return Err(error.into()),
@@ -57,7 +57,7 @@ where
             life.health().set("redis", answer.map(|_| ()).map_err(|e| e.to_string()));
             tokio::select! {
                 () = tokio::time::sleep(HEARTBEAT) => {}
-                () = life.stopping().cancelled() => return Ok(()),
+                () = life.stopping().cancelled_owned() => return Ok(()),
             }
         }
     });

@@ -210,6 +210,9 @@ pub trait Consumer: Send + Sync {
     /// earlier connection are left alone. Returns how many were acknowledged.
     async fn acknowledge(&self, partition: Partition, receipts: Vec<Receipt>, settled: &[(SourceId, u64)]) -> Result<usize>;
 
+    /// Whether an entry is still in the queue (not trimmed, not lost).
+    async fn contains(&self, receipt: &Receipt) -> Result<bool>;
+
     /// Says that these are still being worked on, so that nobody claims them.
     async fn keep(&self, partition: Partition, receipts: &[Receipt]) -> Result<()>;
 

@@ -80,7 +80,7 @@ impl Shared {
     async fn rest(&self, time: Duration) -> bool {
         tokio::select! {
             () = tokio::time::sleep(time) => true,
-            () = self.lifecycle.draining().cancelled() => false,
+            () = self.lifecycle.draining().cancelled_owned() => false,
         }
     }
 

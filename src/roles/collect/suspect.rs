@@ -38,7 +38,7 @@ pub(super) fn start(shared: &Arc<Shared>, mut doubted: mpsc::Receiver<Suspect>) 
     shared.lifecycle.clone().spawn("suspects", async move {
         while let Some(suspect) = tokio::select! {
             suspect = doubted.recv() => suspect,
-            () = shared.lifecycle.draining().cancelled() => None,
+            () = shared.lifecycle.draining().cancelled_owned() => None,
         } {
             let receipt = suspect.delivery.receipt.clone();
             let verdict = judge(&shared, suspect).await?;

@@ -110,7 +110,7 @@ pub(super) fn start(shared: &Arc<Shared>) {
             }
             tokio::select! {
                 () = tokio::time::sleep(every) => {}
-                () = s.lifecycle.stopping().cancelled() => {}
+                () = s.lifecycle.stopping().cancelled_owned() => {}
             }
         }
         Ok(())

@@ -106,7 +106,7 @@ async fn follow(shared: &Arc<Shared>) -> anyhow::Result<Exit> {
             });
         }
         tokio::select! {
-            () = shared.lifecycle.draining().cancelled() => break,
+            () = shared.lifecycle.draining().cancelled_owned() => break,
             Some(ended) = tasks.join_next(), if !tasks.is_empty() => note_end(&mut files, ended?)?,
             () = tokio::time::sleep(shared.config.stream.poll) => {}
         }

@@ -60,6 +60,12 @@ impl From<Halt> for Stop {
     }
 }
 
+impl From<Failure> for Stop {
+    fn from(failure: Failure) -> Self {
+        Self::Failure(failure)
+    }
+}
+
 impl From<SourceError> for Stop {
     fn from(error: SourceError) -> Self {
         Self::Failure(error.into())
@@ -178,14 +184,14 @@ impl Pump<'_> {
         }
         if self.builder.is_empty() {
             self.window.drain().await?;
-            if let Some(end) = self.watch.look(self.shared, self.reader, &self.window).await? {
+            if let Some(end) = self.watch.look(self.shared, self.reader, self.window.confirmed()).await? {
                 return Ok(Some(end));
             }
         }
         let wake = now + self.shared.config.stream.poll;
         tokio::select! {
             () = tokio::time::sleep_until(due.filter(|due| *due > now).map_or(wake, |due| due.min(wake))) => Ok(None),
-            () = self.shared.lifecycle.draining().cancelled() => Ok(Some(self.finish(End::Interrupted).await?)),
+            () = self.shared.lifecycle.draining().cancelled_owned() => Ok(Some(self.finish(End::Interrupted).await?)),
         }
     }
 
@@ -263,7 +269,7 @@ impl Pump<'_> {
             let next = self.due().map_or(until, |due| due.min(until));
             tokio::select! {
                 () = tokio::time::sleep_until(next) => {}
-                () = self.shared.lifecycle.draining().cancelled() => return Err(Stop::End(self.finish(End::Interrupted).await?)),
+                () = self.shared.lifecycle.draining().cancelled_owned() => return Err(Stop::End(self.finish(End::Interrupted).await?)),
             }
             at = Instant::now();
             if self.due().is_some_and(|due| due <= at) {

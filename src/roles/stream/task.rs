@@ -79,7 +79,7 @@ impl From<Unidentified> for Error {
 async fn rest(shared: &Shared, time: Duration) -> bool {
     tokio::select! {
         () = tokio::time::sleep(time) => true,
-        () = shared.lifecycle.draining().cancelled() => false,
+        () = shared.lifecycle.draining().cancelled_owned() => false,
     }
 }
 
@@ -230,7 +230,7 @@ impl<'a> Source<'a> {
                 false => {
                     tokio::select! {
                         permit = self.shared.readers(partition).acquire() => permit.ok(),
-                        () = self.shared.lifecycle.draining().cancelled() => return Ok(None),
+                        () = self.shared.lifecycle.draining().cancelled_owned() => return Ok(None),
                     }
                 }
             };
@@ -349,7 +349,7 @@ impl<'a> Source<'a> {
             tokio::select! {
                 () = tokio::time::sleep(LOOK) => {}
                 _ = unfinished.changed() => continue,
-                () = shared.lifecycle.draining().cancelled() => return Ok(Outcome::Interrupted),
+                () = shared.lifecycle.draining().cancelled_owned() => return Ok(Outcome::Interrupted),
             }
             let Some(source) = self.identified.map(|i| i.source) else { return Ok(Outcome::Finished) };
             let there = match shared.publisher.position(source).await {

@@ -6,8 +6,7 @@ use tokio::time::Instant;
 
 use super::pump::{End, Failure};
 use super::shared::Shared;
-use super::window::Window;
-use crate::model::SourceId;
+use crate::model::{Position, SourceId};
 use crate::source::CsvReader;
 use crate::source::follow::Change;
 
@@ -29,12 +28,18 @@ impl Followed {
         Self { source, asked: Instant::now(), gone_since: None }
     }
 
-    /// Looks at queue and file; only while nothing is in flight. `Some` where the pump has to end.
-    pub(super) async fn look(&mut self, shared: &Shared, reader: &mut CsvReader, window: &Window) -> Result<Option<End>, Failure> {
-        if window.is_empty() && self.asked.elapsed() >= ASK {
+    /// Looks at queue and file, while nothing is in flight; `confirmed` is where the queue is as far as it has answered. `Some` where
+    /// the pump has to end.
+    pub(super) async fn look(
+        &mut self,
+        shared: &Shared,
+        reader: &mut CsvReader,
+        confirmed: Option<Position>,
+    ) -> Result<Option<End>, Failure> {
+        if self.asked.elapsed() >= ASK {
             self.asked = Instant::now();
             match shared.publisher.position(self.source).await {
-                Ok(at) if at != window.confirmed() => return Ok(Some(End::Elsewhere(at))),
+                Ok(at) if at != confirmed => return Ok(Some(End::Elsewhere(at))),
                 Ok(_) => {}
                 Err(error) if error.is_transient() => tracing::debug!(%error, "asking Redis for a position"),
                 Err(error) => return Err(error.into()),

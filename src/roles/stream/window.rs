@@ -88,11 +88,6 @@ impl Window {
         self.confirmed
     }
 
-    /// Whether everything was answered.
-    pub(super) fn is_empty(&self) -> bool {
-        self.in_flight.is_empty()
-    }
-
     /// Sends a batch; waits first where the window is full.
     pub(super) async fn push(&mut self, parcel: Parcel) -> Result<(), Halt> {
         while self.in_flight.len() >= self.size {
@@ -135,7 +130,7 @@ impl Window {
             };
             let answer = tokio::select! {
                 answer = answer => answer,
-                () = self.lifecycle.stopping().cancelled() => return Err(Halt::Interrupted),
+                () = self.lifecycle.stopping().cancelled_owned() => return Err(Halt::Interrupted),
             };
             match answer {
                 Ok(Published::Accepted) => {
@@ -246,10 +241,10 @@ impl Window {
     }
 
     /// Waits before another try; the end of the process is no time to wait for a queue that is away or full.
-    async fn rest(&self, backoff: &mut Backoff) -> Result<(), Halt> {
+    async fn rest(&mut self, backoff: &mut Backoff) -> Result<(), Halt> {
         tokio::select! {
             () = tokio::time::sleep(backoff.next()) => Ok(()),
-            () = self.lifecycle.draining().cancelled() => Err(Halt::Interrupted),
+            () = self.lifecycle.draining().cancelled_owned() => Err(Halt::Interrupted),
         }
     }
 }

@@ -114,7 +114,7 @@ impl Server {
             .arg(dir.join("password"))
             .arg("-D")
             .arg(dir.join("data")));
-        let mut server = Self { dir, bin, port: free_port(), watchdog: watchdog };
+        let mut server = Self { dir, bin, port: free_port(), watchdog };
         // A port that was free may be taken before the server has it.
         for _ in 0..5 {
             if server.try_start() {

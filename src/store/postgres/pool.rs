@@ -46,9 +46,11 @@ impl Connections {
             .keepalives_idle(Duration::from_secs(10))
             .keepalives_interval(Duration::from_secs(5))
             .keepalives_retries(3);
-        // As statements and not as startup options: connection poolers refuse those.
+        // As statements and not as startup options: connection poolers refuse those. A server that is set to forget commits in a
+        // crash would lose what was acknowledged; stricter settings than `on` are left as they are.
         let settings = Arc::new(format!(
-            "SET statement_timeout = {}; SET idle_in_transaction_session_timeout = {}; SET synchronous_commit = on; SET TIME ZONE 'UTC'",
+            "SET statement_timeout = {}; SET idle_in_transaction_session_timeout = {}; SET TIME ZONE 'UTC'; \
+             SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'",
             config.statement_timeout.as_millis().min(i32::MAX as u128),
             config.idle_transaction_timeout.as_millis().min(i32::MAX as u128)
         ));

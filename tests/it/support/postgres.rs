@@ -23,7 +23,7 @@ pub struct Server {
     bin: PathBuf,
     port: u16,
     /// Its standard input closes with us.
-    _watchdog: Child,
+    watchdog: Child,
 }
 
 /// A database of one's own.
@@ -60,9 +60,13 @@ fn command(program: &Path) -> Command {
 }
 
 fn run(command: &mut Command) {
+    assert!(succeeds(command), "{command:?} failed");
+}
+
+fn succeeds(command: &mut Command) -> bool {
     // No pipes: the server would inherit them and keep them open.
     let status = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).current_dir("/").status();
-    assert!(status.expect("the command starts").success(), "{command:?} failed");
+    status.expect("the command starts").success()
 }
 
 pub fn free_port() -> u16 {
@@ -110,20 +114,30 @@ impl Server {
             .arg(dir.join("password"))
             .arg("-D")
             .arg(dir.join("data")));
-        let server = Self { dir, bin, port: free_port(), _watchdog: watchdog };
-        server.start_again();
-        server
+        let mut server = Self { dir, bin, port: free_port(), watchdog };
+        // A port that was free may be taken before the server has it.
+        for _ in 0..5 {
+            if server.try_start() {
+                return server;
+            }
+            server.port = free_port();
+        }
+        panic!("PostgreSQL does not start: {}", std::fs::read_to_string(server.dir.join("log")).unwrap_or_default());
     }
 
     /// Starts it (again), on its port.
     pub fn start_again(&self) {
+        assert!(self.try_start(), "PostgreSQL starts again");
+    }
+
+    fn try_start(&self) -> bool {
         let options = format!(
             "-c listen_addresses=127.0.0.1 -c port={} -c unix_socket_directories={} -c fsync=off -c max_connections=300 \
              -c shared_buffers=64MB -c max_locks_per_transaction=256",
             self.port,
             self.dir.display()
         );
-        run(self.pg_ctl().args(["-w", "-o", &options, "-l"]).arg(self.dir.join("log")).arg("start"));
+        succeeds(self.pg_ctl().args(["-w", "-o", &options, "-l"]).arg(self.dir.join("log")).arg("start"))
     }
 
     /// Kills it as a crash would: no checkpoint, no goodbye.
@@ -177,9 +191,9 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        drop(self._watchdog.stdin.take());
+        drop(self.watchdog.stdin.take());
         // It may have been reaped already, with the process that started it.
-        let _ = self._watchdog.wait();
+        let _ = self.watchdog.wait();
     }
 }
 

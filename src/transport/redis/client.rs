@@ -21,7 +21,7 @@ use socket2::TcpKeepalive;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::error::{Asked, ends_connection, explain};
+use super::error::{Asked, Who, ends_connection, explain};
 use super::keys::Keys;
 use super::life::Life;
 use super::reply;
@@ -39,7 +39,7 @@ pub(super) struct Shared {
     pub(super) keys: Keys,
     /// Up or down, for the log.
     pub(super) life: Life,
-    user: String,
+    who: Who,
     fred: Config,
 }
 
@@ -78,13 +78,16 @@ impl Shared {
             life: Life::new(endpoint.clone()),
             endpoint,
             keys: Keys::new(&config.prefix),
-            user: username.unwrap_or_else(|| "default".to_owned()),
+            who: Who {
+                user: username.unwrap_or_else(|| "default".to_owned()),
+                patterns: format!("~{{{0}:* ~{0}:*", config.prefix),
+            },
             fred,
         })
     }
 
     fn explain(&self, asked: &Asked, error: &Error) -> TransportError {
-        explain(&self.endpoint, &self.user, asked, error)
+        explain(&self.endpoint, &self.who, asked, error)
     }
 
     /// Not reachable, for this reason.

@@ -16,6 +16,14 @@ pub(super) struct Asked {
     pub(super) keys: Vec<String>,
 }
 
+/// As whom we are there, for messages.
+pub(super) struct Who {
+    /// The ACL user.
+    pub(super) user: String,
+    /// The ACL patterns of the keys.
+    pub(super) patterns: String,
+}
+
 /// The code at an error's beginning (`OOM`, `NOPERM`, …). Redis 6 hides that of an error inside a script in the middle of the text.
 pub(super) fn code(error: &Error) -> &str {
     let text = error.details();
@@ -40,7 +48,8 @@ pub(super) fn lost_group(error: &Error) -> bool {
 }
 
 /// The error in our words.
-pub(super) fn explain(endpoint: &str, user: &str, asked: &Asked, error: &Error) -> TransportError {
+pub(super) fn explain(endpoint: &str, who: &Who, asked: &Asked, error: &Error) -> TransportError {
+    let Who { user, patterns } = who;
     let endpoint = endpoint.to_owned();
     let text = error.details();
     let unavailable = |reason: String| TransportError::Unavailable { endpoint: endpoint.clone(), reason };
@@ -71,15 +80,20 @@ pub(super) fn explain(endpoint: &str, user: &str, asked: &Asked, error: &Error) 
     }
     if code(error) == "NOPERM" || text.contains("The user executing the script can't") || text.contains("ACL failure in script") {
         let command = asked.script.and_then(|s| s.command(text)).unwrap_or(asked.command);
-        let right = if text.contains("key") {
-            format!("access the keys that {command} uses ({})", asked.keys.join(", "))
+        return refused(if text.contains("key") {
+            format!(
+                "user `{user}` has no right to access the keys {}; an administrator can grant it with ACL SETUSER ({patterns})",
+                asked.keys.join(", ")
+            )
         } else {
-            format!("run the command {command}")
-        };
-        return refused(format!(
-            "user `{user}` has no right to {right}; an administrator can grant it with ACL SETUSER ({})",
-            if text.contains("key") { "~pattern".to_owned() } else { format!("+{}", command.to_lowercase()) }
-        ));
+            format!(
+                "user `{user}` has no right to run the command {command}; an administrator can grant it with ACL SETUSER (+{})",
+                command.to_lowercase()
+            )
+        });
+    }
+    if text.contains("DB index is out of range") {
+        return refused("it has no database of this number; correct the number at the end of redis.url".to_owned());
     }
     let what = asked.script.map_or(asked.command, |s| s.name);
     match error.kind() {
@@ -94,10 +108,9 @@ pub(super) fn explain(endpoint: &str, user: &str, asked: &Asked, error: &Error) 
 
 /// The client shows IO errors in their debug form; the message in it is enough.
 fn words(text: &str) -> String {
-    match text.split_once("message: \"").and_then(|(_, rest)| rest.split_once('"')) {
-        Some((message, _)) => message.to_owned(),
-        None => text.to_owned(),
-    }
+    let quoted = |mark: &str| text.split_once(mark).and_then(|(_, rest)| rest.split_once('"')).map(|(message, _)| message);
+    let message = quoted("message: \"").or_else(|| quoted("error: \"")).unwrap_or(text);
+    if message.contains("lookup address") { format!("its name does not resolve ({message})") } else { message.to_owned() }
 }
 
 #[cfg(test)]

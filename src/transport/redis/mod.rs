@@ -60,10 +60,14 @@
 //! ([`crate::retry`]). A command without an answer within its timeout ends its connection, also a blocked read (`redis.block` +
 //! `redis.command_timeout`), so a frozen server is noticed by every call.
 //!
+//! # Rights
+//!
+//! An ACL user needs the keys `~{prefix:*` and `~prefix:*`, and the commands HELLO, SELECT, PING, INFO, WAIT, SCRIPT, EVAL, EVALSHA,
+//! TIME, EXISTS, GET, SET, DEL, PEXPIRE, HGET, HSET, HDEL, HLEN, HKEYS, HEXISTS, HGETALL, LRANGE, RPUSH, XADD, XLEN, XRANGE, XTRIM,
+//! XINFO, XPENDING, XREADGROUP, XACK, XCLAIM, XAUTOCLAIM and XGROUP. A missing one is named by [`TransportError::Refused`].
+//!
 //! [`Published::Moved`]: super::Published::Moved
 //! [`Publisher::publish`]: super::Publisher::publish
-//! [`TransportError::Full`]: super::TransportError::Full
-//! [`TransportError::Unavailable`]: super::TransportError::Unavailable
 
 mod client;
 mod consume;

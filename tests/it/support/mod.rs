@@ -1,3 +1,5 @@
 //! What tests share: servers, the program itself, a TCP proxy.
 
 pub mod postgres;
+pub mod proxy;
+pub mod redis;

@@ -1,0 +1,340 @@
+//! The collectors' side.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use fred::types::Value;
+use tokio::time::Instant;
+
+use super::session::{Kind, Reading, Sent, Session};
+use super::{RedisTransport, reply, script};
+use crate::model::{Digest, RowRange, SourceId};
+use crate::transport::{Backlog, Consumer, Delivery, Partition, Receipt, Result, TransportError};
+
+/// Unused dictionaries are looked for once in so many acknowledgements.
+const SWEEP_EVERY: u32 = 64;
+/// A dictionary that was used more recently than this stays, although nothing in the queue refers to it: a queue that is read as
+/// fast as it is written would otherwise lose its dictionaries all the time.
+const SWEEP_UNUSED_FOR: Duration = Duration::from_secs(60);
+/// Candidates of one sweep, the longest unused first.
+const SWEEP_MAX: usize = 256;
+
+#[async_trait]
+impl Consumer for RedisTransport {
+    fn partitions(&self) -> Partition {
+        self.shared.config.partitions
+    }
+
+    async fn receive(&self, partition: Partition, max: usize) -> Result<Vec<Delivery>> {
+        let session = self.seat(partition)?.session().await?;
+        let mut reading = session.reading.lock().await;
+        loop {
+            let (kind, answer) = self.read(partition, &session, &mut reading, max.max(1)).await?;
+            let Some(answer) = answer else {
+                self.recover_group(partition, &session, &mut reading).await?;
+                continue;
+            };
+            reading.limit = reading.limit.saturating_mul(2).max(1);
+            let entries = match kind {
+                Kind::Own => {
+                    let entries = stream_entries(answer);
+                    reading.own_after = match entries.last() {
+                        Some(last) => Some(entry_id(last)?),
+                        None => None,
+                    };
+                    entries
+                }
+                Kind::Claim => {
+                    let mut parts = reply::list(answer).into_iter();
+                    reading.claim_from = parts.next().as_ref().map(reply::text).transpose()?.unwrap_or_else(|| "0-0".to_owned());
+                    if reading.claim_from == "0-0" {
+                        reading.claim_at = Instant::now() + self.shared.config.claim_idle / 2;
+                    }
+                    parts.next().map(reply::list).unwrap_or_default()
+                }
+                Kind::New => stream_entries(answer),
+            };
+            let deliveries = self.hand_out(partition, &session, entries)?;
+            if !deliveries.is_empty() || kind == Kind::New {
+                return Ok(deliveries);
+            }
+        }
+    }
+
+    async fn dictionary(&self, partition: Partition, digest: Digest) -> Result<Option<Bytes>> {
+        let key = self.shared.keys.dict(partition, digest);
+        let conn = self.link(partition)?.get().await?;
+        Ok(conn.call("GET", vec![key.into()]).await?.into_bytes())
+    }
+
+    async fn acknowledge(&self, partition: Partition, receipts: Vec<Receipt>, settled: &[(SourceId, u64)]) -> Result<usize> {
+        let session = self.seat(partition)?.session().await?;
+        let ids = live(&session, partition, &receipts);
+        if ids.is_empty() && settled.is_empty() {
+            return Ok(0);
+        }
+        let keys = vec![self.shared.keys.stream(partition), self.shared.keys.committed(partition)];
+        let mut args: Vec<Value> = vec![self.shared.config.group.as_str().into(), ids.len().to_string().into()];
+        args.extend(ids.iter().map(|id| Value::from(id.as_str())));
+        for (source, row) in settled {
+            args.extend([source.to_string().into(), row.to_string().into()]);
+        }
+        let answer = reply::list(session.writer.run(&script::ACKNOWLEDGE, keys, args).await?);
+        let done = reply::number(answer.first().unwrap_or(&Value::Null))?;
+        {
+            let mut held = session.held();
+            for id in &ids {
+                held.entries.remove(id);
+            }
+        }
+        if self.acknowledged(partition) {
+            // The entries are acknowledged, whatever becomes of this.
+            if let Err(error) = self.sweep(partition, SWEEP_UNUSED_FOR).await {
+                tracing::debug!("unused dictionaries stay for now: {error}");
+            }
+        }
+        Ok(usize::try_from(done).unwrap_or(usize::MAX))
+    }
+
+    async fn keep(&self, partition: Partition, receipts: &[Receipt]) -> Result<()> {
+        let session = self.seat(partition)?.session().await?;
+        let ids = live(&session, partition, receipts);
+        if ids.is_empty() {
+            return Ok(());
+        }
+        let mut args: Vec<Value> = vec![self.shared.config.group.as_str().into(), self.shared.config.consumer.as_str().into()];
+        args.extend(ids.into_iter().map(Value::from));
+        session.writer.run(&script::KEEP, vec![self.shared.keys.stream(partition)], args).await?;
+        Ok(())
+    }
+
+    async fn backlog(&self, partition: Partition) -> Result<Backlog> {
+        self.waiting(partition).await
+    }
+
+    async fn leave(&self, partition: Partition) -> Result<()> {
+        let args = vec![self.shared.config.group.as_str().into(), self.shared.config.consumer.as_str().into()];
+        let conn = self.link(partition)?.get().await?;
+        conn.run(&script::LEAVE, vec![self.shared.keys.stream(partition)], args).await?;
+        Ok(())
+    }
+
+    async fn store_mark(&self) -> Result<Option<String>> {
+        let args = vec![self.shared.keys.meta().into(), self.store_field().into()];
+        let mark = self.control.get().await?.call("HGET", args).await?;
+        if mark.is_null() { Ok(None) } else { reply::text(&mark).map(Some) }
+    }
+
+    async fn mark_store(&self, store: &str) -> Result<String> {
+        let args = vec![self.store_field().into(), store.into()];
+        reply::text(&self.control.get().await?.run(&script::ONCE, vec![self.shared.keys.meta()], args).await?)
+    }
+
+    async fn ping(&self) -> Result<Duration> {
+        self.round_trip().await
+    }
+}
+
+impl RedisTransport {
+    /// Sends the read that is due, or goes on waiting for the one that was sent, and gives its answer.
+    async fn read(
+        &self,
+        partition: Partition,
+        session: &Session,
+        reading: &mut Reading,
+        max: usize,
+    ) -> Result<(Kind, Option<Value>)> {
+        if reading.sent.is_none() {
+            reading.sent = Some(self.send_read(partition, session, reading, max));
+        }
+        let Some(sent) = reading.sent.as_mut() else { unreachable!("a read was just sent") };
+        let answer = (&mut sent.answer).await;
+        let kind = sent.kind;
+        reading.sent = None;
+        if matches!(answer, Err(TransportError::Unavailable { .. })) {
+            reading.limit = (reading.limit.min(max) / 2).max(1);
+        }
+        Ok((kind, answer?))
+    }
+
+    fn send_read(&self, partition: Partition, session: &Session, reading: &Reading, max: usize) -> Sent {
+        let config = &self.shared.config;
+        let count = Value::from(reading.limit.min(max).max(1).to_string());
+        let (group, consumer) = (Value::from(config.group.as_str()), Value::from(config.consumer.as_str()));
+        let stream = Value::from(self.shared.keys.stream(partition));
+        let read = |block: Option<Value>, after: Value| {
+            let mut args = vec!["GROUP".into(), group.clone(), consumer.clone(), "COUNT".into(), count.clone()];
+            args.extend(block.into_iter().flat_map(|ms| ["BLOCK".into(), ms]));
+            args.extend(["STREAMS".into(), stream.clone(), after]);
+            args
+        };
+        let timeout = config.command_timeout;
+        if let Some(after) = &reading.own_after {
+            let answer = session.reader.call_within("XREADGROUP", read(None, after.as_str().into()), timeout);
+            return Sent { kind: Kind::Own, answer };
+        }
+        if reading.claim_from != "0-0" || Instant::now() >= reading.claim_at {
+            let idle = config.claim_idle.as_millis().to_string().into();
+            let args = vec![stream, group, consumer, idle, reading.claim_from.as_str().into(), "COUNT".into(), count];
+            return Sent { kind: Kind::Claim, answer: session.reader.call_within("XAUTOCLAIM", args, timeout) };
+        }
+        // 0 would block for ever.
+        let block = config.block.as_millis().max(1).to_string();
+        let args = read(Some(block.into()), ">".into());
+        Sent { kind: Kind::New, answer: session.reader.call_within("XREADGROUP", args, config.block + timeout) }
+    }
+
+    /// Redis lost the stream: makes the group, and begins again with an epoch in which old receipts are worth nothing.
+    async fn recover_group(&self, partition: Partition, session: &Session, reading: &mut Reading) -> Result<()> {
+        let stream = self.shared.keys.stream(partition);
+        let args = vec!["CREATE".into(), stream.into(), self.shared.config.group.as_str().into(), "0".into(), "MKSTREAM".into()];
+        match session.writer.call("XGROUP", args).await {
+            Ok(_) => {}
+            // Somebody else was faster.
+            Err(TransportError::Corrupt(text)) if text.contains("BUSYGROUP") => {}
+            Err(error) => return Err(error),
+        }
+        session.writer.check_partitions().await?;
+        self.seat(partition)?.renew(session, reading);
+        Ok(())
+    }
+
+    /// Turns entries into deliveries. Those that were deleted from the stream are acknowledged away; those that the caller has are
+    /// passed over.
+    fn hand_out(&self, partition: Partition, session: &Arc<Session>, entries: Vec<Value>) -> Result<Vec<Delivery>> {
+        let mut deliveries = Vec::with_capacity(entries.len());
+        let mut gone = Vec::new();
+        let mut held = session.held();
+        for entry in entries {
+            if entry.is_null() {
+                continue;
+            }
+            let mut parts = reply::list(entry).into_iter();
+            let id = reply::text(&parts.next().unwrap_or(Value::Null))?;
+            let fields = parts.next().unwrap_or(Value::Null);
+            if fields.is_null() {
+                gone.push(id);
+                continue;
+            }
+            if held.entries.contains(&id) {
+                continue;
+            }
+            let delivery = delivery(partition, id, held.epoch, fields);
+            held.entries.insert(delivery.receipt.entry.clone());
+            deliveries.push(delivery);
+        }
+        drop(held);
+        if !gone.is_empty() {
+            let mut args: Vec<Value> = vec![self.shared.keys.stream(partition).into(), self.shared.config.group.as_str().into()];
+            args.extend(gone.into_iter().map(Value::from));
+            // Sent, and not waited for: if it is lost, they come again and go again.
+            drop(session.writer.call("XACK", args));
+        }
+        Ok(deliveries)
+    }
+
+    /// Counts an acknowledgement; whether a sweep is due.
+    fn acknowledged(&self, partition: Partition) -> bool {
+        let count = self.acknowledgements.get(usize::from(partition));
+        count.is_some_and(|c| (c.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1).is_multiple_of(SWEEP_EVERY))
+    }
+
+    /// Removes a partition's dictionaries that nothing in the queue refers to and that were last used longer ago than this (by the
+    /// clock of Redis). Returns how many were removed. Done now and then by [`Consumer::acknowledge`].
+    ///
+    /// # Errors
+    /// As every call.
+    pub async fn sweep(&self, partition: Partition, unused_for: Duration) -> Result<u64> {
+        let keys = &self.shared.keys;
+        let conn = self.link(partition)?.get().await?;
+        let dicts = keys.dicts(partition);
+        let mut candidates = Vec::new();
+        for (digest, used) in reply::pairs(conn.call("HGETALL", vec![dicts.as_str().into()]).await?) {
+            let (digest, used) = (reply::parsed::<Digest>(&digest, &dicts)?, reply::text(&used)?);
+            candidates.push((order(&used), digest, used));
+        }
+        candidates.sort_unstable();
+        candidates.truncate(SWEEP_MAX);
+        if candidates.is_empty() {
+            return Ok(0);
+        }
+        let mut names = vec![keys.stream(partition), dicts];
+        let mut args: Vec<Value> = vec![unused_for.as_millis().to_string().into()];
+        for (_, digest, used) in candidates {
+            names.push(keys.dict(partition, digest));
+            args.extend([digest.to_string().into(), used.into()]);
+        }
+        reply::number(&conn.run(&script::SWEEP, names, args).await?)
+    }
+
+    /// How much waits in a partition.
+    pub(super) async fn waiting(&self, partition: Partition) -> Result<Backlog> {
+        let conn = self.link(partition)?.get().await?;
+        let args = vec![self.shared.config.group.as_str().into()];
+        let answer = reply::list(conn.run(&script::BACKLOG, vec![self.shared.keys.stream(partition)], args).await?);
+        match answer.as_slice() {
+            [entries, pending, oldest] => Ok(Backlog {
+                entries: reply::number(entries)?,
+                pending: reply::number(pending)?,
+                oldest_ms: reply::number(oldest)?,
+            }),
+            _ => Err(reply::unexpected("a backlog")),
+        }
+    }
+
+    /// The field of `meta` that says which store the group commits to.
+    pub(super) fn store_field(&self) -> String {
+        format!("store:{}", self.shared.config.group)
+    }
+}
+
+/// The ids of the receipts that belong to this session.
+fn live(session: &Session, partition: Partition, receipts: &[Receipt]) -> Vec<String> {
+    let epoch = session.held().epoch;
+    receipts.iter().filter(|r| r.epoch == epoch && r.partition == partition).map(|r| r.entry.clone()).collect()
+}
+
+/// The entries in the answer of XREADGROUP for one stream: a map in RESP3, nil when there is nothing.
+fn stream_entries(answer: Value) -> Vec<Value> {
+    let one = match answer {
+        Value::Map(map) => map.inner().into_values().next(),
+        other => reply::list(other).into_iter().next().and_then(|stream| reply::list(stream).into_iter().nth(1)),
+    };
+    one.map(reply::list).unwrap_or_default()
+}
+
+fn entry_id(entry: &Value) -> Result<String> {
+    match entry {
+        Value::Array(parts) => reply::text(parts.first().unwrap_or(&Value::Null)),
+        _ => Err(reply::unexpected("an entry")),
+    }
+}
+
+/// An entry as a delivery. What the fields do not say stays empty: a broken entry is handed out, so that it is buried like any
+/// other batch that cannot be stored, and not read for ever.
+fn delivery(partition: Partition, entry: String, epoch: u64, fields: Value) -> Delivery {
+    let mut delivery = Delivery {
+        receipt: Receipt { partition, entry, epoch },
+        source: SourceId::default(),
+        rows: RowRange { first: 0, end: 0 },
+        payload: Bytes::new(),
+    };
+    for (field, value) in reply::pairs(fields) {
+        match field.as_bytes() {
+            Some(b"s") => delivery.source = reply::parsed(&value, "").unwrap_or_default(),
+            Some(b"f") => delivery.rows.first = reply::number(&value).unwrap_or_default(),
+            Some(b"e") => delivery.rows.end = reply::number(&value).unwrap_or_default(),
+            Some(b"d") => delivery.payload = value.into_bytes().unwrap_or_default(),
+            _ => {}
+        }
+    }
+    delivery
+}
+
+/// An entry id, so that it sorts by time.
+fn order(id: &str) -> (u64, u64) {
+    let (ms, sequence) = id.split_once('-').unwrap_or((id, "0"));
+    (ms.parse().unwrap_or(0), sequence.parse().unwrap_or(0))
+}

@@ -1,0 +1,128 @@
+//! What went wrong with a command, in our words.
+
+use fred::error::{Error, ErrorKind};
+
+use super::script::Script;
+use crate::transport::TransportError;
+
+/// What was asked of Redis, for messages.
+#[derive(Clone)]
+pub(super) struct Asked {
+    /// The command, or a script.
+    pub(super) command: &'static str,
+    /// The script.
+    pub(super) script: Option<&'static Script>,
+    /// The keys that were passed.
+    pub(super) keys: Vec<String>,
+}
+
+/// As whom we are there, for messages.
+pub(super) struct Who {
+    /// The ACL user.
+    pub(super) user: String,
+    /// The ACL patterns of the keys.
+    pub(super) patterns: String,
+}
+
+/// The code at an error's beginning (`OOM`, `NOPERM`, …). Redis 6 hides that of an error inside a script in the middle of the text.
+pub(super) fn code(error: &Error) -> &str {
+    let text = error.details();
+    if text.starts_with("ERR Error running script")
+        && let Some((_, inner)) = text.rsplit_once(": -")
+    {
+        return inner.split(' ').next().unwrap_or_default();
+    }
+    text.split(' ').next().unwrap_or_default()
+}
+
+/// Whether the connection is of no more use after this.
+pub(super) fn ends_connection(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::IO | ErrorKind::Timeout | ErrorKind::Canceled | ErrorKind::Protocol | ErrorKind::Routing)
+        // Another server is the primary now: connecting again finds it.
+        || matches!(code(error), "READONLY" | "MASTERDOWN")
+}
+
+/// Whether the stream or the group is gone.
+pub(super) fn lost_group(error: &Error) -> bool {
+    matches!(code(error), "NOGROUP" | "UNBLOCKED")
+}
+
+/// The error in our words.
+pub(super) fn explain(endpoint: &str, who: &Who, asked: &Asked, error: &Error) -> TransportError {
+    let Who { user, patterns } = who;
+    let endpoint = endpoint.to_owned();
+    let text = error.details();
+    let unavailable = |reason: String| TransportError::Unavailable { endpoint: endpoint.clone(), reason };
+    let refused = |reason: String| TransportError::Refused { endpoint: endpoint.clone(), reason };
+    match code(error) {
+        "OOM" => return TransportError::Full { endpoint },
+        "LOADING" | "MASTERDOWN" | "READONLY" | "CLUSTERDOWN" | "TRYAGAIN" | "BUSY" | "MISCONF" | "NOREPLICAS" | "NOGROUP"
+        | "UNBLOCKED" => return unavailable(text.to_owned()),
+        "WRONGPASS" => {
+            return refused(format!(
+                "the password of user `{user}` is wrong, or the user is unknown or disabled; check redis.password (REDIS_PASSWORD) \
+                 and redis.username (REDIS_USERNAME)"
+            ));
+        }
+        "NOAUTH" => return refused("it wants a password; set redis.password (REDIS_PASSWORD)".to_owned()),
+        "WRONGTYPE" => {
+            let key = asked.script.and_then(|s| s.key(text)).and_then(|i| asked.keys.get(i)).cloned();
+            let key = key.unwrap_or_else(|| asked.keys.join(", "));
+            return TransportError::Corrupt(format!(
+                "Redis at {endpoint}: the key {key} holds another kind of value than it should; is the prefix (redis.prefix) used by \
+                 something else? Delete the key or choose another prefix"
+            ));
+        }
+        "MOVED" | "ASK" | "CROSSSLOT" => {
+            return refused("it is a Redis Cluster, which is not yet supported in this version; use a single server".to_owned());
+        }
+        _ => {}
+    }
+    if code(error) == "NOPERM" || text.contains("The user executing the script can't") || text.contains("ACL failure in script") {
+        let command = asked.script.and_then(|s| s.command(text)).unwrap_or(asked.command);
+        return refused(if text.contains("key") {
+            format!(
+                "user `{user}` has no right to access the keys {}; an administrator can grant it with ACL SETUSER ({patterns})",
+                asked.keys.join(", ")
+            )
+        } else {
+            format!(
+                "user `{user}` has no right to run the command {command}; an administrator can grant it with ACL SETUSER (+{})",
+                command.to_lowercase()
+            )
+        });
+    }
+    if text.contains("DB index is out of range") {
+        return refused("it has no database of this number; correct the number at the end of redis.url".to_owned());
+    }
+    let what = asked.script.map_or(asked.command, |s| s.name);
+    match error.kind() {
+        ErrorKind::Auth => refused(format!("{text}; check redis.username and redis.password (REDIS_PASSWORD)")),
+        ErrorKind::Timeout => unavailable(format!("no answer in time ({what})")),
+        ErrorKind::Canceled => unavailable("the connection was lost".to_owned()),
+        ErrorKind::IO | ErrorKind::Routing => unavailable(words(text)),
+        ErrorKind::Protocol => refused(format!("what answers there does not speak the Redis protocol ({text}); check redis.url")),
+        _ => TransportError::Corrupt(format!("Redis at {endpoint} did not understand {what}: {text}")),
+    }
+}
+
+/// The client shows IO errors in their debug form; the message in it is enough.
+fn words(text: &str) -> String {
+    let quoted = |mark: &str| text.split_once(mark).and_then(|(_, rest)| rest.split_once('"')).map(|(message, _)| message);
+    let message = quoted("message: \"").or_else(|| quoted("error: \"")).unwrap_or(text);
+    if message.contains("lookup address") { format!("its name does not resolve ({message})") } else { message.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_found_at_the_beginning_and_inside() {
+        let code_of = |text: &str| code(&Error::new(ErrorKind::Unknown, text.to_owned())).to_owned();
+        assert_eq!(code_of("OOM command not allowed when used memory > 'maxmemory'. script: ab, on @user_script:1."), "OOM");
+        let old = "ERR Error running script (call to f_ab): @user_script:1: @user_script: 1: -OOM command not allowed";
+        assert_eq!(code_of(old), "OOM");
+        assert_eq!(code_of(""), "");
+    }
+}

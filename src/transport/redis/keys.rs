@@ -1,0 +1,60 @@
+//! The names of the keys. Those of one partition share the hash tag `{prefix:partition}`, and with it a cluster's slot.
+
+use crate::model::{Digest, SourceId};
+use crate::transport::Partition;
+
+/// Makes key names.
+#[derive(Clone, Debug)]
+pub(super) struct Keys {
+    prefix: String,
+}
+
+impl Keys {
+    pub(super) fn new(prefix: &str) -> Self {
+        Self { prefix: prefix.to_owned() }
+    }
+
+    fn of(&self, partition: Partition, name: &str) -> String {
+        format!("{{{}:{partition}}}:{name}", self.prefix)
+    }
+
+    /// The stream of batches.
+    pub(super) fn stream(&self, partition: Partition) -> String {
+        self.of(partition, "stream")
+    }
+
+    /// Hash: source → position.
+    pub(super) fn positions(&self, partition: Partition) -> String {
+        self.of(partition, "positions")
+    }
+
+    /// Hash: source → row up to which all is stored.
+    pub(super) fn committed(&self, partition: Partition) -> String {
+        self.of(partition, "committed")
+    }
+
+    /// Hash: dictionary → id of the last entry that refers to it.
+    pub(super) fn dicts(&self, partition: Partition) -> String {
+        self.of(partition, "dicts")
+    }
+
+    /// String: a dictionary.
+    pub(super) fn dict(&self, partition: Partition, digest: Digest) -> String {
+        self.of(partition, &format!("dict:{digest}"))
+    }
+
+    /// String: the owner of a source.
+    pub(super) fn lease(&self, partition: Partition, source: SourceId) -> String {
+        self.of(partition, &format!("lease:{source}"))
+    }
+
+    /// Hash: what was fixed at first use.
+    pub(super) fn meta(&self) -> String {
+        format!("{}:meta", self.prefix)
+    }
+
+    /// List: the known contents that begin with the same record.
+    pub(super) fn registry(&self, first_record: Digest) -> String {
+        format!("{}:registry:{first_record}", self.prefix)
+    }
+}

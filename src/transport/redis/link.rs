@@ -1,0 +1,58 @@
+//! A place for one connection, made when first needed and again when it is lost.
+
+use std::sync::Arc;
+
+use futures_util::future::FutureExt;
+use tokio::time::Instant;
+
+use super::client::{Conn, Shared};
+use super::made::Made;
+use crate::retry::Backoff;
+use crate::transport::Result;
+
+/// Holds at most one connection.
+pub(super) struct Link {
+    shared: Arc<Shared>,
+    conn: Made<Conn>,
+}
+
+impl Link {
+    pub(super) fn new(shared: &Arc<Shared>) -> Self {
+        let config = &shared.config;
+        let backoff = Backoff::new(config.reconnect_min, config.reconnect_max);
+        Self { shared: shared.clone(), conn: Made::new(config.command_timeout + config.connect_timeout * 2, backoff) }
+    }
+
+    /// The connection, if there is one that is not known to be broken.
+    pub(super) fn current(&self) -> Option<Arc<Conn>> {
+        self.conn.current().filter(|conn| conn.is_alive())
+    }
+
+    /// Ends the connection, if it still is this one.
+    pub(super) fn discard(&self, conn: &Arc<Conn>) {
+        self.conn.discard(conn);
+    }
+
+    /// The connection, made if need be. Takes no longer than a command and a connection attempt may take; fails with what the
+    /// attempt failed with.
+    pub(super) async fn get(&self) -> Result<Arc<Conn>> {
+        self.get_since(Instant::now()).await
+    }
+
+    /// As [`Link::get`], for a caller that has been waiting since then: an attempt that failed meanwhile is its answer.
+    pub(super) async fn get_since(&self, begun: Instant) -> Result<Arc<Conn>> {
+        let shared = self.shared.clone();
+        let open = |_: Option<&Arc<Conn>>| {
+            async move {
+                let opened = Conn::open(&shared).await;
+                if let Err(error) = &opened {
+                    shared.life.unreachable(error);
+                }
+                opened.map(Arc::new)
+            }
+            .boxed()
+        };
+        let late = || self.shared.unavailable("connecting takes too long");
+        self.conn.get(begun, Conn::is_alive, open, late).await
+    }
+}

@@ -1,0 +1,96 @@
+//! The Lua scripts, and finding in them what an error speaks of.
+
+use std::sync::LazyLock;
+
+/// A script as it is sent: `common.lua` and its own text.
+pub(super) struct Script {
+    /// For messages.
+    pub(super) name: &'static str,
+    /// What is sent.
+    pub(super) text: &'static str,
+    sha: LazyLock<String>,
+}
+
+impl Script {
+    /// The digest it is called by.
+    pub(super) fn sha(&self) -> &str {
+        &self.sha
+    }
+
+    /// The line that an error of Redis names (`… on @user_script:12.`).
+    fn line(&self, error: &str) -> Option<&'static str> {
+        let number = error.rsplit_once("user_script:")?.1;
+        let number: usize = number.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()?;
+        self.text.lines().nth(number.checked_sub(1)?)
+    }
+
+    /// The command that the error is about.
+    pub(super) fn command(&self, error: &str) -> Option<&'static str> {
+        self.line(error)?.split_once("redis.call('")?.1.split('\'').next()
+    }
+
+    /// The key (counted from 0) that the error is about.
+    pub(super) fn key(&self, error: &str) -> Option<usize> {
+        let index = self.line(error)?.split_once("redis.call(")?.1.split_once("KEYS[")?.1;
+        index.split(']').next()?.parse::<usize>().ok()?.checked_sub(1)
+    }
+}
+
+macro_rules! scripts {
+    ($($(#[$doc:meta])* $name:ident = $file:literal;)*) => {
+        $(
+            $(#[$doc])*
+            pub(super) static $name: Script = Script {
+                name: $file,
+                text: concat!(include_str!("scripts/common.lua"), include_str!(concat!("scripts/", $file, ".lua"))),
+                sha: LazyLock::new(|| fred::util::sha1_hash($name.text)),
+            };
+        )*
+        /// All of them.
+        pub(super) static ALL: &[&Script] = &[$(&$name),*];
+    };
+}
+
+scripts! {
+    /// Appends a batch.
+    PUBLISH = "publish";
+    /// Acknowledges entries and trims.
+    ACKNOWLEDGE = "acknowledge";
+    /// Removes unused dictionaries.
+    SWEEP = "sweep";
+    /// Counts what waits.
+    BACKLOG = "backlog";
+    /// Lists what waits.
+    QUEUED = "queued";
+    /// Refreshes entries being worked on.
+    KEEP = "keep";
+    /// Deletes an idle consumer.
+    LEAVE = "leave";
+    /// Takes or renews a lease.
+    LEASE = "lease";
+    /// Gives a lease back.
+    RELEASE = "release";
+    /// Registers a content.
+    REGISTER = "register";
+    /// Sets a field once.
+    ONCE = "once";
+    /// Forgets sources.
+    RESET = "reset";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_is_traced_to_its_command_and_key() {
+        let at = |needle: &str| PUBLISH.text.lines().position(|l| l.contains(needle)).expect("it is there") + 1;
+        let error =
+            |line| format!("ERR The user executing the script can't run this command script: ab, on @user_script:{line}.");
+        assert_eq!(PUBLISH.command(&error(at("'XADD'"))), Some("XADD"));
+        assert_eq!(PUBLISH.key(&error(at("'HLEN'"))), Some(2));
+        assert_eq!(PUBLISH.command("OOM command not allowed"), None);
+        assert_eq!(PUBLISH.command("on @user_script:0."), None);
+        assert_eq!(PUBLISH.key("on @user_script:99999."), None);
+    }
+}

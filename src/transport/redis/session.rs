@@ -1,0 +1,152 @@
+//! A consumer's connections to one partition, and what was read over them.
+//!
+//! A session is two connections to the same server process: one that may block in a read, one to acknowledge over. When either
+//! breaks, both go, and with them every receipt: what was read from one server is never acknowledged to another.
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use fred::types::Value;
+use futures_util::future::{BoxFuture, FutureExt};
+use tokio::time::{Duration, Instant};
+
+use super::client::{Conn, Shared};
+use super::link::Link;
+use super::made::Made;
+use crate::retry::Backoff;
+use crate::transport::Result;
+
+/// The place for a partition's session.
+pub(super) struct Seat {
+    shared: Arc<Shared>,
+    links: Arc<Links>,
+    session: Made<Session>,
+}
+
+struct Links {
+    reader: Link,
+    writer: Link,
+    epochs: AtomicU64,
+}
+
+/// One session.
+pub(super) struct Session {
+    /// Reads, and may block.
+    pub(super) reader: Arc<Conn>,
+    /// Everything else.
+    pub(super) writer: Arc<Conn>,
+    /// What was read: which receipts are good.
+    pub(super) held: Mutex<Held>,
+    /// How far reading is. One reader at a time.
+    pub(super) reading: tokio::sync::Mutex<Reading>,
+}
+
+/// The entries handed out and not yet acknowledged.
+pub(super) struct Held {
+    /// The number that this session's receipts carry.
+    pub(super) epoch: u64,
+    /// Their ids, so that none is handed out twice.
+    pub(super) entries: HashSet<String>,
+}
+
+/// Where reading stands.
+pub(super) struct Reading {
+    /// Own pending entries are read after this id; `None` when all were read.
+    pub(super) own_after: Option<String>,
+    /// Where claiming goes on; `0-0` between rounds.
+    pub(super) claim_from: String,
+    /// When the next round of claiming begins.
+    pub(super) claim_at: Instant,
+    /// A read that was sent and whose answer was not taken yet (the caller may have stopped waiting).
+    pub(super) sent: Option<Sent>,
+    /// How many entries a read may ask for; halved when an answer is too large to arrive in time.
+    pub(super) limit: usize,
+}
+
+/// A read on its way.
+pub(super) struct Sent {
+    /// Which kind.
+    pub(super) kind: Kind,
+    /// Its answer; `None` if the group is gone.
+    pub(super) answer: BoxFuture<'static, Result<Option<Value>>>,
+}
+
+/// The three ways to read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Kind {
+    /// What this consumer read before.
+    Own,
+    /// What others left lying.
+    Claim,
+    /// What is new.
+    New,
+}
+
+impl Reading {
+    fn new(limit: usize) -> Self {
+        Self { own_after: Some("0-0".to_owned()), claim_from: "0-0".to_owned(), claim_at: Instant::now(), sent: None, limit }
+    }
+}
+
+impl Session {
+    /// The entries handed out.
+    pub(super) fn held(&self) -> std::sync::MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Links {
+    fn next_epoch(&self) -> u64 {
+        self.epochs.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Connects to one server process, twice.
+    async fn connect(&self, shared: &Shared, begun: Instant, limit: usize) -> Result<Arc<Session>> {
+        let reader = self.reader.get_since(begun).await?;
+        let mut writer = self.writer.get_since(begun).await?;
+        if reader.run_id != writer.run_id {
+            self.writer.discard(&writer);
+            writer = self.writer.get().await?;
+        }
+        if reader.run_id != writer.run_id {
+            self.reader.discard(&reader);
+            return Err(shared.unavailable("two connections reached two different servers"));
+        }
+        let held = Mutex::new(Held { epoch: self.next_epoch(), entries: HashSet::new() });
+        Ok(Arc::new(Session { reader, writer, held, reading: tokio::sync::Mutex::new(Reading::new(limit)) }))
+    }
+}
+
+impl Seat {
+    pub(super) fn new(shared: &Arc<Shared>) -> Self {
+        let config = &shared.config;
+        let links = Links { reader: Link::new(shared), writer: Link::new(shared), epochs: AtomicU64::new(0) };
+        // The links wait between attempts; the session need not.
+        let backoff = Backoff::new(Duration::ZERO, Duration::ZERO);
+        let patience = (config.command_timeout + config.connect_timeout * 2) * 2;
+        Self { shared: shared.clone(), links: Arc::new(links), session: Made::new(patience, backoff) }
+    }
+
+    /// The session; a new one, with a new epoch, if a connection is lost.
+    pub(super) async fn session(&self) -> Result<Arc<Session>> {
+        let begun = Instant::now();
+        let make = |old: Option<&Arc<Session>>| {
+            // If a read that did not arrive in time ended the session, the next is smaller.
+            let limit = match old {
+                Some(old) => old.reading.try_lock().map_or(1, |reading| reading.limit),
+                None => usize::MAX,
+            };
+            let (links, shared) = (self.links.clone(), self.shared.clone());
+            async move { links.connect(&shared, begun, limit).await }.boxed()
+        };
+        let late = || self.shared.unavailable("connecting takes too long");
+        self.session.get(begun, |s| s.reader.is_alive() && s.writer.is_alive(), make, late).await
+    }
+
+    /// Begins again over the same connections: the queue is another one now, and its entry ids may be those of the old one.
+    pub(super) fn renew(&self, session: &Session, reading: &mut Reading) {
+        *session.held() = Held { epoch: self.links.next_epoch(), entries: HashSet::new() };
+        *reading = Reading::new(reading.limit);
+    }
+}

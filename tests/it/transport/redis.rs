@@ -1,0 +1,492 @@
+//! The queue on Redis, when Redis fails.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use secrecy::SecretString;
+use telemetry::model::Digest;
+use telemetry::transport::redis::RedisTransport;
+use telemetry::transport::{Consumer, Identity, Inspector, Lease, Published, Publisher, TransportError};
+
+use super::{ELSEWHERE, OTHER, Place, Queue, SOURCE, Tune, acknowledge, at, backlog, batch, fill, firsts, take};
+use crate::support::proxy::Proxy;
+use crate::support::redis::{RedisServer, Reply, config};
+
+const STREAM: &str = "{t:0}:stream";
+
+/// A server and a queue on it.
+pub struct Server(pub RedisServer);
+
+impl Server {
+    pub fn start() -> Self {
+        Self(RedisServer::start())
+    }
+}
+
+#[async_trait]
+impl Place for Server {
+    async fn open(&self, tune: Tune) -> Arc<dyn Queue> {
+        let mut config = config(&self.0.url());
+        config.consumer = tune.consumer.to_owned();
+        config.max_backlog = tune.max_backlog;
+        config.claim_idle = tune.claim_idle;
+        config.lease_ttl = tune.lease_ttl;
+        RedisTransport::connect(&config).await.unwrap()
+    }
+}
+
+async fn open(server: &RedisServer) -> Arc<RedisTransport> {
+    RedisTransport::connect(&config(&server.url())).await.unwrap()
+}
+
+/// Repeats until it succeeds; only passing errors may come before.
+async fn until_ok<T, F: Future<Output = Result<T, TransportError>>>(mut call: impl FnMut() -> F) -> T {
+    let begun = Instant::now();
+    loop {
+        match call().await {
+            Ok(value) => return value,
+            Err(error) => {
+                assert!(error.is_transient(), "{error}");
+                assert!(begun.elapsed() < Duration::from_secs(20), "it never recovered: {error}");
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_done_is_trimmed() {
+    let server = RedisServer::start();
+    let q = open(&server).await;
+    fill(&*q, SOURCE, 0, 50).await;
+    let got = take(&*q, 0, 4).await;
+    acknowledge(&*q, &got[1..], &[]).await;
+    assert_eq!(server.int(&["XLEN", STREAM]), 5, "the oldest is still pending");
+    acknowledge(&*q, &got[..1], &[]).await;
+    assert_eq!(server.int(&["XLEN", STREAM]), 1);
+    // Another group has not read anything: what it needs stays.
+    server.ok(&["XGROUP", "CREATE", STREAM, "others", "0"]);
+    fill(&*q, SOURCE, 50, 60).await;
+    let got = take(&*q, 0, 2).await;
+    acknowledge(&*q, &got, &[]).await;
+    assert_eq!(server.int(&["XLEN", STREAM]), 2);
+    server.ok(&["XGROUP", "DESTROY", STREAM, "others"]);
+    fill(&*q, SOURCE, 60, 70).await;
+    let got = take(&*q, 0, 1).await;
+    acknowledge(&*q, &got, &[]).await;
+    assert_eq!(server.int(&["XLEN", STREAM]), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dictionaries_go_when_nothing_refers_to_them() {
+    let server = RedisServer::start();
+    let q = open(&server).await;
+    let dictionary = |n: u8| Bytes::from(vec![n; 100]);
+    let digest = |n: u8| Digest::of(&dictionary(n));
+    for (n, first) in [(1, 0), (2, 10), (3, 20)] {
+        let mut b = batch(SOURCE, first);
+        b.dictionaries = vec![digest(n)];
+        b.with = vec![(digest(n), dictionary(n))];
+        assert_eq!(q.publish(&b).await.unwrap(), Published::Accepted);
+    }
+    assert_eq!(q.sweep(0, Duration::ZERO).await.unwrap(), 0);
+    let got = take(&*q, 0, 3).await;
+    acknowledge(&*q, &got[..2], &[]).await;
+    assert_eq!(q.sweep(0, Duration::from_secs(3_600)).await.unwrap(), 0, "used not long ago");
+    assert_eq!(q.sweep(0, Duration::ZERO).await.unwrap(), 2);
+    assert_eq!(q.dictionary(0, digest(1)).await.unwrap(), None);
+    assert_eq!(q.dictionary(0, digest(3)).await.unwrap(), Some(dictionary(3)));
+    acknowledge(&*q, &got[2..], &[]).await;
+    assert_eq!(q.sweep(0, Duration::ZERO).await.unwrap(), 0, "the last used stays, though the queue is empty");
+
+    let mut b = batch(SOURCE, 30);
+    b.dictionaries = vec![digest(3), digest(1)];
+    assert_eq!(q.publish(&b).await.unwrap(), Published::NeedDictionaries(vec![digest(1)]));
+    b.with = vec![(digest(1), dictionary(1))];
+    assert_eq!(q.publish(&b).await.unwrap(), Published::Accepted);
+    assert_eq!(server.int(&["HLEN", "{t:0}:dicts"]), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn receipts_die_with_their_connection() {
+    let server = RedisServer::start();
+    let q = open(&server).await;
+    fill(&*q, SOURCE, 0, 30).await;
+    let before = take(&*q, 0, 3).await;
+    server.ok(&["CLIENT", "KILL", "TYPE", "normal"]);
+    let after = until_ok(|| q.receive(0, 10)).await;
+    assert_eq!(firsts(&after), [0, 10, 20]);
+    assert!(after[0].receipt.epoch > before[0].receipt.epoch);
+    assert_eq!(acknowledge(&*q, &before, &[(SOURCE, 5)]).await, 0);
+    assert_eq!(q.committed(SOURCE).await.unwrap(), 5, "what is stored is stored");
+    assert_eq!(backlog(&*q).await.pending, 3);
+    assert_eq!(acknowledge(&*q, &after, &[]).await, 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_read_that_nobody_waits_for_loses_nothing() {
+    let server = RedisServer::start();
+    let mut slow = config(&server.url());
+    slow.block = Duration::from_secs(1);
+    let q = RedisTransport::connect(&slow).await.unwrap();
+    assert!(q.receive(0, 10).await.unwrap().is_empty());
+    let stopped = tokio::time::timeout(Duration::from_millis(200), q.receive(0, 10)).await;
+    assert!(stopped.is_err(), "it waits for entries");
+    fill(&*q, SOURCE, 0, 10).await;
+    assert_eq!(firsts(&take(&*q, 0, 1).await), [0]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn entries_deleted_by_hand_are_passed_over() {
+    let server = RedisServer::start();
+    let q = open(&server).await;
+    fill(&*q, SOURCE, 0, 30).await;
+    let got = take(&*q, 0, 3).await;
+    drop(q);
+    server.ok(&["XDEL", STREAM, &got[1].receipt.entry]);
+    let q = open(&server).await;
+    let again = take(&*q, 0, 2).await;
+    assert_eq!(firsts(&again), [0, 20]);
+    acknowledge(&*q, &again, &[]).await;
+    until_ok(|| async {
+        if backlog(&*q).await.entries == 0 { Ok(()) } else { Err(TransportError::Full { endpoint: String::new() }) }
+    })
+    .await;
+}
+
+/// Fills Redis until it refuses a batch; returns the row at which it did.
+async fn fill_memory(server: &RedisServer, q: &dyn Queue) -> u64 {
+    server.ok(&["CONFIG", "SET", "maxmemory", "6mb"]);
+    for first in (0..).step_by(10) {
+        let mut b = batch(SOURCE, first);
+        b.payload = Bytes::from(vec![b'x'; 100_000]);
+        match q.publish(&b).await {
+            Ok(answer) => assert_eq!(answer, Published::Accepted),
+            Err(TransportError::Full { .. }) => {
+                // However little memory the next attempt takes.
+                server.ok(&["CONFIG", "SET", "maxmemory", "5mb"]);
+                return first;
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+    unreachable!()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_redis_is_drained_and_takes_more() {
+    let server = RedisServer::start_with(&["--maxmemory-policy", "noeviction"]);
+    let q = open(&server).await;
+    assert_eq!(q.lease(SOURCE, "me").await.unwrap(), Lease::Held(None));
+    let row = fill_memory(&server, &*q).await;
+    let count = (row / 10) as usize;
+    assert!(count > 10);
+
+    // Nothing half done: not the position, not a dictionary, not an entry.
+    let mut b = batch(SOURCE, row);
+    b.payload = Bytes::from(vec![b'x'; 100_000]);
+    b.dictionaries = vec![Digest(9)];
+    b.with = vec![(Digest(9), Bytes::from_static(b"d"))];
+    assert!(matches!(q.publish(&b).await, Err(TransportError::Full { .. })));
+    // Also where the group must be made first.
+    let other_partition = batch(ELSEWHERE, 0);
+    assert!(matches!(q.publish(&other_partition).await, Err(TransportError::Full { .. })));
+    assert_eq!(server.int(&["EXISTS", "{t:1}:stream", "{t:1}:positions", "{t:0}:dicts"]), 0);
+    assert_eq!(q.position(SOURCE).await.unwrap(), at(row));
+    assert_eq!(q.dictionary(0, Digest(9)).await.unwrap(), None);
+    assert_eq!(server.int(&["XLEN", STREAM]), count as i64);
+    // A lease is renewed, a new one refused.
+    assert_eq!(q.lease(SOURCE, "me").await.unwrap(), Lease::Held(at(row)));
+    assert!(matches!(q.lease(OTHER, "me").await, Err(TransportError::Full { .. })));
+    // A process that starts now can work too.
+    let q = open(&server).await;
+    assert_eq!(acknowledge(&*q, &[], &[(OTHER, 7)]).await, 0);
+    assert_eq!(q.committed(OTHER).await.unwrap(), 7);
+
+    let got = take(&*q, 0, count).await;
+    q.keep(0, &[got[0].receipt.clone()]).await.unwrap();
+    assert_eq!(acknowledge(&*q, &got, &[(SOURCE, row)]).await, count);
+    assert_eq!(q.committed(SOURCE).await.unwrap(), row);
+    assert_eq!(server.int(&["XLEN", STREAM]), 0);
+    assert_eq!(until_ok(|| q.publish(&b)).await, Published::Accepted);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redis_that_lost_everything_is_noticed() {
+    let server = RedisServer::start();
+    let q = open(&server).await;
+    fill(&*q, SOURCE, 0, 30).await;
+    let before = take(&*q, 0, 3).await;
+    server.ok(&["FLUSHALL"]);
+    server.ok(&["SCRIPT", "FLUSH"]);
+    assert_eq!(q.publish(&batch(SOURCE, 30)).await.unwrap(), Published::Moved(None));
+    assert_eq!(server.command(&["HGET", "t:meta", "partitions"]), Reply::Text("2".into()), "written again");
+    assert_eq!(q.lease(SOURCE, "me").await.unwrap(), Lease::Held(None));
+    fill(&*q, SOURCE, 0, 20).await;
+    let after = take(&*q, 0, 2).await;
+    assert_eq!(firsts(&after), [0, 10]);
+    assert_eq!(acknowledge(&*q, &before, &[]).await, 0);
+    assert_eq!(acknowledge(&*q, &after, &[]).await, 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_waiting_consumer_survives_the_loss_of_everything() {
+    let server = RedisServer::start();
+    let mut slow = config(&server.url());
+    slow.block = Duration::from_secs(1);
+    let q = RedisTransport::connect(&slow).await.unwrap();
+    fill(&*q, SOURCE, 0, 10).await;
+    let before = take(&*q, 0, 1).await;
+    let reader = tokio::spawn({
+        let q = q.clone();
+        async move { take(&*q, 0, 1).await }
+    });
+    // Until the reader is blocked.
+    while !matches!(server.command(&["INFO", "clients"]), Reply::Text(t) if t.contains("blocked_clients:1")) {}
+    server.ok(&["FLUSHALL"]);
+    let after = async {
+        while server.int(&["EXISTS", STREAM]) == 0 {
+            tokio::task::yield_now().await;
+        }
+        fill(&*q, SOURCE, 0, 10).await;
+        reader.await.unwrap()
+    };
+    let after = tokio::time::timeout(Duration::from_secs(20), after).await.unwrap();
+    assert_eq!(firsts(&after), [0]);
+    assert!(after[0].receipt.epoch > before[0].receipt.epoch);
+    assert_eq!(acknowledge(&*q, &before, &[]).await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_redis_comes_back_with_stream_and_position() {
+    let server = RedisServer::start_with(&["--appendfsync", "always"]);
+    let q = open(&server).await;
+    fill(&*q, SOURCE, 0, 30).await;
+    let before = take(&*q, 0, 2).await;
+    server.kill();
+    let in_flight = q.publish(&batch(SOURCE, 30)).await;
+    assert!(matches!(in_flight, Err(TransportError::Unavailable { .. })), "{in_flight:?}");
+    assert!(matches!(q.receive(0, 1).await, Err(TransportError::Unavailable { .. })));
+    assert!(!q.is_connected());
+    server.restart();
+    assert_eq!(until_ok(|| q.position(SOURCE)).await, at(30));
+    assert!(q.is_connected());
+    fill(&*q, SOURCE, 30, 40).await;
+    until_ok(|| q.keep(0, &[])).await;
+    let after = take(&*q, 0, 4).await;
+    assert_eq!(firsts(&after), [0, 10, 20, 30]);
+    assert_eq!(acknowledge(&*q, &before, &[]).await, 0);
+    assert_eq!(acknowledge(&*q, &after, &[]).await, 4);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_frozen_redis_is_noticed_by_every_call() {
+    let server = RedisServer::start();
+    let mut quick = config(&server.url());
+    quick.command_timeout = Duration::from_millis(300);
+    quick.connect_timeout = Duration::from_millis(300);
+    let q = RedisTransport::connect(&quick).await.unwrap();
+    fill(&*q, SOURCE, 0, 20).await;
+    let got = take(&*q, 0, 1).await;
+    assert!(Publisher::ping(&*q).await.is_ok());
+    let receipts = vec![got[0].receipt.clone()];
+
+    server.freeze();
+    let unavailable = |what: &str, error: Option<TransportError>| {
+        assert!(matches!(error, Some(TransportError::Unavailable { .. })), "{what}: {error:?}");
+    };
+    let all = async {
+        unavailable("publish", q.publish(&batch(SOURCE, 20)).await.err());
+        unavailable("receive", q.receive(0, 1).await.err());
+        unavailable("acknowledge", q.acknowledge(0, receipts.clone(), &[]).await.err());
+        unavailable("keep", q.keep(0, &receipts).await.err());
+        unavailable("position", q.position(SOURCE).await.err());
+        unavailable("lease", q.lease(SOURCE, "me").await.err());
+        unavailable("replicated", q.replicated(SOURCE).await.err());
+        unavailable("dictionary", q.dictionary(0, Digest(1)).await.err());
+        unavailable("queued", q.queued(0).await.err());
+        unavailable("ping", Consumer::ping(&*q).await.err());
+        unavailable("identities", q.identities(Digest(1)).await.err());
+    };
+    tokio::time::timeout(Duration::from_secs(60), all).await.expect("a call never ended");
+    server.thaw();
+    // The batch may have arrived or not: sending it again is harmless either way.
+    let again = until_ok(|| q.publish(&batch(SOURCE, 20))).await;
+    assert!(matches!(again, Published::Accepted) || again == Published::Moved(at(30)), "{again:?}");
+    until_ok(|| q.keep(0, &[])).await;
+    assert_eq!(firsts(&take(&*q, 0, 3).await), [0, 10, 20]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cut_line_is_noticed_and_mended() {
+    let server = RedisServer::start();
+    let proxy = Proxy::to(server.port()).await;
+    let mut through = config(&format!("redis://127.0.0.1:{}", proxy.port()));
+    through.command_timeout = Duration::from_millis(500);
+    through.connect_timeout = Duration::from_millis(500);
+    let q = RedisTransport::connect(&through).await.unwrap();
+    proxy.delay(Duration::from_millis(20));
+    fill(&*q, SOURCE, 0, 50).await;
+
+    proxy.cut();
+    let sent = q.publish(&batch(SOURCE, 50)).await;
+    assert!(matches!(sent, Err(TransportError::Unavailable { .. })), "{sent:?}");
+    proxy.mend();
+    assert_eq!(until_ok(|| q.position(SOURCE)).await, at(50));
+
+    proxy.silence();
+    let sent = q.publish(&batch(SOURCE, 50)).await;
+    assert!(matches!(sent, Err(TransportError::Unavailable { .. })), "{sent:?}");
+    proxy.mend();
+    let position = until_ok(|| q.position(SOURCE)).await;
+    assert!(position == at(50) || position == at(60), "{position:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_that_is_not_looked_at_holds_up_no_other() {
+    let server = RedisServer::start();
+    let proxy = Proxy::to(server.port()).await;
+    let through = config(&format!("redis://127.0.0.1:{}", proxy.port()));
+    let q = RedisTransport::connect(&through).await.unwrap();
+    fill(&*q, SOURCE, 0, 10).await;
+    let got = take(&*q, 0, 1).await;
+    proxy.cut();
+    assert!(q.position(SOURCE).await.is_err());
+    proxy.mend();
+    proxy.delay(Duration::from_millis(50));
+    // Both have begun to connect, and are left alone.
+    let next = batch(SOURCE, 10);
+    let mut publishing = q.publish(&next);
+    let mut reading = Box::pin(q.receive(0, 1));
+    assert!(tokio::time::timeout(Duration::from_millis(5), &mut publishing).await.is_err());
+    assert!(tokio::time::timeout(Duration::from_millis(5), &mut reading).await.is_err());
+    assert_eq!(until_ok(|| q.position(SOURCE)).await, at(10));
+    assert_eq!(until_ok(|| q.acknowledge(0, vec![got[0].receipt.clone()], &[])).await, 0);
+    assert_eq!(publishing.await.unwrap(), Published::Accepted);
+    assert_eq!(firsts(&reading.await.unwrap()), [0]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_number_of_partitions_is_refused() {
+    let server = RedisServer::start();
+    open(&server).await;
+    let mut other = config(&server.url());
+    other.partitions = 5;
+    let Err(error) = RedisTransport::connect(&other).await else { panic!("it was accepted") };
+    assert!(matches!(error, TransportError::Mismatch(_)));
+    let said = error.to_string();
+    assert!(said.contains("2 partitions") && said.contains('5') && said.contains("redis.partitions"), "{said}");
+}
+
+async fn refused(config: &telemetry::config::Redis) -> String {
+    match RedisTransport::connect(config).await {
+        Ok(q) => match q.publish(&batch(SOURCE, 0)).await {
+            Err(error @ TransportError::Refused { .. }) => error.to_string(),
+            other => panic!("not refused: {other:?}"),
+        },
+        Err(error @ TransportError::Refused { .. }) => error.to_string(),
+        Err(other) => panic!("not refused: {other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_missing_right_is_named() {
+    let server = RedisServer::start();
+    let mut config = config(&server.url());
+    config.username = Some("edge".to_owned());
+    config.password = Some(SecretString::from("pässword/@".to_owned()));
+    for (rules, word) in [
+        (["~*", "+@all", "-xadd"], "XADD"),
+        (["~*", "+@all", "-evalsha"], "EVALSHA"),
+        (["~*", "+@all", "-info"], "INFO"),
+        (["~x*", "+@all", "+@all"], "~{t:* ~t:*"),
+    ] {
+        server.ok(&[&["ACL", "SETUSER", "edge", "reset", "on", ">pässword/@"], &rules[..]].concat());
+        let said = refused(&config).await;
+        assert!(said.contains(word) && said.contains("edge"), "{word}: {said}");
+    }
+    // Exactly what the documentation says.
+    let documented = "HELLO SELECT PING INFO WAIT SCRIPT EVAL EVALSHA TIME EXISTS GET SET DEL PEXPIRE HGET HSET HDEL HLEN HKEYS \
+                      HEXISTS HGETALL LRANGE RPUSH XADD XLEN XRANGE XTRIM XINFO XPENDING XREADGROUP XACK XCLAIM XAUTOCLAIM XGROUP";
+    let rights: Vec<String> = documented.split_whitespace().map(|c| format!("+{c}")).collect();
+    let mut words = vec!["ACL", "SETUSER", "edge", "reset", "on", ">pässword/@", "~{t:*", "~t:*"];
+    words.extend(rights.iter().map(String::as_str));
+    server.ok(&words);
+    let q = RedisTransport::connect(&config).await.unwrap();
+    assert!(q.receive(0, 1).await.unwrap().is_empty());
+    let mut b = batch(SOURCE, 0);
+    b.dictionaries = vec![Digest(1)];
+    b.with = vec![(Digest(1), Bytes::from_static(b"d"))];
+    assert_eq!(q.publish(&b).await.unwrap(), Published::Accepted);
+    assert_eq!(q.lease(SOURCE, "me").await.unwrap(), Lease::Held(at(10)));
+    assert_eq!(q.lease(SOURCE, "me").await.unwrap(), Lease::Held(at(10)));
+    q.release(SOURCE, "me").await.unwrap();
+    let new = Identity { length: 1, prefix: Digest(1), source: SOURCE };
+    assert_eq!(q.register(Digest(1), &[], new).await.unwrap(), Ok(()));
+    assert_eq!(q.identities(Digest(1)).await.unwrap(), [new]);
+    assert!(q.replicated(SOURCE).await.unwrap());
+    let got = take(&*q, 0, 1).await;
+    q.keep(0, &[got[0].receipt.clone()]).await.unwrap();
+    assert_eq!((backlog(&*q).await.pending, q.queued(0).await.unwrap().len()), (1, 1));
+    assert_eq!(acknowledge(&*q, &got, &[(SOURCE, 10)]).await, 1);
+    assert_eq!(q.sweep(0, Duration::ZERO).await.unwrap(), 0);
+    q.leave(0).await.unwrap();
+    q.mark_store("store").await.unwrap();
+    assert_eq!(q.sources(0).await.unwrap().len(), 1);
+    assert_eq!(q.reset(Some(SOURCE)).await.unwrap() + q.reset(None).await.unwrap(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wrong_password_is_refused() {
+    let server = RedisServer::start_with(&["--requirepass", "right"]);
+    for url in [server.url(), server.url().replace("//", "//:wr0ng@")] {
+        let said = refused(&config(&url)).await;
+        assert!(said.contains("password") && !said.contains("wr0ng"), "{said}");
+    }
+    let mut overridden = config(&server.url().replace("//", "//:wr0ng@"));
+    overridden.password = Some(SecretString::from("right".to_owned()));
+    RedisTransport::connect(&overridden).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_no_redis_is_said_so() {
+    let nobody = config(&format!("redis://127.0.0.1:{}", crate::support::redis::free_port()));
+    let error = RedisTransport::connect(&nobody).await.err().unwrap();
+    assert!(matches!(error, TransportError::Unavailable { .. }) && error.to_string().contains("refused"), "{error}");
+
+    let unknown = config("redis://no-such-host.invalid");
+    let error = RedisTransport::connect(&unknown).await.err().unwrap();
+    assert!(error.is_transient() && error.to_string().contains("resolve"), "{error}");
+
+    let bad = config("http://localhost");
+    assert!(RedisTransport::new(&bad).err().unwrap().to_string().contains("redis.url"));
+
+    let server = RedisServer::start();
+    server.ok(&["SET", "{t:0}:positions", "not a hash"]);
+    let q = open(&server).await;
+    let error = q.publish(&batch(SOURCE, 0)).await.unwrap_err().to_string();
+    assert!(error.contains("{t:0}:positions"), "{error}");
+    assert_eq!(Inspector::backlog(&*q, 0).await.unwrap().entries, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replicas_are_waited_for() {
+    let server = RedisServer::start();
+    let mut strict = config(&server.url());
+    strict.min_replicas = Some(1);
+    let q = RedisTransport::connect(&strict).await.unwrap();
+    fill(&*q, SOURCE, 0, 10).await;
+    assert!(!q.replicated(SOURCE).await.unwrap());
+    let replica = RedisServer::start_with(&["--replicaof", "127.0.0.1", &server.port().to_string()]);
+    while !until_ok(|| q.replicated(SOURCE)).await {}
+    assert_eq!(replica.int(&["XLEN", STREAM]), 1);
+    // Found by itself where nothing is configured; and a frozen one does not count.
+    let q = open(&server).await;
+    assert!(q.replicated(SOURCE).await.unwrap());
+    replica.freeze();
+    fill(&*q, SOURCE, 10, 20).await;
+    assert!(!q.replicated(SOURCE).await.unwrap());
+    replica.thaw();
+    while !until_ok(|| q.replicated(SOURCE)).await {}
+}

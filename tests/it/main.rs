@@ -1,3 +1,6 @@
 //! The one integration binary: real Redis and PostgreSQL, started on free ports, and the real `telemetry` binary.
 
+mod config;
+mod house;
+mod runtime;
 mod support;

@@ -38,7 +38,8 @@ mod tests {
         health.set("redis", Err("connecting".to_owned()));
         health.set("postgres", Ok(()));
         assert_eq!(health.not_ready(), ["redis: connecting"]);
-        health.clone().set("redis", Ok(()));
+        let shared = health.clone();
+        shared.set("redis", Ok(()));
         assert!(health.not_ready().is_empty());
     }
 }

@@ -231,8 +231,7 @@ fn sources() -> Vec<(String, String)> {
 fn check(file: &str, text: &str) -> Vec<String> {
     let named = paths(file, text);
     let inside = |room: &&str| room.is_empty() || Path::new(file).starts_with(room);
-    let rules =
-        RULES.iter().filter(|rule| rule.rooms.iter().any(|room| inside(&room)) && !rule.except.iter().any(|room| inside(&room)));
+    let rules = RULES.iter().filter(|rule| rule.rooms.iter().any(inside) && !rule.except.iter().any(inside));
     let broken = rules.flat_map(|rule| {
         let hits = named.iter().filter(|path| rule.forbidden.iter().any(|pattern| matches(pattern, path)));
         hits.map(|path| format!("src/{file} names {path}: {}", rule.why)).collect::<Vec<_>>()

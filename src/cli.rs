@@ -2,6 +2,7 @@
 //!
 //! No secret can be given as a flag: a process's arguments are there for everybody to read.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -247,6 +248,12 @@ fn positive(text: &str) -> Result<Duration, String> {
 }
 
 impl Cli {
+    /// Parses a command line; wrong usage, `--help` and `--version` end the process as clap does it.
+    #[must_use]
+    pub fn from_command_line(arguments: impl IntoIterator<Item = OsString>) -> Self {
+        Self::parse_from(config_first(arguments))
+    }
+
     /// The keys that flags set.
     #[must_use]
     pub fn flags(&self) -> Vec<Flag> {
@@ -263,6 +270,34 @@ impl Cli {
         }
         flags.0
     }
+}
+
+/// Moves every `--config FILE` before the command. clap forgets those before a command when there are some after it.
+fn config_first(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    let mut arguments = arguments.into_iter().peekable();
+    let mut first: Vec<OsString> = arguments.next().into_iter().collect();
+    let mut rest = Vec::new();
+    while let Some(argument) = arguments.next() {
+        let text = argument.to_string_lossy();
+        if text == "--" {
+            rest.push(argument);
+            rest.extend(arguments);
+            break;
+        }
+        if text.starts_with("--config=") {
+            first.push(argument);
+        } else if text == "--config" {
+            // Without a value it stays where clap will say so.
+            match arguments.next_if(|next| !next.to_string_lossy().starts_with('-')) {
+                Some(file) => first.extend([argument, file]),
+                None => rest.push(argument),
+            }
+        } else {
+            rest.push(argument);
+        }
+    }
+    first.extend(rest);
+    first
 }
 
 impl Stream {
@@ -338,6 +373,14 @@ mod tests {
         assert_eq!(config.origin("stream.rate").to_string(), "--rate");
         assert_eq!(config.admin_listen(true), None);
         assert_eq!(config.log.level, "debug");
+    }
+
+    #[test]
+    fn no_config_file_is_forgotten_wherever_it_stands() {
+        let line = "telemetry --config a config --config=b show --config c --log-level debug";
+        let cli = Cli::from_command_line(line.split(' ').map(OsString::from));
+        assert_eq!(cli.global.config, ["a", "b", "c"].map(PathBuf::from));
+        assert!(Cli::try_parse_from(config_first(["telemetry", "config", "show", "--config"].map(OsString::from))).is_err());
     }
 
     #[test]

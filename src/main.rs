@@ -2,10 +2,9 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use telemetry::cli::Cli;
 use telemetry::roles;
 
 fn main() -> ExitCode {
-    roles::dispatch(Cli::parse(), std::env::vars_os())
+    roles::dispatch(Cli::from_command_line(std::env::args_os()), std::env::vars_os())
 }

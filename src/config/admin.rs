@@ -7,7 +7,7 @@ use super::units::Listen;
 
 /// The admin server of a long-running role.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default, deny_unknown_fields, expecting = "a table")]
 pub struct Admin {
     /// IP:PORT of /livez, /readyz and /metrics, or `off`. Not set: 127.0.0.1:9464 for roles that run until they are stopped, none
     /// for a `stream` that ends.

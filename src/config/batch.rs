@@ -10,7 +10,7 @@ use super::units;
 
 /// A batch closes by rows, bytes or age, whichever is first.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default, deny_unknown_fields, expecting = "a table")]
 pub struct Batch {
     /// Rows of a batch at most.
     pub max_rows: usize,

@@ -28,13 +28,13 @@ impl<'a> Check<'a> {
         }
     }
 
-    pub(super) fn at_least<T: PartialOrd + Display>(&mut self, key: &str, value: T, min: T, why: &str) {
+    pub(super) fn at_least<T: PartialOrd + Display + Copy>(&mut self, key: &str, value: T, min: T, why: &str) {
         if value < min {
             self.refuse(key, format!("{value} is too small, at least {min} is needed: {why}"));
         }
     }
 
-    pub(super) fn within<T: PartialOrd + Display>(&mut self, key: &str, value: T, min: T, max: T, why: &str) {
+    pub(super) fn within<T: PartialOrd + Display + Copy>(&mut self, key: &str, value: T, min: T, max: T, why: &str) {
         if value < min || value > max {
             self.refuse(key, format!("{value} is outside {min} to {max}: {why}"));
         }

@@ -10,7 +10,7 @@ use super::units;
 
 /// How batches are read ahead, grouped and committed.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default, deny_unknown_fields, expecting = "a table")]
 pub struct Collect {
     /// Transactions at the same time.
     pub writers: usize,

@@ -74,8 +74,8 @@ fn typed(name: &str, value: &OsStr, key: &Key) -> Result<toml::Value, ConfigErro
             _ => Err(refuse(format!("`{text}` is neither true nor false"))),
         },
         Kind::List => Ok(list(trimmed)),
-        Kind::Text if key.secret => Ok(toml::Value::String(text.to_owned())),
-        _ => Ok(toml::Value::String(trimmed.to_owned())),
+        Kind::Text => Ok(toml::Value::String(text.to_owned())),
+        Kind::Duration | Kind::Size | Kind::Address | Kind::Choice(_) => Ok(toml::Value::String(trimmed.to_owned())),
     }
 }
 

@@ -88,14 +88,23 @@ impl Rendered<'_> {
 
     /// Adds what may have been meant by an unknown name.
     fn hint(&self, message: &str) -> String {
+        let message = &plain(message);
         let unknown = message.strip_prefix("unknown field `").and_then(|rest| rest.split('`').next());
-        let Some(unknown) = unknown else { return message.to_owned() };
+        let Some(unknown) = unknown else { return message.clone() };
         let names = self.keys.iter().flat_map(|key| key.path.split('.'));
         match suggest::nearest(unknown, names) {
             Some(name) => format!("{message}; did you mean `{name}`?"),
-            None => message.to_owned(),
+            None => message.clone(),
         }
     }
+}
+
+/// serde's words for types in ours.
+pub(super) fn plain(message: &str) -> String {
+    let message = message.replace("expected a duration", "expected a duration such as \"250ms\", \"5s\", \"1m\"");
+    ["usize", "u64", "u32", "u16", "i32"]
+        .iter()
+        .fold(message, |message, name| message.replace(&format!("expected {name}"), "expected a whole number"))
 }
 
 fn floor(text: &str, at: usize) -> usize {

@@ -80,7 +80,8 @@ pub fn keys() -> Vec<Key> {
     collect(&schema(), "", &mut keys);
     let sections = ["cluster", "log", "admin", "redis", "postgres", "stream", "batch", "collect", "shutdown"];
     let place = |key: &Key| sections.iter().position(|s| key.path.split('.').next() == Some(s));
-    keys.sort_by_key(place);
+    // A table's own keys before its inner tables', as TOML wants it.
+    keys.sort_by_key(|key| (place(key), key.path.matches('.').count()));
     let defaults = toml::Table::try_from(Config::default()).unwrap_or_default();
     for key in &mut keys {
         key.default = lookup(&defaults, &key.path).map(ToString::to_string);

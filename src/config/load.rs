@@ -79,7 +79,7 @@ impl Layers {
 fn alone(path: &str, value: &toml::Value) -> Result<(), String> {
     let mut table = toml::Table::new();
     insert(&mut table, path, value.clone());
-    Config::deserialize(table).map(drop).map_err(|error| error.message().to_owned())
+    Config::deserialize(table).map(drop).map_err(|error| file::plain(error.message()))
 }
 
 fn insert(table: &mut toml::Table, path: &str, value: toml::Value) {

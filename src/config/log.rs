@@ -18,7 +18,7 @@ pub enum Format {
 
 /// Logs go to stderr.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default, deny_unknown_fields, expecting = "a table")]
 pub struct Log {
     /// `text` for people (coloured on a terminal), `json` for machines.
     pub format: Format,

@@ -46,7 +46,7 @@ pub const DEFAULT_TOML: &str = include_str!("../../config/default.toml");
 
 /// Everything that can be set.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default, deny_unknown_fields, expecting = "a table")]
 pub struct Config {
     /// This cluster's name: the edge cluster of a streamer, the central one of a collector.
     pub cluster: String,

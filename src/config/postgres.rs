@@ -31,7 +31,7 @@ pub struct Postgres {
 
 /// The section as it is written; [`Postgres`] is what comes of it.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default, deny_unknown_fields, expecting = "a table")]
 pub struct PostgresSection {
     /// `postgres://user@host:port/database`, with `sslmode` and `sslrootcert` as libpq knows them.
     #[serde(serialize_with = "units::secret::url", skip_serializing_if = "Option::is_none")]

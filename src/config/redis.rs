@@ -49,7 +49,7 @@ pub struct Redis {
 
 /// The section as it is written; [`Redis`] is what comes of it.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default, deny_unknown_fields, expecting = "a table")]
 pub struct RedisSection {
     /// `redis://user:password@host:port`; user and password are optional.
     #[serde(serialize_with = "units::secret::url", skip_serializing_if = "Option::is_none")]
@@ -113,7 +113,7 @@ pub struct RedisSection {
 
 /// TLS to Redis. The keys are there, TLS is not in this version yet.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default, deny_unknown_fields, expecting = "a table")]
 pub struct RedisTls {
     /// Force TLS even for redis://. Not in this version yet.
     pub enabled: bool,

@@ -93,7 +93,12 @@ impl Config {
     }
 
     fn check_url(&self, key: &str, url: &SecretString, check: fn(&str) -> Result<(), String>) -> Result<(), ConfigError> {
-        check(url.expose_secret()).map_err(|reason| self.invalid(key, reason))
+        let text = url.expose_secret();
+        // The URL parser would drop them; a secret made with `echo` has one, and it may end in a password.
+        if text.trim() != text || text.contains(char::is_control) {
+            return Err(self.invalid(key, "has a space, a line end or a control character where none can be"));
+        }
+        check(text).map_err(|reason| self.invalid(key, reason))
     }
 
     /// The password: what is nearest to the user wins between the two keys; a file in the same layer goes before the plain one.

@@ -10,7 +10,7 @@ use super::units;
 
 /// The first SIGTERM or SIGINT drains, a second one or the deadline ends hard.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default, deny_unknown_fields, expecting = "a table")]
 pub struct Shutdown {
     /// How long draining may take. Keep it below Kubernetes' terminationGracePeriodSeconds (30 s unless set).
     #[serde(with = "humantime_serde")]

@@ -22,7 +22,7 @@ pub enum Until {
 
 /// The streamer's input.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default, deny_unknown_fields, expecting = "a table")]
 pub struct Stream {
     /// Files, directories (their *.csv and *.csv.gz), globs, or `-` for stdin.
     pub csv: Vec<String>,

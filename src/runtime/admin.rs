@@ -27,13 +27,13 @@ const CONNECTION_TIMEOUT: Duration = Duration::from_secs(15);
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 const PROMETHEUS: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
 
-/// Listens, and serves for the life of the process.
+/// Listens, and serves for the life of the process. Returns where: port 0 takes a free one.
 pub(super) async fn serve(
     lifecycle: &Lifecycle,
     address: SocketAddr,
     origin: &Origin,
     metrics: PrometheusHandle,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<SocketAddr> {
     let listener = TcpListener::bind(address).await.map_err(|error| {
         anyhow::anyhow!(
             "admin.listen ({origin}): cannot listen on {address}: {error}; give another address with --admin-listen (port 0 takes a free one, off serves nothing)"
@@ -43,7 +43,7 @@ pub(super) async fn serve(
     tracing::info!(%address, "admin server: /livez /readyz /metrics");
     let state = Arc::new(State { lifecycle: lifecycle.clone(), metrics });
     lifecycle.spawn("admin server", accept(listener, state));
-    Ok(())
+    Ok(address)
 }
 
 struct State {
@@ -136,4 +136,76 @@ fn typed(status: StatusCode, body: impl Into<Bytes>, kind: HeaderValue) -> Respo
     response.headers_mut().insert(CONTENT_TYPE, kind);
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use metrics_exporter_prometheus::PrometheusBuilder;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+    use crate::runtime::Console;
+
+    async fn server() -> (Lifecycle, SocketAddr) {
+        let lifecycle = Lifecycle::new(Console::default());
+        let metrics = PrometheusBuilder::new().build_recorder().handle();
+        let free = SocketAddr::from(([127, 0, 0, 1], 0));
+        let address = serve(&lifecycle, free, &Origin::Default, metrics).await.expect("a free port");
+        (lifecycle, address)
+    }
+
+    async fn ask(address: SocketAddr, request: &str) -> String {
+        let mut stream = TcpStream::connect(address).await.expect("it listens");
+        stream.write_all(request.as_bytes()).await.expect("it reads");
+        let mut answer = String::new();
+        // It may close before it has read everything: what it said counts.
+        let _ = stream.read_to_string(&mut answer).await;
+        answer
+    }
+
+    async fn get(address: SocketAddr, path: &str) -> String {
+        ask(address, &format!("GET {path} HTTP/1.1\r\nhost: h\r\n\r\n")).await
+    }
+
+    #[tokio::test]
+    async fn readyz_says_in_words_what_is_not_ready() {
+        let (lifecycle, address) = server().await;
+        let answer = get(address, "/readyz").await;
+        assert!(answer.starts_with("HTTP/1.1 503") && answer.ends_with("starting\n"), "{answer}");
+        lifecycle.health().set("redis", Err("connection refused".to_owned()));
+        lifecycle.health().set("postgres", Ok(()));
+        let answer = get(address, "/readyz").await;
+        assert!(answer.starts_with("HTTP/1.1 503") && answer.ends_with("\r\n\r\nredis: connection refused\n"), "{answer}");
+        lifecycle.health().set("redis", Ok(()));
+        let answer = get(address, "/readyz").await;
+        assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("ready\n"), "{answer}");
+        lifecycle.drain();
+        assert!(get(address, "/readyz").await.contains("draining"));
+        assert!(get(address, "/livez").await.starts_with("HTTP/1.1 200"));
+    }
+
+    #[tokio::test]
+    async fn only_what_is_there_is_served() {
+        let (_lifecycle, address) = server().await;
+        assert!(get(address, "/metrics").await.starts_with("HTTP/1.1 200"));
+        assert!(get(address, "/metrics?name=x").await.starts_with("HTTP/1.1 200"));
+        assert!(get(address, "/").await.starts_with("HTTP/1.1 404"));
+        let head = ask(address, "HEAD /livez HTTP/1.1\r\nhost: h\r\n\r\n").await;
+        assert!(head.starts_with("HTTP/1.1 200") && head.ends_with("\r\n\r\n"), "{head}");
+        let post = ask(address, "POST /livez HTTP/1.1\r\nhost: h\r\ncontent-length: 0\r\n\r\n").await;
+        assert!(post.starts_with("HTTP/1.1 405") && post.contains("allow: GET, HEAD"), "{post}");
+    }
+
+    #[tokio::test]
+    async fn nonsense_and_endless_headers_are_refused() {
+        let (_lifecycle, address) = server().await;
+        let nonsense = ask(address, "nonsense\r\n\r\n").await;
+        assert!(nonsense.is_empty() || nonsense.starts_with("HTTP/1.1 400"), "{nonsense}");
+        let many = (0..=MAX_HEADERS).map(|n| format!("x-{n}: y\r\n")).collect::<String>();
+        let many = ask(address, &format!("GET /livez HTTP/1.1\r\n{many}\r\n")).await;
+        assert!(!many.starts_with("HTTP/1.1 200"), "{many}");
+        let long = ask(address, &format!("GET /livez HTTP/1.1\r\nx: {}\r\n\r\n", "y".repeat(2 * MAX_HEAD_BYTES))).await;
+        assert!(!long.starts_with("HTTP/1.1 200"), "{long}");
+        assert!(get(address, "/livez").await.starts_with("HTTP/1.1 200"));
+    }
 }

@@ -18,10 +18,13 @@ impl Health {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(component);
     }
 
-    /// One line for each part that is not ready; empty = ready.
+    /// One line for each part that is not ready; empty = ready. Before the first part has said anything, nothing is ready.
     #[must_use]
     pub fn not_ready(&self) -> Vec<String> {
         let parts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if parts.is_empty() {
+            return vec!["starting".to_owned()];
+        }
         let not_ready = parts.iter().filter_map(|(name, state)| state.as_ref().err().map(|reason| format!("{name}: {reason}")));
         not_ready.collect()
     }
@@ -34,11 +37,12 @@ mod tests {
     #[test]
     fn only_what_is_not_ready_is_said() {
         let health = Health::default();
-        assert!(health.not_ready().is_empty());
+        assert_eq!(health.not_ready(), ["starting"]);
         health.set("redis", Err("connecting".to_owned()));
         health.set("postgres", Ok(()));
         assert_eq!(health.not_ready(), ["redis: connecting"]);
-        health.clone().set("redis", Ok(()));
+        let shared = health.clone();
+        shared.set("redis", Ok(()));
         assert!(health.not_ready().is_empty());
     }
 }

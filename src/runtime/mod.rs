@@ -90,3 +90,58 @@ async fn supervise(lifecycle: &Lifecycle, mut body: tokio::task::JoinHandle<anyh
         (result, _) => result,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn life() -> Lifecycle {
+        Lifecycle::new(Console::default())
+    }
+
+    #[tokio::test]
+    async fn a_body_that_drains_is_done() {
+        let life = life();
+        let draining = life.draining();
+        let body = tokio::spawn(async move {
+            draining.cancelled().await;
+            Ok(Exit::Done)
+        });
+        life.drain();
+        assert_eq!(supervise(&life, body).await.expect("it ended well"), Exit::Done);
+        assert!(life.stopping().is_cancelled(), "tasks are told that it is over");
+    }
+
+    #[tokio::test]
+    async fn a_body_that_was_ended_hard_is_not_done() {
+        let life = life();
+        let stopping = life.stopping();
+        let body = tokio::spawn(async move {
+            stopping.cancelled().await;
+            Ok(Exit::Done)
+        });
+        life.stop_hard("a second signal");
+        assert_eq!(supervise(&life, body).await.expect("no error"), Exit::Stopped);
+    }
+
+    #[tokio::test]
+    async fn a_task_s_failure_ends_the_body_with_its_reason() {
+        let life = life();
+        life.spawn("writer", async { anyhow::bail!("disk full") });
+        let stopping = life.stopping();
+        let body = tokio::spawn(async move {
+            stopping.cancelled().await;
+            Ok(Exit::Done)
+        });
+        let error = supervise(&life, body).await.expect_err("the writer failed");
+        assert_eq!(format!("{error:#}"), "writer: disk full");
+    }
+
+    #[tokio::test]
+    async fn a_body_that_panics_is_an_error() {
+        let life = life();
+        let body = tokio::spawn(async { panic!("boom") });
+        let error = supervise(&life, body).await.expect_err("it panicked");
+        assert!(error.to_string().contains("internal error"), "{error}");
+    }
+}

@@ -1,6 +1,9 @@
 //! The one integration binary: real Redis and PostgreSQL, started on free ports, and the real `telemetry` binary.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod config;
+mod house;
+mod runtime;
 mod store;
 mod support;
 mod transport;

@@ -1,0 +1,40 @@
+.DEFAULT_GOAL := help
+.PHONY: help setup test build lint fmt advisories reference fuzz
+
+CARGO ?= cargo
+# Seconds that each fuzz target runs.
+FUZZ_SECONDS ?= 60
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## install redis-server and PostgreSQL for the tests, where missing
+	@./tests/setup
+
+test: setup ## set up, then run every test against real servers
+	$(CARGO) test
+
+build: ## build the release binary: target/release/telemetry
+	$(CARGO) build --release
+
+lint: ## formatting, clippy, licences and bans, unused packages
+	$(CARGO) fmt --check
+	$(CARGO) clippy --all-targets -- -D warnings
+	$(CARGO) deny check bans licenses sources
+	$(CARGO) machete
+	@if $(CARGO) tree --target all --invert aws-lc-rs >/dev/null 2>&1; then \
+		echo "error: aws-lc-rs is in the tree; cargo tree --invert aws-lc-rs says who wants it" >&2; exit 1; fi
+
+fmt: ## format the code
+	$(CARGO) fmt
+
+advisories: ## known vulnerabilities in the packages (needs the network)
+	$(CARGO) deny check advisories
+
+reference: ## write docs/reference from the code
+	$(CARGO) run --quiet -- reference docs/reference
+
+fuzz: ## run each fuzz target for FUZZ_SECONDS (needs cargo-fuzz and a nightly toolchain)
+	@for target in $$($(CARGO) fuzz list); do \
+		echo "fuzzing $$target for $(FUZZ_SECONDS) s"; \
+		$(CARGO) +nightly fuzz run "$$target" -- -max_total_time=$(FUZZ_SECONDS) || exit 1; done

@@ -1,0 +1,414 @@
+//! What the rooms do not do. The rules are a table; each has a reason, and a snippet that breaks it, so that we know it can fail.
+//!
+//! The check reads paths, not types: `use` trees are expanded, `super` and aliases resolved, comments, strings and test modules
+//! left out.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// Files under one of `rooms`, and not under one of `except`, must not name a path that is matched by `forbidden`.
+struct Rule {
+    why: &'static str,
+    /// Beginnings of paths below src/; "" is everything.
+    rooms: &'static [&'static str],
+    except: &'static [&'static str],
+    /// `a::b` forbids a::b and what is below it; `a::b$` only itself; `*::c` any path with the segment c.
+    forbidden: &'static [&'static str],
+    /// A file and a text that break the rule.
+    broken_by: (&'static str, &'static str),
+}
+
+const RULES: &[Rule] = &[
+    Rule {
+        why: "the queue must be replaceable without the store noticing: batches meet the store in roles",
+        rooms: &["transport"],
+        except: &[],
+        forbidden: &["crate::store"],
+        broken_by: ("transport/redis/x.rs", "use super::super::super::store::Store;"),
+    },
+    Rule {
+        why: "the store must be replaceable without the queue noticing: deliveries are acknowledged in roles",
+        rooms: &["store"],
+        except: &[],
+        forbidden: &["crate::transport"],
+        broken_by: ("store/x.rs", "use crate::{batch::Batch, transport::{self, Delivery}};"),
+    },
+    Rule {
+        why: "model and batch are pure: they can be tested and fuzzed without a runtime",
+        rooms: &["model", "batch"],
+        except: &[],
+        forbidden: &[
+            "tokio",
+            "tokio_util",
+            "std::fs",
+            "std::net",
+            "std::env",
+            "std::process",
+            "std::thread",
+            "std::io::stdin",
+            "std::io::stdout",
+            "std::io::stderr",
+            "fred",
+            "tokio_postgres",
+            "deadpool_postgres",
+            "hyper",
+            "metrics",
+            "tracing",
+        ],
+        broken_by: ("batch/codec.rs", "fn f() { std::fs::read(\"x\"); }"),
+    },
+    Rule {
+        why: "time is passed into the builder, so that batches close the same in a test",
+        rooms: &["batch"],
+        except: &[],
+        forbidden: &["std::time::SystemTime", "std::time::Instant::now", "jiff", "crate::model::now_ms"],
+        broken_by: ("batch/builder.rs", "use std::time::Instant; fn f() { Instant::now(); }"),
+    },
+    Rule {
+        why: "a room gets its own section, never the whole configuration, and knows nobody above it",
+        rooms: &["source", "transport", "store", "batch", "model", "query", "http", "retry.rs"],
+        except: &[],
+        forbidden: &[
+            "crate::config$",
+            "crate::config::*$",
+            "crate::config::Config",
+            "crate::config::ConfigError",
+            "crate::config::Origin",
+            "crate::config::Origins",
+            "crate::config::load",
+            "crate::config::keys",
+            "crate::roles",
+            "crate::cli",
+        ],
+        broken_by: ("source/csv.rs", "fn f(all: &crate::config::Config) {}"),
+    },
+    Rule {
+        why: "rooms are told what to do and return what happened: metrics and lifecycle are recorded where they are used, in roles",
+        rooms: &["source", "transport", "store", "batch", "model", "query", "retry.rs", "config", "cli.rs"],
+        except: &[],
+        forbidden: &["crate::runtime"],
+        broken_by: ("store/postgres/write.rs", "use crate::runtime::{observe, Lifecycle};"),
+    },
+    Rule {
+        why: "whoever spawns a task that lives on owns its end: only roles and runtime can",
+        rooms: &[""],
+        except: &["roles", "runtime"],
+        forbidden: &[
+            "tokio::spawn",
+            "tokio::task::spawn$",
+            "tokio::task::spawn_local",
+            "tokio::task::JoinSet",
+            "tokio_util::task::TaskTracker",
+            "std::thread::spawn",
+            "std::thread::Builder",
+        ],
+        broken_by: ("source/follow.rs", "use tokio::task; fn f() { task::spawn(async {}); }"),
+    },
+    Rule {
+        why: "the Redis client is an implementation: one room knows it",
+        rooms: &[""],
+        except: &["transport/redis"],
+        forbidden: &["fred"],
+        broken_by: ("roles/audit.rs", "use fred::prelude::*;"),
+    },
+    Rule {
+        why: "the PostgreSQL client is an implementation: one room knows it",
+        rooms: &[""],
+        except: &["store/postgres"],
+        forbidden: &["tokio_postgres", "deadpool_postgres"],
+        broken_by: ("roles/audit.rs", "fn f(_: tokio_postgres::Client) {}"),
+    },
+    Rule {
+        why: "http reaches the store only through query, where filters and limits are checked",
+        rooms: &["http"],
+        except: &[],
+        forbidden: &["crate::store", "crate::transport"],
+        broken_by: ("http/routes/gpus.rs", "use crate::store;"),
+    },
+    Rule {
+        why: "every channel is bounded: what is slow must slow down what feeds it, not fill the memory",
+        rooms: &[""],
+        except: &[],
+        forbidden: &["*::unbounded_channel", "*::unbounded", "std::sync::mpsc::channel"],
+        broken_by: ("roles/stream.rs", "use tokio::sync::mpsc; fn f() { mpsc::unbounded_channel::<u8>(); }"),
+    },
+];
+
+const MAX_LINES: usize = 600;
+
+/// Packages the project must be built on, each for what it is for.
+const PACKAGES: &[&str] = &[
+    "tokio",
+    "fred",
+    "tokio-postgres",
+    "deadpool-postgres",
+    "hyper",
+    "csv-async",
+    "clap",
+    "metrics",
+    "metrics-exporter-prometheus",
+];
+
+#[test]
+fn the_rooms_keep_to_themselves() {
+    let files = sources();
+    assert!(files.len() > 30, "src/ was not found");
+    let broken: Vec<String> = files.iter().flat_map(|(file, text)| check(file, text)).collect();
+    assert!(broken.is_empty(), "\n{}", broken.join("\n"));
+}
+
+#[test]
+fn every_rule_can_fail() {
+    for rule in RULES {
+        let (file, text) = rule.broken_by;
+        assert!(check(file, text).iter().any(|said| said.ends_with(rule.why)), "`{text}` in {file} must break: {}", rule.why);
+    }
+}
+
+#[test]
+fn what_is_allowed_is_not_refused() {
+    for (file, text) in [
+        ("store/postgres/mod.rs", "use crate::config::Postgres; use tokio_postgres::Client; // crate::transport"),
+        ("transport/redis/mod.rs", "use fred::prelude::*; fn f() { \"tokio::spawn and crate::store\"; }"),
+        ("source/csv.rs", "fn f() { tokio::task::spawn_blocking(|| ()); tokio::sync::mpsc::channel::<u8>(1); }"),
+        ("batch/codec.rs", "use std::io::Read;\n#[cfg(test)]\nmod tests {\n    use std::fs;\n}\n"),
+        ("runtime/mod.rs", "fn f() { tokio::spawn(async {}); }"),
+    ] {
+        assert_eq!(check(file, text), Vec::<String>::new(), "{file}: {text}");
+    }
+}
+
+#[test]
+fn no_file_is_too_long() {
+    for (file, text) in sources() {
+        let lines = text.lines().count();
+        assert!(lines <= MAX_LINES, "src/{file} has {lines} lines: split it (at most {MAX_LINES})");
+    }
+}
+
+#[test]
+fn the_packages_are_there() {
+    let manifest: toml::Table = toml::from_str(&read(&root().join("Cargo.toml"))).expect("Cargo.toml is TOML");
+    for package in PACKAGES {
+        assert!(manifest["dependencies"].get(package).is_some(), "{package} is missing in Cargo.toml");
+    }
+    let lock = read(&root().join("Cargo.lock"));
+    for banned in ["aws-lc-rs", "aws-lc-sys", "openssl-sys"] {
+        assert!(
+            !lock.contains(&format!("name = \"{banned}\"")),
+            "{banned} came into the tree: find who wants it with cargo tree -i {banned}"
+        );
+    }
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn read(path: &Path) -> String {
+    std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// Every file below src/ with its text.
+fn sources() -> Vec<(String, String)> {
+    let src = root().join("src");
+    let mut waiting = vec![src.clone()];
+    let mut files = Vec::new();
+    while let Some(directory) = waiting.pop() {
+        for path in std::fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().path()) {
+            if path.is_dir() {
+                waiting.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                files.push((path.strip_prefix(&src).unwrap().to_str().unwrap().to_owned(), read(&path)));
+            }
+        }
+    }
+    files.sort();
+    files
+}
+
+/// What a file breaks, in words.
+fn check(file: &str, text: &str) -> Vec<String> {
+    let named = paths(file, text);
+    let inside = |room: &&str| room.is_empty() || Path::new(file).starts_with(room);
+    let rules = RULES.iter().filter(|rule| rule.rooms.iter().any(inside) && !rule.except.iter().any(inside));
+    let broken = rules.flat_map(|rule| {
+        let hits = named.iter().filter(|path| rule.forbidden.iter().any(|pattern| matches(pattern, path)));
+        hits.map(|path| format!("src/{file} names {path}: {}", rule.why)).collect::<Vec<_>>()
+    });
+    broken.collect()
+}
+
+fn matches(pattern: &str, path: &str) -> bool {
+    if let Some(segment) = pattern.strip_prefix("*::") {
+        return path.split("::").any(|part| part == segment);
+    }
+    match pattern.strip_suffix('$') {
+        Some(exact) => path == exact,
+        None => path == pattern || path.strip_prefix(pattern).is_some_and(|rest| rest.starts_with("::")),
+    }
+}
+
+/// The paths a file names: from its `use` trees and from its text, with `super`, `self` and aliases resolved.
+fn paths(file: &str, text: &str) -> Vec<String> {
+    let module = module(file);
+    let tokens = tokens(&without_tests(text));
+    let mut found = Vec::new();
+    let mut aliases = BTreeMap::new();
+    let mut inline = Vec::new();
+    let mut at = 0;
+    while at < tokens.len() {
+        if tokens[at] == "use" {
+            let end = tokens[at..].iter().position(|token| token == ";").map_or(tokens.len(), |length| at + length);
+            expand(&tokens[at + 1..end], &[], &mut |path, alias| {
+                let path = absolute(&module, path);
+                aliases.insert(alias.to_owned(), path.clone());
+                found.push(path);
+            });
+            at = end;
+        } else if is_name(&tokens[at]) {
+            let mut path = vec![tokens[at].as_str()];
+            while at + 2 < tokens.len() && tokens[at + 1] == "::" && is_name(&tokens[at + 2]) {
+                path.push(&tokens[at + 2]);
+                at += 2;
+            }
+            inline.push(path.join("::"));
+        }
+        at += 1;
+    }
+    for path in inline.iter().filter(|path| path.contains("::")) {
+        let (first, rest) = path.split_once("::").expect("it has one");
+        match aliases.get(first) {
+            Some(alias) => found.push(format!("{alias}::{rest}")),
+            None => found.push(absolute(&module, &path.split("::").collect::<Vec<_>>())),
+        }
+    }
+    found.sort();
+    found.dedup();
+    found
+}
+
+/// `transport/redis/keys.rs` → crate, transport, redis, keys.
+fn module(file: &str) -> Vec<String> {
+    let path = PathBuf::from(file).with_extension("");
+    let parts =
+        path.iter().map(|part| part.to_str().unwrap().to_owned()).filter(|part| !["mod", "lib", "main"].contains(&part.as_str()));
+    std::iter::once("crate".to_owned()).chain(parts).collect()
+}
+
+fn absolute(module: &[String], path: &[&str]) -> String {
+    let supers = path.iter().take_while(|part| **part == "super").count();
+    let (base, rest) = match path.first() {
+        Some(&"super") => (&module[..module.len().saturating_sub(supers)], &path[supers..]),
+        Some(&"self") => (module, &path[1..]),
+        _ => (&module[..0], path),
+    };
+    let parts: Vec<&str> = base.iter().map(String::as_str).chain(rest.iter().copied()).collect();
+    parts.join("::")
+}
+
+/// Expands a `use` tree; tells each path with the name it has here.
+fn expand(tokens: &[String], prefix: &[&str], tell: &mut dyn FnMut(&[&str], &str)) {
+    let mut path = prefix.to_vec();
+    let mut at = 0;
+    while at < tokens.len() {
+        match tokens[at].as_str() {
+            "::" => {}
+            "{" => {
+                for part in split(&tokens[at + 1..tokens.len() - 1]) {
+                    expand(part, &path, tell);
+                }
+                return;
+            }
+            "as" => {
+                tell(&path, &tokens[at + 1]);
+                return;
+            }
+            "self" if !path.is_empty() => {}
+            token => path.push(Box::leak(token.to_owned().into_boxed_str())),
+        }
+        at += 1;
+    }
+    if let Some(last) = path.last().copied() {
+        tell(&path, last);
+    }
+}
+
+/// Splits at the commas that are not inside braces.
+fn split(tokens: &[String]) -> Vec<&[String]> {
+    let (mut parts, mut depth, mut begin) = (Vec::new(), 0, 0);
+    for (at, token) in tokens.iter().enumerate() {
+        match token.as_str() {
+            "{" => depth += 1,
+            "}" => depth -= 1,
+            "," if depth == 0 => {
+                parts.push(&tokens[begin..at]);
+                begin = at + 1;
+            }
+            _ => {}
+        }
+    }
+    parts.push(&tokens[begin..]);
+    parts.into_iter().filter(|part| !part.is_empty()).collect()
+}
+
+fn is_name(token: &str) -> bool {
+    token.starts_with(|c: char| c.is_alphabetic() || c == '_')
+}
+
+/// Names, `::`, and single characters; comments and strings are left out.
+fn tokens(text: &str) -> Vec<String> {
+    let chars: Vec<char> = text.chars().collect();
+    let mut found = Vec::new();
+    let mut at = 0;
+    while at < chars.len() {
+        let (c, next) = (chars[at], chars.get(at + 1).copied());
+        match c {
+            '/' if next == Some('/') => at += chars[at..].iter().take_while(|c| **c != '\n').count(),
+            '"' => at = string_end(&chars, at + 1),
+            // A character, not a lifetime.
+            '\'' if next == Some('\\') || chars.get(at + 2) == Some(&'\'') => {
+                at += 2 + chars[at + 2..].iter().take_while(|c| **c != '\'').count();
+            }
+            ':' if next == Some(':') => {
+                found.push("::".to_owned());
+                at += 1;
+            }
+            c if c.is_alphabetic() || c == '_' => {
+                let name: String = chars[at..].iter().take_while(|c| c.is_alphanumeric() || **c == '_').collect();
+                at += name.chars().count() - 1;
+                found.push(name);
+            }
+            c if c.is_whitespace() => {}
+            c => found.push(c.to_string()),
+        }
+        at += 1;
+    }
+    found
+}
+
+/// The closing quote of a string that began before `at`.
+fn string_end(chars: &[char], mut at: usize) -> usize {
+    while at < chars.len() && chars[at] != '"' {
+        at += if chars[at] == '\\' { 2 } else { 1 };
+    }
+    at
+}
+
+/// The text without its test modules: they may do what they like.
+fn without_tests(text: &str) -> String {
+    let mut rest = text;
+    let mut kept = String::new();
+    while let Some(begin) = rest.find("#[cfg(test)]\nmod ") {
+        kept.push_str(&rest[..begin]);
+        let after = &rest[begin..];
+        rest = match (after.find('{'), after.find(';')) {
+            (Some(brace), semicolon) if semicolon.is_none_or(|semicolon| brace < semicolon) => {
+                after.find("\n}").map_or("", |end| &after[end + 2..])
+            }
+            (_, Some(semicolon)) => &after[semicolon + 1..],
+            _ => "",
+        };
+    }
+    kept + rest
+}

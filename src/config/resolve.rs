@@ -125,40 +125,14 @@ impl Config {
 
 const NO_TLS: &str = "TLS to Redis is not in this version yet: use redis:// on a network that is protected otherwise";
 
-/// A first look at the URL of Redis; the transport checks it fully. Never says what the URL is: it may hold a password.
+/// The queue's own check: what it cannot reach it cannot work with.
 fn redis_url(text: &str) -> Result<(), String> {
-    let scheme = text.split("://").next().unwrap_or_default();
-    if !text.contains("://")
-        || !["redis", "rediss", "valkey", "valkeys"].contains(&scheme.trim_end_matches("-cluster").trim_end_matches("-sentinel"))
-    {
-        return Err(format!("is no URL of Redis: write redis://host:6379{}", said(scheme, text)));
-    }
-    if scheme.starts_with("rediss") || scheme.starts_with("valkeys") {
-        return Err(NO_TLS.to_owned());
-    }
-    let url = url::Url::parse(text).map_err(|error| format!("is no URL ({error}): write redis://host:6379; {ESCAPE}"))?;
-    if url.host_str().unwrap_or_default().is_empty() {
-        return Err("names no host: write redis://host:6379".to_owned());
-    }
-    Ok(())
+    crate::transport::redis::validate_url(text).map(|_| ())
 }
 
-/// A first look at the URL of PostgreSQL; the store checks it fully.
+/// The store's own check.
 fn postgres_url(text: &str) -> Result<(), String> {
-    let scheme = text.split("://").next().unwrap_or_default();
-    if !text.contains("://") || !["postgres", "postgresql"].contains(&scheme) {
-        return Err(format!("is no URL of PostgreSQL: write postgres://user@host:5432/database{}", said(scheme, text)));
-    }
-    Ok(())
-}
-
-const ESCAPE: &str = "write special characters of a password as %XX, or give it apart";
-
-/// The scheme, if it is one: anything else might be part of a secret.
-fn said(scheme: &str, text: &str) -> String {
-    let plain =
-        text.contains("://") && scheme.len() <= 20 && scheme.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c));
-    if plain { format!(" (the scheme is {scheme}://)") } else { String::new() }
+    crate::store::postgres::validate_url(text).map(|_| ())
 }
 
 /// Host name, process id, random suffix: no two collectors share one, not even after a restart with the same process id.

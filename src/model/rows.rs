@@ -255,7 +255,7 @@ mod tests {
         #[test]
         fn arithmetic_agrees_with_plain_sets(a in ranges(), b in ranges(), probe in (0u64..70, 0u64..9)) {
             let ((sa, ra), (sb, rb)) = (build(&a), build(&b));
-            prop_assert_eq!(rows(&sa), ra.clone());
+            prop_assert_eq!(&rows(&sa), &ra);
             prop_assert!(sa.ranges().windows(2).all(|w| w[0].end < w[1].first), "ranges melt: {}", sa);
             prop_assert_eq!(sa.len(), ra.len() as u64);
             prop_assert_eq!(rows(&sa.minus(&sb)), ra.difference(&rb).copied().collect::<BTreeSet<_>>());

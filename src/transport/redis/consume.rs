@@ -98,6 +98,13 @@ impl Consumer for RedisTransport {
         Ok(usize::try_from(done).unwrap_or(usize::MAX))
     }
 
+    async fn contains(&self, receipt: &Receipt) -> Result<bool> {
+        let id = receipt.entry.as_str();
+        let args = vec![self.shared.keys.stream(receipt.partition).into(), id.into(), id.into()];
+        let found = self.link(receipt.partition)?.get().await?.call("XRANGE", args).await?;
+        Ok(!reply::list(found).is_empty())
+    }
+
     async fn keep(&self, partition: Partition, receipts: &[Receipt]) -> Result<()> {
         let session = self.seat(partition)?.session().await?;
         let ids = live(&session, partition, receipts);

@@ -1,3 +1,4 @@
 //! The one integration binary: real Redis and PostgreSQL, started on free ports, and the real `telemetry` binary.
 
+mod source;
 mod support;

@@ -58,7 +58,7 @@ impl Default for Options {
             max_record_bytes: 1 << 20,
             max_cell_bytes: 4096,
             max_series: 50_000,
-            block_bytes: 512 << 10,
+            block_bytes: 256 << 10,
             poll: Duration::from_millis(250),
         }
     }

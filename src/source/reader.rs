@@ -236,7 +236,10 @@ impl CsvReader {
         (self.last, self.last_parsed) = ((0, 0), false);
         self.csv.get_mut().bytes.drain(..drop);
         self.base += drop as u64;
-        self.restart(self.at - drop, self.newlines);
+        // The parser is started anew before it is used again: it has nothing to give until more was read.
+        self.from_line = self.from_line.map(|line| line + self.newlines);
+        (self.at, self.newlines) = (self.at - drop, 0);
+        self.from = self.at;
     }
 
     pub(super) fn tail_digest(&self) -> Digest {

@@ -140,9 +140,9 @@ impl Table {
         let bytes = record.as_slice();
         let (mut from, mut first) = (0, 0);
         for &passing in header.passing.iter().chain([&record.len()]) {
-            let until =
-                if passing == record.len() { bytes.len()..bytes.len() } else { record.range(passing).unwrap_or_default() };
+            let until = record.range(passing).unwrap_or(bytes.len()..bytes.len());
             scratch.extend_from_slice(&bytes[from..until.start]);
+            // Where each cell ends, so that cells cannot pass text to one another.
             for cell in first..passing {
                 let end = record.range(cell).map_or(0, |r| r.end - from);
                 scratch.extend_from_slice(&(end as u32).to_le_bytes());

@@ -1,4 +1,6 @@
 //! Reading: every row once, whatever the blocks, the quotes, the line ends and the interruptions.
+//!
+//! Longer than other files: the ways in which input is bad are many, and belong beside each other.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -122,8 +124,8 @@ fn content() -> impl Strategy<Value = Vec<u8>> {
     ];
     (prop::bool::ANY, prop::collection::vec(line, 0..14), 0usize..3).prop_map(|(bom, lines, cut)| {
         let mut text =
-            format!("{}timestamp,metric,uuid,value\n{}", if bom { "\u{feff}" } else { "" }, lines.concat()).into_bytes();
-        let keep = text.len() - cut.min(text.len() - 28);
+            format!("{}timestamp,metric,uuid,value\n\n\n\n{}", if bom { "\u{feff}" } else { "" }, lines.concat()).into_bytes();
+        let keep = text.len() - cut.min(text.len() - 31);
         text.truncate(keep);
         text
     })
@@ -134,7 +136,7 @@ fn small() -> Options {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
 
     #[test]
     fn rows_and_positions_do_not_depend_on_blocks(bytes in content(), sizes in prop::collection::vec(1usize..40, 1..5), block in 1usize..90) {
@@ -452,7 +454,7 @@ async fn a_row_that_was_torn_is_not_read_twice() {
     let seen = drain(&mut reader).await.expect("readable");
     assert_eq!(seen.len(), 2, "a last line without a newline is taken as it is");
     let grow = |more: &str| {
-        std::fs::OpenOptions::new().append(true).open(&path).expect("opens").write_all(more.as_bytes()).expect("written")
+        std::fs::OpenOptions::new().append(true).open(&path).expect("opens").write_all(more.as_bytes()).expect("written");
     };
     grow("\n1752871356,M,G,3\n");
     let mut again = open(&path, false).await;
@@ -633,4 +635,35 @@ async fn a_full_series_table_is_said_and_reset() {
         }
     }
     assert_eq!((values.len(), resets), (10, 2));
+}
+
+/// `CSV=some.csv cargo test --release --test it source::measure -- --ignored --nocapture`: rows a second, sums, rejects.
+#[tokio::test]
+#[ignore = "a measurement, of the file that CSV names"]
+async fn measure() {
+    let path = PathBuf::from(std::env::var("CSV").expect("CSV names a file"));
+    let block_bytes = std::env::var("BLOCK").ok().and_then(|b| b.parse().ok()).unwrap_or(Options::default().block_bytes);
+    let options = Options { block_bytes, ..Options::default() };
+    let mut reader = CsvReader::open(&Input::File(path), false, options).await.expect("opens");
+    let began = std::time::Instant::now();
+    let (mut samples, mut sum, mut rejects) = (0u64, 0.0, BTreeMap::<Reason, u64>::new());
+    loop {
+        while let Some(row) = reader.next_row().await {
+            match row.kind {
+                Kind::Sample { value, .. } => {
+                    samples += 1;
+                    sum += value;
+                }
+                Kind::Reject { reason, .. } => *rejects.entry(reason).or_default() += 1,
+            }
+        }
+        match reader.fill().await {
+            Ok(Fill::End) => break,
+            Ok(_) => {}
+            Err(error) => return println!("{error}"),
+        }
+    }
+    let took = began.elapsed().as_secs_f64();
+    let rows = samples + rejects.values().sum::<u64>();
+    println!("{samples} samples (sum {sum}), {rejects:?}, {} series, {:.0} rows/s", reader.series_len(), rows as f64 / took);
 }

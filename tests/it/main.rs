@@ -4,6 +4,7 @@
 mod config;
 mod house;
 mod runtime;
+mod source;
 mod store;
 mod support;
 mod transport;

@@ -1,0 +1,147 @@
+//! From paths, directories and patterns to inputs, once or again and again.
+//!
+//! A directory stands for its `*.csv` and `*.csv.gz` (not those of directories in it), a pattern for the files it matches, `-`
+//! for the standard input; a path that is a file is taken whatever its name. Listing a directory blocks for a moment.
+
+use std::collections::{BTreeSet, HashMap};
+use std::io;
+use std::path::Path;
+
+use super::follow::{FileId, FileState};
+use super::{Input, SourceError};
+
+/// The inputs that some patterns stand for, sorted within each pattern, each once.
+///
+/// # Errors
+/// A path that does not exist, a directory that cannot be read, a directory or pattern with nothing in it, a bad pattern.
+pub fn discover(patterns: &[String]) -> Result<Vec<Input>, SourceError> {
+    list(patterns, false)
+}
+
+fn list(patterns: &[String], wait: bool) -> Result<Vec<Input>, SourceError> {
+    let mut seen = BTreeSet::new();
+    let mut inputs = Vec::new();
+    for pattern in patterns {
+        let found = match one(pattern) {
+            Ok(found) => found,
+            Err(SourceError::Io { cause, .. }) if wait && cause.kind() == io::ErrorKind::NotFound => Vec::new(),
+            Err(error) => return Err(error),
+        };
+        if found.is_empty() && !wait {
+            return Err(SourceError::NothingThere { pattern: pattern.clone() });
+        }
+        inputs.extend(found.into_iter().filter(|input| seen.insert(input.clone())));
+    }
+    Ok(inputs)
+}
+
+fn one(pattern: &str) -> Result<Vec<Input>, SourceError> {
+    if pattern == "-" {
+        return Ok(vec![Input::Stdin]);
+    }
+    let path = Path::new(pattern);
+    match std::fs::metadata(path) {
+        Ok(metadata) if metadata.is_dir() => return directory(path),
+        Ok(_) => return Ok(vec![Input::File(path.to_owned())]),
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound && pattern.contains(['*', '?', '[']) => {}
+        Err(cause) => return Err(SourceError::io(pattern, cause)),
+    }
+    let bad = |reason: String| SourceError::Pattern { pattern: pattern.to_owned(), reason };
+    let mut found = Vec::new();
+    for entry in glob::glob(pattern).map_err(|e| bad(e.to_string()))? {
+        let path = entry.map_err(|e| SourceError::io(&e.path().display().to_string(), e.into()))?;
+        if path.is_file() {
+            found.push(Input::File(path));
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+fn directory(path: &Path) -> Result<Vec<Input>, SourceError> {
+    let fail = |cause| SourceError::io(&path.display().to_string(), cause);
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(path).map_err(fail)? {
+        let file = entry.map_err(fail)?.path();
+        if is_csv(&file) && file.is_file() {
+            found.push(Input::File(file));
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+fn is_csv(path: &Path) -> bool {
+    let name = path.file_name().map(|n| n.to_string_lossy().to_ascii_lowercase()).unwrap_or_default();
+    name.ends_with(".csv") || name.ends_with(".csv.gz")
+}
+
+/// What is known of a file.
+#[derive(Clone, Copy, Debug)]
+enum Seen {
+    /// It is being read.
+    Open,
+    /// It was read to its end, when it was like this.
+    Done(FileState),
+}
+
+/// Finds new files, again and again. A file is known by device and inode: one that was renamed while it is read is not given
+/// twice.
+#[derive(Debug)]
+pub struct Watch {
+    patterns: Vec<String>,
+    files: HashMap<FileId, Seen>,
+    stdin: bool,
+}
+
+impl Watch {
+    /// A watch over patterns. They may stand for nothing yet.
+    #[must_use]
+    pub fn new(patterns: Vec<String>) -> Self {
+        Self { patterns, files: HashMap::new(), stdin: false }
+    }
+
+    /// The inputs to open: those never given before, and those that were done and have changed since. They count as open until
+    /// [`Watch::done`] or [`Watch::forget`].
+    ///
+    /// # Errors
+    /// A directory that cannot be read, a bad pattern.
+    pub fn scan(&mut self) -> Result<Vec<Input>, SourceError> {
+        let mut new = Vec::new();
+        let mut there = BTreeSet::new();
+        for input in list(&self.patterns, true)? {
+            let Some(path) = input.path() else {
+                if !std::mem::replace(&mut self.stdin, true) {
+                    new.push(input);
+                }
+                continue;
+            };
+            // Gone again since it was listed: not our business.
+            let Ok(metadata) = std::fs::metadata(path) else { continue };
+            let state = FileState::of(&metadata);
+            there.insert(state.id);
+            let known = match self.files.get(&state.id) {
+                Some(Seen::Open) => true,
+                Some(Seen::Done(then)) => *then == state,
+                None => false,
+            };
+            if !known {
+                self.files.insert(state.id, Seen::Open);
+                new.push(input);
+            }
+        }
+        // What is done and gone can be forgotten: its inode may come again as another file.
+        self.files.retain(|id, seen| matches!(seen, Seen::Open) || there.contains(id));
+        Ok(new)
+    }
+
+    /// A file was read to its end, when it was like this; it is given again if it changes.
+    pub fn done(&mut self, state: FileState) {
+        self.files.insert(state.id, Seen::Done(state));
+    }
+
+    /// A file is to be given again at the next scan.
+    pub fn forget(&mut self, id: FileId) {
+        self.files.remove(&id);
+    }
+}

@@ -1,0 +1,122 @@
+//! What became of a file that is watched: nothing, more of it, another content, another file.
+//!
+//! The caller sleeps for the poll interval after [`Fill::Idle`](super::Fill::Idle) and then asks [`CsvReader::look`]:
+//!
+//! - [`Change::None`], [`Change::Grown`]: fill again.
+//! - [`Change::Restarted`]: it was truncated or rewritten in place. What was read stays read; open it anew, it is another content.
+//! - [`Change::Replaced`], [`Change::Removed`]: [`CsvReader::finish`], read the open file to its end, and tell the watch; the file
+//!   that is now at the path is found by the next scan.
+
+use std::fs::Metadata;
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt};
+
+use super::{CsvReader, SourceError};
+
+/// How much of what was read last is compared when a file has grown.
+const COMPARED: usize = 4096;
+
+/// A file, by whatever name.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
+pub struct FileId {
+    dev: u64,
+    ino: u64,
+}
+
+impl FileId {
+    /// The file that was asked about.
+    #[must_use]
+    pub fn of(metadata: &Metadata) -> Self {
+        Self { dev: metadata.dev(), ino: metadata.ino() }
+    }
+}
+
+/// A file as it is now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct FileState {
+    /// Which file.
+    pub id: FileId,
+    /// Its length in bytes, as it is stored.
+    pub length: u64,
+    /// When it was last written, ns since 1970.
+    pub modified_ns: i128,
+}
+
+impl FileState {
+    /// From what the system says.
+    #[must_use]
+    pub fn of(metadata: &Metadata) -> Self {
+        let modified_ns = i128::from(metadata.mtime()) * 1_000_000_000 + i128::from(metadata.mtime_nsec());
+        Self { id: FileId::of(metadata), length: metadata.len(), modified_ns }
+    }
+}
+
+/// What became of a file.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Change {
+    /// Nothing.
+    None,
+    /// There is more to read.
+    Grown,
+    /// It is shorter than what was read, or what was read is not what it says any more.
+    Restarted,
+    /// Its path leads to another file.
+    Replaced,
+    /// Its path leads nowhere.
+    Removed,
+}
+
+impl CsvReader {
+    /// What became of the file since it was read. A pipe never changes.
+    ///
+    /// # Errors
+    /// The system does not say.
+    pub async fn look(&self) -> Result<Change, SourceError> {
+        let fail = |cause| SourceError::io(&self.name, cause);
+        let (Some(file), Some(path)) = (self.content.file(), self.input.path()) else { return Ok(Change::None) };
+        let ours = file.metadata().await.map_err(fail)?;
+        let read = self.read_offset();
+        if self.content.plain_file().is_some() {
+            if ours.len() < read {
+                return Ok(Change::Restarted);
+            }
+            if ours.len() > read {
+                return Ok(if self.still_the_same().await.map_err(fail)? { Change::Grown } else { Change::Restarted });
+            }
+        }
+        match tokio::fs::metadata(path).await {
+            Ok(now) if FileId::of(&now) == FileId::of(&ours) => Ok(Change::None),
+            Ok(_) => Ok(Change::Replaced),
+            Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(Change::Removed),
+            Err(cause) => Err(fail(cause)),
+        }
+    }
+
+    /// The open file as it is now; `None` for a pipe.
+    ///
+    /// # Errors
+    /// The system does not say.
+    pub async fn state(&self) -> Result<Option<FileState>, SourceError> {
+        let Some(file) = self.content.file() else { return Ok(None) };
+        let metadata = file.metadata().await.map_err(|cause| SourceError::io(&self.name, cause))?;
+        Ok(Some(FileState::of(&metadata)))
+    }
+
+    /// Whether the last bytes that were read are still where they were.
+    async fn still_the_same(&self) -> io::Result<bool> {
+        let Some(file) = self.content.plain_file() else { return Ok(true) };
+        let bytes = &self.bytes()[..self.real_len()];
+        let known = bytes[bytes.len().saturating_sub(COMPARED)..].to_vec();
+        let at = self.read_offset() - known.len() as u64;
+        let file = file.try_clone().await?.into_std().await;
+        let same = move || {
+            let mut now = vec![0; known.len()];
+            match file.read_exact_at(&mut now, at) {
+                Ok(()) => Ok(now == known),
+                Err(cause) if cause.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
+                Err(cause) => Err(cause),
+            }
+        };
+        tokio::task::spawn_blocking(same).await.map_err(io::Error::other)?
+    }
+}

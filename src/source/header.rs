@@ -1,0 +1,144 @@
+//! The header: which column says what, in any order, case and variant.
+
+use csv_async::ByteRecord;
+
+use super::SourceError;
+
+/// What a column says.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Role {
+    Timestamp,
+    Value,
+    Metric,
+    Uuid,
+    Hostname,
+    Index,
+    Device,
+    Model,
+    Driver,
+    PciBusId,
+    MigProfile,
+    MigInstance,
+    Pod,
+    Namespace,
+    Container,
+    ExportedPod,
+    ExportedNamespace,
+    ExportedContainer,
+    LabelsRaw,
+    /// Anything else with a name: a label of that name.
+    Label(String),
+    /// A column without a name says nothing (spreadsheets and pandas write a row number there).
+    Unnamed,
+}
+
+impl Role {
+    fn of(name: &str) -> Self {
+        let plain: String = name.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_lowercase()).collect();
+        match plain.as_str() {
+            "timestamp" => Self::Timestamp,
+            "value" => Self::Value,
+            "metricname" | "metric" => Self::Metric,
+            "name" if name == "__name__" => Self::Metric,
+            "uuid" | "gpuuuid" => Self::Uuid,
+            "hostname" => Self::Hostname,
+            "gpuid" | "gpu" => Self::Index,
+            "device" => Self::Device,
+            "modelname" => Self::Model,
+            "driverversion" | "dcgmfidriverversion" => Self::Driver,
+            "pcibusid" => Self::PciBusId,
+            "gpuiprofile" => Self::MigProfile,
+            "gpuiid" => Self::MigInstance,
+            "pod" | "podname" => Self::Pod,
+            "namespace" | "podnamespace" => Self::Namespace,
+            "container" | "containername" => Self::Container,
+            "exportedpod" => Self::ExportedPod,
+            "exportednamespace" => Self::ExportedNamespace,
+            "exportedcontainer" => Self::ExportedContainer,
+            "labelsraw" => Self::LabelsRaw,
+            _ if name.is_empty() => Self::Unnamed,
+            _ => Self::Label(name.to_owned()),
+        }
+    }
+
+    /// What a label of that name in `labels_raw` says; labels have the same variants as columns.
+    pub(super) fn of_label(name: &str) -> Self {
+        match Self::of(name) {
+            // These are columns only: a label that happens to be called so is an ordinary one.
+            Self::Timestamp | Self::Value | Self::LabelsRaw => Self::Label(name.to_owned()),
+            role => role,
+        }
+    }
+}
+
+/// The columns of a file.
+#[derive(Debug)]
+pub(super) struct Header {
+    /// What each column says.
+    pub(super) roles: Vec<Role>,
+    /// Where the time is.
+    pub(super) timestamp: usize,
+    /// Where the value is.
+    pub(super) value: usize,
+    /// The columns that are not part of a series' identity, sorted.
+    pub(super) passing: Vec<usize>,
+}
+
+impl Header {
+    /// Reads the header record (its last cell without `\r`).
+    pub(super) fn new(name: &str, record: &ByteRecord) -> Result<Self, SourceError> {
+        let not_text = |reason: &str| SourceError::NotText { name: name.to_owned(), reason: reason.to_owned() };
+        let mut names = Vec::with_capacity(record.len());
+        for cell in record {
+            if cell.contains(&0) {
+                return Err(not_text("its first line has NUL bytes (binary data, or UTF-16)"));
+            }
+            names.push(std::str::from_utf8(cell).map_err(|_| not_text("its first line is not UTF-8"))?.trim());
+        }
+        if names.iter().any(|n| n.contains(['\r', '\n'])) {
+            return Err(not_text("a column's name has a line end in it (an unclosed quote, or lines that end with a bare CR)"));
+        }
+        let roles: Vec<Role> = names.iter().map(|n| Role::of(n)).collect();
+        for (i, role) in roles.iter().enumerate() {
+            if let Some(j) = roles[..i].iter().position(|r| r == role && *r != Role::Unnamed) {
+                let (first, second) = (names[j].to_owned(), names[i].to_owned());
+                return Err(SourceError::DuplicateColumn { name: name.to_owned(), first, second });
+            }
+        }
+        let find = |wanted: &Role| roles.iter().position(|r| r == wanted);
+        let needed = [
+            ("timestamp", find(&Role::Timestamp)),
+            ("metric_name", find(&Role::Metric)),
+            ("uuid", find(&Role::Uuid)),
+            ("value", find(&Role::Value)),
+        ];
+        if let [(_, Some(timestamp)), (_, Some(_)), (_, Some(_)), (_, Some(value))] = needed {
+            let passes = |i: &usize| matches!(roles[*i], Role::Timestamp | Role::Value | Role::Unnamed);
+            let passing = (0..roles.len()).filter(passes).collect();
+            return Ok(Self { roles, timestamp, value, passing });
+        }
+        let missing: Vec<&str> = needed.iter().filter(|(_, at)| at.is_none()).map(|(name, _)| *name).collect();
+        let mut found: String = names.join(", ").chars().take(200).collect();
+        if found.len() < names.join(", ").len() {
+            found.push('…');
+        }
+        Err(SourceError::MissingColumns { name: name.to_owned(), missing: missing.join(", "), found, hint: hint(&names) })
+    }
+}
+
+/// What a file without the needed columns looks like.
+fn hint(names: &[&str]) -> &'static str {
+    let any = |test: &dyn Fn(&str) -> bool| names.iter().any(|n| test(n));
+    let first = names.first().copied().unwrap_or_default();
+    if first.starts_with("# HELP") || first.starts_with("# TYPE") || (first.contains('{') && first.contains('=')) {
+        "; this looks like an exporter's /metrics page, not CSV"
+    } else if first.starts_with('#') {
+        "; this looks like the output of `nvidia-smi dmon` or `dcgmi dmon`, not CSV"
+    } else if any(&|n| n.contains("utilization.") || n.ends_with("[W]") || n.ends_with("[MiB]") || n.ends_with("[%]")) {
+        "; this looks like `nvidia-smi --query-gpu` output; one row per sample with timestamp, metric_name, uuid, value is needed"
+    } else if names.len() > 2 && any(&|n| n.eq_ignore_ascii_case("timestamp")) && !any(&|n| n.eq_ignore_ascii_case("value")) {
+        "; this looks like one column per metric; one row per sample with timestamp, metric_name, uuid, value is needed"
+    } else {
+        "; the first line must name the columns, among them timestamp, metric_name, uuid and value"
+    }
+}

@@ -1,0 +1,225 @@
+//! Where bytes come from: a file, gzip or not, or a pipe. Gzip is recognised by its first bytes, not by the name.
+
+use std::fmt;
+use std::io;
+use std::io::SeekFrom;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use async_compression::tokio::bufread::GzipDecoder;
+use bytes::BufMut;
+use tokio::fs::File;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncSeekExt, BufReader, ReadBuf};
+
+use super::SourceError;
+
+/// Something to read rows from.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Input {
+    /// A file.
+    File(PathBuf),
+    /// The standard input.
+    Stdin,
+}
+
+impl Input {
+    /// The name for people.
+    #[must_use]
+    pub fn name(&self) -> String {
+        match self {
+            Self::File(path) => path.display().to_string(),
+            Self::Stdin => "-".to_owned(),
+        }
+    }
+
+    /// The path, if it is a file.
+    #[must_use]
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Self::File(path) => Some(path),
+            Self::Stdin => None,
+        }
+    }
+}
+
+/// A pipe, or anything else that is only read forwards.
+pub(super) type Pipe = Box<dyn AsyncRead + Send + Sync + Unpin>;
+
+/// The bytes as they are stored.
+enum Raw {
+    File(File),
+    /// A pipe, with what was read of it to see what it is.
+    Pipe(Vec<u8>, Pipe),
+}
+
+impl AsyncRead for Raw {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match &mut *self {
+            Self::File(file) => Pin::new(file).poll_read(cx, out),
+            Self::Pipe(head, _) if !head.is_empty() => {
+                let n = head.len().min(out.remaining());
+                out.put_slice(&head[..n]);
+                head.drain(..n);
+                Poll::Ready(Ok(()))
+            }
+            Self::Pipe(_, pipe) => Pin::new(pipe).poll_read(cx, out),
+        }
+    }
+}
+
+enum Codec {
+    /// Not known yet; the first bytes, as far as they were read.
+    Unknown(Vec<u8>, Raw),
+    Plain(Raw),
+    Gzip(Box<GzipDecoder<BufReader<Raw>>>),
+    /// Compressed data that could not be decompressed.
+    Spoilt(io::ErrorKind),
+}
+
+/// The (decompressed) content of an input, read forwards; files can start over.
+pub(super) struct Content {
+    codec: Codec,
+    block: usize,
+}
+
+impl fmt::Debug for Content {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match &self.codec {
+            Codec::Unknown(..) => "Content(unknown)",
+            Codec::Plain(_) => "Content(plain)",
+            Codec::Gzip(_) => "Content(gzip)",
+            Codec::Spoilt(_) => "Content(spoilt)",
+        })
+    }
+}
+
+const GZIP_MAGIC: [u8; 3] = [0x1f, 0x8b, 0x08];
+
+impl Content {
+    /// Opens an input.
+    pub(super) async fn open(input: &Input, block: usize) -> Result<Self, SourceError> {
+        let raw = match input {
+            Input::Stdin => Raw::Pipe(Vec::new(), Box::new(tokio::io::stdin())),
+            Input::File(path) => {
+                let fail = |cause| SourceError::io(&input.name(), cause);
+                let mut file = File::open(path).await.map_err(fail)?;
+                if file.metadata().await.map_err(fail)?.is_dir() {
+                    return Err(fail(io::ErrorKind::IsADirectory.into()));
+                }
+                file.set_max_buf_size(block);
+                Raw::File(file)
+            }
+        };
+        Ok(Self { codec: Codec::Unknown(Vec::new(), raw), block })
+    }
+
+    /// The content of a pipe.
+    pub(super) fn pipe(pipe: Pipe, block: usize) -> Self {
+        Self { codec: Codec::Unknown(Vec::new(), Raw::Pipe(Vec::new(), pipe)), block }
+    }
+
+    /// Appends what can be read to a buffer, at most a block; 0 at the end. With `more_to_come` the end may not be the last word.
+    /// Cancel-safe.
+    pub(super) async fn read(&mut self, into: &mut Vec<u8>, more_to_come: bool) -> io::Result<usize> {
+        while let Codec::Unknown(head, raw) = &mut self.codec {
+            let mut few = [0; GZIP_MAGIC.len()];
+            let n = raw.read(&mut few[head.len()..]).await?;
+            head.extend_from_slice(&few[head.len()..head.len() + n]);
+            if head.len() == GZIP_MAGIC.len() || (n == 0 && !more_to_come) {
+                self.recognise().await?;
+            } else if n == 0 {
+                return Ok(0);
+            }
+        }
+        into.reserve_exact(self.block);
+        let mut into = into.limit(self.block);
+        match &mut self.codec {
+            Codec::Plain(raw) => raw.read_buf(&mut into).await,
+            Codec::Gzip(decoder) => decoder.read_buf(&mut into).await,
+            Codec::Unknown(..) => Ok(0),
+            Codec::Spoilt(kind) => Err((*kind).into()),
+        }
+    }
+
+    /// From now on reading fails.
+    pub(super) fn spoil(&mut self, kind: io::ErrorKind) {
+        self.codec = Codec::Spoilt(kind);
+    }
+
+    /// Decides by the first bytes. They are given back: to the pipe's head, or by seeking.
+    async fn recognise(&mut self) -> io::Result<()> {
+        if let Codec::Unknown(_, Raw::File(file)) = &mut self.codec {
+            file.rewind().await?;
+        }
+        let nothing = Codec::Plain(Raw::Pipe(Vec::new(), Box::new(tokio::io::empty())));
+        let Codec::Unknown(head, mut raw) = std::mem::replace(&mut self.codec, nothing) else { return Ok(()) };
+        let gzip = head == GZIP_MAGIC;
+        if let Raw::Pipe(given_back, _) = &mut raw {
+            *given_back = head;
+        }
+        self.codec = if gzip {
+            let mut decoder = GzipDecoder::new(BufReader::with_capacity(self.block.min(256 << 10), raw));
+            decoder.multiple_members(true);
+            Codec::Gzip(Box::new(decoder))
+        } else {
+            Codec::Plain(raw)
+        };
+        Ok(())
+    }
+
+    /// Whether this is an uncompressed file: then offsets are the file's own, and it can be sought in and grow.
+    pub(super) fn plain_file(&self) -> Option<&File> {
+        match &self.codec {
+            Codec::Plain(Raw::File(file)) | Codec::Unknown(_, Raw::File(file)) => Some(file),
+            _ => None,
+        }
+    }
+
+    /// Whether it is compressed.
+    pub(super) fn is_gzip(&self) -> bool {
+        matches!(self.codec, Codec::Gzip(_) | Codec::Spoilt(_))
+    }
+
+    /// The open file, compressed or not; `None` for a pipe, which cannot start over.
+    pub(super) fn file(&self) -> Option<&File> {
+        let raw = match &self.codec {
+            Codec::Unknown(_, raw) | Codec::Plain(raw) => raw,
+            Codec::Gzip(decoder) => decoder.get_ref().get_ref(),
+            Codec::Spoilt(_) => return None,
+        };
+        match raw {
+            Raw::File(file) => Some(file),
+            Raw::Pipe(..) => None,
+        }
+    }
+
+    /// Goes to an offset of a plain file.
+    pub(super) async fn seek(&mut self, offset: u64) -> io::Result<()> {
+        match &mut self.codec {
+            Codec::Plain(Raw::File(file)) => file.seek(SeekFrom::Start(offset)).await.map(|_| ()),
+            _ => Err(io::ErrorKind::NotSeekable.into()),
+        }
+    }
+
+    /// Starts over; what the content is will be seen anew.
+    pub(super) async fn rewind(&mut self) -> io::Result<()> {
+        let file = match &mut self.codec {
+            Codec::Unknown(_, Raw::File(file)) | Codec::Plain(Raw::File(file)) => file,
+            Codec::Gzip(decoder) => match decoder.get_mut().get_mut() {
+                Raw::File(file) => file,
+                Raw::Pipe(..) => return Err(io::ErrorKind::NotSeekable.into()),
+            },
+            _ => return Err(io::ErrorKind::NotSeekable.into()),
+        };
+        file.rewind().await?;
+        let nothing = Codec::Plain(Raw::Pipe(Vec::new(), Box::new(tokio::io::empty())));
+        let raw = match std::mem::replace(&mut self.codec, nothing) {
+            Codec::Unknown(_, raw) | Codec::Plain(raw) => raw,
+            Codec::Gzip(decoder) => decoder.into_inner().into_inner(),
+            Codec::Spoilt(kind) => return Err(kind.into()),
+        };
+        self.codec = Codec::Unknown(Vec::new(), raw);
+        Ok(())
+    }
+}

@@ -124,13 +124,25 @@ fn account(ledger: &SourceLedger, sent: Option<u64>, queued: &RowSet) -> Account
 }
 
 fn table(report: &Report) -> String {
-    let mut rows = vec![["cluster", "source", "read", "stored", "rejected", "queued", "dead", "dropped", "missing", ""].map(String::from)];
+    let mut rows =
+        vec![["cluster", "source", "read", "stored", "rejected", "queued", "dead", "dropped", "missing", ""].map(String::from)];
     for s in &report.sources {
         let name = if s.name.is_empty() { s.source.clone() } else { s.name.clone() };
         let verdict = if s.closes { "closes".into() } else { format!("DOES NOT CLOSE {}", s.missing_rows) };
         let n = |rows: u64| rows.to_string();
         let rejected = n(s.rejected.values().sum());
-        rows.push([s.cluster.clone(), name, n(s.read), n(s.stored), rejected, n(s.queued), n(s.dead), n(s.dropped), n(s.missing), verdict]);
+        rows.push([
+            s.cluster.clone(),
+            name,
+            n(s.read),
+            n(s.stored),
+            rejected,
+            n(s.queued),
+            n(s.dead),
+            n(s.dropped),
+            n(s.missing),
+            verdict,
+        ]);
     }
     let mut out = super::table::render(&rows);
     out.push_str(if report.sources.is_empty() {

@@ -62,7 +62,10 @@ async fn retry_each(config: &Config, store: &dyn Store, ids: &[i64]) -> anyhow::
 }
 
 async fn find(store: &dyn Store, id: i64) -> anyhow::Result<DeadLetter> {
-    store.dead_letter(id).await?.with_context(|| format!("there is no dead letter {id}; `telemetry dead-letters list` shows those there are"))
+    store
+        .dead_letter(id)
+        .await?
+        .with_context(|| format!("there is no dead letter {id}; `telemetry dead-letters list` shows those there are"))
 }
 
 fn time(ms: i64) -> String {
@@ -89,13 +92,21 @@ async fn list(store: &dyn Store, json: bool) -> anyhow::Result<()> {
         return Ok(());
     }
     let mut rows = vec![["id", "buried", "source", "rows", "reason"].map(String::from)];
-    rows.extend(letters.iter().map(|l| [l.id.to_string(), time(l.buried_ms), l.source.to_string(), l.rows.to_string(), l.reason.clone()]));
+    rows.extend(
+        letters.iter().map(|l| [l.id.to_string(), time(l.buried_ms), l.source.to_string(), l.rows.to_string(), l.reason.clone()]),
+    );
     print!("{}", super::table::render(&rows));
     Ok(())
 }
 
 fn show(letter: &DeadLetter) {
-    println!("dead letter {}\nburied      {}\nsource      {}\nrows        {}", letter.id, time(letter.buried_ms), letter.source, letter.rows);
+    println!(
+        "dead letter {}\nburied      {}\nsource      {}\nrows        {}",
+        letter.id,
+        time(letter.buried_ms),
+        letter.source,
+        letter.rows
+    );
     println!("reason      {}\npayload     {} bytes", letter.reason, letter.payload.len());
     for (digest, bytes) in &letter.dictionaries {
         println!("dictionary  {digest}, {} bytes", bytes.len());
@@ -104,7 +115,12 @@ fn show(letter: &DeadLetter) {
         Err(error) => println!("content     cannot be decoded: {error}"),
         Ok(batch) => {
             let (samples, rejects) = (batch.row.len(), batch.rejects.len());
-            println!("content     {} ({}), {samples} samples of {} series, {rejects} rejected rows", batch.header.name, batch.header.cluster, batch.runs.len());
+            println!(
+                "content     {} ({}), {samples} samples of {} series, {rejects} rejected rows",
+                batch.header.name,
+                batch.header.cluster,
+                batch.runs.len()
+            );
         }
     }
 }

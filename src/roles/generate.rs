@@ -268,7 +268,13 @@ impl Gpu {
             4 => self.memory,
             5 => FRAMEBUFFER - self.memory,
             6 | 7 => 0,
-            8 => if busy { 1980 } else { 345 },
+            8 => {
+                if busy {
+                    1980
+                } else {
+                    345
+                }
+            }
             _ => 2619,
         };
         let written = write!(out, "{whole}");
@@ -287,7 +293,13 @@ mod tests {
     }
 
     fn some() -> Generate {
-        Generate { gpus: 11, duration: Duration::from_secs(60), interval: Duration::from_secs(5), seed: 1, start_ms: 1_735_689_600_000 }
+        Generate {
+            gpus: 11,
+            duration: Duration::from_secs(60),
+            interval: Duration::from_secs(5),
+            seed: 1,
+            start_ms: 1_735_689_600_000,
+        }
     }
 
     #[test]

@@ -44,8 +44,12 @@ where
 }
 
 /// Pings for the life of the process: feeds the connection gauge and /readyz.
-pub(super) fn heartbeat<F>(lifecycle: &Lifecycle, cluster: &str, component: Component, ping: impl Fn() -> F + Send + Sync + 'static)
-where
+pub(super) fn heartbeat<F>(
+    lifecycle: &Lifecycle,
+    cluster: &str,
+    component: Component,
+    ping: impl Fn() -> F + Send + Sync + 'static,
+) where
     F: Future<Output = Result<Duration, TransportError>> + Send,
 {
     observe::connection(cluster, component, true);

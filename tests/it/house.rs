@@ -92,7 +92,8 @@ const RULES: &[Rule] = &[
     Rule {
         why: "whoever spawns a task that lives on owns its end: only roles and runtime can",
         rooms: &[""],
-        except: &["roles", "runtime"],
+        // A connection's driver lives as long as the connection, which owns and ends it.
+        except: &["roles", "runtime", "transport/redis/client.rs"],
         forbidden: &[
             "tokio::spawn",
             "tokio::task::spawn$",

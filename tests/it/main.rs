@@ -2,7 +2,9 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod config;
+mod faults;
 mod house;
+mod main_path;
 mod runtime;
 mod source;
 mod store;

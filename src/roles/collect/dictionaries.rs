@@ -44,7 +44,12 @@ pub(super) struct Cache(Mutex<Kept>);
 
 impl Cache {
     /// All of these, from memory or from the queue.
-    pub(super) async fn resolve(&self, queue: &dyn Consumer, partition: Partition, digests: &[Digest]) -> Result<Vec<Known>, Lack> {
+    pub(super) async fn resolve(
+        &self,
+        queue: &dyn Consumer,
+        partition: Partition,
+        digests: &[Digest],
+    ) -> Result<Vec<Known>, Lack> {
         let mut out = Vec::with_capacity(digests.len());
         for &digest in digests {
             let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner).known.get(&digest).cloned();

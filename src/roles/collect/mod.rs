@@ -108,7 +108,12 @@ pub async fn run(config: Arc<Config>, lifecycle: Lifecycle) -> anyhow::Result<Ex
         return Ok(Exit::Done);
     }
     lifecycle.health().set("postgresql", Ok(()));
-    tracing::info!(partitions = shared.queue.partitions(), group = redis.group, consumer = redis.consumer, "collecting from Redis");
+    tracing::info!(
+        partitions = shared.queue.partitions(),
+        group = redis.group,
+        consumer = redis.consumer,
+        "collecting from Redis"
+    );
 
     let (ready, waiting) = mpsc::channel(READY);
     let waiting = Arc::new(tokio::sync::Mutex::new(waiting));

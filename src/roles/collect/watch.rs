@@ -39,7 +39,8 @@ pub(super) async fn open_store(shared: &Shared) -> anyhow::Result<bool> {
     }
 }
 
-fn is_transient(error: &anyhow::Error) -> bool {
+/// Whether waiting can help.
+pub(super) fn is_transient(error: &anyhow::Error) -> bool {
     error.downcast_ref::<StoreError>().is_some_and(StoreError::is_transient)
         || error.downcast_ref::<TransportError>().is_some_and(TransportError::is_transient)
 }

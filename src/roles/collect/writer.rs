@@ -107,31 +107,31 @@ where
     let mut backoff = Shared::store_backoff();
     let mut away = false;
     loop {
-        match attempt().await {
-            Ok(done) => {
-                if away {
-                    tracing::info!("PostgreSQL is back");
-                    shared.lifecycle.health().set("postgresql", Ok(()));
+        // A store that was away may come back as another one, or as an older one: that is found out before it is used again.
+        let same = if away { watch::same_store(shared).await } else { Ok(()) };
+        let error = match same {
+            Err(error) => error,
+            Ok(()) => match attempt().await {
+                Ok(done) => {
+                    if away {
+                        tracing::info!("PostgreSQL is back");
+                        shared.lifecycle.health().set("postgresql", Ok(()));
+                    }
+                    return Ok(Some(done));
                 }
-                return Ok(Some(done));
-            }
-            Err(error) if error.is_transient() => {
-                if !away {
-                    tracing::warn!(%error, "waiting for PostgreSQL");
-                }
-                away = true;
-                shared.lifecycle.health().set("postgresql", Err(error.to_string()));
-                if !shared.rest(backoff.next()).await {
-                    return Ok(None);
-                }
-                // A store that was away may come back as another one, or as an older one.
-                if let Err(error) = watch::same_store(shared).await
-                    && !error.downcast_ref::<StoreError>().is_some_and(StoreError::is_transient)
-                {
-                    return Err(error);
-                }
-            }
-            Err(error) => return Err(error.into()),
+                Err(error) => error.into(),
+            },
+        };
+        if !watch::is_transient(&error) {
+            return Err(error);
+        }
+        if !away {
+            tracing::warn!("waiting: {error:#}");
+        }
+        away = true;
+        shared.lifecycle.health().set("postgresql", Err(error.to_string()));
+        if !shared.rest(backoff.next()).await {
+            return Ok(None);
         }
     }
 }
@@ -144,7 +144,12 @@ pub(super) fn note(shared: &Shared, group: &[Incoming], committed: &Committed) {
     let now = now_ms();
     for incoming in group {
         let header = &incoming.batch.header;
-        observe::latency(&header.cluster, &shared.config.cluster, Component::Collector, (now - header.created_ms) as f64 / 1000.0);
+        observe::latency(
+            &header.cluster,
+            &shared.config.cluster,
+            Component::Collector,
+            (now - header.created_ms) as f64 / 1000.0,
+        );
     }
 }
 

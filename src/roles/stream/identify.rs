@@ -32,7 +32,11 @@ fn identity(known: Known) -> Identity {
 }
 
 /// Finds a content in the registry, or puts it there. Only before its first row was taken.
-pub(super) async fn identify(publisher: &dyn Publisher, reader: &mut CsvReader, cluster: &str) -> Result<Identified, Unidentified> {
+pub(super) async fn identify(
+    publisher: &dyn Publisher,
+    reader: &mut CsvReader,
+    cluster: &str,
+) -> Result<Identified, Unidentified> {
     let beginning = reader.beginning(cluster).await?;
     let family = beginning.first_record;
     let mut seen = publisher.identities(family).await?;

@@ -89,8 +89,8 @@ pub(super) struct Pump<'a> {
     pub(super) fresh: u64,
     /// Rejects among them.
     pub(super) fresh_rejects: u64,
-    /// Byte offset up to which progress was told.
-    pub(super) told: u64,
+    /// Byte offset up to which progress was told, now or before.
+    pub(super) told: &'a mut u64,
     /// `--realtime`.
     pub(super) pacer: Option<Realtime>,
     /// Rows that may go before `--rate` is asked again.
@@ -309,7 +309,8 @@ impl Pump<'_> {
         let name = &self.header.name;
         self.shared.write_reject(name, row, (line, reason), self.reader).await?;
         if self.shared.config.stream.strict {
-            let why = format!("{name}, line {line}: the row is rejected as {reason}, and --strict stops at the first rejected row");
+            let why =
+                format!("{name}, line {line}: the row is rejected as {reason}, and --strict stops at the first rejected row");
             return Err(Stop::Failure(Failure::Stopped(why)));
         }
         Ok(())
@@ -323,7 +324,7 @@ impl Pump<'_> {
         observe::rows_read(rows);
         self.shared.count(rows, rejects);
         let parcel = self.encode(&columns, next);
-        self.shared.progress.advance(columns.rows.len(), parcel.raw_bytes);
+        self.shared.progress.advance(rows, parcel.raw_bytes);
         Ok(self.window.push(parcel).await?)
     }
 
@@ -334,8 +335,8 @@ impl Pump<'_> {
         self.header.dictionaries = self.segments.digests();
         let level = self.shared.config.batch.compression_level;
         let payload = batch::encode(&self.header, columns, self.segments.placement(), level);
-        let raw_bytes = next.offset.saturating_sub(self.told);
-        self.told = next.offset;
+        let raw_bytes = next.offset.saturating_sub(*self.told);
+        *self.told = next.offset.max(*self.told);
         Parcel { rows: columns.rows, next, payload, dictionaries: self.segments.all().to_vec(), raw_bytes }
     }
 }

@@ -113,7 +113,13 @@ impl Shared {
     }
 
     /// Writes the last row of a reader to the rejects file, where one is wanted.
-    pub(super) async fn write_reject(&self, name: &str, row: u64, why: (u64, Reason), reader: &CsvReader) -> Result<(), SourceError> {
+    pub(super) async fn write_reject(
+        &self,
+        name: &str,
+        row: u64,
+        why: (u64, Reason),
+        reader: &CsvReader,
+    ) -> Result<(), SourceError> {
         let Some(rejects) = &self.rejects else { return Ok(()) };
         rejects.lock().await.write(name, row, why, reader.value_cell(), reader.raw(), std::time::Instant::now()).await
     }

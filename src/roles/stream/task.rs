@@ -7,8 +7,8 @@ use crate::batch::{Builder, Header, Limits, Segments};
 use crate::config::Until;
 use crate::model::Position;
 use crate::retry::Backoff;
-use crate::source::pace::Realtime;
 use crate::source::follow::{Change, FileState};
+use crate::source::pace::Realtime;
 use crate::source::{CsvReader, Input, Seek, SourceError, identity};
 use crate::transport::{Lease, TransportError};
 
@@ -159,6 +159,7 @@ struct Source<'a> {
     round: u64,
     shift: Shift,
     counted: u64,
+    told: u64,
     identified: Option<Identified>,
 }
 
@@ -166,7 +167,7 @@ impl<'a> Source<'a> {
     async fn open(shared: &'a Shared, input: &'a Input, round: u64) -> Result<Self, Error> {
         let reader = CsvReader::open(input, shared.config.stream.follow, shared.options()).await?;
         let shift = if shared.config.stream.restamp { Shift::Undecided } else { Shift::None };
-        Ok(Self { shared, name: input.name(), reader, round, shift, counted: 0, identified: None })
+        Ok(Self { shared, name: input.name(), reader, round, shift, counted: 0, told: 0, identified: None })
     }
 
     /// Waits until a followed file has a first record; `false` when it is gone, or the process is to end, before.
@@ -245,8 +246,12 @@ impl<'a> Source<'a> {
                 Some(End::Elsewhere(to)) => {
                     tracing::debug!(file = self.name, ?to, "Redis is elsewhere in this source");
                     if to.is_none() {
-                        tracing::warn!(file = self.name, "Redis has lost what it knew of this source; it is sent again from the start");
-                        let registered = ask(self.shared, || identify::register_again(&*self.shared.publisher, identified)).await?;
+                        tracing::warn!(
+                            file = self.name,
+                            "Redis has lost what it knew of this source; it is sent again from the start"
+                        );
+                        let registered =
+                            ask(self.shared, || identify::register_again(&*self.shared.publisher, identified)).await?;
                         if registered.is_none() {
                             return Ok(None);
                         }
@@ -295,7 +300,8 @@ impl<'a> Source<'a> {
                         self.name
                     )));
                 }
-                let forked = identify::fork(&*shared.publisher, &self.reader, &shared.config.cluster, identified.family, differs).await;
+                let forked =
+                    identify::fork(&*shared.publisher, &self.reader, &shared.config.cluster, identified.family, differs).await;
                 match forked {
                     Ok(forked) => self.identified = Some(forked),
                     Err(Unidentified::Queue(error)) if error.is_transient() => {}
@@ -308,6 +314,8 @@ impl<'a> Source<'a> {
         let batch = &shared.config.batch;
         let limits = Limits { max_rows: batch.max_rows, max_bytes: batch.max_bytes, max_age: batch.max_age };
         let start = self.reader.position();
+        // What was sent by an earlier run is no progress of this one.
+        self.told = self.told.max(start.offset);
         let window = Window::new(shared.publisher.clone(), shared.lifecycle.clone(), identified.source, batch.in_flight, at);
         let mut pump = Pump {
             shared,
@@ -326,7 +334,7 @@ impl<'a> Source<'a> {
             counted: &mut self.counted,
             fresh: 0,
             fresh_rejects: 0,
-            told: start.offset,
+            told: &mut self.told,
             pacer: shared.config.stream.realtime.then(Realtime::default),
             allowance: 0,
             before: None,

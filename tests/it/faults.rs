@@ -1,0 +1,230 @@
+//! What is promised, with everything that can be killed being killed. Seeded: `SEED=n` repeats a run.
+
+use std::time::Duration;
+
+use crate::support::app::{App, Holds, Role, Seeded, wait_for};
+use crate::support::postgres::{Database, Server};
+use crate::support::redis::RedisServer;
+
+/// The edge's streams; those that have ended well are left alone, others are started again.
+struct Streams {
+    arguments: Vec<Vec<String>>,
+    running: Vec<Option<Role>>,
+}
+
+impl Streams {
+    fn start(app: &App, arguments: Vec<Vec<String>>) -> Self {
+        let running = arguments.iter().map(|a| Some(start(app, a))).collect();
+        Self { arguments, running }
+    }
+
+    /// Starts again what was killed; whether all have ended well.
+    fn tend(&mut self, app: &App) -> bool {
+        for (slot, arguments) in self.running.iter_mut().zip(&self.arguments) {
+            let Some(role) = slot else { continue };
+            match role.ended().map(|status| status.code()) {
+                None => {}
+                Some(Some(0)) => *slot = None,
+                Some(None) => *slot = Some(start(app, arguments)),
+                Some(Some(code)) => panic!("a stream ended with {code} for a reason of its own:\n{}", role.log()),
+            }
+        }
+        self.running.iter().all(Option::is_none)
+    }
+
+    fn kill_one(&mut self, which: u64) {
+        let n = self.running.len() as u64;
+        if let Some(role) = &mut self.running[(which % n) as usize] {
+            role.kill();
+        }
+    }
+}
+
+fn start(app: &App, arguments: &[String]) -> Role {
+    app.start(&arguments.iter().map(String::as_str).collect::<Vec<_>>())
+}
+
+fn stream(csv: &str, cluster: &str, rate: u32) -> Vec<String> {
+    ["stream", "--csv", csv, "--cluster", cluster, "--rate", &rate.to_string()].map(String::from).to_vec()
+}
+
+/// Collectors must never end but when they are killed.
+fn tend_collectors(app: &App, collectors: &mut [Role]) {
+    for role in collectors {
+        if let Some(status) = role.ended() {
+            assert_eq!(status.code(), None, "a collector ended for a reason of its own:\n{}", role.log());
+            *role = app.start(&["collect"]);
+        }
+    }
+}
+
+async fn stored(database: &Database, cluster: &str) -> i64 {
+    Holds::stored(database, cluster).await.rows()
+}
+
+/// Streamers (two for the same file), collectors, Redis and PostgreSQL: killed, frozen, flushed in an order that the seed decides.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_row_is_stored_once_whatever_is_killed() {
+    let mut seed = Seeded::from_environment(20_250_718);
+    let (redis, server) = (RedisServer::start(), Server::start());
+    let database = server.empty_database().await;
+    let app = App::new(&redis.url(), &database.url);
+    let (first, first_holds) = app.export("first.csv", 16, 240, 11);
+    let (second, second_holds) = app.export("second.csv", 16, 240, 12);
+    let holds = first_holds.plus(&second_holds);
+    let mut streams =
+        Streams::start(&app, vec![stream(&first, "k", 4000), stream(&first, "k", 4000), stream(&second, "k", 4000)]);
+    let mut collectors = vec![app.start(&["collect"]), app.start(&["collect"])];
+    let (mut kills, mut step) = (0, 0);
+    while !streams.tend(&app) {
+        tend_collectors(&app, &mut collectors);
+        // Enough was done; now it must come to an end.
+        if step < 40 {
+            match seed.below(10) {
+                0..3 => streams.kill_one(seed.below(3)),
+                3..6 => collectors[seed.below(2) as usize].kill(),
+                6 => {
+                    server.crash();
+                    tokio::time::sleep(Duration::from_millis(seed.below(1500))).await;
+                    server.start_again();
+                }
+                7 => {
+                    redis.kill();
+                    tokio::time::sleep(Duration::from_millis(seed.below(1500))).await;
+                    redis.restart();
+                }
+                8 => {
+                    redis.freeze();
+                    tokio::time::sleep(Duration::from_millis(seed.below(4000))).await;
+                    redis.thaw();
+                }
+                _ => redis.ok(&["FLUSHALL"]),
+            }
+            kills += 1;
+        }
+        step += 1;
+        tokio::time::sleep(Duration::from_millis(200 + seed.below(600))).await;
+        assert!(step < 600, "it does not come to an end");
+    }
+    assert!(kills >= 10, "enough was killed for that to mean something: {kills}");
+    // After the last kill a collector may still lie dead.
+    tend_collectors(&app, &mut collectors);
+    holds.arrive(&database, "k").await;
+    app.run(&["audit", "--json"]).exits(0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_that_loses_everything_gets_it_again() {
+    let redis = RedisServer::start();
+    let database = Server::shared().empty_database().await;
+    let app = App::new(&redis.url(), &database.url);
+    let (csv, holds) = app.export("a.csv", 16, 200, 5);
+    // Nobody collects: what is flushed was nowhere else.
+    let mut stream = app.start(&["stream", "--csv", &csv, "--cluster", "f", "--rate", "12000"]);
+    for _ in 0..3 {
+        wait_for("something in the queue", || async { redis.int(&["DBSIZE"]) > 3 }).await;
+        redis.ok(&["FLUSHALL"]);
+    }
+    assert_eq!(stream.wait(), 0, "{}", stream.log());
+    let _collect = app.start(&["collect"]);
+    holds.arrive(&database, "f").await;
+    // And after it ended: run again it sends again, and nothing is there twice.
+    redis.ok(&["FLUSHALL"]);
+    app.run(&["stream", "--csv", &csv, "--cluster", "f", "--until", "stored"]).exits(0);
+    holds.arrive(&database, "f").await;
+    app.run(&["audit", "--json"]).exits(0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_made_anew_stops_the_collector_and_replay_fills_it() {
+    let redis = RedisServer::start();
+    let database = Server::shared().empty_database().await;
+    let app = App::new(&redis.url(), &database.url);
+    let (csv, holds) = app.export("a.csv", 16, 100, 5);
+    let mut collect = app.start(&["collect"]);
+    let mut stream = app.start(&["stream", "--csv", &csv, "--cluster", "r", "--rate", "8000"]);
+    wait_for("some rows", || async { stored(&database, "r").await > 1000 }).await;
+    let client = database.client().await;
+    client.batch_execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public").await.unwrap();
+    assert_eq!(collect.wait(), 1, "{}", collect.log());
+    assert!(collect.log().contains("telemetry migrate"), "{}", collect.log());
+    // A new schema is a new store: said, not filled with a part of the rows.
+    let mut collect = app.start(&["collect"]);
+    assert_eq!(collect.wait(), 1, "{}", collect.log());
+    assert!(collect.log().contains("telemetry replay --all"), "{}", collect.log());
+    assert_eq!(stream.wait(), 0, "{}", stream.log());
+    app.run(&["replay", "--all"]).exits(0);
+    let _collect = app.start(&["collect"]);
+    app.run(&["stream", "--csv", &csv, "--cluster", "r", "--until", "stored"]).exits(0);
+    holds.arrive(&database, "r").await;
+    app.run(&["audit", "--json"]).exits(0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_frozen_redis_shows_and_passes() {
+    let redis = RedisServer::start();
+    let database = Server::shared().empty_database().await;
+    let app = App::new(&redis.url(), &database.url);
+    let (csv, holds) = app.export("a.csv", 16, 150, 5);
+    let _collect = app.start(&["collect"]);
+    let mut stream = app.start(&["stream", "--csv", &csv, "--cluster", "z", "--rate", "6000"]);
+    wait_for("some rows", || async { stored(&database, "z").await > 1000 }).await;
+    let status = || async { stream.metric("message_queue_connection_status") };
+    wait_for("connected", || async { status().await == Some(1.0) }).await;
+    redis.freeze();
+    wait_for("disconnected", || async { status().await == Some(0.0) }).await;
+    assert_eq!(stream.get("/readyz").unwrap().0, 503);
+    assert_eq!(stream.get("/livez").unwrap().0, 200);
+    redis.thaw();
+    wait_for("connected again", || async { status().await == Some(1.0) }).await;
+    assert_eq!(stream.wait(), 0, "{}", stream.log());
+    holds.arrive(&database, "z").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_queue_slows_and_loses_nothing() {
+    let redis = RedisServer::start();
+    let database = Server::shared().empty_database().await;
+    let app = App::new(&redis.url(), &database.url)
+        .with("TELEMETRY__BATCH__MAX_ROWS", "500")
+        .with("TELEMETRY__REDIS__MAX_BACKLOG", "5");
+    let (csv, holds) = app.export("a.csv", 16, 150, 5);
+    let mut stream = app.start(&["stream", "--csv", &csv, "--cluster", "q"]);
+    wait_for("a full queue", || async { stream.log().contains("is full") }).await;
+    assert!(stream.ended().is_none(), "it waits: {}", stream.log());
+    assert!(stream.metric("telemetry_rows_published_total").is_some_and(|rows| rows < holds.rows() as f64));
+    // A second reason to wait: memory.
+    redis.ok(&["CONFIG", "SET", "maxmemory", "1"]);
+    let _collect = app.start(&["collect"]);
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert!(stream.ended().is_none(), "it waits: {}", stream.log());
+    redis.ok(&["CONFIG", "SET", "maxmemory", "0"]);
+    assert_eq!(stream.wait(), 0, "{}", stream.log());
+    holds.arrive(&database, "q").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn signals_drain_first_and_end_hard_then() {
+    let redis = RedisServer::start();
+    let database = Server::shared().empty_database().await;
+    let app = App::new(&redis.url(), &database.url);
+    let (csv, holds) = app.export("a.csv", 8, 100, 5);
+    let mut collect = app.start(&["collect"]);
+    let mut stream = app.start(&["stream", "--csv", &csv, "--cluster", "s", "--rate", "2000"]);
+    wait_for("some rows", || async { stored(&database, "s").await > 100 }).await;
+    stream.signal("TERM");
+    assert_eq!(stream.wait(), 1, "stopped before its end: {}", stream.log());
+    collect.signal("TERM");
+    assert_eq!(collect.wait(), 0, "{}", collect.log());
+    // With Redis frozen there is nothing to drain into: it ends all the same, the second signal at once.
+    let mut stream = app.start(&["stream", "--csv", &csv, "--cluster", "s", "--rate", "2000"]);
+    wait_for("a stream that is connected", || async { stream.metric("message_queue_connection_status") == Some(1.0) }).await;
+    redis.freeze();
+    stream.signal("TERM");
+    stream.signal("TERM");
+    assert_eq!(stream.wait(), 1, "{}", stream.log());
+    redis.thaw();
+    let _collect = app.start(&["collect"]);
+    app.run(&["stream", "--csv", &csv, "--cluster", "s"]).exits(0);
+    holds.arrive(&database, "s").await;
+}

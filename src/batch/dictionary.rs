@@ -79,7 +79,7 @@ impl Dictionary {
             budget.set(budget.get().checked_sub(text.len()).ok_or(DecodeError::TooLarge(MAX_DECODED_BYTES))?);
             Ok::<_, DecodeError>(text.clone())
         };
-        if message.gpus.len() % GPU_NUMBERS != 0 {
+        if !message.gpus.len().is_multiple_of(GPU_NUMBERS) {
             return Err(DecodeError::Column("gpus"));
         }
         let gpu = |n: &[u32]| -> Result<Gpu, DecodeError> {

@@ -101,6 +101,15 @@ impl Stream {
                 "cannot go with stream.follow: a file that is followed has no end to start over at".to_owned(),
             );
         }
+        if self.follow && self.until == Until::Stored {
+            check.refuse("stream.until", "cannot be `stored` with stream.follow: such a run ends when it is told to".to_owned());
+        }
+        if self.follow && self.csv.iter().any(|path| path == "-") {
+            check.refuse(
+                "stream.follow",
+                "cannot go with `-` in stream.csv: the standard input has an end; leave one of them out".to_owned(),
+            );
+        }
         if let Some(rate) = self.rate {
             check.at_least("stream.rate", rate, 1, "nothing would ever be sent; leave it unset for no limit");
         }

@@ -22,12 +22,23 @@ use std::sync::Arc;
 use anyhow::Context;
 
 use crate::cli::{Cli, Command};
-use crate::config::{self as settings, Config};
+use crate::config::{self as settings, Config, ConfigError};
 use crate::runtime::{self, Exit, Lifecycle};
+use crate::store::StoreError;
+use crate::transport::TransportError;
 
 /// Does what the command line says; `variables` is the environment. Errors are said here, once.
 pub fn dispatch(cli: Cli, variables: impl IntoIterator<Item = (OsString, OsString)>) -> ExitCode {
-    runtime::report(&execute(cli, variables))
+    runtime::report(&execute(cli, variables).map_err(name_configuration))
+}
+
+/// What a service refuses (a password, a right, another number of partitions) is wrong configuration: waiting cannot help.
+fn name_configuration(error: anyhow::Error) -> anyhow::Error {
+    let by_queue = error.chain().filter_map(|cause| cause.downcast_ref::<TransportError>());
+    let by_store = error.chain().filter_map(|cause| cause.downcast_ref::<StoreError>());
+    let refused = by_queue.into_iter().any(|e| matches!(e, TransportError::Refused { .. } | TransportError::Mismatch(_)))
+        || by_store.into_iter().any(|e| matches!(e, StoreError::Refused { .. }));
+    if refused { ConfigError::usage(format!("{error:#}")).into() } else { error }
 }
 
 fn execute(cli: Cli, variables: impl IntoIterator<Item = (OsString, OsString)>) -> anyhow::Result<Exit> {

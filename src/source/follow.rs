@@ -71,7 +71,7 @@ impl CsvReader {
     ///
     /// # Errors
     /// The system does not say.
-    pub async fn look(&self) -> Result<Change, SourceError> {
+    pub async fn look(&mut self) -> Result<Change, SourceError> {
         let fail = |cause| SourceError::io(&self.name, cause);
         let (Some(file), Some(path)) = (self.content.file(), self.input.path()) else { return Ok(Change::None) };
         let ours = file.metadata().await.map_err(fail)?;
@@ -80,8 +80,13 @@ impl CsvReader {
             if ours.len() < read {
                 return Ok(Change::Restarted);
             }
+            let now = FileState::of(&ours).modified_ns;
+            let touched = self.written_ns.replace(now) != Some(now);
+            if (touched || ours.len() > read) && !self.still_the_same(self.real_len()).await? {
+                return Ok(Change::Restarted);
+            }
             if ours.len() > read {
-                return Ok(if self.still_the_same().await.map_err(fail)? { Change::Grown } else { Change::Restarted });
+                return Ok(Change::Grown);
             }
         }
         match tokio::fs::metadata(path).await {
@@ -102,13 +107,13 @@ impl CsvReader {
         Ok(Some(FileState::of(&metadata)))
     }
 
-    /// Whether the last bytes that were read are still where they were.
-    async fn still_the_same(&self) -> io::Result<bool> {
+    /// Whether the last bytes before an index of the window are still where they were.
+    pub(super) async fn still_the_same(&self, before: usize) -> Result<bool, SourceError> {
+        let fail = |cause| SourceError::io(&self.name, cause);
         let Some(file) = self.content.plain_file() else { return Ok(true) };
-        let bytes = &self.bytes()[..self.real_len()];
-        let known = bytes[bytes.len().saturating_sub(COMPARED)..].to_vec();
-        let at = self.read_offset() - known.len() as u64;
-        let file = file.try_clone().await?.into_std().await;
+        let known = self.bytes()[before.saturating_sub(COMPARED)..before].to_vec();
+        let at = self.base + (before - known.len()) as u64;
+        let file = file.try_clone().await.map_err(fail)?.into_std().await;
         let same = move || {
             let mut now = vec![0; known.len()];
             match file.read_exact_at(&mut now, at) {
@@ -117,6 +122,6 @@ impl CsvReader {
                 Err(cause) => Err(cause),
             }
         };
-        tokio::task::spawn_blocking(same).await.map_err(io::Error::other)?
+        tokio::task::spawn_blocking(same).await.map_err(io::Error::other).and_then(|same| same).map_err(fail)
     }
 }

@@ -104,11 +104,13 @@ impl Content {
             Input::File(path) => {
                 let fail = |cause| SourceError::io(&input.name(), cause);
                 let mut file = File::open(path).await.map_err(fail)?;
-                if file.metadata().await.map_err(fail)?.is_dir() {
+                let kind = file.metadata().await.map_err(fail)?.file_type();
+                if kind.is_dir() {
                     return Err(fail(io::ErrorKind::IsADirectory.into()));
                 }
                 file.set_max_buf_size(block);
-                Raw::File(file)
+                // A named pipe, or a shell's `<(…)`, has a path but cannot go back.
+                if kind.is_file() { Raw::File(file) } else { Raw::Pipe(Vec::new(), Box::new(file)) }
             }
         };
         Ok(Self { codec: Codec::Unknown(Vec::new(), raw), block })

@@ -20,6 +20,7 @@ mod reader;
 mod rejects;
 mod seek;
 mod series;
+mod skip;
 mod window;
 
 use std::time::Duration;

@@ -15,23 +15,13 @@ use super::header::Header;
 use super::input::{Content, Input};
 use super::lines::LineMarks;
 use super::series::{Cells, Table};
+use super::skip::Skip;
 use super::window::{Window, parser};
 use super::{Fill, Kind, Options, Row, SourceError, TAIL_BYTES};
 use crate::model::{Digest, Position, Reason, Series, parse_time, parse_value};
 
-/// How much of a line that is not kept is shown for it.
-const EXCERPT: usize = 4096;
-
 /// Longest header. The bytes that identify a content must reach past it.
 const MAX_HEADER: usize = 60 << 10;
-
-/// Bytes being passed over up to the next line.
-#[derive(Debug)]
-pub(super) struct Skip {
-    reason: Reason,
-    line: u64,
-    excerpt: Vec<u8>,
-}
 
 /// Reads the rows of one content. See the module's documentation for how `fill` and `next_row` play together:
 /// call `next_row` until it gives `None`, then `fill`, and so on.
@@ -58,6 +48,12 @@ pub struct CsvReader {
     pub(super) wants_line: bool,
     /// Whether the window has nothing more to give.
     pub(super) starved: bool,
+    /// Whether the end of a followed file was met since the last block: it may have been rewritten meanwhile.
+    idled: bool,
+    /// From which offset on what was read after a rest is still to be verified.
+    unverified: Option<u64>,
+    /// When the file was last written, as far as was looked.
+    pub(super) written_ns: Option<i128>,
     /// Whether the content has ended, and whether a newline was put behind it.
     pub(super) ended: bool,
     padded: bool,
@@ -73,9 +69,9 @@ pub struct CsvReader {
     /// The digest before `row_end`, once the bytes have left the window.
     pub(super) tail: Option<Digest>,
     /// The last row's bytes: in the window, or an excerpt.
-    last: (usize, usize),
-    last_excerpt: Option<Vec<u8>>,
-    last_parsed: bool,
+    pub(super) last: (usize, usize),
+    pub(super) last_excerpt: Option<Vec<u8>>,
+    pub(super) last_parsed: bool,
     /// The last time's cell and what it read as: exports repeat it row after row.
     last_time: (Vec<u8>, Result<i64, Reason>),
 }
@@ -122,6 +118,9 @@ impl CsvReader {
             marks: LineMarks::default(),
             wants_line: false,
             starved: true,
+            idled: false,
+            unverified: None,
+            written_ns: None,
             ended: false,
             padded: false,
             skip: None,
@@ -223,6 +222,7 @@ impl CsvReader {
         self.restart(0, 0);
         (self.base, self.from_line) = (base, line);
         (self.starved, self.ended, self.padded, self.mid_line, self.wants_line) = (true, false, false, false, false);
+        (self.idled, self.unverified) = (false, None);
         (self.skip, self.last, self.last_excerpt, self.last_parsed) = (None, (0, 0), None, false);
     }
 
@@ -276,8 +276,12 @@ impl CsvReader {
 
     /// Appends a block to the window, or notes the end. `false`: the end of a followed file.
     pub(super) async fn read_block(&mut self) -> Result<bool, SourceError> {
+        if self.unverified.is_some() {
+            return self.verify().await;
+        }
         self.compact();
         self.marks.note(self.base + self.at as u64, self.from_line);
+        let before = self.read_offset();
         let read = self.content.read(&mut self.csv.get_mut().bytes, self.follow).await;
         let n = match read {
             Ok(n) => n,
@@ -292,6 +296,7 @@ impl CsvReader {
         if n == 0 {
             // A compressed file is written once: its end is its end.
             if self.follow && !self.content.is_gzip() {
+                self.idled = true;
                 return Ok(false);
             }
             self.check_length().await?;
@@ -299,6 +304,26 @@ impl CsvReader {
             if self.bytes().last().is_some_and(|b| *b != b'\n') && self.real_len() > self.at {
                 self.csv.get_mut().bytes.push(b'\n');
                 self.padded = true;
+            }
+        }
+        if n > 0 && std::mem::take(&mut self.idled) {
+            self.unverified = Some(before);
+        }
+        self.verify().await
+    }
+
+    /// Makes what was read after a rest available, if it continues what was read before. If not, the file was rewritten while we
+    /// rested: it is dropped, and `look` will say so. What is not verified when this is cancelled is verified by the next `fill`.
+    async fn verify(&mut self) -> Result<bool, SourceError> {
+        if let Some(from) = self.unverified {
+            let before = (from - self.base) as usize;
+            let same = self.still_the_same(before).await?;
+            self.unverified = None;
+            if !same {
+                self.csv.get_mut().bytes.truncate(before);
+                self.restart(self.at, 0);
+                self.idled = true;
+                return Ok(false);
             }
         }
         self.restart(self.at, 0);
@@ -436,7 +461,7 @@ impl CsvReader {
 
     /// The line of an index at or after `at`, with only newlines between them. If it was never counted, asks for that, and comes
     /// back to the same record.
-    fn line_of(&mut self, begin: usize) -> Option<u64> {
+    pub(super) fn line_of(&mut self, begin: usize) -> Option<u64> {
         if let Some(line) = self.from_line {
             return Some(line + self.newlines + (begin - self.at) as u64);
         }
@@ -485,69 +510,11 @@ impl CsvReader {
     }
 
     /// Counts a row that ends there.
-    fn finish_row(&mut self, end: usize) -> Counted {
+    pub(super) fn finish_row(&mut self, end: usize) -> Counted {
         self.row_end = self.base + end.min(self.real_len()) as u64;
         self.tail = None;
         self.row += 1;
         Counted(self.row - 1)
-    }
-
-    // ---- lines that are no records ----
-
-    /// Begins to pass over the rest of a line.
-    fn begin_skip(&mut self, begin: usize, reason: Reason) -> Option<()> {
-        let line = self.line_of(begin)?;
-        let blanks = (begin - self.at) as u64;
-        self.restart(begin, self.newlines + blanks);
-        self.skip = Some(Skip { reason, line, excerpt: Vec::new() });
-        Some(())
-    }
-
-    /// Passes over bytes up to the line's end; the row, once that is found.
-    fn skip_line(&mut self) -> Option<Row> {
-        let real = self.real_len();
-        let rest = &self.csv.get_ref().bytes[self.at..real];
-        let newline = rest.iter().position(|b| *b == b'\n');
-        let skip = self.skip.as_mut()?;
-        let shown = &rest[..newline.unwrap_or(rest.len())];
-        skip.excerpt.extend_from_slice(&shown[..shown.len().min(EXCERPT - skip.excerpt.len().min(EXCERPT))]);
-        let end = match newline {
-            Some(at) => self.at + at + 1,
-            None if self.ended => real,
-            None => {
-                self.at = real;
-                self.starved = true;
-                return None;
-            }
-        };
-        let Skip { reason, line, excerpt } = self.skip.take()?;
-        self.restart(end, self.newlines + u64::from(newline.is_some()));
-        // The newline that was put behind the end is not the line's.
-        self.starved = self.ended && end == real;
-        (self.last, self.last_parsed, self.last_excerpt) = ((0, 0), false, Some(excerpt));
-        Some(self.finish_row(end).with(Kind::Reject { line, reason }))
-    }
-
-    /// In the middle of a line: is there more of it? Then the rest is a row of its own. `false`: that cannot be said yet.
-    fn rest_of_line(&mut self) -> bool {
-        match &self.bytes()[self.at..self.real_len()] {
-            [] => {
-                self.starved = true;
-                return false;
-            }
-            [b'\r'] if !self.ended => {
-                self.starved = true;
-                return false;
-            }
-            [b'\n', ..] | [b'\r', b'\n', ..] | [b'\r'] => {}
-            _ => {
-                if self.begin_skip(self.at, Reason::TornRecord).is_none() {
-                    return false;
-                }
-            }
-        }
-        self.mid_line = false;
-        true
     }
 }
 
@@ -563,10 +530,10 @@ pub(super) enum Parsed {
 }
 
 /// A row that was counted.
-struct Counted(u64);
+pub(super) struct Counted(u64);
 
 impl Counted {
-    fn with(self, kind: Kind) -> Row {
+    pub(super) fn with(self, kind: Kind) -> Row {
         Row { row: self.0, kind }
     }
 }

@@ -29,7 +29,21 @@ impl CsvReader {
         (self.row, self.row_end, self.tail) = (to.row, to.offset, None);
         self.starved = false;
         self.mid_line = self.at > 0 && self.bytes()[self.at - 1] != b'\n';
-        Ok(if self.tail_digest() == to.tail { Seek::Ok } else { Seek::Mismatch })
+        if self.tail_digest() != to.tail || (self.mid_line && self.line_goes_on().await?) {
+            return Ok(Seek::Mismatch);
+        }
+        Ok(Seek::Ok)
+    }
+
+    /// Whether the line in the middle of which we are has more to it: what was taken for its end was not, and the record that was
+    /// made of it is another one now.
+    async fn line_goes_on(&mut self) -> Result<bool, SourceError> {
+        while self.at == self.real_len() && !self.ended {
+            if !self.read_block().await? {
+                return Ok(false);
+            }
+        }
+        Ok(self.bytes()[self.at..self.real_len()].first().is_some_and(|byte| !matches!(byte, b'\n' | b'\r')))
     }
 
     /// Back to before the header.

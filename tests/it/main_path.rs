@@ -108,6 +108,13 @@ async fn stdin_gzip_directories_and_globs() {
     let arguments = ["stream", "--csv", "-", "--cluster", "pipe", "--until", "stored"];
     place.app.run_with_input(&arguments, &bytes).exits(0);
     place.app.run_with_input(&arguments, &bytes).exits(0);
+    // A pipe with a path.
+    let fifo = place.app.dir.path().join("fifo");
+    assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    let (into, content) = (fifo.clone(), bytes.clone());
+    let writer = std::thread::spawn(move || std::fs::write(into, content).unwrap());
+    place.stream(text(&fifo), "pipe", &["--until", "stored"]).exits(0);
+    writer.join().unwrap();
     holds.arrive(&place.database, "pipe").await;
 
     let directory = place.app.dir.path().join("exports");
@@ -299,17 +306,57 @@ async fn bad_input_gets_one_clear_error() {
         ("http://x", "", 2, "REDIS_URL"),
         ("redis://:p%61ss@127.0.0.1:notaport", "", 2, "REDIS_URL"),
         (place.redis.url().as_str(), "mysql://x/y", 2, "DATABASE_URL"),
-        (place.redis.url().as_str(), &place.database.url.replace("/test_", "/no_such_"), 1, "no_such_"),
-        (place.redis.url().as_str(), &place.database.url.replace('@', "wrong-@"), 1, "password"),
+        (place.redis.url().as_str(), &place.database.url.replace("/test_", "/no_such_"), 2, "no_such_"),
+        (place.redis.url().as_str(), &place.database.url.replace('@', "wrong-@"), 2, "password"),
     ] {
         let app = App::new(redis, database);
         let command = if database.is_empty() { vec!["stream", "--csv", &good] } else { vec!["migrate"] };
         let done = app.run(&command).exits(code).says(&[words]);
         assert!(!done.stderr.contains("pass@") && !done.stderr.contains("wrong-"), "a secret is shown: {}", done.stderr);
     }
+    place.app.run(&["stream", "--csv", "-", "--follow"]).exits(2).says(&["standard input"]);
+    place.app.run(&["stream", "--csv", &good, "--follow", "--until", "stored"]).exits(2).says(&["until"]);
+    App::new(&place.redis.url(), "")
+        .with("TELEMETRY__REDIS__PARTITIONS", "3")
+        .run(&["stream", "--csv", &good])
+        .exits(2)
+        .says(&["redis.partitions"]);
     App::new(&place.redis.url(), &place.database.url)
         .with("TELEMETRY__BATCH__MAX_ROWS", "many")
         .run(&["collect"])
         .exits(2)
         .says(&["TELEMETRY__BATCH__MAX_ROWS"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_cut_off_and_completed_later_has_every_row_once() {
+    let place = place().await;
+    let _collect = place.app.start(&["collect"]);
+    let (csv, holds) = place.app.export("all.csv", 8, 10, 3);
+    let bytes = std::fs::read(&csv).unwrap();
+    let path = place.app.dir.path().join("cut.csv");
+    // Cut in the middle of a row, longer, shorter, then whole: a copy that is looked at while it is made.
+    let whole = bytes.len();
+    for percent in [30, 60, 45, 100, 20, 100] {
+        let row = bytes[..whole * percent / 100].iter().rposition(|b| *b == b'\n').unwrap() + 1;
+        std::fs::write(&path, &bytes[..whole.min(row + 60)]).unwrap();
+        place.stream(text(&path), "c", &["--until", "stored"]).exits(0);
+    }
+    holds.arrive(&place.database, "c").await;
+    place.audit();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_followed_file_rewritten_between_two_looks_is_read_from_its_start() {
+    let place = place().await;
+    let _collect = place.app.start(&["collect"]);
+    let (first, first_holds) = place.app.export("first.csv", 2, 20, 3);
+    let (second, second_holds) = place.app.export("second.csv", 2, 60, 4);
+    let path = place.app.dir.path().join("live.csv");
+    std::fs::copy(&first, &path).unwrap();
+    let _stream = place.app.start(&["stream", "--csv", text(&path), "--cluster", "w", "--follow"]);
+    first_holds.arrive(&place.database, "w").await;
+    // The same inode, in one go, and longer than before.
+    std::fs::write(&path, std::fs::read(&second).unwrap()).unwrap();
+    first_holds.plus(&second_holds).arrive(&place.database, "w").await;
 }

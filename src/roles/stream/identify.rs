@@ -57,12 +57,15 @@ pub(super) async fn fork(
     publisher: &dyn Publisher,
     reader: &CsvReader,
     cluster: &str,
-    family: Digest,
+    from: Identified,
     differs_before: u64,
 ) -> Result<Identified, Unidentified> {
-    let new = identity(reader.fork(cluster, differs_before).await?);
-    put(publisher, family, new).await?;
-    Ok(Identified { source: new.source, family, registered: Some(new) })
+    let content = reader.fork(cluster, differs_before).await?;
+    // A content that is cut off, or that goes on within a line, may begin just as the one it parts from was registered.
+    let source = Digest::of_parts(&[b"fork", &from.source.to_bytes(), &content.source.to_bytes()]);
+    let new = Identity { source, ..identity(content) };
+    put(publisher, from.family, new).await?;
+    Ok(Identified { source, family: from.family, registered: Some(new) })
 }
 
 /// Puts a source back where the registry has lost it (a Redis that was flushed), so that a restart finds it under the same id.

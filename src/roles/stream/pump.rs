@@ -174,25 +174,25 @@ impl Pump<'_> {
         }
     }
 
-    /// A followed file has nothing more now: what was collected goes when it is due, the answers are awaited, and the file and the
-    /// queue are looked at.
+    /// A followed file has nothing more now: what was collected goes when it is due, the answers are awaited; then, after a rest,
+    /// the file and the queue are looked at.
     async fn idle(&mut self) -> Result<Option<End>, Stop> {
-        let due = self.due();
         let now = Instant::now();
-        if due.is_some_and(|due| due <= now) {
+        if self.due().is_some_and(|due| due <= now) {
             self.close().await?;
         }
         if self.builder.is_empty() {
             self.window.drain().await?;
-            if let Some(end) = self.watch.look(self.shared, self.reader, self.window.confirmed()).await? {
-                return Ok(Some(end));
-            }
         }
         let wake = now + self.shared.config.stream.poll;
         tokio::select! {
-            () = tokio::time::sleep_until(due.filter(|due| *due > now).map_or(wake, |due| due.min(wake))) => Ok(None),
-            () = self.shared.lifecycle.draining().cancelled_owned() => Ok(Some(self.finish(End::Interrupted).await?)),
+            () = tokio::time::sleep_until(self.due().map_or(wake, |due| due.min(wake))) => {}
+            () = self.shared.lifecycle.draining().cancelled_owned() => return Ok(Some(self.finish(End::Interrupted).await?)),
         }
+        if !self.builder.is_empty() {
+            return Ok(None);
+        }
+        Ok(self.watch.look(self.shared, self.reader, self.window.confirmed()).await?)
     }
 
     /// Sends what was collected and waits until everything is accepted.

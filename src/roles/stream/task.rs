@@ -300,8 +300,7 @@ impl<'a> Source<'a> {
                         self.name
                     )));
                 }
-                let forked =
-                    identify::fork(&*shared.publisher, &self.reader, &shared.config.cluster, identified.family, differs).await;
+                let forked = identify::fork(&*shared.publisher, &self.reader, &shared.config.cluster, identified, differs).await;
                 match forked {
                     Ok(forked) => self.identified = Some(forked),
                     Err(Unidentified::Queue(error)) if error.is_transient() => {}

@@ -363,7 +363,7 @@ mod tests {
 
     #[test]
     fn every_flag_names_a_key_that_exists() {
-        let line = "telemetry --log-level debug stream --csv a b --cluster c --source-id s --follow --until stored --rate 5 \
+        let line = "telemetry --log-level debug stream --csv a b --cluster c --source-id s --until stored --rate 5 \
                     --realtime --restamp --rejects r --strict --admin-listen off --log-format json";
         let cli = Cli::parse_from(line.split_whitespace());
         let config = crate::config::load(&[], [], &cli.flags()).expect("all of them are possible");

@@ -6,7 +6,7 @@ use super::{Columns, Dictionary};
 use crate::model::{Digest, Series};
 
 /// With more segments than this a new one takes in every series, so that a batch does not name ever more dictionaries.
-const MAX_SEGMENTS: usize = 24;
+const MAX_SEGMENTS: usize = 64;
 const NOWHERE: (u32, u32) = (u32::MAX, u32::MAX);
 
 /// Dictionary (index into [`Segments::digests`]) and index of each series.

@@ -180,7 +180,7 @@ fn segments_are_gathered_when_they_are_many() {
     for i in 0..200u32 {
         let (_, columns) = build(&[Row::Sample(i, MIN_TIME_MS, 1.0), Row::Sample(0, MIN_TIME_MS, 1.0)], 0);
         segments.place(&columns, |i| &table[i as usize]);
-        assert!(segments.digests().len() <= 24, "bounded");
+        assert!(segments.digests().len() <= 64, "bounded");
         let batch = decode(&encode(&header(&segments), &columns, segments.placement(), 3)).expect("own bytes");
         assert_eq!(batch.runs.len(), if i == 0 { 1 } else { 2 });
     }

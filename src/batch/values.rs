@@ -50,7 +50,8 @@ fn scale_of(values: &[f64]) -> u32 {
             break;
         }
     }
-    if k <= MAX_EXACT {
+    // A larger scale than a value needs may be too large for it: large numbers lose their last digits first.
+    if k <= MAX_EXACT && values.iter().all(|&value| is_exact(value, k)) {
         return k as u32;
     }
     let fits = |k: &&usize| values.iter().all(|&value| correction(value, **k).is_some());
@@ -152,6 +153,7 @@ mod tests {
             (vec![0.1 + 0.2, 0.3], WITH_ULPS + 3),
             (vec![std::f64::consts::PI * 1e-5], BITS),
             (vec![-0.0], BITS),
+            (vec![-74_878_258_440_232.56, 3357.125], BITS),
             (vec![f64::MAX], BITS),
         ] {
             let (seen, out) = round_trip(&values);

@@ -18,6 +18,8 @@ pub struct Batch {
     #[serde(with = "units::size")]
     #[schemars(schema_with = "units::size_schema")]
     pub max_bytes: usize,
+    /// Series that a batch may bring for the first time: it bounds a dictionary, and what a collector registers at once.
+    pub max_new_series: usize,
     /// Age at which a batch is sent even if it is not full.
     #[serde(with = "humantime_serde")]
     #[schemars(schema_with = "units::duration")]
@@ -30,7 +32,14 @@ pub struct Batch {
 
 impl Default for Batch {
     fn default() -> Self {
-        Self { max_rows: 65_536, max_bytes: 1 << 20, max_age: Duration::from_millis(200), in_flight: 8, compression_level: 3 }
+        Self {
+            max_rows: 65_536,
+            max_bytes: 1 << 20,
+            max_new_series: 4096,
+            max_age: Duration::from_millis(200),
+            in_flight: 8,
+            compression_level: 3,
+        }
     }
 }
 
@@ -44,6 +53,7 @@ impl Batch {
             "a batch is held in memory, and decoded at once by the collector",
         );
         check.within("batch.max_bytes", self.max_bytes, 1024, 16 << 20, "a batch is one entry of the queue");
+        check.within("batch.max_new_series", self.max_new_series, 1, 1 << 20, "a dictionary is held in memory");
         check.positive("batch.max_age", self.max_age, "every row would be a batch of its own");
         check.at_most("batch.max_age", self.max_age, Duration::from_secs(3600), "rows would wait that long before they are sent");
         check.within("batch.in_flight", self.in_flight, 1, 1024, "batches in flight are held in memory until they are answered");

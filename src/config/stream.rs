@@ -86,7 +86,7 @@ impl Default for Stream {
             poll: Duration::from_millis(250),
             max_record_bytes: 1 << 20,
             max_cell_bytes: 4 << 10,
-            max_series: 100_000,
+            max_series: 50_000,
             block_bytes: 512 << 10,
             readers_per_partition: 1,
         }

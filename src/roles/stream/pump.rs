@@ -85,6 +85,8 @@ pub(super) struct Pump<'a> {
     pub(super) shift: &'a mut Shift,
     /// Rows below this were counted before.
     pub(super) counted: &'a mut u64,
+    /// Series of the reader's table that batches have brought.
+    pub(super) placed: usize,
     /// Rows that were counted but not yet told to the metrics.
     pub(super) fresh: u64,
     /// Rejects among them.
@@ -153,6 +155,10 @@ impl Pump<'_> {
                     self.close().await?;
                     continue;
                 }
+                () = self.window.answered(), if !self.window.is_empty() => {
+                    self.window.settle_answered().await?;
+                    continue;
+                }
             };
             match fill {
                 Fill::Data => {}
@@ -160,6 +166,7 @@ impl Pump<'_> {
                     self.close().await?;
                     self.reader.reset_series();
                     self.segments = Segments::default();
+                    self.placed = 0;
                 }
                 Fill::Idle => {
                     if let Some(end) = self.idle().await? {
@@ -235,7 +242,11 @@ impl Pump<'_> {
                     return Err(Stop::End(self.finish(End::Interrupted).await?));
                 }
             }
-            if self.builder.is_full() || ((since_look == 0 || paced) && self.builder.due().is_some_and(|due| due <= now)) {
+            let new_series = self.reader.series_len().saturating_sub(self.placed);
+            if self.builder.is_full()
+                || new_series >= self.shared.config.batch.max_new_series
+                || ((since_look == 0 || paced) && self.builder.due().is_some_and(|due| due <= now))
+            {
                 self.close().await?;
             }
         }
@@ -269,9 +280,11 @@ impl Pump<'_> {
             let next = self.due().map_or(until, |due| due.min(until));
             tokio::select! {
                 () = tokio::time::sleep_until(next) => {}
+                () = self.window.answered(), if !self.window.is_empty() => {}
                 () = self.shared.lifecycle.draining().cancelled_owned() => return Err(Stop::End(self.finish(End::Interrupted).await?)),
             }
             at = Instant::now();
+            self.window.settle_answered().await?;
             if self.due().is_some_and(|due| due <= at) {
                 self.close().await?;
             }
@@ -330,6 +343,7 @@ impl Pump<'_> {
 
     fn encode(&mut self, columns: &Columns, next: Position) -> Parcel {
         let reader = &*self.reader;
+        self.placed = reader.series_len();
         self.segments.place(columns, |series| reader.series(series));
         self.header.created_ms = crate::model::now_ms();
         self.header.dictionaries = self.segments.digests();

@@ -331,6 +331,7 @@ impl<'a> Source<'a> {
             },
             shift: &mut self.shift,
             counted: &mut self.counted,
+            placed: 0,
             fresh: 0,
             fresh_rejects: 0,
             told: &mut self.told,

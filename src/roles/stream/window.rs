@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
 use crate::model::{Digest, Position, RowRange, SourceId};
@@ -107,6 +108,29 @@ impl Window {
         let answer = Some(send(&*self.publisher, &batch));
         let (dictionaries, raw_bytes) = (parcel.dictionaries, parcel.raw_bytes);
         self.in_flight.push_back(InFlight { batch, dictionaries, raw_bytes, answer, sent: Instant::now() });
+        Ok(())
+    }
+
+    /// Whether nothing is on its way.
+    pub(super) fn is_empty(&self) -> bool {
+        self.in_flight.is_empty()
+    }
+
+    /// Waits until the first batch is answered, and leaves the answer where it is. Cancel-safe.
+    pub(super) async fn answered(&mut self) {
+        if let Some(first) = self.in_flight.front_mut()
+            && let Some(answer) = &mut first.answer
+        {
+            let answer = answer.await;
+            first.answer = Some(Box::pin(std::future::ready(answer)));
+        }
+    }
+
+    /// Acts on the answers that have come, so that a slow source learns of a loss or a refusal before its window is full.
+    pub(super) async fn settle_answered(&mut self) -> Result<(), Halt> {
+        while !self.in_flight.is_empty() && self.answered().now_or_never().is_some() {
+            self.settle_first().await?;
+        }
         Ok(())
     }
 

@@ -158,11 +158,16 @@ impl Window {
             };
             match answer {
                 Ok(Published::Accepted) => {
+                    if full {
+                        self.lifecycle.health().forget("queue");
+                    }
                     self.accepted();
                     return Ok(());
                 }
-                Ok(Published::Moved(to)) => {
+                Ok(Published::Moved(_)) => {
+                    // What was sent on another connection may have arrived since: only a new question tells where the queue is now.
                     self.forget_answers().await;
+                    let to = self.where_it_is(&mut backoff).await?;
                     self.go_on_from(to)?;
                     if self.in_flight.is_empty() {
                         return Ok(());
@@ -177,12 +182,14 @@ impl Window {
                         tracing::warn!(source = %self.source, "the queue in Redis is full; waiting for collectors to make room");
                     }
                     full = true;
+                    self.lifecycle.health().set("queue", Err("full; waiting for collectors to make room".into()));
                     self.forget_answers().await;
                     self.rest(&mut backoff).await?;
                 }
                 Err(error) if error.is_transient() => {
                     tracing::debug!(source = %self.source, %error, "publishing to Redis");
                     self.forget_answers().await;
+                    self.rest(&mut backoff).await?;
                     let to = self.where_it_is(&mut backoff).await?;
                     self.go_on_from(to)?;
                     if self.in_flight.is_empty() {
@@ -255,12 +262,12 @@ impl Window {
     /// Asks until there is an answer.
     async fn where_it_is(&mut self, backoff: &mut Backoff) -> Result<Option<Position>, Halt> {
         loop {
-            self.rest(backoff).await?;
             match self.publisher.position(self.source).await {
                 Ok(position) => return Ok(position),
                 Err(error) if error.is_transient() => {}
                 Err(error) => return Err(Halt::Failed(error)),
             }
+            self.rest(backoff).await?;
         }
     }
 

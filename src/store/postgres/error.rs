@@ -101,6 +101,10 @@ pub(super) fn from_postgres(endpoint: &Endpoint, error: &tokio_postgres::Error) 
             "PostgreSQL at {at} does not have the schema this program needs ({reason}): run `telemetry migrate`"
         )),
         _ if is_missing_partition(state) => StoreError::Unavailable { endpoint: at, reason },
+        // Not a lack that passes: the batch touches more days than the server can lock at once. Kept, it can be retried.
+        "53200" if reason.contains("max_locks_per_transaction") => StoreError::BadBatch(format!(
+            "{reason}: it touches more days than PostgreSQL can lock at once; raise max_locks_per_transaction, then `telemetry dead-letters retry`"
+        )),
         _ if ["22", "23", "54"].iter().any(|class| code.starts_with(class)) => StoreError::BadBatch(reason),
         _ => StoreError::Unavailable { endpoint: at, reason },
     };

@@ -99,7 +99,9 @@ pub(super) fn explain(endpoint: &str, who: &Who, asked: &Asked, error: &Error) -
     match error.kind() {
         ErrorKind::Auth => refused(format!("{text}; check redis.username and redis.password (REDIS_PASSWORD)")),
         ErrorKind::Timeout => unavailable(format!("no answer in time ({what})")),
-        ErrorKind::Canceled => unavailable("the connection was lost".to_owned()),
+        ErrorKind::Canceled | ErrorKind::Backpressure => unavailable("the connection was lost".to_owned()),
+        // The client's own queues end with its connection, and say so in this way.
+        ErrorKind::Unknown if text.contains("channel closed") => unavailable("the connection was lost".to_owned()),
         ErrorKind::IO | ErrorKind::Routing => unavailable(words(text)),
         ErrorKind::Protocol => refused(format!("what answers there does not speak the Redis protocol ({text}); check redis.url")),
         _ => TransportError::Corrupt(format!("Redis at {endpoint} did not understand {what}: {text}")),

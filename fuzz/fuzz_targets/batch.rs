@@ -6,14 +6,26 @@ use libfuzzer_sys::fuzz_target;
 use telemetry::batch::{Dictionary, decode};
 use telemetry::model::Digest;
 
-fuzz_target!(|data: &[u8]| {
-    if let Ok(batch) = decode(data) {
+fn check(bytes: &[u8]) {
+    if let Ok(batch) = decode(bytes) {
         assert_eq!(batch.row.len(), batch.time_ms.len());
         assert_eq!(batch.row.len(), batch.value.len());
         assert!(batch.value.iter().all(|value| value.is_finite()));
         assert_eq!(batch.rows.len(), (batch.row.len() + batch.rejects.len()) as u64);
     }
-    // With the right digest too, so that what is behind the check is reached.
+}
+
+/// As a forger would: a good envelope around any message.
+fn seal(magic: &[u8], message: &[u8]) -> Vec<u8> {
+    let mut sealed = magic.to_vec();
+    sealed.extend(zstd::bulk::compress(message, 1).expect("memory compresses"));
+    sealed
+}
+
+fuzz_target!(|data: &[u8]| {
+    check(data);
+    check(&seal(b"TLB\x01", data));
     let _ = Dictionary::decode(data, Digest::default());
-    let _ = Dictionary::decode(data, Digest::of(data));
+    let sealed = seal(b"TLD\x01", data);
+    let _ = Dictionary::decode(&sealed, Digest::of(&sealed));
 });

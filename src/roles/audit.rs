@@ -124,8 +124,9 @@ fn account(ledger: &SourceLedger, sent: Option<u64>, queued: &RowSet) -> Account
 }
 
 fn table(report: &Report) -> String {
-    let mut rows =
-        vec![["cluster", "source", "read", "stored", "rejected", "queued", "dead", "dropped", "missing", ""].map(String::from)];
+    let mut rows = vec![
+        ["cluster", "source", "read", "stored", "rejected", "queued", "dead", "dropped", "missing", "id", ""].map(String::from),
+    ];
     for s in &report.sources {
         let name = if s.name.is_empty() { s.source.clone() } else { s.name.clone() };
         let verdict = if s.closes { "closes".into() } else { format!("DOES NOT CLOSE {}", s.missing_rows) };
@@ -141,6 +142,7 @@ fn table(report: &Report) -> String {
             n(s.dead),
             n(s.dropped),
             n(s.missing),
+            s.source.clone(),
             verdict,
         ]);
     }

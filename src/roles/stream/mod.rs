@@ -118,7 +118,7 @@ async fn follow(shared: &Arc<Shared>) -> anyhow::Result<Exit> {
     Ok(Exit::Done)
 }
 
-type Followed = (Input, Result<Option<FileState>, task::Error>);
+type Followed = (Input, Result<Option<FileState>, pump::Failure>);
 
 /// New files. A directory that cannot be read just now keeps nobody from following what is open.
 fn scan(files: &mut Watch) -> Vec<Input> {

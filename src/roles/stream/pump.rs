@@ -45,6 +45,16 @@ pub(super) enum Failure {
     Stopped(String),
 }
 
+impl Failure {
+    /// Whether the other sources cannot go on either.
+    pub(super) fn ends_all(&self) -> bool {
+        match self {
+            Self::Source(error) => matches!(error, SourceError::Rejects { .. }),
+            Self::Queue(_) | Self::Stopped(_) => true,
+        }
+    }
+}
+
 enum Stop {
     End(End),
     Failure(Failure),

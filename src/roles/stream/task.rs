@@ -9,7 +9,7 @@ use crate::model::Position;
 use crate::retry::Backoff;
 use crate::source::follow::{Change, FileState};
 use crate::source::pace::Realtime;
-use crate::source::{CsvReader, Input, Seek, SourceError, identity};
+use crate::source::{CsvReader, Input, Seek, identity};
 use crate::transport::{Lease, TransportError};
 
 use super::identify::{self, Identified, Unidentified};
@@ -35,38 +35,7 @@ pub(super) enum Outcome {
     Interrupted,
 }
 
-/// Why a source's task failed.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum Error {
-    #[error(transparent)]
-    Source(#[from] SourceError),
-    #[error(transparent)]
-    Queue(#[from] TransportError),
-    #[error("{0}")]
-    Stopped(String),
-}
-
-impl Error {
-    /// Whether the other sources cannot go on either.
-    pub(super) fn ends_all(&self) -> bool {
-        match self {
-            Self::Source(error) => matches!(error, SourceError::Rejects { .. }),
-            Self::Queue(_) | Self::Stopped(_) => true,
-        }
-    }
-}
-
-impl From<Failure> for Error {
-    fn from(failure: Failure) -> Self {
-        match failure {
-            Failure::Source(error) => Self::Source(error),
-            Failure::Queue(error) => Self::Queue(error),
-            Failure::Stopped(why) => Self::Stopped(why),
-        }
-    }
-}
-
-impl From<Unidentified> for Error {
+impl From<Unidentified> for Failure {
     fn from(error: Unidentified) -> Self {
         match error {
             Unidentified::Source(error) => Self::Source(error),
@@ -104,7 +73,7 @@ where
 }
 
 /// Streams a source to its end, round after round with `--loop`, and watches it until all sources of the process are there.
-pub(super) async fn run_to_end(shared: &Shared, input: Input) -> Result<Outcome, Error> {
+pub(super) async fn run_to_end(shared: &Shared, input: Input) -> Result<Outcome, Failure> {
     let outcome = to_end(shared, &input).await;
     if !matches!(outcome, Ok(Outcome::Finished)) {
         // Nobody is to wait for a source that ended otherwise.
@@ -113,7 +82,7 @@ pub(super) async fn run_to_end(shared: &Shared, input: Input) -> Result<Outcome,
     outcome
 }
 
-async fn to_end(shared: &Shared, input: &Input) -> Result<Outcome, Error> {
+async fn to_end(shared: &Shared, input: &Input) -> Result<Outcome, Failure> {
     let mut round = 0;
     loop {
         let mut source = Source::open(shared, input, round).await?;
@@ -131,7 +100,7 @@ async fn to_end(shared: &Shared, input: &Input) -> Result<Outcome, Error> {
 
 /// Follows a file until it is gone or the process is to end. Gives the file's state when it was read last, so that it is taken
 /// up again only when it has changed.
-pub(super) async fn follow(shared: &Shared, input: &Input) -> Result<Option<FileState>, Error> {
+pub(super) async fn follow(shared: &Shared, input: &Input) -> Result<Option<FileState>, Failure> {
     loop {
         let mut source = Source::open(shared, input, 0).await?;
         if !source.has_begun().await? {
@@ -164,14 +133,14 @@ struct Source<'a> {
 }
 
 impl<'a> Source<'a> {
-    async fn open(shared: &'a Shared, input: &'a Input, round: u64) -> Result<Self, Error> {
+    async fn open(shared: &'a Shared, input: &'a Input, round: u64) -> Result<Self, Failure> {
         let reader = CsvReader::open(input, shared.config.stream.follow, shared.options()).await?;
         let shift = if shared.config.stream.restamp { Shift::Undecided } else { Shift::None };
         Ok(Self { shared, name: input.name(), reader, round, shift, counted: 0, told: 0, identified: None })
     }
 
     /// Waits until a followed file has a first record; `false` when it is gone, or the process is to end, before.
-    async fn has_begun(&mut self) -> Result<bool, Error> {
+    async fn has_begun(&mut self) -> Result<bool, Failure> {
         while !self.reader.beginning(&self.shared.config.cluster).await?.has_record {
             if matches!(self.reader.look().await?, Change::Replaced | Change::Removed) {
                 return Ok(false);
@@ -184,14 +153,14 @@ impl<'a> Source<'a> {
     }
 
     /// Which source this is; `None` when the process is to end first.
-    async fn identify(&mut self) -> Result<Option<Identified>, Error> {
+    async fn identify(&mut self) -> Result<Option<Identified>, Failure> {
         if self.identified.is_none() {
             self.identified = self.find_out().await?;
         }
         Ok(self.identified)
     }
 
-    async fn find_out(&mut self) -> Result<Option<Identified>, Error> {
+    async fn find_out(&mut self) -> Result<Option<Identified>, Failure> {
         let shared = self.shared;
         let (stream, cluster) = (&shared.config.stream, &shared.config.cluster);
         if stream.source_id.is_some() || stream.looped || stream.restamp {
@@ -221,7 +190,7 @@ impl<'a> Source<'a> {
     }
 
     /// Sends the source from where the queue is in it; `None` when the process is to end before its end.
-    async fn send(&mut self) -> Result<Option<Ended>, Error> {
+    async fn send(&mut self) -> Result<Option<Ended>, Failure> {
         loop {
             let Some(identified) = self.identify().await? else { return Ok(None) };
             let partition = self.shared.publisher.partition_of(identified.source);
@@ -263,7 +232,7 @@ impl<'a> Source<'a> {
     }
 
     /// Waits until the source is ours; `None` when the process is to end first.
-    async fn lease(&self, identified: Identified) -> Result<Option<(Held<'a>, Option<Position>)>, Error> {
+    async fn lease(&self, identified: Identified) -> Result<Option<(Held<'a>, Option<Position>)>, Failure> {
         let shared = self.shared;
         let mut said = false;
         loop {
@@ -288,14 +257,14 @@ impl<'a> Source<'a> {
     }
 
     /// `None`: the content turned out to be another source; begin again.
-    async fn send_under_lease(&mut self, identified: Identified, at: Option<Position>) -> Result<Option<End>, Error> {
+    async fn send_under_lease(&mut self, identified: Identified, at: Option<Position>) -> Result<Option<End>, Failure> {
         match self.reader.seek(at.as_ref()).await? {
             Seek::Ok => {}
             Seek::Mismatch | Seek::Shorter => {
                 let differs = at.map_or(0, |at| at.offset);
                 let shared = self.shared;
                 if identified.registered.is_none() {
-                    return Err(Error::Stopped(format!(
+                    return Err(Failure::Stopped(format!(
                         "{}: its content is not what was sent before under this --source-id; give it another one",
                         self.name
                     )));
@@ -346,7 +315,7 @@ impl<'a> Source<'a> {
     }
 
     /// The source is at its end: is it still there, and everywhere it is to be, until the whole run is done?
-    async fn watch(mut self, mut end: Position) -> Result<Outcome, Error> {
+    async fn watch(mut self, mut end: Position) -> Result<Outcome, Failure> {
         let shared = self.shared;
         let mut unfinished = shared.unfinished.subscribe();
         shared.unfinished.send_modify(|n| *n = n.saturating_sub(1));
@@ -376,7 +345,7 @@ impl<'a> Source<'a> {
     }
 
     /// Whether everything is where it is to be.
-    async fn is_safe(&self, end: Position) -> Result<bool, Error> {
+    async fn is_safe(&self, end: Position) -> Result<bool, Failure> {
         let Some(source) = self.identified.map(|i| i.source) else { return Ok(true) };
         if end.row == 0 {
             return Ok(true);

@@ -5,6 +5,11 @@
 //! only if the store has no sample of its series, time and value.
 
 pub mod postgres;
+mod read;
+
+pub use read::{
+    Chunk, ChunkRange, ClusterSummary, GpuFilter, GpuPlace, GpuSummary, HostSummary, Latest, Reader, SeriesFilter, SeriesRow,
+};
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

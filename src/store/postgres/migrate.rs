@@ -12,7 +12,10 @@ struct Migration {
 }
 
 /// Every migration, in order. An applied one is never edited: add another.
-const MIGRATIONS: &[Migration] = &[Migration { version: 1, name: "begin", sql: include_str!("migrations/0001_begin.sql") }];
+const MIGRATIONS: &[Migration] = &[
+    Migration { version: 1, name: "begin", sql: include_str!("migrations/0001_begin.sql") },
+    Migration { version: 2, name: "read", sql: include_str!("migrations/0002_read.sql") },
+];
 
 /// The oldest server: multiranges came with it.
 const OLDEST_SERVER: i32 = 140_000;

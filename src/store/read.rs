@@ -1,0 +1,196 @@
+//! What a store answers to readers.
+//!
+//! Lists come from the tables of GPUs and series, never from chunks. Chunks come by series and time, through the index of
+//! (series, t_max, t_min). Whatever is decided about samples (order, double times, steps) is decided in `query`, once for every store.
+
+use async_trait::async_trait;
+
+use super::{Result, SourceLedger};
+
+/// Which GPUs are meant. What is `None` does not restrict.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GpuFilter {
+    /// Edge cluster.
+    pub cluster: Option<String>,
+    /// Host.
+    pub hostname: Option<String>,
+    /// Model name.
+    pub model: Option<String>,
+    /// Those that a workload in this namespace has used.
+    pub namespace: Option<String>,
+    /// UUID.
+    pub uuid: Option<String>,
+    /// Index in the host.
+    pub index: Option<u32>,
+}
+
+/// What tells a GPU (or MIG slice) from others where GPUs are listed, in the order of the list: texts by their bytes (UTF-8), no
+/// index before all indexes. A board that was moved to another host is listed at both places.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct GpuPlace {
+    /// Edge cluster.
+    pub cluster: String,
+    /// Host.
+    pub hostname: String,
+    /// Index in the host.
+    pub index: Option<u32>,
+    /// UUID, may be empty.
+    pub uuid: String,
+    /// MIG instance, empty for a whole GPU.
+    pub mig_instance: String,
+}
+
+/// A GPU (or MIG slice) at one place, as it was described last.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GpuSummary {
+    /// Where it is.
+    pub place: GpuPlace,
+    /// The store's ids of it: one for each way it was ever described (a driver upgrade makes a new one), the latest last.
+    pub ids: Vec<i64>,
+    /// `nvidia0`, …
+    pub device: String,
+    /// Model name.
+    pub model: String,
+    /// Driver version.
+    pub driver_version: String,
+    /// PCI bus id.
+    pub pci_bus_id: String,
+    /// MIG profile.
+    pub mig_profile: String,
+    /// Time of its oldest sample, ms. GPUs without samples are not listed.
+    pub first_seen_ms: i64,
+    /// Time of its newest sample, ms.
+    pub last_seen_ms: i64,
+}
+
+/// A host, with how many GPUs (uuids; where there is none, indexes) it has.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HostSummary {
+    /// Edge cluster.
+    pub cluster: String,
+    /// Host.
+    pub hostname: String,
+    /// GPUs, a board with MIG slices once.
+    pub gpus: u64,
+    /// Time of its oldest sample, ms.
+    pub first_seen_ms: i64,
+    /// Time of its newest sample, ms.
+    pub last_seen_ms: i64,
+}
+
+/// An edge cluster.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ClusterSummary {
+    /// Its name.
+    pub cluster: String,
+    /// Hosts.
+    pub hosts: u64,
+    /// GPUs, a board with MIG slices once.
+    pub gpus: u64,
+    /// Time of its oldest sample, ms.
+    pub first_seen_ms: i64,
+    /// Time of its newest sample, ms.
+    pub last_seen_ms: i64,
+}
+
+/// Which series are meant.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SeriesFilter {
+    /// Of these GPUs only ([`GpuSummary::ids`]); `None` = of those of `gpus`.
+    pub gpu_ids: Option<Vec<i64>>,
+    /// Of GPUs like these. Its namespace restricts the series themselves.
+    pub gpus: GpuFilter,
+    /// Of these metrics only; empty = of all.
+    pub metrics: Vec<String>,
+    /// Pod.
+    pub pod: Option<String>,
+    /// Only of GPUs that had samples at this time or later, ms: what is silent since long need not be looked through.
+    pub seen_since_ms: Option<i64>,
+}
+
+/// A series.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SeriesRow {
+    /// The store's id of it.
+    pub id: i64,
+    /// The store's id of its GPU.
+    pub gpu_id: i64,
+    /// Metric name.
+    pub metric: String,
+    /// Namespace, empty where there is none; so below.
+    pub namespace: String,
+    /// Pod.
+    pub pod: String,
+    /// Container.
+    pub container: String,
+}
+
+/// Chunks by their borders: t_max within one range, t_min within another. All in ms; `from` is included, `before` is not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ChunkRange {
+    /// t_min ≥ this.
+    pub begins_from_ms: i64,
+    /// t_min < this.
+    pub begins_before_ms: i64,
+    /// t_max ≥ this.
+    pub ends_from_ms: i64,
+    /// t_max < this.
+    pub ends_before_ms: i64,
+}
+
+/// A chunk, decoded. `times` and `values` have the same length, at least one, times in order (equal ones in the order of their rows).
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Chunk {
+    /// Its series.
+    pub series: i64,
+    /// A later chunk has a greater id.
+    pub id: i64,
+    /// Times, ms.
+    pub times: Vec<i64>,
+    /// Values.
+    pub values: Vec<f64>,
+}
+
+/// The newest sample of a series.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Latest {
+    /// The series.
+    pub series: i64,
+    /// Its time, ms.
+    pub time_ms: i64,
+    /// Its value; of two with the same time the later one's.
+    pub value: f64,
+}
+
+/// How a store is read. Dropping a future ends the work for it on the server, too.
+#[async_trait]
+pub trait Reader: Send + Sync {
+    /// The clusters, by name (in the order of bytes; so below).
+    async fn clusters(&self) -> Result<Vec<ClusterSummary>>;
+
+    /// Hosts by (cluster, hostname), those after `after`, at most `limit`.
+    async fn hosts(&self, filter: &GpuFilter, after: Option<(&str, &str)>, limit: usize) -> Result<Vec<HostSummary>>;
+
+    /// GPUs by place, those after `after`, at most `limit`. Touches no chunk.
+    async fn gpus(&self, filter: &GpuFilter, after: Option<&GpuPlace>, limit: usize) -> Result<Vec<GpuSummary>>;
+
+    /// Series by id, those after `after` (ids are positive), at most `limit`.
+    async fn series(&self, filter: &SeriesFilter, after: i64, limit: usize) -> Result<Vec<SeriesRow>>;
+
+    /// The names of the metrics of the store's series, in order.
+    async fn metrics(&self) -> Result<Vec<String>>;
+
+    /// The newest sample of each of these series among the chunks that begin in `[begins_from_ms, begins_before_ms)`; of a chunk its
+    /// last sample. Series without are left out. In any order.
+    async fn latest(&self, series: &[i64], begins_from_ms: i64, begins_before_ms: i64) -> Result<Vec<Latest>>;
+
+    /// The chunks of these series in a range, in any order; `None` when they have more than `max_samples` samples in all: ask for
+    /// less.
+    async fn chunks(&self, series: &[i64], range: &ChunkRange, max_samples: usize) -> Result<Option<Vec<Chunk>>>;
+
+    /// The ledger of every source.
+    async fn ledger(&self) -> Result<Vec<SourceLedger>>;
+
+    /// A round trip, and whether the schema is there and one we know.
+    async fn ready(&self) -> Result<()>;
+}

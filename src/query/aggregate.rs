@@ -1,0 +1,247 @@
+//! Groups of series over time: first each series in a step becomes one value, then those of a group.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use super::bucket::Bucket;
+use super::range::take_duration;
+use super::slices::Slices;
+use super::{Aggregate, GpuFilter, Order, Page, Params, Query, QueryError, Range, Result, cursor, lists, telemetry};
+use crate::store::{GpuSummary, SeriesFilter, SeriesRow};
+
+const GPUS_PAGE: usize = 10_000;
+/// Series that are read together.
+const SERIES_AT_ONCE: usize = 500;
+
+/// What series are grouped by. Hosts, GPUs, namespaces and pods of different clusters are different.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GroupBy {
+    /// `cluster`
+    Cluster,
+    /// `hostname`
+    Hostname,
+    /// `gpu`
+    Gpu,
+    /// `model`
+    Model,
+    /// `namespace`
+    Namespace,
+    /// `pod`
+    Pod,
+}
+
+/// A group: the names of what it is grouped by, with their values; `None` where there is none.
+pub type Group = Vec<(&'static str, Option<String>)>;
+
+/// One group in one step.
+#[derive(Clone, Debug)]
+pub struct AggregateRow {
+    /// The step's beginning, ms.
+    pub time_ms: i64,
+    /// The group.
+    pub group: Group,
+    /// Its value.
+    pub value: f64,
+    /// Series that had samples.
+    pub series: u64,
+    /// Samples.
+    pub samples: u64,
+}
+
+/// A checked question for groups.
+#[derive(Clone, Debug)]
+pub struct AggregateRequest {
+    /// The metric.
+    pub metric: String,
+    filter: GpuFilter,
+    group_by: GroupBy,
+    range: Range,
+    step_ms: Option<i64>,
+    agg: Aggregate,
+    limit: usize,
+    after: Option<(i64, Vec<Option<String>>)>,
+    question: Vec<String>,
+}
+
+impl AggregateRequest {
+    /// `metric` (one, required), `group_by`, `agg`, `step` (default: the whole range), `start_time` (default: an hour before the
+    /// end), `end_time` (default: the newest sample's time), filters, `limit`, `cursor`.
+    ///
+    /// # Errors
+    ///
+    /// A parameter is wrong or unknown.
+    pub fn parse(mut params: Params, query: &Query, now_ms: i64) -> Result<Self> {
+        let times = [params.clone().all("start_time"), params.clone().all("end_time")].concat().join(" ");
+        let Some(metric) = params.text("metric")? else {
+            return Err(QueryError::bad("metric", "is required: the name of one metric, as /api/v1/metrics lists them"));
+        };
+        let names = "cluster, hostname, gpu, model, namespace, pod";
+        let group_by = match params.text("group_by")?.as_deref() {
+            None | Some("cluster") => GroupBy::Cluster,
+            Some("hostname") => GroupBy::Hostname,
+            Some("gpu") => GroupBy::Gpu,
+            Some("model") => GroupBy::Model,
+            Some("namespace") => GroupBy::Namespace,
+            Some("pod") => GroupBy::Pod,
+            Some(other) => return Err(QueryError::bad("group_by", format!("`{other}` is none of {names}"))),
+        };
+        let agg = telemetry::take_agg(&mut params)?.unwrap_or(Aggregate::Avg);
+        let step = take_duration(&mut params, "step")?;
+        let range = Range::take(&mut params, now_ms)?;
+        let filter = lists::filter(&mut params, &["cluster", "hostname", "model", "namespace"])?;
+        let mut question = lists::question("aggregate", &filter);
+        question.extend([metric.clone(), times, format!("{group_by:?} {agg:?} {step:?}")]);
+        let limit = lists::limit(&mut params, query)?;
+        let after = cursor::take(&mut params, &lists::refs(&question))?;
+        params.end()?;
+        let step_ms = step.map(|step| i64::try_from(step.as_millis()).unwrap_or(i64::MAX));
+        Ok(Self { metric, filter, group_by, range, step_ms, agg, limit, after, question })
+    }
+}
+
+/// A step of a group: the series' values, and how many samples they came from.
+type Groups = BTreeMap<(i64, Vec<Option<String>>), (Bucket, u64)>;
+
+impl Query {
+    /// A page of groups, by time and group.
+    ///
+    /// # Errors
+    ///
+    /// Too many steps, too long a range, too many values for a percentile, the store's.
+    pub async fn aggregate(&self, request: &AggregateRequest) -> Result<Page<AggregateRow>> {
+        let gpus = self.all_gpus(&request.filter).await?;
+        let last = gpus.iter().map(|gpu| gpu.last_seen_ms).max();
+        let Some(last) = last else { return Ok(Page { rows: Vec::new(), next: None }) };
+        let to = request.range.to_ms.unwrap_or(last).min(last);
+        let from = request.range.from_ms.unwrap_or(to.saturating_sub(3_600_000 - 1));
+        if from > to {
+            return Ok(Page { rows: Vec::new(), next: None });
+        }
+        self.check_steps(from, to, request.step_ms.unwrap_or(i64::MAX))?;
+        let by_id: HashMap<i64, &GpuSummary> = gpus.iter().flat_map(|gpu| gpu.ids.iter().map(move |id| (*id, gpu))).collect();
+        let filter = SeriesFilter {
+            gpus: request.filter.clone(),
+            metrics: vec![request.metric.clone()],
+            seen_since_ms: Some(from),
+            ..SeriesFilter::default()
+        };
+        let series = self.all_series(&filter).await?;
+        let mut groups = Groups::new();
+        for some in series.chunks(SERIES_AT_ONCE) {
+            self.add_series(request, some, &by_id, (from, to), &mut groups).await?;
+        }
+        let names = names(request.group_by);
+        let mut rows = Vec::new();
+        for ((time_ms, group), (mut bucket, samples)) in groups {
+            if request.after.as_ref().is_some_and(|after| (time_ms, &group) <= (after.0, &after.1)) {
+                continue;
+            }
+            if rows.len() > request.limit {
+                break;
+            }
+            let value = if request.agg == Aggregate::Count { samples as f64 } else { bucket.value(request.agg) };
+            rows.push(AggregateRow {
+                time_ms,
+                group: names.iter().copied().zip(group).collect(),
+                value,
+                series: bucket.n,
+                samples,
+            });
+        }
+        let at = |row: &AggregateRow| (row.time_ms, row.group.iter().map(|(_, value)| value.clone()).collect::<Vec<_>>());
+        Ok(lists::page(rows, request.limit, &request.question, at))
+    }
+
+    async fn all_gpus(&self, filter: &GpuFilter) -> Result<Vec<GpuSummary>> {
+        let mut all: Vec<GpuSummary> = Vec::new();
+        loop {
+            let after = all.last().map(|gpu| gpu.place.clone());
+            let some = self.reader.gpus(filter, after.as_ref(), GPUS_PAGE).await?;
+            let done = some.len() < GPUS_PAGE;
+            all.extend(some);
+            if done {
+                return Ok(all);
+            }
+        }
+    }
+
+    async fn add_series(
+        &self,
+        request: &AggregateRequest,
+        series: &[SeriesRow],
+        gpus: &HashMap<i64, &GpuSummary>,
+        (from, to): (i64, i64),
+        groups: &mut Groups,
+    ) -> Result<()> {
+        // Over time each series becomes one value; over a group `agg` is meant. A sum or a count of samples would follow how often
+        // somebody looked.
+        let over_time = match request.agg {
+            Aggregate::Min | Aggregate::Max | Aggregate::Last => request.agg,
+            Aggregate::Avg | Aggregate::Sum | Aggregate::Count | Aggregate::Percentile(_) => Aggregate::Avg,
+        };
+        let ids = series.iter().map(|s| s.id).collect();
+        let mut slices = Slices::new(Arc::clone(&self.reader), ids, from, to, Order::Asc, usize::MAX);
+        let mut open: BTreeMap<(i64, u32), (Bucket, i64)> = BTreeMap::new();
+        loop {
+            let slice = slices.next().await?;
+            let before = slice.as_ref().map_or(i64::MAX, |(_, b, _)| *b);
+            for sample in slice.iter().flat_map(|(_, _, samples)| samples) {
+                let step = request.step_ms.map_or(from, |ms| sample.time_ms.div_euclid(ms) * ms);
+                let (bucket, last) = open.entry((step, sample.series)).or_default();
+                bucket.add(over_time, sample.time_ms, sample.value);
+                *last = sample.time_ms;
+            }
+            // Steps are aligned: what begins before the step of `before` is complete.
+            let border = match (slice.is_some(), request.step_ms) {
+                (false, _) => i64::MAX,
+                (true, None) => i64::MIN,
+                (true, Some(ms)) => before.div_euclid(ms) * ms,
+            };
+            let rest = open.split_off(&(border, 0));
+            for ((step, at), (mut bucket, last)) in std::mem::replace(&mut open, rest) {
+                let key = (step, group(request.group_by, &series[at as usize], gpus));
+                let entry = groups.entry(key).or_default();
+                entry.0.add(request.agg, last, bucket.value(over_time));
+                entry.1 += bucket.n;
+            }
+            let held: usize =
+                if matches!(request.agg, Aggregate::Percentile(_)) { groups.values().map(|g| g.0.held()).sum() } else { 0 };
+            if held > self.limits.max_percentile_samples || groups.len() > 50 * self.limits.max_page {
+                return Err(QueryError::bad(
+                    "step",
+                    "gives too many groups and steps: take a longer step, a coarser group_by, or a shorter range",
+                ));
+            }
+            if slice.is_none() {
+                return Ok(());
+            }
+        }
+    }
+}
+
+fn names(by: GroupBy) -> &'static [&'static str] {
+    match by {
+        GroupBy::Cluster => &["cluster"],
+        GroupBy::Hostname => &["cluster", "hostname"],
+        GroupBy::Gpu => &["cluster", "hostname", "gpu_index", "uuid"],
+        GroupBy::Model => &["model"],
+        GroupBy::Namespace => &["cluster", "namespace"],
+        GroupBy::Pod => &["cluster", "namespace", "pod"],
+    }
+}
+
+fn group(by: GroupBy, series: &SeriesRow, gpus: &HashMap<i64, &GpuSummary>) -> Vec<Option<String>> {
+    let some = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
+    let Some(gpu) = gpus.get(&series.gpu_id) else { return vec![None; names(by).len()] };
+    let cluster = some(&gpu.place.cluster);
+    match by {
+        GroupBy::Cluster => vec![cluster],
+        GroupBy::Hostname => vec![cluster, some(&gpu.place.hostname)],
+        GroupBy::Gpu => {
+            vec![cluster, some(&gpu.place.hostname), gpu.place.index.map(|index| format!("{index:>4}")), some(&gpu.place.uuid)]
+        }
+        GroupBy::Model => vec![some(&gpu.model)],
+        GroupBy::Namespace => vec![cluster, some(&series.namespace)],
+        GroupBy::Pod => vec![cluster, some(&series.namespace), some(&series.pod)],
+    }
+}

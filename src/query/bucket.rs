@@ -1,0 +1,137 @@
+//! What becomes of the samples in a step.
+
+use std::str::FromStr;
+
+/// How samples become one value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Aggregate {
+    /// Arithmetic mean.
+    Avg,
+    /// Least.
+    Min,
+    /// Greatest.
+    Max,
+    /// Sum.
+    Sum,
+    /// How many.
+    Count,
+    /// The one with the latest time.
+    Last,
+    /// The value below which this many hundredths lie (nearest rank: always one of the samples).
+    Percentile(u8),
+}
+
+/// Their names.
+pub(super) const NAMES: &str = "avg, min, max, sum, count, last, p50, p95, p99";
+
+impl FromStr for Aggregate {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        Ok(match text {
+            "avg" => Self::Avg,
+            "min" => Self::Min,
+            "max" => Self::Max,
+            "sum" => Self::Sum,
+            "count" => Self::Count,
+            "last" => Self::Last,
+            "p50" => Self::Percentile(50),
+            "p95" => Self::Percentile(95),
+            "p99" => Self::Percentile(99),
+            _ => return Err(()),
+        })
+    }
+}
+
+/// Samples of one step. Values are kept only where a percentile is asked for.
+#[derive(Clone, Debug)]
+pub(super) struct Bucket {
+    pub(super) n: u64,
+    sum: f64,
+    /// What the sum's rounding lost so far (Neumaier's compensation).
+    lost: f64,
+    min: f64,
+    max: f64,
+    last: (i64, f64),
+    values: Vec<f64>,
+}
+
+impl Default for Bucket {
+    fn default() -> Self {
+        Self { n: 0, sum: 0.0, lost: 0.0, min: f64::INFINITY, max: f64::NEG_INFINITY, last: (i64::MIN, 0.0), values: Vec::new() }
+    }
+}
+
+impl Bucket {
+    pub(super) fn add(&mut self, agg: Aggregate, time_ms: i64, value: f64) {
+        self.n += 1;
+        let sum = self.sum + value;
+        self.lost += if self.sum.abs() >= value.abs() { (self.sum - sum) + value } else { (value - sum) + self.sum };
+        self.sum = sum;
+        self.min = self.min.min(value);
+        self.max = self.max.max(value);
+        if time_ms >= self.last.0 {
+            self.last = (time_ms, value);
+        }
+        if matches!(agg, Aggregate::Percentile(_)) {
+            self.values.push(value);
+        }
+    }
+
+    /// Values that are held.
+    pub(super) fn held(&self) -> usize {
+        self.values.len()
+    }
+
+    /// Of at least one sample.
+    pub(super) fn value(&mut self, agg: Aggregate) -> f64 {
+        let sum = self.sum + self.lost;
+        match agg {
+            Aggregate::Avg => sum / self.n as f64,
+            Aggregate::Min => self.min,
+            Aggregate::Max => self.max,
+            Aggregate::Sum => sum,
+            Aggregate::Count => self.n as f64,
+            Aggregate::Last => self.last.1,
+            Aggregate::Percentile(p) => {
+                let rank = (self.values.len() * usize::from(p)).div_ceil(100).max(1) - 1;
+                *self.values.select_nth_unstable_by(rank, f64::total_cmp).1
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(agg: &str, values: &[f64]) -> f64 {
+        let agg = agg.parse().expect("a name");
+        let mut bucket = Bucket::default();
+        for (t, v) in values.iter().enumerate() {
+            bucket.add(agg, t as i64, *v);
+        }
+        bucket.value(agg)
+    }
+
+    #[test]
+    fn every_name_does_what_it_says() {
+        let values = [3.0, 1.0, 2.0, 10.0];
+        let want = [
+            ("avg", 4.0),
+            ("min", 1.0),
+            ("max", 10.0),
+            ("sum", 16.0),
+            ("count", 4.0),
+            ("last", 10.0),
+            ("p50", 2.0),
+            ("p95", 10.0),
+        ];
+        for (agg, value) in want {
+            assert_eq!(of(agg, &values), value, "{agg}");
+        }
+        assert_eq!(of("sum", &[1e16, 1.0, -1e16]), 1.0, "what rounding loses is kept");
+        assert_eq!(of("p99", &[7.0]), 7.0);
+        assert!(NAMES.split(", ").all(|name| name.parse::<Aggregate>().is_ok()));
+    }
+}

@@ -1,0 +1,106 @@
+//! Which GPU an id means: a uuid, or host:index.
+
+use std::collections::BTreeMap;
+
+use super::{CatalogueEntry, GpuFilter, GpuSummary, Query, QueryError, Result};
+use crate::store::{SeriesFilter, SeriesRow};
+
+/// Rows that one id may have in the table of GPUs: descriptions of one board over its life, its slices.
+const MAX_DESCRIPTIONS: usize = 10_000;
+/// Series that are asked for at once.
+const SERIES_PAGE: usize = 10_000;
+
+/// One GPU of one cluster: every place and slice that its id names.
+#[derive(Clone, Debug)]
+pub struct Gpu {
+    /// As it was seen last.
+    pub summary: GpuSummary,
+    /// Oldest and newest sample of all its places, ms.
+    pub span: (i64, i64),
+    /// All ids of it in the store, with the MIG instance each stands for.
+    pub ids: BTreeMap<i64, String>,
+}
+
+impl Query {
+    /// Finds the GPU that `id` names: a uuid, else host:index (of several that were there, the one seen last).
+    ///
+    /// # Errors
+    ///
+    /// [`QueryError::NotFound`], [`QueryError::Ambiguous`], the store's.
+    pub async fn gpu(&self, id: &str, cluster: Option<&str>) -> Result<Gpu> {
+        if id.len() > 1024 || id.contains(char::is_control) {
+            return Err(QueryError::NotFound("there is no GPU of such a name".to_owned()));
+        }
+        let cluster = cluster.map(str::to_owned);
+        let by_uuid = GpuFilter { cluster: cluster.clone(), uuid: Some(id.to_owned()), ..GpuFilter::default() };
+        let mut found = self.reader.gpus(&by_uuid, None, MAX_DESCRIPTIONS).await?;
+        if found.is_empty()
+            && let Some((host, index)) = id.rsplit_once(':')
+            && let Some(index) = index.parse::<u32>().ok().filter(|n| n.to_string() == index)
+        {
+            let by_index = GpuFilter {
+                cluster: cluster.clone(),
+                hostname: Some(host.to_owned()),
+                index: Some(index),
+                ..GpuFilter::default()
+            };
+            found = self.reader.gpus(&by_index, None, MAX_DESCRIPTIONS).await?;
+        }
+        let mut clusters: Vec<String> = found.iter().map(|gpu| gpu.place.cluster.clone()).collect();
+        clusters.dedup();
+        if clusters.len() > 1 {
+            let detail = format!("`{id}` is known in {} clusters: say which one with cluster=", clusters.len());
+            return Err(QueryError::Ambiguous { detail, clusters });
+        }
+        let Some(latest) = found.iter().max_by_key(|gpu| gpu.last_seen_ms).cloned() else {
+            let place = cluster.map(|name| format!(" in cluster `{name}`")).unwrap_or_default();
+            return Err(QueryError::NotFound(format!(
+                "no GPU `{id}`{place}: give its uuid, or host:index, as /api/v1/gpus lists them"
+            )));
+        };
+        // By host:index several boards may have been there.
+        found.retain(|gpu| gpu.place.uuid == latest.place.uuid);
+        let first = found.iter().map(|gpu| gpu.first_seen_ms).min().unwrap_or(latest.first_seen_ms);
+        let ids = found.iter().flat_map(|gpu| gpu.ids.iter().map(|id| (*id, gpu.place.mig_instance.clone()))).collect();
+        Ok(Gpu { span: (first, latest.last_seen_ms), ids, summary: latest })
+    }
+
+    /// Every series that a filter finds, by id.
+    pub(super) async fn all_series(&self, filter: &SeriesFilter) -> Result<Vec<SeriesRow>> {
+        let mut all: Vec<SeriesRow> = Vec::new();
+        loop {
+            let after = all.last().map_or(0, |last| last.id);
+            let some = self.reader.series(filter, after, SERIES_PAGE).await?;
+            let done = some.len() < SERIES_PAGE;
+            all.extend(some);
+            if all.len() > self.limits.max_series {
+                let reason = format!(
+                    "more than {} series (http.max_series) are meant: name fewer metrics, or one cluster or host",
+                    self.limits.max_series
+                );
+                return Err(QueryError::bad("metric", reason));
+            }
+            if done {
+                return Ok(all);
+            }
+        }
+    }
+
+    /// The series of a GPU.
+    pub(super) async fn series_of(&self, gpu: &Gpu, metrics: Vec<String>) -> Result<Vec<SeriesRow>> {
+        let filter = SeriesFilter { gpu_ids: Some(gpu.ids.keys().copied().collect()), metrics, ..SeriesFilter::default() };
+        self.all_series(&filter).await
+    }
+
+    /// The metrics that a GPU has, by name.
+    ///
+    /// # Errors
+    ///
+    /// The store's.
+    pub async fn metrics_of(&self, gpu: &Gpu) -> Result<Vec<CatalogueEntry>> {
+        let mut names: Vec<String> = self.series_of(gpu, Vec::new()).await?.into_iter().map(|series| series.metric).collect();
+        names.sort_unstable();
+        names.dedup();
+        Ok(names.iter().map(|name| CatalogueEntry::of(name, true)).collect())
+    }
+}

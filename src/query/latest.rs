@@ -1,0 +1,159 @@
+//! The newest value of each metric of GPUs.
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::{Gpu, GpuFilter, GpuPlace, GpuSummary, Page, Params, Place, Query, Result, cursor, lists, telemetry};
+use crate::store::{SeriesFilter, SeriesRow};
+
+const DAY_MS: i64 = 86_400_000;
+/// How far back the newest sample is looked for, in days of the newest of all: first where it is likely to be.
+const REACHES: [i64; 5] = [0, 1, 7, 60, 40_000];
+/// GPUs that are looked at together.
+const GPUS_AT_ONCE: usize = 500;
+/// Series that are asked for together.
+const SERIES_AT_ONCE: usize = 5000;
+
+/// The newest value of a metric of a GPU, whichever workload it belonged to.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LatestRow {
+    /// Where.
+    pub place: GpuPlace,
+    /// When and what.
+    pub time_ms: i64,
+    /// The value.
+    pub value: f64,
+    /// Its series.
+    pub series: SeriesRow,
+}
+
+/// A checked question for newest values.
+#[derive(Clone, Debug)]
+pub struct LatestRequest {
+    filter: GpuFilter,
+    metrics: Vec<String>,
+    limit: usize,
+    after: Option<(Place, String)>,
+    question: Vec<String>,
+}
+
+impl LatestRequest {
+    /// `metric`, `cluster`, `hostname`, `model`, `namespace`, `limit`, `cursor`.
+    ///
+    /// # Errors
+    ///
+    /// A parameter is wrong or unknown.
+    pub fn parse(mut params: Params, query: &Query) -> Result<Self> {
+        let metrics = telemetry::take_metrics(&mut params);
+        let filter = lists::filter(&mut params, &["cluster", "hostname", "model", "namespace"])?;
+        let mut question = lists::question("latest", &filter);
+        question.push(metrics.join(","));
+        let limit = lists::limit(&mut params, query)?;
+        let after = cursor::take(&mut params, &lists::refs(&question))?;
+        params.end()?;
+        Ok(Self { filter, metrics, limit, after, question })
+    }
+}
+
+impl Query {
+    /// A page of newest values, by GPU and metric.
+    ///
+    /// # Errors
+    ///
+    /// The store's.
+    pub async fn latest(&self, request: &LatestRequest) -> Result<Page<LatestRow>> {
+        let mut rows: Vec<LatestRow> = Vec::new();
+        let mut after: Option<GpuPlace> = None;
+        if let Some((place, metric)) = &request.after {
+            // The GPU of the cursor may have more metrics.
+            let place = GpuPlace::from(place.clone());
+            let at = GpuFilter {
+                cluster: Some(place.cluster.clone()),
+                hostname: Some(place.hostname.clone()),
+                uuid: Some(place.uuid.clone()).filter(|uuid| !uuid.is_empty()),
+                index: place.index,
+                ..request.filter.clone()
+            };
+            let mut same = self.reader.gpus(&at, None, GPUS_AT_ONCE).await?;
+            same.retain(|gpu| gpu.place == place);
+            rows.extend(self.latest_of(&same, request).await?.into_iter().filter(|row| row.series.metric > *metric));
+            after = Some(place);
+        }
+        while rows.len() <= request.limit {
+            let some = self.reader.gpus(&request.filter, after.as_ref(), GPUS_AT_ONCE.min(request.limit + 1)).await?;
+            let Some(last) = some.last() else { break };
+            after = Some(last.place.clone());
+            rows.extend(self.latest_of(&some, request).await?);
+        }
+        Ok(lists::page(rows, request.limit, &request.question, |row| (Place::from(&row.place), row.series.metric.clone())))
+    }
+
+    /// The newest value of each metric of one GPU; of slices each, by metric and slice.
+    ///
+    /// # Errors
+    ///
+    /// The store's.
+    pub async fn latest_of_gpu(&self, gpu: &Gpu) -> Result<Vec<(String, LatestRow)>> {
+        let series = self.series_of(gpu, Vec::new()).await?;
+        let key = |s: &SeriesRow| (s.metric.clone(), gpu.ids.get(&s.gpu_id).cloned().unwrap_or_default());
+        let newest = self.newest(series, gpu.span, key).await?;
+        let row =
+            |((_, mig), (series, time_ms, value))| (mig, LatestRow { place: gpu.summary.place.clone(), time_ms, value, series });
+        Ok(newest.into_iter().map(row).collect())
+    }
+
+    async fn latest_of(&self, gpus: &[GpuSummary], request: &LatestRequest) -> Result<Vec<LatestRow>> {
+        if gpus.is_empty() {
+            return Ok(Vec::new());
+        }
+        let places: HashMap<i64, usize> =
+            gpus.iter().enumerate().flat_map(|(at, gpu)| gpu.ids.iter().map(move |id| (*id, at))).collect();
+        let filter = SeriesFilter {
+            gpu_ids: Some(places.keys().copied().collect()),
+            gpus: GpuFilter { namespace: request.filter.namespace.clone(), ..GpuFilter::default() },
+            metrics: request.metrics.clone(),
+            ..SeriesFilter::default()
+        };
+        let series = self.all_series(&filter).await?;
+        let span = gpus.iter().fold((i64::MAX, i64::MIN), |s, gpu| (s.0.min(gpu.first_seen_ms), s.1.max(gpu.last_seen_ms)));
+        let newest = self.newest(series, span, |s| (places.get(&s.gpu_id).copied().unwrap_or(0), s.metric.clone())).await?;
+        let row = |((at, _), (series, time_ms, value)): ((usize, String), _)| LatestRow {
+            place: gpus[at].place.clone(),
+            time_ms,
+            value,
+            series,
+        };
+        Ok(newest.into_iter().map(row).collect())
+    }
+
+    /// Of the series with the same key the newest sample.
+    async fn newest<K: Ord>(
+        &self,
+        mut series: Vec<SeriesRow>,
+        span: (i64, i64),
+        key: impl Fn(&SeriesRow) -> K,
+    ) -> Result<BTreeMap<K, (SeriesRow, i64, f64)>> {
+        let mut found: BTreeMap<K, (SeriesRow, i64, f64)> = BTreeMap::new();
+        let last_day = span.1.div_euclid(DAY_MS);
+        let mut before = i64::MAX;
+        for reach in REACHES {
+            let from = (last_day - reach) * DAY_MS;
+            for some in series.chunks(SERIES_AT_ONCE) {
+                let ids: Vec<i64> = some.iter().map(|s| s.id).collect();
+                for latest in self.reader.latest(&ids, from, before).await? {
+                    let Some(row) = some.iter().find(|s| s.id == latest.series) else { continue };
+                    let entry = found.entry(key(row)).or_insert_with(|| (row.clone(), i64::MIN, 0.0));
+                    if (latest.time_ms, row.id) >= (entry.1, entry.0.id) {
+                        *entry = (row.clone(), latest.time_ms, latest.value);
+                    }
+                }
+            }
+            before = from;
+            // What has a newer sample already need not be looked for further back.
+            series.retain(|s| !found.contains_key(&key(s)));
+            if series.is_empty() || before <= span.0 {
+                break;
+            }
+        }
+        Ok(found)
+    }
+}

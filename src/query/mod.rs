@@ -1,0 +1,167 @@
+//! Questions to the store: checked parameters in, answers out. Knows neither HTTP nor a particular store.
+//!
+//! | file | what |
+//! |---|---|
+//! | `params` | query strings: each parameter checked, what is wrong is named |
+//! | `range` | times and ranges: RFC 3339, `now-5m` |
+//! | `cursor` | where a list goes on |
+//! | `lists` | clusters, hosts, GPUs, the metric catalogue |
+//! | `gpu` | which GPU an id means |
+//! | `slices` | samples of series in time order, a slice at a time, in bounded memory |
+//! | `telemetry` | one GPU's samples, as they are or in steps |
+//! | `bucket` | what becomes of the samples in a step |
+//! | `latest`, `aggregate` | the newest values; groups of series |
+//! | `pipeline` | queue and sources |
+
+mod aggregate;
+mod bucket;
+mod cursor;
+mod gpu;
+mod latest;
+mod lists;
+mod params;
+mod pipeline;
+mod range;
+mod slices;
+mod telemetry;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use self::aggregate::{AggregateRequest, AggregateRow, GroupBy};
+pub use self::bucket::Aggregate;
+pub use self::gpu::Gpu;
+pub use self::latest::{LatestRequest, LatestRow};
+pub use self::lists::{CatalogueEntry, ListRequest, Place};
+pub use self::params::Params;
+pub use self::pipeline::{Pipeline, PipelineCluster, PipelinePartition, PipelineSource};
+pub use self::range::{Range, parse_time_parameter, time_text};
+pub use self::slices::Sample;
+pub use self::telemetry::{Order, RowSeries, Telemetry, TelemetryRequest};
+pub use crate::store::{ClusterSummary, GpuFilter, GpuPlace, GpuSummary, HostSummary, SeriesRow};
+use crate::store::{Reader, StoreError};
+use crate::transport::{Inspector, TransportError};
+
+/// What can be wrong with a question, or with answering it.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum QueryError {
+    /// A parameter is not what it may be.
+    #[error("{name}: {reason}")]
+    BadParameter {
+        /// Its name.
+        name: String,
+        /// What is wrong, and what it may be.
+        reason: String,
+    },
+    /// There is no such thing.
+    #[error("{0}")]
+    NotFound(String),
+    /// The id is known in several clusters, and none was named.
+    #[error("{detail}")]
+    Ambiguous {
+        /// In words.
+        detail: String,
+        /// The clusters.
+        clusters: Vec<String>,
+    },
+    /// The store is away: trying again later can help.
+    #[error("{0}")]
+    Unavailable(String),
+    /// The store holds what it should not.
+    #[error("{0}")]
+    Internal(String),
+}
+
+impl From<StoreError> for QueryError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            // A schema that is missing comes with the first collector; a password can be mended: the client can only wait.
+            StoreError::Unavailable { .. } | StoreError::Refused { .. } | StoreError::Schema(_) => {
+                Self::Unavailable(error.to_string())
+            }
+            StoreError::OtherStore { .. } | StoreError::BadBatch(_) => Self::Internal(error.to_string()),
+        }
+    }
+}
+
+impl From<TransportError> for QueryError {
+    fn from(error: TransportError) -> Self {
+        Self::Unavailable(error.to_string())
+    }
+}
+
+impl QueryError {
+    fn bad(name: &str, reason: impl Into<String>) -> Self {
+        Self::BadParameter { name: name.to_owned(), reason: reason.into() }
+    }
+}
+
+/// Shorthand.
+pub type Result<T> = std::result::Result<T, QueryError>;
+
+/// What bounds an answer.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Rows of a page where none is asked for.
+    pub page: usize,
+    /// Rows of a page at most.
+    pub max_page: usize,
+    /// Series that one question may touch.
+    pub max_series: usize,
+    /// Steps that one question may have.
+    pub max_steps: u64,
+    /// Values that are held to answer for a percentile.
+    pub max_percentile_samples: usize,
+    /// Time that one question may span.
+    pub max_range: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            page: 100,
+            max_page: 10_000,
+            max_series: 200_000,
+            max_steps: 11_000,
+            max_percentile_samples: 5_000_000,
+            max_range: Duration::from_secs(400 * 86_400),
+        }
+    }
+}
+
+/// A page of a list.
+#[derive(Clone, Debug)]
+pub struct Page<T> {
+    /// Its rows.
+    pub rows: Vec<T>,
+    /// Where the list goes on; `None` = it does not.
+    pub next: Option<String>,
+}
+
+/// Answers questions. Cheap to clone.
+#[derive(Clone)]
+pub struct Query {
+    reader: Arc<dyn Reader>,
+    queue: Option<Arc<dyn Inspector>>,
+    limits: Limits,
+}
+
+impl std::fmt::Debug for Query {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Query").field("limits", &self.limits).finish_non_exhaustive()
+    }
+}
+
+impl Query {
+    /// Over a store and, where one is reached, the queue.
+    #[must_use]
+    pub fn new(reader: Arc<dyn Reader>, queue: Option<Arc<dyn Inspector>>, limits: Limits) -> Self {
+        Self { reader, queue, limits }
+    }
+
+    /// What bounds answers.
+    #[must_use]
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+}

@@ -1,0 +1,167 @@
+//! Query strings. A parameter is taken by name and checked; what is left at the end is unknown, and said to be.
+
+use url::form_urlencoded;
+
+use super::{QueryError, Result};
+
+/// Bytes of a text parameter at most.
+const MAX_TEXT: usize = 1024;
+
+/// The parameters of a request.
+#[derive(Clone, Debug, Default)]
+pub struct Params {
+    pairs: Vec<(String, String)>,
+    asked: Vec<&'static str>,
+}
+
+impl Params {
+    /// Reads a query string.
+    ///
+    /// # Errors
+    ///
+    /// A value that is no UTF-8, too long, or has control characters.
+    pub fn parse(query: Option<&str>) -> Result<Self> {
+        let mut pairs = Vec::new();
+        for part in query.unwrap_or_default().split('&').filter(|part| !part.is_empty()) {
+            let (name, value) = part.split_once('=').unwrap_or((part, ""));
+            let (name, value) = (decode(name), decode(value));
+            let shown = name.clone().unwrap_or_else(|| "query".to_owned());
+            let (Some(name), Some(value)) = (name, value) else {
+                return Err(QueryError::bad(&printable(&shown), "is not UTF-8 in percent-encoding"));
+            };
+            if value.len() > MAX_TEXT || name.len() > MAX_TEXT {
+                return Err(QueryError::bad(&printable(&name), format!("is longer than {MAX_TEXT} bytes")));
+            }
+            if value.contains(char::is_control) {
+                return Err(QueryError::bad(&printable(&name), "has control characters"));
+            }
+            pairs.push((name, value));
+        }
+        Ok(Self { pairs, asked: Vec::new() })
+    }
+
+    /// Every value of a parameter.
+    pub fn all(&mut self, name: &'static str) -> Vec<String> {
+        self.asked.push(name);
+        let mut found = Vec::new();
+        self.pairs.retain(|(key, value)| {
+            let hit = key == name;
+            if hit {
+                found.push(value.clone());
+            }
+            !hit
+        });
+        found
+    }
+
+    /// The one value of a parameter; an empty one counts as not given.
+    ///
+    /// # Errors
+    ///
+    /// It is there more than once.
+    pub fn text(&mut self, name: &'static str) -> Result<Option<String>> {
+        let mut values = self.all(name);
+        if values.len() > 1 {
+            return Err(QueryError::bad(name, "is given more than once"));
+        }
+        Ok(values.pop().filter(|value| !value.is_empty()))
+    }
+
+    /// A whole number within bounds.
+    ///
+    /// # Errors
+    ///
+    /// It is none, or outside of them.
+    pub fn number(&mut self, name: &'static str, least: u64, most: u64) -> Result<Option<u64>> {
+        let values = self.all(name);
+        let [value] = values.as_slice() else {
+            return if values.is_empty() { Ok(None) } else { Err(QueryError::bad(name, "is given more than once")) };
+        };
+        let digits = !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit());
+        match value.parse::<u64>().ok().filter(|_| digits) {
+            Some(number) if (least..=most).contains(&number) => Ok(Some(number)),
+            _ => Err(QueryError::bad(name, format!("`{value}` is not a whole number from {least} to {most}"))),
+        }
+    }
+
+    /// Nothing may be left.
+    ///
+    /// # Errors
+    ///
+    /// Names what is unknown, and what there is.
+    pub fn end(self) -> Result<()> {
+        let Some((name, _)) = self.pairs.first() else { return Ok(()) };
+        let known =
+            if self.asked.is_empty() { "it takes none".to_owned() } else { format!("there are: {}", self.asked.join(", ")) };
+        Err(QueryError::bad(&printable(name), format!("there is no such parameter here; {known}")))
+    }
+}
+
+/// `None`: not UTF-8, or a broken escape.
+fn decode(text: &str) -> Option<String> {
+    let bytes = text.as_bytes();
+    let mut at = 0;
+    while let Some(found) = bytes[at..].iter().position(|b| *b == b'%') {
+        let escape = bytes.get(at + found + 1..at + found + 3)?;
+        escape.iter().all(u8::is_ascii_hexdigit).then_some(())?;
+        at += found + 3;
+    }
+    let spaced = text.replace('+', " ");
+    let raw: Vec<u8> = percent(&spaced);
+    String::from_utf8(raw).ok()
+}
+
+fn percent(text: &str) -> Vec<u8> {
+    let bytes = text.as_bytes();
+    let digit = |b: u8| char::from(b).to_digit(16).and_then(|d| u8::try_from(d).ok()).unwrap_or_default();
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while at < bytes.len() {
+        if bytes[at] == b'%' && at + 2 < bytes.len() {
+            out.push(digit(bytes[at + 1]) * 16 + digit(bytes[at + 2]));
+            at += 3;
+        } else {
+            out.push(bytes[at]);
+            at += 1;
+        }
+    }
+    out
+}
+
+fn printable(name: &str) -> String {
+    form_urlencoded::byte_serialize(name.as_bytes()).collect::<String>().chars().take(64).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reason(result: Result<impl std::fmt::Debug>) -> String {
+        result.expect_err("it is wrong").to_string()
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let params = |text| Params::parse(Some(text));
+        assert!(reason(params("limit=0").unwrap().number("limit", 1, 10)).starts_with("limit: `0`"));
+        assert!(reason(params("limit=").unwrap().number("limit", 1, 10)).starts_with("limit: ``"));
+        assert!(reason(params("limit=+1").unwrap().number("limit", 1, 10)).starts_with("limit:"));
+        assert!(reason(params("limit=1&limit=2").unwrap().number("limit", 1, 10)).contains("more than once"));
+        assert!(reason(params("a=%00")).starts_with("a: has control"));
+        assert!(reason(params("a=%ff")).starts_with("a: is not UTF-8"));
+        assert!(reason(params("a=%f")).starts_with("a: is not UTF-8"));
+        assert!(reason(params(&format!("a={}", "x".repeat(2000)))).contains("longer"));
+        let mut some = params("limit=3&cluser=x").unwrap();
+        assert_eq!(some.number("limit", 1, 10).unwrap(), Some(3));
+        assert_eq!(some.text("cluster").unwrap(), None);
+        assert_eq!(reason(some.end()), "cluser: there is no such parameter here; there are: limit, cluster");
+    }
+
+    #[test]
+    fn values_are_decoded() {
+        let mut some = Params::parse(Some("a=%C3%A4+b%2Bc&b")).unwrap();
+        assert_eq!(some.text("a").unwrap().as_deref(), Some("ä b+c"));
+        assert_eq!(some.text("b").unwrap(), None);
+        assert!(some.end().is_ok());
+    }
+}

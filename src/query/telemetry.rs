@@ -1,0 +1,324 @@
+//! One GPU's samples: as they are, or in steps.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::bucket::{Bucket, NAMES};
+use super::range::take_duration;
+use super::slices::Slices;
+use super::{Aggregate, Gpu, Page, Params, Query, QueryError, Range, Result, Sample, SeriesRow, cursor, lists};
+
+/// Which end comes first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Order {
+    /// Oldest first.
+    #[default]
+    Asc,
+    /// Newest first.
+    Desc,
+}
+
+/// A checked question for a GPU's samples.
+#[derive(Clone, Debug)]
+pub struct TelemetryRequest {
+    /// Cluster, where it was named.
+    pub cluster: Option<String>,
+    /// From and to.
+    pub range: Range,
+    /// Metrics; empty = all.
+    pub metrics: Vec<String>,
+    /// Which end comes first.
+    pub order: Order,
+    /// Rows at most, where it was said.
+    pub limit: Option<usize>,
+    /// Steps, and what is made of the samples in one.
+    pub step: Option<(Duration, Aggregate)>,
+    after: Option<(i64, i64)>,
+    question: Vec<String>,
+}
+
+/// `metric=A&metric=B` or `metric=A,B`.
+pub(super) fn take_metrics(params: &mut Params) -> Vec<String> {
+    let mut metrics: Vec<String> = params
+        .all("metric")
+        .iter()
+        .flat_map(|value| value.split(','))
+        .map(str::trim)
+        .filter(|name| !name.is_empty())
+        .map(str::to_owned)
+        .collect();
+    metrics.sort_unstable();
+    metrics.dedup();
+    metrics
+}
+
+/// `agg`, where it is given.
+pub(super) fn take_agg(params: &mut Params) -> Result<Option<Aggregate>> {
+    let Some(text) = params.text("agg")? else { return Ok(None) };
+    text.parse().map(Some).map_err(|()| QueryError::bad("agg", format!("`{text}` is none of {NAMES}")))
+}
+
+impl TelemetryRequest {
+    /// The parameters of a GPU's telemetry.
+    ///
+    /// # Errors
+    ///
+    /// A parameter is wrong or unknown.
+    pub fn parse(mut params: Params, id: &str, query: &Query, now_ms: i64) -> Result<Self> {
+        let cluster = params.text("cluster")?;
+        let times = [params_text(&params, "start_time"), params_text(&params, "end_time")];
+        let range = Range::take(&mut params, now_ms)?;
+        let metrics = take_metrics(&mut params);
+        let order = match params.text("order")?.as_deref() {
+            None | Some("asc") => Order::Asc,
+            Some("desc") => Order::Desc,
+            Some(other) => return Err(QueryError::bad("order", format!("`{other}` is neither asc nor desc"))),
+        };
+        let limit = params.number("limit", 1, query.limits.max_page as u64)?.and_then(|limit| usize::try_from(limit).ok());
+        let step = take_duration(&mut params, "step")?;
+        let agg = take_agg(&mut params)?;
+        if agg.is_some() && step.is_none() {
+            return Err(QueryError::bad("agg", "needs a step: add step=1m"));
+        }
+        let question = vec![
+            "telemetry".to_owned(),
+            id.to_owned(),
+            cluster.clone().unwrap_or_default(),
+            times.join(" "),
+            metrics.join(","),
+            format!("{order:?} {step:?} {agg:?}"),
+        ];
+        let after = cursor::take(&mut params, &lists::refs(&question))?;
+        params.end()?;
+        let step = step.map(|step| (step, agg.unwrap_or(Aggregate::Avg)));
+        Ok(Self { cluster, range, metrics, order, limit, step, after, question })
+    }
+}
+
+fn params_text(params: &Params, name: &'static str) -> String {
+    params.clone().all(name).join(" ")
+}
+
+/// What a row says of its series.
+#[derive(Clone, Debug)]
+pub struct RowSeries {
+    /// The series; of several that only differ in how their GPU was described, the first.
+    pub row: SeriesRow,
+    /// MIG instance, empty for a whole GPU.
+    pub mig_instance: String,
+}
+
+/// The samples of a GPU, block by block.
+pub struct Telemetry {
+    slices: Option<Slices>,
+    series: Arc<[RowSeries]>,
+    order: Order,
+    after: Option<(i64, i64)>,
+    steps: Option<Steps>,
+}
+
+impl std::fmt::Debug for Telemetry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Telemetry").field("series", &self.series.len()).finish_non_exhaustive()
+    }
+}
+
+struct Steps {
+    ms: i64,
+    agg: Aggregate,
+    /// The group of each series: the position of its first member.
+    groups: Vec<u32>,
+    open: BTreeMap<(i64, u32), Bucket>,
+    max_held: usize,
+}
+
+impl Query {
+    /// Begins to read a GPU's samples.
+    ///
+    /// # Errors
+    ///
+    /// Too many steps, too long a range, the store's.
+    pub async fn telemetry(&self, gpu: &Gpu, request: &TelemetryRequest) -> Result<Telemetry> {
+        let rows = self.series_of(gpu, request.metrics.clone()).await?;
+        let series: Arc<[RowSeries]> = rows
+            .into_iter()
+            .map(|row| RowSeries { mig_instance: gpu.ids.get(&row.gpu_id).cloned().unwrap_or_default(), row })
+            .collect();
+        let mut telemetry = Telemetry { slices: None, order: request.order, after: request.after, steps: None, series };
+        let Some((mut from, mut to)) = request.range.within(gpu.span.0, gpu.span.1) else { return Ok(telemetry) };
+        let step_ms = request.step.map(|(step, _)| i64::try_from(step.as_millis()).unwrap_or(i64::MAX));
+        if let Some(ms) = step_ms {
+            self.check_steps(from, to, ms)?;
+        }
+        if let Some((time, _)) = request.after {
+            match request.order {
+                Order::Asc => from = from.max(time),
+                Order::Desc => to = to.min(time.saturating_add(step_ms.unwrap_or(1) - 1)),
+            }
+        }
+        if from > to {
+            return Ok(telemetry);
+        }
+        let hint = if step_ms.is_some() { usize::MAX } else { request.limit.map_or(usize::MAX, |limit| limit * 2) };
+        let ids = telemetry.series.iter().map(|series| series.row.id).collect();
+        telemetry.slices = Some(Slices::new(Arc::clone(&self.reader), ids, from, to, request.order, hint));
+        telemetry.steps = request.step.map(|(_, agg)| Steps {
+            ms: step_ms.unwrap_or(1),
+            agg,
+            groups: groups(&telemetry.series),
+            open: BTreeMap::new(),
+            max_held: self.limits.max_percentile_samples,
+        });
+        Ok(telemetry)
+    }
+
+    /// Refuses what would take too long, and says what would do.
+    pub(super) fn check_steps(&self, from: i64, to: i64, step_ms: i64) -> Result<()> {
+        let range = to.saturating_sub(from).max(0).unsigned_abs();
+        if u128::from(range) > self.limits.max_range.as_millis() {
+            let most = humantime::format_duration(Duration::from_secs(self.limits.max_range.as_secs()));
+            return Err(QueryError::bad(
+                "start_time",
+                format!("the range is longer than {most} (http.max_range): ask for less at once"),
+            ));
+        }
+        let steps = range / step_ms.unsigned_abs() + 1;
+        if steps > self.limits.max_steps {
+            let least = humantime::format_duration(Duration::from_secs((range / self.limits.max_steps / 1000 + 1).max(1)));
+            let reason = format!(
+                "gives {steps} steps, more than {} (http.max_steps): take step={least} or more, or a shorter range",
+                self.limits.max_steps
+            );
+            return Err(QueryError::bad("step", reason));
+        }
+        Ok(())
+    }
+
+    /// One page of a GPU's samples, with what its rows say of their series.
+    ///
+    /// # Errors
+    ///
+    /// As [`Query::telemetry`].
+    pub async fn telemetry_page(&self, gpu: &Gpu, request: &TelemetryRequest) -> Result<(Page<Sample>, Arc<[RowSeries]>)> {
+        let limit = request.limit.unwrap_or(self.limits.page);
+        let request = TelemetryRequest { limit: Some(limit), ..request.clone() };
+        let mut telemetry = self.telemetry(gpu, &request).await?;
+        let mut rows = Vec::new();
+        while rows.len() <= limit {
+            let Some(some) = telemetry.next().await? else { break };
+            rows.extend(some);
+        }
+        let series = Arc::clone(&telemetry.series);
+        let page = lists::page(rows, limit, &request.question, |sample| (sample.time_ms, series[sample.series as usize].row.id));
+        Ok((page, telemetry.series))
+    }
+}
+
+fn groups(series: &[RowSeries]) -> Vec<u32> {
+    let mut first = HashMap::new();
+    series
+        .iter()
+        .enumerate()
+        .map(|(at, s)| {
+            let key = (&s.row.metric, &s.row.namespace, &s.row.pod, &s.row.container, &s.mig_instance);
+            *first.entry(key).or_insert(u32::try_from(at).unwrap_or(u32::MAX))
+        })
+        .collect()
+}
+
+impl Telemetry {
+    /// What the samples' `series` point into.
+    #[must_use]
+    pub fn series(&self) -> &Arc<[RowSeries]> {
+        &self.series
+    }
+
+    /// The next samples; `None` at the end. In steps, a sample's time is the beginning of its step.
+    ///
+    /// # Errors
+    ///
+    /// The store's; too many values for a percentile.
+    pub async fn next(&mut self) -> Result<Option<Vec<Sample>>> {
+        loop {
+            let Some(slices) = &mut self.slices else { return Ok(None) };
+            let slice = slices.next().await?;
+            let ended = slice.is_none();
+            let mut samples = match (&mut self.steps, slice) {
+                (None, slice) => slice.map_or_else(Vec::new, |(_, _, samples)| samples),
+                (Some(steps), Some((a, b, samples))) => {
+                    steps.add(&samples)?;
+                    steps.complete(self.order, a, b)
+                }
+                (Some(steps), None) => steps.rest(self.order),
+            };
+            if ended {
+                self.slices = None;
+            }
+            self.skip(&mut samples);
+            if !samples.is_empty() {
+                return Ok(Some(samples));
+            }
+        }
+    }
+
+    /// Leaves out what was before the cursor.
+    fn skip(&mut self, samples: &mut Vec<Sample>) {
+        let Some((time, id)) = self.after else { return };
+        let known = samples
+            .iter()
+            .take_while(|sample| {
+                let here = (sample.time_ms, self.series[sample.series as usize].row.id);
+                if self.order == Order::Asc { here <= (time, id) } else { here >= (time, id) }
+            })
+            .count();
+        samples.drain(..known);
+        if !samples.is_empty() {
+            self.after = None;
+        }
+    }
+}
+
+impl Steps {
+    fn add(&mut self, samples: &[Sample]) -> Result<()> {
+        for sample in samples {
+            let key = (sample.time_ms.div_euclid(self.ms) * self.ms, self.groups[sample.series as usize]);
+            self.open.entry(key).or_default().add(self.agg, sample.time_ms, sample.value);
+        }
+        let held: usize = self.open.values().map(Bucket::held).sum();
+        if held > self.max_held {
+            let reason = format!(
+                "a percentile over more than {} samples (http.max_percentile_samples): take a smaller step or fewer metrics",
+                self.max_held
+            );
+            return Err(QueryError::bad("agg", reason));
+        }
+        Ok(())
+    }
+
+    /// The steps that nothing can be added to after the slice [a, b).
+    fn complete(&mut self, order: Order, a: i64, b: i64) -> Vec<Sample> {
+        let done = match order {
+            Order::Asc => {
+                let open = self.open.split_off(&(b.div_euclid(self.ms) * self.ms, 0));
+                std::mem::replace(&mut self.open, open)
+            }
+            Order::Desc => {
+                let ceiling = a.saturating_add(self.ms - 1).div_euclid(self.ms).saturating_mul(self.ms);
+                self.open.split_off(&(ceiling, 0))
+            }
+        };
+        self.rows(done, order)
+    }
+
+    fn rest(&mut self, order: Order) -> Vec<Sample> {
+        let done = std::mem::take(&mut self.open);
+        self.rows(done, order)
+    }
+
+    fn rows(&self, done: BTreeMap<(i64, u32), Bucket>, order: Order) -> Vec<Sample> {
+        let row =
+            |((time_ms, series), mut bucket): ((i64, u32), Bucket)| Sample { time_ms, series, value: bucket.value(self.agg) };
+        if order == Order::Asc { done.into_iter().map(row).collect() } else { done.into_iter().rev().map(row).collect() }
+    }
+}

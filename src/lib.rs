@@ -10,6 +10,7 @@
 //! | [`transport`] | publisher, consumer, delivery; Redis Streams is the implementation. |
 //! | [`store`] | commits batches with their covered ranges; PostgreSQL is the implementation. |
 //! | [`query`] | checked questions to the store: lists, histories in slices, steps, groups. |
+//! | [`http`] | the API: routes, problems, its description. |
 //! | [`config`] | defaults, files, environment, flags: one section a room. |
 //! | [`runtime`] | one bootstrap for every role: logs, metrics, admin HTTP, signals, shutdown. |
 //! | [`roles`] | one file per command: the only place where two rooms meet. |
@@ -20,6 +21,7 @@
 pub mod batch;
 pub mod cli;
 pub mod config;
+pub mod http;
 pub mod model;
 pub mod query;
 pub mod retry;

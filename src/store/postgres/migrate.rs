@@ -101,6 +101,20 @@ async fn check_applied(session: &Session) -> Result<usize> {
     Ok(rows.len())
 }
 
+/// Whether the schema is there, and the one this program knows. Changes nothing.
+pub(super) async fn check_current(session: &Session) -> Result<()> {
+    let applied = check_applied(session).await?;
+    if applied < MIGRATIONS.len() {
+        return Err(StoreError::Schema(format!(
+            "the schema in PostgreSQL at {} is at version {applied}, this program needs {}: start `telemetry collect`, or run `telemetry migrate`",
+            session.endpoint,
+            MIGRATIONS.len()
+        ))
+        .into());
+    }
+    Ok(())
+}
+
 /// Keeps the names of the reject reasons up to date.
 async fn name_reasons(session: &Session) -> Result<()> {
     let codes: Vec<i16> = Reason::ALL.iter().map(|reason| i16::from(reason.code())).collect();

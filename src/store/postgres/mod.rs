@@ -10,11 +10,13 @@
 //! | `series`, `partitions` | made outside of the commit: ids of series and GPUs, a partition a day |
 //! | `chunk`, `copy` | samples to chunks to binary COPY |
 //! | `commit`, `overlap` | the transaction: fast path, slow path |
+//! | `read`, `arrays` | what readers ask; chunks decoded in bulk |
 //! | `ledger`, `dead` | sources and what they cover, dead letters |
 //!
 //! Locks, in this order, by everybody: sources by id, then (not held together with each other) dead letters, then GPUs by id.
 //! Advisory locks (`telemetry migrate`, `telemetry partitions`) are taken by transactions that take none of these.
 
+mod arrays;
 mod check;
 mod chunk;
 mod commit;
@@ -26,6 +28,7 @@ mod migrate;
 mod overlap;
 mod partitions;
 mod pool;
+mod read;
 mod series;
 mod types;
 mod url;

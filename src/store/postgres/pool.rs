@@ -17,6 +17,10 @@ use crate::store::StoreError;
 /// Parameters of a statement.
 pub(super) type Params<'a> = &'a [&'a (dyn ToSql + Sync)];
 
+/// A statement whose client has gone ends, where the server's system can notice that (Linux can).
+const NOTICE_THE_GONE: &str = "DO $$ BEGIN PERFORM set_config('client_connection_check_interval', '1s', false); \
+                               EXCEPTION WHEN OTHERS THEN NULL; END $$";
+
 /// What the server is given beyond its own statement timeout before we stop waiting for it: a frozen one keeps connections alive.
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -50,7 +54,8 @@ impl Connections {
         // crash would lose what was acknowledged; stricter settings than `on` are left as they are.
         let settings = Arc::new(format!(
             "SET statement_timeout = {}; SET idle_in_transaction_session_timeout = {}; SET TIME ZONE 'UTC'; \
-             SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'",
+             SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'; \
+             {NOTICE_THE_GONE}",
             config.statement_timeout.as_millis().min(i32::MAX as u128),
             config.idle_transaction_timeout.as_millis().min(i32::MAX as u128)
         ));

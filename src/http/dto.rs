@@ -1,0 +1,414 @@
+//! What the API's answers look like.
+
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::query::{
+    AggregateRow, CatalogueEntry, ClusterSummary, GpuSummary, HostSummary, LatestRow, Pipeline, PipelineCluster, PipelineSource,
+    time_text,
+};
+
+/// A page of a list.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct List<T> {
+    /// The rows.
+    pub data: Vec<T>,
+    /// Give it as `cursor` for the next page; null on the last one.
+    pub next_cursor: Option<String>,
+}
+
+/// An edge cluster.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Cluster {
+    /// Its name.
+    pub cluster: String,
+    /// The same as `cluster`.
+    pub name: String,
+    /// Hosts.
+    pub hosts: u64,
+    /// GPUs; a board with MIG slices once.
+    pub gpus: u64,
+    /// Time of its oldest sample.
+    pub first_seen: String,
+    /// Time of its newest sample.
+    pub last_seen: String,
+    /// Age of its newest sample.
+    pub freshness_seconds: f64,
+}
+
+impl Cluster {
+    pub(super) fn of(c: ClusterSummary, now_ms: i64) -> Self {
+        Self {
+            name: c.cluster.clone(),
+            cluster: c.cluster,
+            hosts: c.hosts,
+            gpus: c.gpus,
+            first_seen: time_text(c.first_seen_ms),
+            last_seen: time_text(c.last_seen_ms),
+            freshness_seconds: seconds(now_ms - c.last_seen_ms),
+        }
+    }
+}
+
+/// A host.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Host {
+    /// Its cluster.
+    pub cluster: String,
+    /// Its name.
+    pub hostname: String,
+    /// GPUs; a board with MIG slices once.
+    pub gpus: u64,
+    /// Time of its oldest sample.
+    pub first_seen: String,
+    /// Time of its newest sample.
+    pub last_seen: String,
+}
+
+impl From<HostSummary> for Host {
+    fn from(h: HostSummary) -> Self {
+        Self {
+            cluster: h.cluster,
+            hostname: h.hostname,
+            gpus: h.gpus,
+            first_seen: time_text(h.first_seen_ms),
+            last_seen: time_text(h.last_seen_ms),
+        }
+    }
+}
+
+/// A GPU (or MIG slice) at one place, as it was described last.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Gpu {
+    /// UUID; empty where the export has none.
+    pub uuid: String,
+    /// Index in the host.
+    pub gpu_index: Option<u32>,
+    /// `nvidia0`, …
+    pub device: String,
+    /// Model name.
+    pub model: String,
+    /// Host.
+    pub hostname: String,
+    /// Edge cluster.
+    pub cluster: String,
+    /// Driver version.
+    pub driver_version: String,
+    /// PCI bus id.
+    pub pci_bus_id: String,
+    /// MIG instance; null for a whole GPU.
+    pub mig_instance: Option<String>,
+    /// MIG profile; null for a whole GPU.
+    pub mig_profile: Option<String>,
+    /// Time of its oldest sample.
+    pub first_seen: String,
+    /// Time of its newest sample.
+    pub last_seen: String,
+}
+
+impl From<GpuSummary> for Gpu {
+    fn from(g: GpuSummary) -> Self {
+        Self {
+            uuid: g.place.uuid,
+            gpu_index: g.place.index,
+            device: g.device,
+            model: g.model,
+            hostname: g.place.hostname,
+            cluster: g.place.cluster,
+            driver_version: g.driver_version,
+            pci_bus_id: g.pci_bus_id,
+            mig_instance: some(g.place.mig_instance),
+            mig_profile: some(g.mig_profile),
+            first_seen: time_text(g.first_seen_ms),
+            last_seen: time_text(g.last_seen_ms),
+        }
+    }
+}
+
+/// A GPU with its latest values.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct GpuDetail {
+    /// The GPU.
+    #[serde(flatten)]
+    pub gpu: Gpu,
+    /// The newest value of each of its metrics, by name.
+    pub latest: Vec<LatestValue>,
+}
+
+/// The newest value of a metric.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct LatestValue {
+    /// Metric name.
+    pub metric_name: String,
+    /// Unit; null where it is not known.
+    pub unit: Option<&'static str>,
+    /// When.
+    pub timestamp: String,
+    /// The value.
+    pub value: f64,
+    /// Of which MIG slice.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mig_instance: Option<String>,
+    /// Workload, where there is one; so below.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+    /// Pod.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pod: Option<String>,
+    /// Container.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub container: Option<String>,
+}
+
+impl LatestValue {
+    pub(super) fn of(mig_instance: String, row: LatestRow) -> Self {
+        Self {
+            unit: CatalogueEntry::of(&row.series.metric, true).unit,
+            metric_name: row.series.metric,
+            timestamp: time_text(row.time_ms),
+            value: row.value,
+            mig_instance: some(mig_instance),
+            namespace: some(row.series.namespace),
+            pod: some(row.series.pod),
+            container: some(row.series.container),
+        }
+    }
+}
+
+/// The newest value of a metric of a GPU.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Latest {
+    /// Edge cluster.
+    pub cluster: String,
+    /// Host.
+    pub hostname: String,
+    /// Index in the host.
+    pub gpu_index: Option<u32>,
+    /// UUID.
+    pub uuid: String,
+    /// The value.
+    #[serde(flatten)]
+    pub value: LatestValue,
+}
+
+impl From<LatestRow> for Latest {
+    fn from(row: LatestRow) -> Self {
+        let place = row.place.clone();
+        Self {
+            cluster: place.cluster,
+            hostname: place.hostname,
+            gpu_index: place.index,
+            uuid: place.uuid,
+            value: LatestValue::of(place.mig_instance, row),
+        }
+    }
+}
+
+/// A metric.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Metric {
+    /// Its name.
+    pub name: String,
+    /// Unit, empty for counts, ratios, states and masks; null where it is not known.
+    pub unit: Option<&'static str>,
+    /// What it says; null where it is not known.
+    pub description: Option<&'static str>,
+    /// gauge or counter; null where it is not known.
+    pub kind: Option<&'static str>,
+    /// Whether there are series of it here.
+    pub stored: bool,
+}
+
+impl From<CatalogueEntry> for Metric {
+    fn from(m: CatalogueEntry) -> Self {
+        Self { name: m.name, unit: m.unit, description: m.description, kind: m.kind, stored: m.stored }
+    }
+}
+
+/// One sample, or one step of a series. Written by hand in `rows`: this is its description.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Row {
+    /// When; of a step its beginning.
+    pub timestamp: String,
+    /// Metric name.
+    pub metric_name: String,
+    /// The value.
+    pub value: f64,
+    /// Workload, where there is one; so below.
+    #[schema(nullable = false)]
+    pub namespace: Option<String>,
+    /// Pod.
+    #[schema(nullable = false)]
+    pub pod: Option<String>,
+    /// Container.
+    #[schema(nullable = false)]
+    pub container: Option<String>,
+    /// MIG slice, where the sample is of one.
+    #[schema(nullable = false)]
+    pub mig_instance: Option<String>,
+}
+
+/// One group in one step. Beside these it has the names it is grouped by.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Group {
+    /// The step's beginning.
+    pub timestamp: String,
+    /// Metric name.
+    pub metric_name: String,
+    /// The group's value.
+    pub value: f64,
+    /// Series that had samples.
+    pub series: u64,
+    /// Samples.
+    pub samples: u64,
+    /// The names it is grouped by: cluster, hostname, gpu_index, uuid, model, namespace, pod.
+    #[serde(flatten)]
+    #[schema(value_type = std::collections::BTreeMap<String, serde_json::Value>)]
+    pub group: serde_json::Map<String, serde_json::Value>,
+}
+
+impl Group {
+    pub(super) fn of(row: AggregateRow, metric: &str) -> Self {
+        let named = row.group.into_iter().map(|(name, value)| {
+            let number = value.as_deref().filter(|_| name == "gpu_index").and_then(|text| text.trim().parse::<u32>().ok());
+            (name.to_owned(), number.map_or_else(|| value.into(), Into::into))
+        });
+        Self {
+            timestamp: time_text(row.time_ms),
+            metric_name: metric.to_owned(),
+            value: row.value,
+            series: row.series,
+            samples: row.samples,
+            group: named.collect(),
+        }
+    }
+}
+
+/// Queue and sources.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct PipelineState {
+    /// The queue's partitions; null where no queue is configured, or it does not answer.
+    pub partitions: Option<Vec<Partition>>,
+    /// Why there are none.
+    pub queue_error: Option<String>,
+    /// The sources.
+    pub sources: Vec<Source>,
+    /// What they come to in each cluster.
+    pub clusters: Vec<SourceCluster>,
+}
+
+/// A partition of the queue.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Partition {
+    /// Its number.
+    pub partition: u16,
+    /// Batches not yet acknowledged.
+    pub backlog: u64,
+    /// Of those, the ones that a collector has read.
+    pub pending: u64,
+    /// Age of the oldest; null when nothing waits.
+    pub oldest_age_seconds: Option<f64>,
+}
+
+/// A source.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Source {
+    /// Its id.
+    pub source: String,
+    /// Its cluster.
+    pub cluster: String,
+    /// Its name.
+    pub name: String,
+    /// Rows that the queue has accepted; null where the queue does not say.
+    pub published: Option<u64>,
+    /// Rows stored, now or before.
+    pub stored: u64,
+    /// Of those, the ones that were there already.
+    pub duplicate: u64,
+    /// Rows in dead letters.
+    pub dead: u64,
+    /// Rejected rows by reason.
+    #[schema(value_type = std::collections::BTreeMap<String, u64>)]
+    pub rejected: std::collections::BTreeMap<&'static str, u64>,
+    /// Last commit.
+    pub last_commit: String,
+    /// Time of the newest sample.
+    pub newest_sample: Option<String>,
+}
+
+/// The sources of a cluster.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct SourceCluster {
+    /// Its name.
+    pub cluster: String,
+    /// Sources.
+    pub sources: u64,
+    /// Rows stored.
+    pub stored: u64,
+    /// Rejected rows by reason.
+    #[schema(value_type = std::collections::BTreeMap<String, u64>)]
+    pub rejected: std::collections::BTreeMap<&'static str, u64>,
+    /// Last commit.
+    pub last_commit: String,
+    /// Time of the newest sample.
+    pub newest_sample: Option<String>,
+    /// Age of the newest sample.
+    pub freshness_seconds: Option<f64>,
+}
+
+impl From<Pipeline> for PipelineState {
+    fn from(p: Pipeline) -> Self {
+        let partition = |p: crate::query::PipelinePartition| Partition {
+            partition: p.partition,
+            backlog: p.backlog,
+            pending: p.pending,
+            oldest_age_seconds: p.oldest_ms.map(|ms| ms as f64 / 1000.0),
+        };
+        Self {
+            partitions: p.partitions.map(|some| some.into_iter().map(partition).collect()),
+            queue_error: p.queue_error,
+            sources: p.sources.into_iter().map(Source::from).collect(),
+            clusters: p.clusters.into_iter().map(SourceCluster::from).collect(),
+        }
+    }
+}
+
+impl From<PipelineSource> for Source {
+    fn from(s: PipelineSource) -> Self {
+        Self {
+            source: s.source,
+            cluster: s.cluster,
+            name: s.name,
+            published: s.published,
+            stored: s.stored,
+            duplicate: s.duplicate,
+            dead: s.dead,
+            rejected: s.rejected,
+            last_commit: time_text(s.last_commit_ms),
+            newest_sample: s.newest_sample_ms.map(time_text),
+        }
+    }
+}
+
+impl From<PipelineCluster> for SourceCluster {
+    fn from(c: PipelineCluster) -> Self {
+        Self {
+            cluster: c.cluster,
+            sources: c.sources,
+            stored: c.stored,
+            rejected: c.rejected,
+            last_commit: time_text(c.last_commit_ms),
+            newest_sample: c.newest_sample_ms.map(time_text),
+            freshness_seconds: c.freshness_ms.map(seconds),
+        }
+    }
+}
+
+/// A sample may be newer than our clock: then it is fresh, not of the future.
+fn seconds(ms: i64) -> f64 {
+    ms.max(0) as f64 / 1000.0
+}
+
+fn some(text: String) -> Option<String> {
+    Some(text).filter(|text| !text.is_empty())
+}

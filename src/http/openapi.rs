@@ -1,0 +1,81 @@
+//! The API's description: generated from the handlers, shown by Swagger UI from files in the binary.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::Path;
+use axum::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, LOCATION};
+use axum::http::{HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use utoipa::OpenApi;
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
+
+use super::problem::Problem;
+
+/// What stands at the head of the description.
+#[derive(OpenApi)]
+#[openapi(info(
+    title = "telemetry",
+    description = "GPU telemetry of many clusters. Times are RFC 3339 in UTC. Lists have `limit` and `cursor`; a cursor stays valid while rows arrive. Errors are application/problem+json (RFC 9457) and name the parameter that is wrong.",
+    license(name = "Apache-2.0", identifier = "Apache-2.0")
+))]
+struct Head;
+
+/// The description without its paths.
+pub(super) fn head() -> utoipa::openapi::OpenApi {
+    let mut api = Head::openapi();
+    let bearer = SecurityScheme::Http(HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build());
+    api.components.get_or_insert_default().add_security_scheme("token", bearer);
+    // Either works: without a tokens file nothing is asked.
+    api.security = Some(vec![SecurityRequirement::default(), SecurityRequirement::new("token", Vec::<String>::new())]);
+    api
+}
+
+/// `/openapi.json` and `/docs`.
+pub(super) fn router<S: Clone + Send + Sync + 'static>(api: utoipa::openapi::OpenApi) -> Router<S> {
+    let text: Arc<[u8]> = serde_json::to_vec_pretty(&api).unwrap_or_default().into();
+    let config = Arc::new(utoipa_swagger_ui::Config::from("/openapi.json"));
+    Router::new()
+        .route("/openapi.json", get(move || async move { typed(text.to_vec(), "application/json") }))
+        .route("/docs", get(|| async { moved("/docs/") }))
+        .route(
+            "/docs/",
+            get({
+                let config = Arc::clone(&config);
+                move || async move { file("index.html", config) }
+            }),
+        )
+        .route("/docs/{*file}", get(move |Path(path): Path<String>| async move { file(&path, config) }))
+}
+
+fn file(path: &str, config: Arc<utoipa_swagger_ui::Config<'static>>) -> Response {
+    match utoipa_swagger_ui::serve(path, config) {
+        Ok(Some(file)) => {
+            let mut response = typed(file.bytes.into_owned(), &file.content_type);
+            // Swagger UI sets styles on elements; scripts come from files only.
+            let policy = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; \
+                          connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+            response.headers_mut().insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(policy));
+            response
+        }
+        Ok(None) => Problem::not_found("there is no such file").into_response(),
+        Err(error) => Problem::internal(&error.to_string()).into_response(),
+    }
+}
+
+fn moved(to: &'static str) -> Response {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::PERMANENT_REDIRECT;
+    response.headers_mut().insert(LOCATION, HeaderValue::from_static(to));
+    response
+}
+
+fn typed(body: Vec<u8>, media_type: &str) -> Response {
+    let mut response = Response::new(Body::from(body));
+    let media_type = HeaderValue::from_str(media_type).unwrap_or(HeaderValue::from_static("application/octet-stream"));
+    response.headers_mut().insert(CONTENT_TYPE, media_type);
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    response
+}

@@ -1,0 +1,43 @@
+//! One GPU.
+
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, Uri};
+
+use super::lists::ClusterParam;
+use super::{Answer, Api, answer, params, segment, tagged};
+use crate::http::dto::{Gpu, GpuDetail, LatestValue, List, Metric};
+use crate::http::problem::{Problem, ProblemBody};
+
+/// A GPU with the newest value of each of its metrics.
+#[utoipa::path(get, path = "/api/v1/gpus/{id}", tag = "One GPU", params(("id" = String, Path, description = "uuid, or host:index"), ClusterParam),
+    responses((status = 200, body = GpuDetail), (status = "default", body = ProblemBody, content_type = "application/problem+json")))]
+pub(super) async fn gpu(State(api): State<Api>, id: Result<Path<String>, PathRejection>, uri: Uri) -> Answer {
+    let id = segment(id)?;
+    let mut params = params(&uri)?;
+    let cluster = params.text("cluster")?;
+    params.end().map_err(Problem::from)?;
+    let gpu = api.0.gpu(&id, cluster.as_deref()).await?;
+    let latest = api.0.latest_of_gpu(&gpu).await?.into_iter().map(|(mig, row)| LatestValue::of(mig, row)).collect();
+    let mut shown = Gpu::from(gpu.summary);
+    shown.first_seen = crate::query::time_text(gpu.span.0);
+    answer(&GpuDetail { gpu: shown, latest })
+}
+
+/// The metrics that a GPU has.
+#[utoipa::path(get, path = "/api/v1/gpus/{id}/metrics", tag = "One GPU", params(("id" = String, Path, description = "uuid, or host:index"), ClusterParam),
+    responses((status = 200, body = List<Metric>), (status = "default", body = ProblemBody, content_type = "application/problem+json")))]
+pub(super) async fn gpu_metrics(
+    State(api): State<Api>,
+    id: Result<Path<String>, PathRejection>,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Answer {
+    let id = segment(id)?;
+    let mut params = params(&uri)?;
+    let cluster = params.text("cluster")?;
+    params.end().map_err(Problem::from)?;
+    let gpu = api.0.gpu(&id, cluster.as_deref()).await?;
+    let data: Vec<Metric> = api.0.metrics_of(&gpu).await?.into_iter().map(Metric::from).collect();
+    tagged(&headers, &List { data, next_cursor: None })
+}

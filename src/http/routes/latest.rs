@@ -1,0 +1,30 @@
+//! The newest values.
+
+use axum::extract::State;
+use axum::http::Uri;
+use utoipa::IntoParams;
+
+use super::lists::{FilterParams, PageParams};
+use super::{Answer, Api, answer, params};
+use crate::http::dto::{Latest, List};
+use crate::http::problem::ProblemBody;
+use crate::query::LatestRequest;
+
+/// Which metrics.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "describes what `query::Params` reads")]
+struct MetricsParam {
+    /// Metrics, repeated or separated by commas; all where none is given.
+    #[param(style = Form, explode)]
+    metric: Option<Vec<String>>,
+}
+
+/// The newest value of each metric of each GPU, by GPU and metric.
+#[utoipa::path(get, path = "/api/v1/telemetry/latest", tag = "Fleet", params(MetricsParam, FilterParams, PageParams),
+    responses((status = 200, body = List<Latest>), (status = "default", body = ProblemBody, content_type = "application/problem+json")))]
+pub(super) async fn latest(State(api): State<Api>, uri: Uri) -> Answer {
+    let request = LatestRequest::parse(params(&uri)?, &api.0)?;
+    let page = api.0.latest(&request).await?;
+    answer(&List { data: page.rows.into_iter().map(Latest::from).collect(), next_cursor: page.next })
+}

@@ -1,0 +1,117 @@
+//! The API: one file a resource. Here is what they share, and the table of them.
+
+mod aggregate;
+mod gpus;
+mod latest;
+mod lists;
+mod pipeline;
+mod telemetry;
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH, VARY};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::response::Response;
+use serde::Serialize;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::problem::Problem;
+use crate::model::Digest;
+use crate::query::{Params, Query, QueryError};
+
+/// What handlers share.
+#[derive(Clone, Debug)]
+pub struct Api(pub(super) Arc<Query>);
+
+impl Api {
+    /// Over what answers questions.
+    #[must_use]
+    pub fn new(query: Query) -> Self {
+        Self(Arc::new(query))
+    }
+}
+
+/// A handler's end.
+pub(super) type Answer = Result<Response, Problem>;
+
+/// The routes below `/api/v1`, with their description.
+pub(super) fn router() -> OpenApiRouter<Api> {
+    OpenApiRouter::new()
+        .routes(routes!(lists::clusters))
+        .routes(routes!(lists::hosts))
+        .routes(routes!(lists::host_gpus))
+        .routes(routes!(lists::gpus))
+        .routes(routes!(lists::metrics))
+        .routes(routes!(gpus::gpu))
+        .routes(routes!(gpus::gpu_metrics))
+        .routes(routes!(telemetry::gpu_telemetry))
+        .routes(routes!(latest::latest))
+        .routes(routes!(aggregate::aggregate))
+        .routes(routes!(pipeline::pipeline))
+}
+
+impl From<QueryError> for Problem {
+    fn from(error: QueryError) -> Self {
+        match error {
+            QueryError::BadParameter { name, reason } => Self::bad_parameter(&name, &reason),
+            QueryError::NotFound(detail) => Self::not_found(&detail),
+            QueryError::Ambiguous { detail, clusters } => Self::conflict(&detail, clusters),
+            QueryError::Unavailable(detail) => Self::unavailable(&detail),
+            QueryError::Internal(detail) => Self::internal(&detail),
+        }
+    }
+}
+
+fn params(uri: &axum::http::Uri) -> Result<Params, Problem> {
+    Ok(Params::parse(uri.query())?)
+}
+
+/// A path's segment, decoded; what is no text is no name of anything.
+fn segment(decoded: Result<axum::extract::Path<String>, axum::extract::rejection::PathRejection>) -> Result<String, Problem> {
+    decoded.map(|axum::extract::Path(text)| text).map_err(|_| Problem::bad_parameter("path", "is not UTF-8 in percent-encoding"))
+}
+
+/// JSON that is asked for again and again: with a tag, so that it need not be sent again.
+fn tagged<T: Serialize>(headers: &HeaderMap, body: &T) -> Answer {
+    let text =
+        serde_json::to_vec(body).map_err(|error| Problem::internal(&format!("an answer cannot be written as JSON: {error}")))?;
+    let tag = format!("W/\"{}\"", Digest::of(&text));
+    let known = headers
+        .get_all(IF_NONE_MATCH)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .any(|known| known.trim() == "*" || known.trim().trim_start_matches("W/") == tag.trim_start_matches("W/"));
+    let mut response = if known {
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+        response
+    } else {
+        json(text)
+    };
+    if let Ok(tag) = HeaderValue::from_str(&tag) {
+        response.headers_mut().insert(ETAG, tag);
+    }
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    Ok(response)
+}
+
+fn json(text: Vec<u8>) -> Response {
+    typed(Body::from(text), "application/json")
+}
+
+fn typed(body: Body, media_type: &'static str) -> Response {
+    let mut response = Response::new(body);
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response.headers_mut().insert(VARY, HeaderValue::from_static("accept"));
+    response
+}
+
+fn answer<T: Serialize>(body: &T) -> Answer {
+    serde_json::to_vec(body)
+        .map(json)
+        .map_err(|error| Problem::internal(&format!("an answer cannot be written as JSON: {error}")))
+}

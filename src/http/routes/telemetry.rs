@@ -1,0 +1,138 @@
+//! One GPU's samples: a page of JSON, or all of them as NDJSON or CSV.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+
+use axum::body::{Body, Bytes};
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, State};
+use axum::http::header::ACCEPT;
+use axum::http::{HeaderMap, Uri};
+use futures_util::stream;
+use utoipa::IntoParams;
+
+use super::lists::ClusterParam;
+use super::{Answer, Api, params, segment, typed};
+use crate::http::dto::{List, Row};
+use crate::http::problem::{Problem, ProblemBody};
+use crate::http::rows::{CSV_HEAD, Form, Writer, page};
+use crate::model::now_ms;
+use crate::query::{Sample, Telemetry, TelemetryRequest};
+
+/// Bytes after which a piece of a download is sent.
+const PIECE: usize = 128 << 10;
+
+/// Which samples.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "describes what `query::Params` reads")]
+struct TelemetryParams {
+    /// The first instant: RFC 3339, or `now-5m`.
+    #[param(max_length = 64, pattern = "^([0-9]{4}-[0-9]{2}-[0-9]{2}[T ][0-9]{2}:[0-9]{2}:[0-9]{2}.*|now.*)$")]
+    start_time: Option<String>,
+    /// The last instant, included.
+    #[param(max_length = 64, pattern = "^([0-9]{4}-[0-9]{2}-[0-9]{2}[T ][0-9]{2}:[0-9]{2}:[0-9]{2}.*|now.*)$")]
+    end_time: Option<String>,
+    /// Metrics, repeated or separated by commas; all where none is given.
+    #[param(style = Form, explode)]
+    metric: Option<Vec<String>>,
+    /// Which end comes first.
+    #[param(pattern = "^(asc|desc)$", default = "asc")]
+    order: Option<String>,
+    /// Rows: of JSON 100 where it is not given, of NDJSON and CSV all.
+    #[param(minimum = 1, maximum = 10000)]
+    limit: Option<u32>,
+    /// `next_cursor` of the page before, with the other parameters as they were.
+    #[param(max_length = 1024)]
+    cursor: Option<String>,
+    /// One row per series and step of this length: `30s`, `1m`, `1h`.
+    #[param(max_length = 32, pattern = "^[0-9]+(ms|s|m|h|d)$")]
+    step: Option<String>,
+    /// What becomes of the samples in a step.
+    #[param(pattern = "^(avg|min|max|sum|count|last|p50|p95|p99)$", default = "avg")]
+    agg: Option<String>,
+}
+
+/// A GPU's samples by time. Accept: application/json (a page), application/x-ndjson or text/csv (all of them, unless limited).
+#[utoipa::path(get, path = "/api/v1/gpus/{id}/telemetry", tag = "One GPU",
+    params(("id" = String, Path, description = "uuid, or host:index"), ClusterParam, TelemetryParams),
+    responses((status = 200, content((List<Row> = "application/json"), (String = "application/x-ndjson"), (String = "text/csv"))),
+        (status = "default", body = ProblemBody, content_type = "application/problem+json")))]
+pub(super) async fn gpu_telemetry(
+    State(api): State<Api>,
+    id: Result<Path<String>, PathRejection>,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Answer {
+    let id = segment(id)?;
+    let accept: Vec<&str> = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect();
+    let accept = (!accept.is_empty()).then(|| accept.join(","));
+    let Some(form) = Form::accepted(accept.as_deref()) else {
+        return Err(Problem::not_acceptable("application/json, application/x-ndjson and text/csv are what there is"));
+    };
+    let request = TelemetryRequest::parse(params(&uri)?, &id, &api.0, now_ms())?;
+    let gpu = api.0.gpu(&id, request.cluster.as_deref()).await?;
+    if form == Form::Json {
+        let (rows, series) = api.0.telemetry_page(&gpu, &request).await?;
+        return Ok(typed(Body::from(page(&rows.rows, &series, rows.next.as_deref())), form.media_type()));
+    }
+    let mut telemetry = api.0.telemetry(&gpu, &request).await?;
+    // Before the first byte an error can still be said in its own status.
+    let first = telemetry.next().await?;
+    let left = request.limit.unwrap_or(usize::MAX);
+    Ok(typed(Body::from_stream(download(telemetry, first, form, left)), form.media_type()))
+}
+
+struct Download {
+    telemetry: Telemetry,
+    samples: VecDeque<Sample>,
+    writer: Writer,
+    left: usize,
+    head: &'static str,
+    ended: bool,
+}
+
+/// Piece after piece; reads on only when the client has taken what was sent. An error cuts the transfer off, so that nobody takes a
+/// part for the whole.
+fn download(
+    telemetry: Telemetry,
+    first: Option<Vec<Sample>>,
+    form: Form,
+    left: usize,
+) -> impl stream::Stream<Item = io::Result<Bytes>> + Send + 'static {
+    let series = Arc::clone(telemetry.series());
+    let head = if form == Form::Csv { CSV_HEAD } else { "" };
+    let ended = first.is_none();
+    let samples = first.unwrap_or_default().into();
+    let download = Download { writer: Writer::new(form, &series), telemetry, samples, left, head, ended };
+    let newline = form == Form::Ndjson;
+    stream::try_unfold(download, move |mut d| async move {
+        let mut out = Vec::with_capacity(PIECE + 1024);
+        out.extend_from_slice(std::mem::take(&mut d.head).as_bytes());
+        loop {
+            while out.len() < PIECE && d.left > 0 {
+                let Some(sample) = d.samples.pop_front() else { break };
+                d.writer.row(&mut out, &sample);
+                if newline {
+                    out.push(b'\n');
+                }
+                d.left -= 1;
+            }
+            if out.len() >= PIECE {
+                return Ok(Some((Bytes::from(out), d)));
+            }
+            if d.ended || d.left == 0 {
+                return Ok((!out.is_empty()).then(|| (Bytes::from(out), d)));
+            }
+            match d.telemetry.next().await {
+                Ok(Some(samples)) => d.samples = samples.into(),
+                Ok(None) => d.ended = true,
+                Err(error) => {
+                    tracing::warn!(%error, "a download was cut off");
+                    return Err(io::Error::other(error));
+                }
+            }
+        }
+    })
+}

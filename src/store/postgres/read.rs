@@ -1,0 +1,312 @@
+//! What readers ask (see [`Reader`]): lists from the tables of GPUs and series, chunks through their index.
+//!
+//! A reader that goes away leaves its session unfinished, so its connection is closed; the server looks for that while it works
+//! (`client_connection_check_interval`, set in `pool`) and ends the statement.
+
+use std::pin::pin;
+
+use async_trait::async_trait;
+use futures_util::StreamExt;
+use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
+
+use super::PostgresStore;
+use super::arrays::{Doubles, Ints};
+use super::error::Result;
+use super::pool::Session;
+use super::types::{Time, clean};
+use crate::store::{
+    self, Chunk, ChunkRange, ClusterSummary, GpuFilter, GpuPlace, GpuSummary, HostSummary, Latest, Reader, SeriesFilter,
+    SeriesRow, SourceLedger, Store, StoreError,
+};
+
+/// A board with MIG slices is one GPU; one without a uuid is told by its place.
+const ONE_GPU: &str = "CASE WHEN g.uuid = '' THEN 'at ' || g.hostname || ':' || coalesce(g.gpu_index::text, '') ELSE g.uuid END";
+
+/// Conditions and their parameters.
+#[derive(Default)]
+struct Conditions {
+    text: String,
+    values: Vec<Box<dyn ToSql + Sync + Send>>,
+}
+
+impl Conditions {
+    /// Adds a condition; `?` in it stands for the value.
+    fn add(&mut self, condition: &str, value: impl ToSql + Sync + Send + 'static) {
+        self.values.push(Box::new(value));
+        self.text.push_str(" AND ");
+        self.text.push_str(&condition.replace('?', &format!("${}", self.values.len())));
+    }
+
+    fn parameter(&mut self, value: impl ToSql + Sync + Send + 'static) -> String {
+        self.values.push(Box::new(value));
+        format!("${}", self.values.len())
+    }
+
+    fn gpus(&mut self, filter: &GpuFilter) {
+        let texts = [
+            ("g.cluster = ?", &filter.cluster),
+            ("g.hostname = ?", &filter.hostname),
+            ("g.model = ?", &filter.model),
+            ("g.uuid = ?", &filter.uuid),
+        ];
+        for (condition, value) in texts {
+            if let Some(value) = value {
+                self.add(condition, clean(value).into_owned());
+            }
+        }
+        if let Some(index) = filter.index {
+            // A greater one is not in the store: no row has -1.
+            self.add("g.gpu_index = ?", i32::try_from(index).unwrap_or(-1));
+        }
+    }
+
+    fn used_in(&mut self, namespace: Option<&String>) {
+        if let Some(namespace) = namespace {
+            let condition = "EXISTS (SELECT FROM series s WHERE s.gpu_id = g.id AND s.namespace = ?)";
+            self.add(condition, clean(namespace).into_owned());
+        }
+    }
+
+    async fn query(&self, session: &Session, sql: &str) -> Result<Vec<Row>> {
+        let values: Vec<&(dyn ToSql + Sync)> = self.values.iter().map(|value| &**value as &(dyn ToSql + Sync)).collect();
+        session.query(sql, &values).await
+    }
+}
+
+fn rows(limit: usize) -> i64 {
+    i64::try_from(limit).unwrap_or(i64::MAX)
+}
+
+fn count(row: &Row, at: usize) -> u64 {
+    row.get::<_, i64>(at).unsigned_abs()
+}
+
+fn ms(row: &Row, at: usize) -> i64 {
+    row.get::<_, Time>(at).0
+}
+
+#[async_trait]
+impl Reader for PostgresStore {
+    async fn clusters(&self) -> store::Result<Vec<ClusterSummary>> {
+        let session = self.connections.session().await?;
+        let sql = format!(
+            "SELECT g.cluster, count(DISTINCT g.hostname), count(DISTINCT {ONE_GPU}), min(g.first_seen), max(g.last_seen) \
+               FROM gpu g WHERE g.first_seen IS NOT NULL GROUP BY g.cluster ORDER BY g.cluster COLLATE \"C\""
+        );
+        let found = session.query(&sql, &[]).await?;
+        session.done();
+        let summary = |row: &Row| ClusterSummary {
+            cluster: row.get(0),
+            hosts: count(row, 1),
+            gpus: count(row, 2),
+            first_seen_ms: ms(row, 3),
+            last_seen_ms: ms(row, 4),
+        };
+        Ok(found.iter().map(summary).collect())
+    }
+
+    async fn hosts(&self, filter: &GpuFilter, after: Option<(&str, &str)>, limit: usize) -> store::Result<Vec<HostSummary>> {
+        let session = self.connections.session().await?;
+        let mut where_ = Conditions::default();
+        where_.gpus(filter);
+        where_.used_in(filter.namespace.as_ref());
+        if let Some((cluster, hostname)) = after {
+            let cluster = where_.parameter(cluster.to_owned());
+            where_.add(&format!("(g.cluster COLLATE \"C\", g.hostname COLLATE \"C\") > ({cluster}, ?)"), hostname.to_owned());
+        }
+        let limit = where_.parameter(rows(limit));
+        let sql = format!(
+            "SELECT g.cluster, g.hostname, count(DISTINCT {ONE_GPU}), min(g.first_seen), max(g.last_seen) \
+               FROM gpu g WHERE g.first_seen IS NOT NULL{} GROUP BY g.cluster, g.hostname \
+              ORDER BY g.cluster COLLATE \"C\", g.hostname COLLATE \"C\" LIMIT {limit}",
+            where_.text
+        );
+        let found = where_.query(&session, &sql).await?;
+        session.done();
+        let summary = |row: &Row| HostSummary {
+            cluster: row.get(0),
+            hostname: row.get(1),
+            gpus: count(row, 2),
+            first_seen_ms: ms(row, 3),
+            last_seen_ms: ms(row, 4),
+        };
+        Ok(found.iter().map(summary).collect())
+    }
+
+    async fn gpus(&self, filter: &GpuFilter, after: Option<&GpuPlace>, limit: usize) -> store::Result<Vec<GpuSummary>> {
+        let session = self.connections.session().await?;
+        let mut where_ = Conditions::default();
+        where_.gpus(filter);
+        where_.used_in(filter.namespace.as_ref());
+        let order = "g.cluster COLLATE \"C\", g.hostname COLLATE \"C\", coalesce(g.gpu_index, -1), g.uuid COLLATE \"C\", \
+                     g.mig_instance COLLATE \"C\"";
+        if let Some(place) = after {
+            let index = place.index.map_or(-1, |index| i32::try_from(index).unwrap_or(i32::MAX));
+            let known = [
+                where_.parameter(place.cluster.clone()),
+                where_.parameter(place.hostname.clone()),
+                where_.parameter(index),
+                where_.parameter(place.uuid.clone()),
+            ];
+            where_.add(&format!("({order}) > ({}, ?)", known.join(", ")), place.mig_instance.clone());
+        }
+        let limit = where_.parameter(rows(limit));
+        let newest = |column: &str| format!("(array_agg(g.{column} ORDER BY g.last_seen DESC, g.id DESC))[1]");
+        let sql = format!(
+            "SELECT g.cluster, g.hostname, g.gpu_index, g.uuid, g.mig_instance, array_agg(g.id ORDER BY g.last_seen, g.id), \
+                    {}, {}, {}, {}, {}, min(g.first_seen), max(g.last_seen) \
+               FROM gpu g WHERE g.first_seen IS NOT NULL{} \
+              GROUP BY g.cluster, g.hostname, g.gpu_index, g.uuid, g.mig_instance ORDER BY {order} LIMIT {limit}",
+            newest("device"),
+            newest("model"),
+            newest("driver_version"),
+            newest("pci_bus_id"),
+            newest("mig_profile"),
+            where_.text
+        );
+        let found = where_.query(&session, &sql).await?;
+        session.done();
+        Ok(found.iter().map(gpu).collect())
+    }
+
+    async fn series(&self, filter: &SeriesFilter, after: i64, limit: usize) -> store::Result<Vec<SeriesRow>> {
+        let session = self.connections.session().await?;
+        let mut where_ = Conditions::default();
+        where_.add("s.id > ?", after);
+        where_.gpus(&filter.gpus);
+        if let Some(ids) = &filter.gpu_ids {
+            where_.add("s.gpu_id = ANY(?)", ids.clone());
+        }
+        if !filter.metrics.is_empty() {
+            let metrics: Vec<String> = filter.metrics.iter().map(|metric| clean(metric).into_owned()).collect();
+            where_.add("s.metric = ANY(?)", metrics);
+        }
+        for (condition, value) in [("s.namespace = ?", &filter.gpus.namespace), ("s.pod = ?", &filter.pod)] {
+            if let Some(value) = value {
+                where_.add(condition, clean(value).into_owned());
+            }
+        }
+        if let Some(since) = filter.seen_since_ms {
+            where_.add("g.last_seen >= ?", Time(since));
+        }
+        let limit = where_.parameter(rows(limit));
+        let sql = format!(
+            "SELECT s.id, s.gpu_id, s.metric, coalesce(s.namespace, ''), coalesce(s.pod, ''), coalesce(s.container, '') \
+               FROM series s JOIN gpu g ON g.id = s.gpu_id WHERE g.first_seen IS NOT NULL{} ORDER BY s.id LIMIT {limit}",
+            where_.text
+        );
+        let found = where_.query(&session, &sql).await?;
+        session.done();
+        let series = |row: &Row| SeriesRow {
+            id: row.get(0),
+            gpu_id: row.get(1),
+            metric: row.get(2),
+            namespace: row.get(3),
+            pod: row.get(4),
+            container: row.get(5),
+        };
+        Ok(found.iter().map(series).collect())
+    }
+
+    async fn metrics(&self) -> store::Result<Vec<String>> {
+        let session = self.connections.session().await?;
+        let found = session.query("SELECT metric FROM series GROUP BY metric ORDER BY metric COLLATE \"C\"", &[]).await?;
+        session.done();
+        Ok(found.iter().map(|row| row.get(0)).collect())
+    }
+
+    async fn latest(&self, series: &[i64], begins_from_ms: i64, begins_before_ms: i64) -> store::Result<Vec<Latest>> {
+        let session = self.connections.session().await?;
+        let sql = "SELECT s.id, c.t_max, c.\"values\"[c.n] FROM unnest($1::bigint[]) AS s (id) CROSS JOIN LATERAL \
+                   (SELECT t_max, n, \"values\" FROM sample_chunk WHERE series_id = s.id AND t_min >= $2 AND t_min < $3 \
+                     ORDER BY t_max DESC, id DESC LIMIT 1) c";
+        let found = session.query(sql, &[&series, &Time(begins_from_ms), &Time(begins_before_ms)]).await?;
+        session.done();
+        let latest = |row: &Row| Some(Latest { series: row.get(0), time_ms: ms(row, 1), value: row.get::<_, Option<f64>>(2)? });
+        Ok(found.iter().filter_map(latest).collect())
+    }
+
+    async fn chunks(&self, series: &[i64], range: &ChunkRange, max_samples: usize) -> store::Result<Option<Vec<Chunk>>> {
+        let session = self.connections.session().await?;
+        let chunks = chunks(&session, series, range, max_samples).await?;
+        if chunks.is_some() {
+            session.done();
+        }
+        Ok(chunks)
+    }
+
+    async fn ledger(&self) -> store::Result<Vec<SourceLedger>> {
+        Store::ledger(self).await
+    }
+
+    async fn ready(&self) -> store::Result<()> {
+        let session = self.connections.session().await?;
+        super::migrate::check_current(&session).await?;
+        session.done();
+        Ok(())
+    }
+}
+
+fn gpu(row: &Row) -> GpuSummary {
+    GpuSummary {
+        place: GpuPlace {
+            cluster: row.get(0),
+            hostname: row.get(1),
+            index: row.get::<_, Option<i32>>(2).and_then(|index| u32::try_from(index).ok()),
+            uuid: row.get(3),
+            mig_instance: row.get(4),
+        },
+        ids: row.get(5),
+        device: row.get(6),
+        model: row.get(7),
+        driver_version: row.get(8),
+        pci_bus_id: row.get(9),
+        mig_profile: row.get(10),
+        first_seen_ms: ms(row, 11),
+        last_seen_ms: ms(row, 12),
+    }
+}
+
+/// `None` as soon as there are too many: the rest is left unread, and the session is not used again.
+async fn chunks(session: &Session, series: &[i64], range: &ChunkRange, max_samples: usize) -> Result<Option<Vec<Chunk>>> {
+    let sql = "SELECT series_id, id, t_min, n, step_ms, offsets, \"values\" FROM sample_chunk \
+                WHERE series_id = ANY($1) AND t_max >= $2 AND t_max < $3 AND t_min >= $4 AND t_min < $5";
+    let statement = session.prepare(sql).await?;
+    let times = [range.ends_from_ms, range.ends_before_ms, range.begins_from_ms, range.begins_before_ms].map(Time);
+    let params: [&(dyn ToSql + Sync); 5] = [&series, &times[0], &times[1], &times[2], &times[3]];
+    let rows = session.within(session.raw().query_raw(&statement, params)).await?;
+    let mut rows = pin!(rows);
+    let (mut chunks, mut samples) = (Vec::new(), 0);
+    while let Some(row) = session.within(async { rows.next().await.transpose() }).await? {
+        let chunk = chunk(&row).map_err(|what| StoreError::Schema(format!("PostgreSQL at {}: {what}", session.endpoint)))?;
+        samples += chunk.times.len();
+        if samples > max_samples {
+            return Ok(None);
+        }
+        chunks.push(chunk);
+    }
+    Ok(Some(chunks))
+}
+
+/// What a row of `sample_chunk` holds, or what is wrong with it.
+fn chunk(row: &Row) -> std::result::Result<Chunk, String> {
+    let (series, id, begin, n): (i64, i64, Time, i32) = (row.get(0), row.get(1), row.get(2), row.get(3));
+    let wrong = |what: &str| format!("chunk {id} of series {series} {what}: it was not written by this program");
+    let values = row.try_get::<_, Doubles>(6).map_err(|error| wrong(&error.to_string()))?.0;
+    let n = usize::try_from(n)
+        .ok()
+        .filter(|n| *n == values.len() && *n > 0)
+        .ok_or_else(|| wrong("has another number of values than it says"))?;
+    let times: Vec<i64> = match row.try_get::<_, Option<Ints>>(5).map_err(|error| wrong(&error.to_string()))? {
+        Some(Ints(offsets)) => offsets.iter().map(|offset| begin.0 + i64::from(*offset)).collect(),
+        None => {
+            let step = i64::from(row.get::<_, Option<i32>>(4).ok_or_else(|| wrong("has neither offsets nor a step"))?);
+            (0..n as i64).map(|at| begin.0 + at * step).collect()
+        }
+    };
+    if times.len() != n || !times.is_sorted() {
+        return Err(wrong("has times that are out of order, or not one for each value"));
+    }
+    Ok(Chunk { series, id, times, values })
+}

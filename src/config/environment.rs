@@ -10,7 +10,7 @@ use super::suggest;
 pub(super) const PREFIX: &str = "TELEMETRY__";
 
 /// The well-known names. A key's own variable (`TELEMETRY__…`) goes before them.
-pub const WELL_KNOWN: [(&str, &str); 13] = [
+pub const WELL_KNOWN: [(&str, &str); 14] = [
     ("CLUSTER_NAME", "cluster"),
     ("DATABASE_URL", "postgres.url"),
     ("DB_PASSWORD", "postgres.password"),
@@ -24,6 +24,7 @@ pub const WELL_KNOWN: [(&str, &str); 13] = [
     ("REDIS_TLS_SERVER_NAME", "redis.tls.server_name"),
     ("REDIS_URL", "redis.url"),
     ("REDIS_USERNAME", "redis.username"),
+    ("TELEMETRY_API_TOKENS_FILE", "http.tokens_file"),
 ];
 
 /// The keys that variables set, with the variable's name; the well-known ones first. An empty variable counts as unset.

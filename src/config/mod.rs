@@ -10,6 +10,7 @@ mod collect;
 mod environment;
 mod error;
 mod file;
+mod http;
 mod keys;
 mod load;
 mod log;
@@ -28,6 +29,7 @@ pub use batch::Batch;
 pub use collect::Collect;
 pub use environment::WELL_KNOWN;
 pub use error::ConfigError;
+pub use http::Http;
 pub use keys::{Key, Kind, keys, schema};
 pub use load::{Flag, load};
 pub use log::{Format, Log};
@@ -64,6 +66,8 @@ pub struct Config {
     pub batch: Batch,
     /// The collector.
     pub collect: Collect,
+    /// The API.
+    pub http: Http,
     /// How a role ends.
     pub shutdown: Shutdown,
     /// Where each value came from.
@@ -87,6 +91,7 @@ impl Default for Config {
             stream: Stream::default(),
             batch: Batch::default(),
             collect: Collect::default(),
+            http: Http::default(),
             shutdown: Shutdown::default(),
             origins: Origins::default(),
             generated_consumer: resolve::consumer_name(),
@@ -116,6 +121,7 @@ impl Config {
         self.stream.validate(check);
         self.batch.validate(check);
         self.collect.validate(check);
+        self.http.validate(check);
         self.shutdown.validate(check);
     }
 }

@@ -7,6 +7,7 @@
 //! | `problem` | what went wrong (RFC 9457) |
 //! | `openapi` | the description, and Swagger UI |
 
+mod auth;
 mod dto;
 mod openapi;
 mod problem;

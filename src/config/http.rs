@@ -1,0 +1,135 @@
+//! `[http]`: where the API is served, to whom, and within which bounds.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::check::Check;
+use super::units;
+
+/// The HTTP server and its limits.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields, expecting = "a table")]
+pub struct Http {
+    /// IP:PORT of the API and the page.
+    #[schemars(with = "String")]
+    pub listen: SocketAddr,
+    /// File of bearer tokens: a line for each, `sha256:<hex of the token's SHA-256> <name>`. Read again when it changes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tokens_file: Option<PathBuf>,
+    /// Serve without tokens on an address that others can reach.
+    pub insecure_open: bool,
+    /// Origins whose pages may read the API (CORS), such as https://grafana.example.com.
+    pub cors_origins: Vec<String>,
+    /// How long an answer may take to begin.
+    #[serde(with = "humantime_serde")]
+    #[schemars(schema_with = "units::duration")]
+    pub request_timeout: Duration,
+    /// How long a client may take to send a request's head.
+    #[serde(with = "humantime_serde")]
+    #[schemars(schema_with = "units::duration")]
+    pub head_timeout: Duration,
+    /// How long a client may take nothing of an answer before it is cut off.
+    #[serde(with = "humantime_serde")]
+    #[schemars(schema_with = "units::duration")]
+    pub stall_timeout: Duration,
+    /// How long requests may go on after the server was told to end.
+    #[serde(with = "humantime_serde")]
+    #[schemars(schema_with = "units::duration")]
+    pub stop_grace: Duration,
+    /// Connections at the same time.
+    pub max_connections: usize,
+    /// A request's head at most.
+    #[serde(with = "units::size")]
+    #[schemars(schema_with = "units::size_schema")]
+    pub max_head_bytes: usize,
+    /// A request's path and query at most.
+    #[serde(with = "units::size")]
+    #[schemars(schema_with = "units::size_schema")]
+    pub max_uri_bytes: usize,
+    /// Requests per second of one client (address).
+    pub rate: u32,
+    /// Requests that one client may make at once before `rate` counts.
+    pub burst: u32,
+    /// Rows of a page at most.
+    pub max_page: usize,
+    /// Series that one question may touch.
+    pub max_series: usize,
+    /// Steps that one question may have.
+    pub max_steps: u64,
+    /// Time that a question with steps or groups may span.
+    #[serde(with = "humantime_serde")]
+    #[schemars(schema_with = "units::duration")]
+    pub max_range: Duration,
+    /// Values that are held to answer for a percentile.
+    pub max_percentile_samples: usize,
+}
+
+impl Default for Http {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080),
+            tokens_file: None,
+            insecure_open: false,
+            cors_origins: Vec::new(),
+            request_timeout: Duration::from_secs(30),
+            head_timeout: Duration::from_secs(5),
+            stall_timeout: Duration::from_secs(30),
+            stop_grace: Duration::from_secs(5),
+            max_connections: 512,
+            max_head_bytes: 32 << 10,
+            max_uri_bytes: 8 << 10,
+            rate: 200,
+            burst: 1000,
+            max_page: 10_000,
+            max_series: 200_000,
+            max_steps: 11_000,
+            max_range: Duration::from_secs(400 * 86_400),
+            max_percentile_samples: 5_000_000,
+        }
+    }
+}
+
+impl Http {
+    pub(super) fn validate(&self, check: &mut Check<'_>) {
+        let hour = Duration::from_secs(3600);
+        for (key, value) in [
+            ("http.request_timeout", self.request_timeout),
+            ("http.head_timeout", self.head_timeout),
+            ("http.stall_timeout", self.stall_timeout),
+        ] {
+            check.at_least_duration(key, value, Duration::from_millis(100), "no request could be answered in time");
+            check.at_most(key, value, hour, "hanging clients would hold connections that long");
+        }
+        check.at_most("http.stop_grace", self.stop_grace, hour, "the end would wait that long for slow clients");
+        check.within("http.max_connections", self.max_connections, 1, 100_000, "each is an open file");
+        check.within("http.max_head_bytes", self.max_head_bytes, 8192, 1 << 20, "browsers send some thousand bytes, and each connection may hold as much");
+        check.within("http.max_uri_bytes", self.max_uri_bytes, 256, 64 << 10, "filters and cursors need some hundred bytes");
+        check.within("http.rate", self.rate, 1, 1_000_000, "no request could ever be answered, or all");
+        check.within("http.burst", self.burst, 1, 1_000_000, "no request could ever be answered, or all");
+        check.within("http.max_page", self.max_page, 1, 10_000, "a page is held in memory");
+        check.within("http.max_series", self.max_series, 1, 100_000_000, "no question could be answered, or memory would run out");
+        check.within("http.max_steps", self.max_steps, 1, 1_000_000, "steps of many series are held in memory");
+        check.within("http.max_percentile_samples", self.max_percentile_samples, 1, 1 << 30, "they are held in memory");
+        check.at_least_duration("http.max_range", self.max_range, Duration::from_secs(60), "no question with steps could be answered");
+        for origin in &self.cors_origins {
+            let plain = url::Url::parse(origin).is_ok_and(|url| url.origin().ascii_serialization() == *origin);
+            if !plain {
+                check.refuse("http.cors_origins", format!("`{origin}` is no origin: write https://host or https://host:port, without a path"));
+            }
+        }
+        if !self.listen.ip().is_loopback() && self.tokens_file.is_none() && !self.insecure_open {
+            check.refuse(
+                "http.listen",
+                format!(
+                    "{} can be reached by others, and no tokens are configured: set http.tokens_file (TELEMETRY_API_TOKENS_FILE) to a file of \
+                     hashed tokens, listen on 127.0.0.1, or say --insecure-open if everybody who reaches it may read",
+                    self.listen
+                ),
+            );
+        }
+    }
+}

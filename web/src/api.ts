@@ -92,6 +92,8 @@ export class ApiError extends Error {
     readonly status: number,
     /** Seconds after which the server wants to be asked again. */
     readonly retryAfter: number | null = null,
+    /** What kind of failure it is, in few words. */
+    readonly title: string = "Something went wrong",
   ) {
     super(message);
   }
@@ -155,7 +157,7 @@ export class Api {
       response = await fetch(url, { headers, signal });
     } catch (error) {
       if (signal.aborted) throw error;
-      throw new ApiError("The server does not answer. Is it running, and is this machine connected?", 0);
+      throw new ApiError("The server does not answer. Is it running, and is this machine connected?", 0, null, "No answer");
     }
     if (!response.ok) throw await failure(response, path);
     try {
@@ -169,12 +171,12 @@ export class Api {
 
 async function failure(response: Response, path: string): Promise<ApiError> {
   const problem = (await response.json().catch(() => ({}))) as Problem;
-  const said = [problem.title, problem.detail].filter((text, at, all) => text && all.indexOf(text) === at).join(": ");
   const parameter = problem.parameter ? ` (parameter ${problem.parameter})` : "";
   const after = Number(response.headers.get("retry-after") ?? Number.NaN);
   return new ApiError(
-    (said || `${path} was answered with status ${response.status}`) + parameter,
+    (problem.detail || `${path} was answered with status ${response.status}`) + parameter,
     response.status,
     Number.isFinite(after) ? after : null,
+    problem.title,
   );
 }

@@ -43,7 +43,9 @@ export interface Context {
   setPaused(paused: boolean): void;
   refreshing(): boolean;
   refresh(): void;
-  /** Seconds since the model was read: null before. */
+  /** Whether anything was read yet. */
+  hasData(): boolean;
+  /** Seconds since the model was read. */
   elapsed(): number;
 }
 
@@ -120,6 +122,10 @@ export class App implements Context {
 
   refreshing(): boolean {
     return this.running !== null;
+  }
+
+  hasData(): boolean {
+    return this.model !== null;
   }
 
   elapsed(): number {

@@ -53,10 +53,10 @@ test("data that was shown stays when the store goes away", () =>
 
 test("a token is asked for, a wrong one again, and the right one is kept for the tab", () =>
   on({ token: "right" }, async (page) => {
-    await page.getByLabel("Token").fill("wrong");
+    await page.getByRole("textbox", { name: "Token" }).fill("wrong");
     await page.getByRole("button", { name: "Use this token" }).click();
     await page.getByText("does not know this token").waitFor();
-    await page.getByLabel("Token").fill("right");
+    await page.getByRole("textbox", { name: "Token" }).fill("right");
     await page.getByRole("button", { name: "Use this token" }).click();
     await page.locator(".cell[data-value]").first().waitFor();
     await page.reload();

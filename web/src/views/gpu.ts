@@ -2,7 +2,7 @@
 
 import type { Api, GpuDetail, LatestValue, Metric } from "../api.ts";
 import { el, setAttribute, setText } from "../dom.ts";
-import { age, moment, number, plural, unitText } from "../format.ts";
+import { age, moment, number, unitText } from "../format.ts";
 import { gpuLabel } from "../fleet.ts";
 import { isStale, sampleAge } from "../freshness.ts";
 import { inReadingOrder, metricLabel } from "../metrics.ts";
@@ -231,7 +231,7 @@ export class GpuView {
     for (const [range, input] of this.inputs) input.checked = range === address.range;
     const left = inReadingOrder(this.metrics.filter((metric) => !charted.includes(metric.name)), (metric) => metric.name);
     this.add.replaceChildren(
-      el("option", { value: "" }, `Add to ${plural(charted.length, "chart")}…`),
+      el("option", { value: "" }, charted.length < MAX_CHARTS ? "Add a chart…" : "Replace a chart…"),
       ...left.map((metric) => el("option", { value: metric.name }, metricLabel(metric.name))),
     );
     for (const [name, chart] of this.charts) {

@@ -35,7 +35,7 @@ export class Header {
     setText(this.pause, paused ? "Resume" : "Pause");
     setAttribute(this.pause, "aria-pressed", String(paused));
     setAttribute(this.pause, "title", paused ? "Refresh every 10 s again" : "Stop refreshing every 10 s");
-    const state = this.context.refreshing() ? "Updating…" : `Updated ${age(this.context.elapsed())}`;
+    const state = this.context.refreshing() ? "Updating…" : this.context.hasData() ? `Updated ${age(this.context.elapsed())}` : "Nothing read yet";
     setText(this.status, paused ? `${state}, paused` : state);
   }
 

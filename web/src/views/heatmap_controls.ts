@@ -73,7 +73,8 @@ export class HeatmapControls {
       known.length === 0
         ? "No value of this metric is stored here."
         : `${plural(known.length, "GPU")} on ${plural(hosts, "host")} · mean ${quantity(mean, unit)} · ${quantity(least, unit)} to ${quantity(most, unit)}` +
-            (absent > 0 ? ` · ${absent} without a value` : ""),
+            (absent > 0 ? ` · ${absent} without a value` : "") +
+            (address.gpu ? "" : " · choose a GPU to see it over time"),
     );
   }
 }

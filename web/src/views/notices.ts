@@ -32,17 +32,8 @@ export class Notices {
   }
 
   fail(error: ApiError | Error, hasData: boolean): void {
-    const status = "status" in error ? error.status : -1;
-    const titles: Record<number, string> = {
-      0: "No answer.",
-      401: "A token is needed.",
-      403: "Not allowed.",
-      404: "Not found.",
-      429: "Too many requests.",
-      503: "The store is away.",
-    };
-    setText(this.errorTitle, titles[status] ?? "Something went wrong.");
-    setText(this.errorText, error.message);
+    setText(this.errorTitle, sentence("title" in error ? error.title : "Something went wrong"));
+    setText(this.errorText, sentence(error.message));
     setText(this.errorNext, hasData ? "What is shown is from before." : "");
     this.error.hidden = false;
     if (!hasData) this.loading.hidden = true;
@@ -56,4 +47,8 @@ export class Notices {
   clear(): void {
     this.error.hidden = true;
   }
+}
+
+function sentence(text: string): string {
+  return /[.!?…]$/.test(text) ? text : `${text}.`;
 }

@@ -2,7 +2,7 @@
 
 import type { Cluster } from "../api.ts";
 import { el, setAttribute, setText } from "../dom.ts";
-import { age, count, moment, plural } from "../format.ts";
+import { age, count, moment } from "../format.ts";
 import { clusterAge, freshness, type Freshness } from "../freshness.ts";
 import type { Context, Model } from "../app.ts";
 
@@ -103,10 +103,10 @@ export class Overview {
     const ages = model.clusters.map((cluster) => clusterAge(cluster, elapsed)).filter((value) => value !== null);
     const newest = ages.length > 0 ? Math.min(...ages) : null;
     const states = model.clusters.map((cluster) => freshness(clusterAge(cluster, elapsed)));
-    const quiet = states.filter((state) => state !== "live").length;
+    const live = states.filter((state) => state === "live").length;
     this.newest.set(
       age(newest),
-      states.length < 2 ? "" : quiet === 0 ? "all clusters live" : `${plural(quiet, "cluster")} not live`,
+      states.length < 2 ? "" : live === states.length ? "all clusters live" : `${live} of ${states.length} clusters live`,
     );
     setAttribute(this.newest.element, "data-state", freshness(newest));
     for (const cluster of model.clusters) {

@@ -10,6 +10,7 @@
 //! | [`transport`] | publisher, consumer, delivery; Redis Streams is the implementation. |
 //! | [`store`] | commits batches with their covered ranges; PostgreSQL is the implementation. |
 //! | [`config`] | defaults, files, environment, flags: one section a room. |
+//! | [`http`] | what is served: the API and the page at `/`. |
 //! | [`runtime`] | one bootstrap for every role: logs, metrics, admin HTTP, signals, shutdown. |
 //! | [`roles`] | one file per command: the only place where two rooms meet. |
 //! | [`cli`] | the commands and their flags. |
@@ -19,6 +20,7 @@
 pub mod batch;
 pub mod cli;
 pub mod config;
+pub mod http;
 pub mod model;
 pub mod retry;
 pub mod roles;

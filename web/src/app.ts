@@ -28,6 +28,8 @@ export interface Model {
   /** The metric of the heatmap, and its latest values. */
   metric: Metric | null;
   latest: Latest[];
+  /** The only cluster that the latest values are of; null: all. */
+  cluster: string | null;
   /** False when there is more than the page reads. */
   complete: boolean;
 }
@@ -79,6 +81,11 @@ export class App implements Context {
     const skip = el("a", { class: "skip", href: "#main", on: { click: (event) => (event.preventDefault(), this.main.focus()) } }, "Skip to the content");
     document.body.append(skip, this.header.element, this.main, this.live, this.signIn.element);
     addEventListener("popstate", () => this.arrive());
+    addEventListener("keydown", (event) => {
+      // In the search, Escape empties the field; in the dialog, it closes that.
+      const taken = event.target instanceof HTMLInputElement && event.target.type === "search";
+      if (event.key === "Escape" && !taken && !this.signIn.element.open) this.gpu.close();
+    });
     document.addEventListener("visibilitychange", () => (document.hidden ? this.stop() : this.refresh()));
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.gpu.recolour());
     setInterval(() => this.tick(), 1000);
@@ -140,13 +147,20 @@ export class App implements Context {
   private arrive(): void {
     const before = this.here;
     this.here = parse(location.hash);
-    const opened = this.here.gpu && JSON.stringify(this.here.gpu) !== JSON.stringify(before.gpu);
+    const differs = (...fields: (keyof Address)[]): boolean => fields.some((field) => JSON.stringify(this.here[field]) !== JSON.stringify(before[field]));
+    const opened = this.here.gpu && differs("gpu");
+    this.gpu.open(this.here);
     if (this.model) this.show(this.model);
-    // A search over hosts that are here already asks the server nothing.
-    const { host: _, ...rest } = this.here;
-    const { host: __, ...restBefore } = before;
-    if (JSON.stringify(rest) === JSON.stringify(restBefore)) return;
-    void this.run().then(() => opened && this.gpu.focus());
+    // Only what is not here yet is asked for: a search over hosts asks nothing, another GPU or range not for the fleet.
+    const { metric, cluster } = this.here;
+    if (this.model === null || this.model.metric?.name !== metric || this.model.cluster !== cluster) void this.run();
+    else if (differs("gpu", "charts", "range")) void this.run(this.model);
+    if (opened) {
+      this.gpu.reveal();
+      this.say(`The GPU ${this.here.gpu?.id} is shown beside the hosts; Escape closes it`);
+    } else if (before.gpu && !this.here.gpu) {
+      this.say("The GPU is closed");
+    }
   }
 
   private stop(): void {
@@ -155,15 +169,16 @@ export class App implements Context {
     this.running = null;
   }
 
-  private async run(): Promise<void> {
+  /** Reads everything, or with a model at hand only the GPU; then waits for the next time. */
+  private async run(known?: Model): Promise<void> {
     this.stop();
     const controller = (this.running = new AbortController());
     this.tick();
     let wait = REFRESH_MS;
     try {
-      const model = await this.read(controller.signal);
+      const model = known ?? (await this.read(controller.signal));
       this.model = model;
-      this.show(model);
+      if (!known) this.show(model);
       if (model.clusters.length > 0) await this.gpu.load(this.here, model, controller.signal);
       this.recovered();
     } catch (error) {
@@ -179,17 +194,17 @@ export class App implements Context {
 
   private async read(signal: AbortSignal): Promise<Model> {
     const slow = Date.now() - this.slowAt > SLOW_REFRESH_MS ? null : this.model;
-    const chosen = this.here.metric;
+    const { metric: chosen, cluster } = this.here;
     const [clusters, metrics, gpus, early] = await Promise.all([
       this.api.clusters(signal),
       slow ? { data: slow.metrics } : this.api.metrics(signal),
       slow ? { data: slow.gpus, complete: slow.complete } : this.api.gpus(null, signal),
-      chosen ? this.api.latest(chosen, this.here.cluster, signal) : null,
+      chosen ? this.api.latest(chosen, cluster, signal) : null,
     ]);
     const readAt = Date.now();
     const stored = inReadingOrder(metrics.data.filter((metric) => metric.stored !== false), (metric) => metric.name);
     const metric = metrics.data.find((metric) => metric.name === chosen) ?? (chosen ? { name: chosen, unit: "", description: "", kind: "gauge" } : (stored[0] ?? null));
-    const latest = early ?? (metric ? await this.api.latest(metric.name, this.here.cluster, signal) : { data: [], complete: true });
+    const latest = early ?? (metric ? await this.api.latest(metric.name, cluster, signal) : { data: [], complete: true });
     if (!slow) this.slowAt = readAt;
     this.readAt = readAt;
     if (!chosen && metric) {
@@ -202,6 +217,7 @@ export class App implements Context {
       metrics: metrics.data,
       gpus: gpus.data,
       metric,
+      cluster,
       latest: latest.data,
       complete: gpus.complete && latest.complete,
     };

@@ -125,6 +125,7 @@ test("the keyboard walks the grid and opens a GPU", async () => {
   assert.equal(await page.locator('.cell[aria-selected="true"]').first().getAttribute("data-gpu"), gpu);
   await page.keyboard.press("Escape");
   await page.locator(".gpu").waitFor({ state: "hidden" });
+  assert.equal(await page.evaluate(() => document.activeElement.dataset.gpu), gpu, "the focus stays in the grid");
 });
 
 for (const range of ["all", "1h"]) {

@@ -13,7 +13,7 @@ import { GpuChart } from "./gpu_chart.ts";
 const RANGE_NAMES: Record<Range, string> = { all: "All", "15m": "15 min", "1h": "1 h", "6h": "6 h", "24h": "24 h" };
 
 export class GpuView {
-  private readonly title = el("h2", { id: "gpu-title", tabindex: "-1" });
+  private readonly title = el("h2", { id: "gpu-title" });
   private readonly facts = el("dl", { class: "facts" });
   private readonly ranges = el("fieldset", { class: "ranges" }, el("legend", { class: "visually-hidden" }, "Range, back from the newest sample"));
   private readonly add = el("select", { id: "add-chart", on: { change: () => this.addChart() } });
@@ -69,24 +69,26 @@ export class GpuView {
       this.message,
       this.body,
     );
-    this.element.addEventListener("keydown", (event) => {
-      if (event.key === "Escape") this.close();
-    });
+  }
+
+  /** Shows the panel of the address's GPU, or hides it, before anything is read. */
+  open({ gpu }: Address): void {
+    this.element.hidden = gpu === null;
+    const key = gpu ? JSON.stringify(gpu) : "";
+    if (this.shown === key) return;
+    this.forget();
+    this.shown = key;
+    if (!gpu) return;
+    setText(this.title, gpu.id);
+    this.say("Loading this GPU…");
+    this.body.hidden = true;
   }
 
   /** Reads and shows the GPU of the address. */
   async load(address: Address, model: Model, signal: AbortSignal): Promise<void> {
+    this.open(address);
     const gpu = address.gpu;
-    this.element.hidden = gpu === null;
-    if (!gpu) return this.forget();
-    const key = JSON.stringify(gpu);
-    if (this.shown !== key) {
-      this.forget();
-      this.shown = key;
-      setText(this.title, gpu.id);
-      this.say("Loading this GPU…");
-      this.body.hidden = true;
-    }
+    if (!gpu) return;
     setAttribute(this.element, "aria-busy", "true");
     try {
       const [detail, metrics] = await Promise.all([
@@ -118,9 +120,18 @@ export class GpuView {
     for (const chart of this.charts.values()) chart.recolour();
   }
 
-  focus(): void {
-    this.title.focus({ preventScroll: true });
+  /** Brings the panel into sight where it lies below the heatmap. The focus stays: who walks the grid goes on there. */
+  reveal(): void {
     if (this.element.getBoundingClientRect().top > innerHeight * 0.7) this.element.scrollIntoView({ block: "start" });
+  }
+
+  /** Closes the panel; a focus inside of it goes back to the GPU's cell. */
+  close(): void {
+    const { gpu } = this.context.address();
+    if (!gpu) return;
+    const inside = this.element.contains(document.activeElement);
+    this.context.go({ gpu: null, charts: [] }, "push");
+    if (inside) document.querySelector<HTMLElement>(`.cell[data-gpu="${CSS.escape(gpu.id)}"]`)?.focus();
   }
 
   private say(text: string | null): void {
@@ -129,7 +140,6 @@ export class GpuView {
   }
 
   private forget(): void {
-    this.shown = "";
     this.detail = null;
     this.metrics = [];
     this.ages = [];
@@ -137,13 +147,6 @@ export class GpuView {
     this.charts.clear();
     this.chartList.replaceChildren();
     this.latest.replaceChildren();
-  }
-
-  private close(): void {
-    const { gpu } = this.context.address();
-    this.context.go({ gpu: null, charts: [] }, "push");
-    const cell = gpu && document.querySelector<HTMLElement>(`.cell[data-gpu="${CSS.escape(gpu.id)}"]`);
-    cell?.focus();
   }
 
   private describe(detail: GpuDetail, model: Model): void {

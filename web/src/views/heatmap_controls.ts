@@ -54,7 +54,7 @@ export class HeatmapControls {
   update(model: Model, scale: Scale | null, known: number[], slots: number, hosts: number): void {
     const address = this.context.address();
     const metrics = inReadingOrder(model.metrics.filter((metric) => metric.stored !== false), (metric) => metric.name);
-    options(this.metric, metrics.map((metric) => [metric.name, metricLabel(metric.name)]), model.metric?.name ?? "");
+    options(this.metric, metrics.map((metric) => [metric.name, metricLabel(metric.name)]), address.metric ?? model.metric?.name ?? "");
     options(this.cluster, [["", "All clusters"], ...model.clusters.map(({ cluster }): [string, string] => [cluster, cluster])], address.cluster ?? "");
     if (document.activeElement !== this.search) this.search.value = address.host;
     setText(this.title, model.metric ? metricLabel(model.metric.name) : "Hosts and GPUs");

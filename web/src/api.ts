@@ -106,7 +106,7 @@ export class Api {
   ) {}
 
   clusters(signal: AbortSignal): Promise<Listed<Cluster>> {
-    return this.list("clusters", {}, signal);
+    return this.list("clusters", {}, signal, null);
   }
 
   gpus(cluster: string | null, signal: AbortSignal): Promise<Listed<Gpu>> {
@@ -114,7 +114,7 @@ export class Api {
   }
 
   metrics(signal: AbortSignal): Promise<Listed<Metric>> {
-    return this.list("metrics", {}, signal);
+    return this.list("metrics", {}, signal, null);
   }
 
   latest(metric: string, cluster: string | null, signal: AbortSignal): Promise<Listed<Latest>> {
@@ -126,18 +126,19 @@ export class Api {
   }
 
   gpuMetrics(id: string, cluster: string, signal: AbortSignal): Promise<Listed<Metric>> {
-    return this.list(`gpus/${encodeURIComponent(id)}/metrics`, { cluster }, signal);
+    return this.list(`gpus/${encodeURIComponent(id)}/metrics`, { cluster }, signal, null);
   }
 
   telemetry(id: string, query: Query, signal: AbortSignal): Promise<Listed<Point>> {
     return this.list(`gpus/${encodeURIComponent(id)}/telemetry`, query, signal);
   }
 
-  private async list<T>(path: string, query: Query, signal: AbortSignal): Promise<Listed<T>> {
+  /** Follows the cursors of a list; lists that are always given whole have no limit. */
+  private async list<T>(path: string, query: Query, signal: AbortSignal, limit: number | null = PAGE_ROWS): Promise<Listed<T>> {
     const data: T[] = [];
     let cursor: string | null = null;
     do {
-      const page: Page<T> = await this.get(path, { ...query, limit: PAGE_ROWS, cursor }, signal);
+      const page: Page<T> = await this.get(path, { ...query, limit, cursor }, signal);
       for (const row of page.data) data.push(row);
       cursor = page.next_cursor ?? null;
     } while (cursor !== null && data.length < MAX_ROWS);

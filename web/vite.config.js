@@ -10,6 +10,8 @@ export default defineConfig({
     target: "es2022",
     // The content security policy allows no data: scripts or styles, and hashed files are cached anyway.
     assetsInlineLimit: 0,
+    // The notices of the packages in the bundle go with it, served as /licenses.txt.
+    license: { fileName: "licenses.txt" },
     modulePreload: { polyfill: false },
   },
   server: {

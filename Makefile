@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup test build lint fmt advisories reference fuzz
+.PHONY: help setup test web web-test build lint fmt advisories reference fuzz
 
 CARGO ?= cargo
 # Seconds that each fuzz target runs.
@@ -13,6 +13,12 @@ setup: ## install redis-server and PostgreSQL for the tests, where missing
 
 test: setup ## set up, then run every test against real servers
 	$(CARGO) test
+
+web: ## build the page (needs npm); the next cargo build puts it into the binary
+	cd web && npm ci && npm run build
+
+web-test: web ## test the page in a browser (CHROMIUM, else /usr/bin/chromium), against its mock server
+	cd web && npm test
 
 build: ## build the release binary: target/release/telemetry
 	$(CARGO) build --release

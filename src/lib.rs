@@ -10,7 +10,7 @@
 //! | [`transport`] | publisher, consumer, delivery; Redis Streams is the implementation. |
 //! | [`store`] | commits batches with their covered ranges; PostgreSQL is the implementation. |
 //! | [`query`] | checked questions to the store: lists, histories in slices, steps, groups. |
-//! | [`http`] | the API: routes, problems, its description. |
+//! | [`http`] | the server: the API, its description, the page at `/`. |
 //! | [`config`] | defaults, files, environment, flags: one section a room. |
 //! | [`runtime`] | one bootstrap for every role: logs, metrics, admin HTTP, signals, shutdown. |
 //! | [`roles`] | one file per command: the only place where two rooms meet. |

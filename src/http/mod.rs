@@ -14,6 +14,7 @@ mod problem;
 #[expect(unused_qualifications, reason = "what utoipa's macros write")]
 mod routes;
 mod rows;
+pub mod ui;
 
 use axum::Router;
 use axum::http::StatusCode;

@@ -32,6 +32,7 @@ Examples:
   telemetry collect                                      queue → PostgreSQL, until stopped
   telemetry stream --csv gpu.csv --cluster edge-a        CSV → queue, ends when every row is safely there
   telemetry stream --csv /var/lib/dcgm --follow          keeps watching a directory
+  telemetry serve                                        the HTTP API: http://127.0.0.1:8080
   telemetry audit                                        does the sum close?
 
 Settings: defaults < --config files (TOML) < environment (REDIS_URL, …, TELEMETRY__SECTION__KEY) < flags.
@@ -59,6 +60,8 @@ pub enum Command {
     Stream(Stream),
     /// Takes batches from the queue and stores them in PostgreSQL, until stopped
     Collect(Collect),
+    /// Serves the HTTP API and the page, until stopped
+    Serve(Serve),
     /// Brings PostgreSQL's schema up to date and ends
     Migrate,
     /// Says for each source where its rows are: stored, rejected, queued, dead; exit code 0 when the sum closes
@@ -145,6 +148,28 @@ pub struct Collect {
     #[arg(long, value_name = "NAME")]
     pub cluster: Option<String>,
     /// Where /livez, /readyz and /metrics are served
+    #[command(flatten)]
+    pub admin: AdminListen,
+}
+
+/// `telemetry serve`.
+#[derive(Debug, Clone, Args)]
+#[command(after_long_help = "\
+Examples:
+  DATABASE_URL=postgres://reader@db/telemetry telemetry serve
+  telemetry serve --listen 0.0.0.0:8080 --config central.toml        needs http.tokens_file, or --insecure-open
+Documentation of the API: /docs, /openapi.json")]
+pub struct Serve {
+    /// IP:PORT of the API and the page [default: 127.0.0.1:8080]
+    #[arg(long, value_name = "ADDR")]
+    pub listen: Option<std::net::SocketAddr>,
+    /// Serve without tokens on an address that others can reach
+    #[arg(long)]
+    pub insecure_open: bool,
+    /// This central cluster's name, in metrics
+    #[arg(long, value_name = "NAME")]
+    pub cluster: Option<String>,
+    /// Where /livez, /readyz and /metrics are served (they are on the API's address, too)
     #[command(flatten)]
     pub admin: AdminListen,
 }
@@ -265,6 +290,14 @@ impl Cli {
             Command::Collect(collect) => {
                 flags.text("cluster", "--cluster", collect.cluster.as_deref());
                 collect.admin.flags(&mut flags);
+            }
+            Command::Serve(serve) => {
+                if let Some(listen) = serve.listen {
+                    flags.push("http.listen", "--listen", listen.to_string());
+                }
+                flags.switch("http.insecure_open", "--insecure-open", serve.insecure_open);
+                flags.text("cluster", "--cluster", serve.cluster.as_deref());
+                serve.admin.flags(&mut flags);
             }
             _ => {}
         }

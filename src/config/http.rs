@@ -24,6 +24,12 @@ pub struct Http {
     pub insecure_open: bool,
     /// Origins whose pages may read the API (CORS), such as https://grafana.example.com.
     pub cors_origins: Vec<String>,
+    /// Certificate chain (PEM) for HTTPS; read again when it changes. Needs tls_key_file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls_cert_file: Option<PathBuf>,
+    /// Its private key (PEM).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls_key_file: Option<PathBuf>,
     /// How long an answer may take to begin.
     #[serde(with = "humantime_serde")]
     #[schemars(schema_with = "units::duration")]
@@ -32,6 +38,10 @@ pub struct Http {
     #[serde(with = "humantime_serde")]
     #[schemars(schema_with = "units::duration")]
     pub head_timeout: Duration,
+    /// How long a connection may wait for its next request. Longer than that of a load balancer in front.
+    #[serde(with = "humantime_serde")]
+    #[schemars(schema_with = "units::duration")]
+    pub idle_timeout: Duration,
     /// How long a client may take nothing of an answer before it is cut off.
     #[serde(with = "humantime_serde")]
     #[schemars(schema_with = "units::duration")]
@@ -75,15 +85,18 @@ impl Default for Http {
             tokens_file: None,
             insecure_open: false,
             cors_origins: Vec::new(),
+            tls_cert_file: None,
+            tls_key_file: None,
             request_timeout: Duration::from_secs(30),
             head_timeout: Duration::from_secs(5),
+            idle_timeout: Duration::from_secs(75),
             stall_timeout: Duration::from_secs(30),
             stop_grace: Duration::from_secs(5),
             max_connections: 512,
             max_head_bytes: 32 << 10,
             max_uri_bytes: 8 << 10,
-            rate: 200,
-            burst: 1000,
+            rate: 500,
+            burst: 2000,
             max_page: 10_000,
             max_series: 200_000,
             max_steps: 11_000,
@@ -99,6 +112,7 @@ impl Http {
         for (key, value) in [
             ("http.request_timeout", self.request_timeout),
             ("http.head_timeout", self.head_timeout),
+            ("http.idle_timeout", self.idle_timeout),
             ("http.stall_timeout", self.stall_timeout),
         ] {
             check.at_least_duration(key, value, Duration::from_millis(100), "no request could be answered in time");
@@ -115,21 +129,27 @@ impl Http {
         check.within("http.max_steps", self.max_steps, 1, 1_000_000, "steps of many series are held in memory");
         check.within("http.max_percentile_samples", self.max_percentile_samples, 1, 1 << 30, "they are held in memory");
         check.at_least_duration("http.max_range", self.max_range, Duration::from_secs(60), "no question with steps could be answered");
+        if self.tls_cert_file.is_some() != self.tls_key_file.is_some() {
+            let (set, missing) = if self.tls_cert_file.is_some() { ("cert", "key") } else { ("key", "cert") };
+            check.refuse(&format!("http.tls_{set}_file"), format!("is of no use alone: set http.tls_{missing}_file, too"));
+        }
         for origin in &self.cors_origins {
             let plain = url::Url::parse(origin).is_ok_and(|url| url.origin().ascii_serialization() == *origin);
             if !plain {
                 check.refuse("http.cors_origins", format!("`{origin}` is no origin: write https://host or https://host:port, without a path"));
             }
         }
-        if !self.listen.ip().is_loopback() && self.tokens_file.is_none() && !self.insecure_open {
-            check.refuse(
-                "http.listen",
-                format!(
-                    "{} can be reached by others, and no tokens are configured: set http.tokens_file (TELEMETRY_API_TOKENS_FILE) to a file of \
-                     hashed tokens, listen on 127.0.0.1, or say --insecure-open if everybody who reaches it may read",
-                    self.listen
-                ),
-            );
-        }
+    }
+
+    /// Why this may not be served as it is: everybody who reaches the address could read.
+    pub(super) fn open_to_others(&self) -> Option<String> {
+        let guarded = self.listen.ip().is_loopback() || self.tokens_file.is_some() || self.insecure_open;
+        (!guarded).then(|| {
+            format!(
+                "{} can be reached by others, and no tokens are configured: set http.tokens_file (TELEMETRY_API_TOKENS_FILE) to a file of \
+                 hashed tokens, listen on 127.0.0.1, or say --insecure-open if everybody who reaches it may read",
+                self.listen
+            )
+        })
     }
 }

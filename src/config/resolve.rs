@@ -6,7 +6,7 @@ use std::path::Path;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::units::Listen;
-use super::{Config, ConfigError, Postgres, Redis};
+use super::{Config, ConfigError, Http, Postgres, Redis};
 
 /// Where roles that run until they are stopped serve /livez, /readyz and /metrics.
 const ADMIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9464);
@@ -66,6 +66,14 @@ impl Config {
         })
     }
 
+    /// The HTTP server, for a command that has one: refused where it would be open to others without anybody having said so.
+    pub fn http(&self) -> Result<Http, ConfigError> {
+        match self.http.open_to_others() {
+            Some(reason) => Err(self.invalid("http.listen", reason)),
+            None => Ok(self.http.clone()),
+        }
+    }
+
     /// Where the admin server listens. Without `admin.listen`: 127.0.0.1:9464 for a role that runs until it is stopped
     /// (`long_running`), nowhere for others.
     #[must_use]
@@ -85,7 +93,7 @@ impl Config {
         if self.postgres.url.is_some() {
             self.postgres()?;
         }
-        Ok(())
+        self.http().map(|_| ())
     }
 
     fn invalid(&self, key: &str, reason: impl Into<String>) -> ConfigError {

@@ -6,17 +6,15 @@ use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
 use axum::http::HeaderMap;
 use axum::http::header::AUTHORIZATION;
 use sha2::{Digest as _, Sha256};
 
 use super::problem::Problem;
+use super::watched::Watched;
 
-/// How often the file is looked at.
-const LOOK: Duration = Duration::from_secs(2);
 /// How often denials of one client are logged.
 const LOG_EVERY: Duration = Duration::from_secs(60);
 /// Clients whose denials are remembered.
@@ -25,21 +23,13 @@ const CLIENTS: usize = 10_000;
 const MAX_TOKENS: usize = 100_000;
 
 type Hash = [u8; 32];
+type Known = HashMap<Hash, String>;
 
 /// Who may ask.
 #[derive(Debug)]
-pub struct Tokens {
-    file: Option<PathBuf>,
-    known: ArcSwap<HashMap<Hash, String>>,
-    state: Mutex<State>,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    looked: Option<Instant>,
-    stamp: Option<(SystemTime, u64)>,
-    complained: bool,
-    denied: HashMap<IpAddr, Instant>,
+pub(super) struct Tokens {
+    known: Option<Watched<Known>>,
+    denied: Mutex<HashMap<IpAddr, Instant>>,
 }
 
 impl Tokens {
@@ -48,17 +38,14 @@ impl Tokens {
     /// # Errors
     ///
     /// It cannot be read, or a line is wrong: which, but never what it says.
-    pub fn load(file: Option<&Path>) -> Result<Self, String> {
-        let known = file.map(read).transpose()?.unwrap_or_default();
-        let stamp = file.and_then(stamp);
-        let state = State { looked: Some(Instant::now()), stamp, ..State::default() };
-        Ok(Self { file: file.map(Path::to_owned), known: ArcSwap::from_pointee(known), state: Mutex::new(state) })
+    pub(super) fn load(file: Option<&Path>) -> Result<Self, String> {
+        let known = file.map(|file| Watched::new("tokens", vec![file.to_owned()], read)).transpose()?;
+        Ok(Self { known, denied: Mutex::default() })
     }
 
     /// Whether a request may be answered.
     pub(super) fn check(&self, headers: &HeaderMap, client: IpAddr) -> Result<(), Problem> {
-        let Some(file) = &self.file else { return Ok(()) };
-        self.look(file);
+        let Some(known) = &self.known else { return Ok(()) };
         let mut given = headers.get_all(AUTHORIZATION).iter();
         let token = match (given.next(), given.next()) {
             (Some(value), None) => value.to_str().ok().and_then(|text| {
@@ -68,8 +55,7 @@ impl Tokens {
             _ => None,
         };
         // Looked up by its hash: how long that takes says nothing about the tokens.
-        let name = token.and_then(|token| self.known.load().get(&hash(token)).cloned());
-        if name.is_some() {
+        if token.is_some_and(|token| known.get().contains_key(&hash(token))) {
             return Ok(());
         }
         self.denied(client, token.is_some());
@@ -80,42 +66,17 @@ impl Tokens {
     }
 
     fn denied(&self, client: IpAddr, wrong: bool) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut denied = self.denied.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
-        if state.denied.get(&client).is_some_and(|last| now.duration_since(*last) < LOG_EVERY) {
+        if denied.get(&client).is_some_and(|last| now.duration_since(*last) < LOG_EVERY) {
             return;
         }
-        if state.denied.len() >= CLIENTS {
-            state.denied.clear();
+        if denied.len() >= CLIENTS {
+            denied.clear();
         }
-        state.denied.insert(client, now);
+        denied.insert(client, now);
         let reason = if wrong { "its token is not known" } else { "it sent no token" };
         tracing::warn!(%client, reason, "a client was denied (said once a minute for each)");
-    }
-
-    /// A changed file takes effect; one that cannot be read changes nothing, and is complained about once.
-    fn look(&self, file: &Path) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.looked.is_some_and(|looked| looked.elapsed() < LOOK) {
-            return;
-        }
-        state.looked = Some(Instant::now());
-        let stamp = stamp(file);
-        if stamp.is_some() && stamp == state.stamp {
-            return;
-        }
-        match read(file) {
-            Ok(known) => {
-                tracing::info!(file = %file.display(), tokens = known.len(), "tokens were read again");
-                self.known.store(known.into());
-                (state.stamp, state.complained) = (stamp, false);
-            }
-            Err(error) if !state.complained => {
-                tracing::error!(error, "the tokens stay as they were");
-                state.complained = true;
-            }
-            Err(_) => {}
-        }
     }
 }
 
@@ -123,18 +84,14 @@ fn hash(token: &str) -> Hash {
     Sha256::digest(token.as_bytes()).into()
 }
 
-fn stamp(file: &Path) -> Option<(SystemTime, u64)> {
-    let metadata = fs::metadata(file).ok()?;
-    Some((metadata.modified().ok()?, metadata.len()))
-}
-
-fn read(file: &Path) -> Result<HashMap<Hash, String>, String> {
+fn read(files: &[PathBuf]) -> Result<Known, String> {
+    let file = &files[0];
     let text = fs::read_to_string(file).map_err(|error| format!("{} cannot be read: {error}", file.display()))?;
     parse(&text).map_err(|reason| format!("{}, {reason}", file.display()))
 }
 
 /// `sha256:<hex> name`, a line each; empty lines and those that begin with `#` are passed over.
-fn parse(text: &str) -> Result<HashMap<Hash, String>, String> {
+fn parse(text: &str) -> Result<Known, String> {
     let mut known = HashMap::new();
     for (at, line) in text.lines().enumerate() {
         let line = line.trim();

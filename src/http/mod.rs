@@ -1,20 +1,32 @@
-//! The HTTP API. Reaches the store only through [`crate::query`].
+//! The HTTP server: the API, its description, the page. Reaches the store only through [`crate::query`].
 //!
 //! | file | what |
 //! |---|---|
+//! | `server`, `connection`, `tls` | connections: accepted, watched, encrypted, ended |
+//! | `gate`, `auth` | what every request passes: limits, tokens, time; headers of answers |
 //! | `routes/` | one file a resource |
 //! | `dto`, `rows` | what answers look like; samples as text |
 //! | `problem` | what went wrong (RFC 9457) |
 //! | `openapi` | the description, and Swagger UI |
+//! | `ui`, `page` | the page's files, and how they are served |
+//! | `health` | /livez, /readyz, /metrics |
+//! | `watched` | files that take effect when they change |
 
 mod auth;
+mod connection;
 mod dto;
+mod gate;
+mod health;
 mod openapi;
+mod page;
 mod problem;
 #[expect(unused_qualifications, reason = "what utoipa's macros write")]
 mod routes;
 mod rows;
+mod server;
+mod tls;
 pub mod ui;
+mod watched;
 
 use axum::Router;
 use axum::http::StatusCode;
@@ -22,16 +34,24 @@ use utoipa_axum::router::OpenApiRouter;
 
 pub use self::problem::{Problem, ProblemBody};
 pub use self::routes::Api;
+pub use self::server::Server;
+use crate::config::Http;
+use crate::runtime::Lifecycle;
 
-/// Every route of the API, its description and its documentation; what is not there is a problem, too.
-#[must_use]
-pub fn router(api: Api) -> Router {
+/// Everything that is served, behind the gate. What is not there is a problem, too.
+///
+/// # Errors
+///
+/// A file that the configuration names cannot be used: which, and why.
+pub fn router(api: Api, config: &Http, lifecycle: &Lifecycle) -> Result<Router, String> {
     let (routes, description) = OpenApiRouter::with_openapi(openapi::head()).merge(routes::router()).split_for_parts();
-    routes
+    let routes = routes
         .merge(openapi::router(description))
-        .fallback(|| async { Problem::not_found("there is no such path: /docs shows those there are") })
+        .merge(health::router(lifecycle))
+        .fallback(page::file)
         .method_not_allowed_fallback(|| async {
             Problem::new(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD are allowed here")
         })
-        .with_state(api)
+        .with_state(api);
+    gate::guard(routes, config)
 }

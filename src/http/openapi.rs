@@ -50,6 +50,12 @@ pub(super) fn router<S: Clone + Send + Sync + 'static>(api: utoipa::openapi::Ope
         .route("/docs/{*file}", get(move |Path(path): Path<String>| async move { file(&path, config) }))
 }
 
+/// Whether a path is one of these.
+pub(super) fn is_documentation(path: &str) -> bool {
+    let below = |rest: &str| rest.is_empty() || rest.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b)) && !rest.contains("..");
+    path == "/openapi.json" || path == "/docs" || path.strip_prefix("/docs/").is_some_and(below)
+}
+
 fn file(path: &str, config: Arc<utoipa_swagger_ui::Config<'static>>) -> Response {
     match utoipa_swagger_ui::serve(path, config) {
         Ok(Some(file)) => {

@@ -10,6 +10,7 @@ mod link;
 pub mod migrate;
 pub mod reference;
 pub mod replay;
+pub mod serve;
 pub mod stream;
 mod table;
 
@@ -57,6 +58,7 @@ fn execute(cli: Cli, variables: impl IntoIterator<Item = (OsString, OsString)>) 
             role(&config, "stream", endless, stream::run)
         }
         Command::Collect(_) => role(&config, "collect", true, collect::run),
+        Command::Serve(_) => role(&config, "serve", true, serve::run),
         Command::Migrate => once(&config, "migrate", migrate::run),
         Command::Audit(audit) => once(&config, "audit", move |config, life| audit::run(config, life, audit)),
         Command::DeadLetters(what) => once(&config, "dead-letters", move |config, life| dead_letters::run(config, life, what)),

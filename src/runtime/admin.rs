@@ -12,7 +12,6 @@ use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode, http::HeaderValue};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
@@ -32,7 +31,6 @@ pub(super) async fn serve(
     lifecycle: &Lifecycle,
     address: SocketAddr,
     origin: &Origin,
-    metrics: PrometheusHandle,
 ) -> anyhow::Result<SocketAddr> {
     let listener = TcpListener::bind(address).await.map_err(|error| {
         anyhow::anyhow!(
@@ -41,28 +39,22 @@ pub(super) async fn serve(
     })?;
     let address = listener.local_addr().unwrap_or(address);
     tracing::info!(%address, "admin server: /livez /readyz /metrics");
-    let state = Arc::new(State { lifecycle: lifecycle.clone(), metrics });
-    lifecycle.spawn("admin server", accept(listener, state));
+    lifecycle.spawn("admin server", accept(listener, lifecycle.clone()));
     Ok(address)
 }
 
-struct State {
-    lifecycle: Lifecycle,
-    metrics: PrometheusHandle,
-}
-
 /// Serves until the very end: a draining process still says that it drains.
-async fn accept(listener: TcpListener, state: Arc<State>) -> anyhow::Result<()> {
+async fn accept(listener: TcpListener, lifecycle: Lifecycle) -> anyhow::Result<()> {
     let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    let stopping = state.lifecycle.stopping();
+    let stopping = lifecycle.stopping();
     let serving = async {
         loop {
             let permit = permits.clone().acquire_owned().await?;
             match listener.accept().await {
                 Ok((stream, _)) => {
-                    let state = state.clone();
+                    let lifecycle = lifecycle.clone();
                     tokio::spawn(async move {
-                        connection(stream, state).await;
+                        connection(stream, lifecycle).await;
                         drop(permit);
                     });
                 }
@@ -80,9 +72,9 @@ async fn accept(listener: TcpListener, state: Arc<State>) -> anyhow::Result<()> 
     }
 }
 
-async fn connection(stream: TcpStream, state: Arc<State>) {
+async fn connection(stream: TcpStream, lifecycle: Lifecycle) {
     let service = service_fn(move |request| {
-        let response = answer(&request, &state);
+        let response = answer(&request, &lifecycle);
         async move { Ok::<_, Infallible>(response) }
     });
     let served = hyper::server::conn::http1::Builder::new()
@@ -96,7 +88,7 @@ async fn connection(stream: TcpStream, state: Arc<State>) {
     let _ = tokio::time::timeout(CONNECTION_TIMEOUT, served).await;
 }
 
-fn answer(request: &Request<Incoming>, state: &State) -> Response<Full<Bytes>> {
+fn answer(request: &Request<Incoming>, lifecycle: &Lifecycle) -> Response<Full<Bytes>> {
     let path = request.uri().path();
     if !["/livez", "/readyz", "/metrics"].contains(&path) {
         return text(StatusCode::NOT_FOUND, "not found: there are /livez, /readyz and /metrics\n");
@@ -107,23 +99,17 @@ fn answer(request: &Request<Incoming>, state: &State) -> Response<Full<Bytes>> {
         return response;
     }
     match path {
-        "/metrics" => typed(StatusCode::OK, state.metrics.render(), PROMETHEUS),
-        "/readyz" => ready(&state.lifecycle),
-        // Alive = it answers, and it is not on its way out after a failure.
-        _ if state.lifecycle.stopping().is_cancelled() => text(StatusCode::SERVICE_UNAVAILABLE, "stopping\n"),
-        _ => text(StatusCode::OK, "alive\n"),
+        "/metrics" => typed(StatusCode::OK, lifecycle.metrics_text(), PROMETHEUS),
+        "/readyz" => state(lifecycle.ready()),
+        _ => state(lifecycle.live()),
     }
 }
 
-fn ready(lifecycle: &Lifecycle) -> Response<Full<Bytes>> {
-    let mut reasons = lifecycle.health().not_ready();
-    if lifecycle.draining().is_cancelled() {
-        reasons.insert(0, "draining: finishing what is in flight, then it ends".to_owned());
+fn state(state: Result<&'static str, String>) -> Response<Full<Bytes>> {
+    match state {
+        Ok(said) => text(StatusCode::OK, said),
+        Err(said) => text(StatusCode::SERVICE_UNAVAILABLE, said),
     }
-    if reasons.is_empty() {
-        return text(StatusCode::OK, "ready\n");
-    }
-    text(StatusCode::SERVICE_UNAVAILABLE, reasons.join("\n") + "\n")
 }
 
 fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
@@ -150,7 +136,8 @@ mod tests {
         let lifecycle = Lifecycle::new(Console::default());
         let metrics = PrometheusBuilder::new().build_recorder().handle();
         let free = SocketAddr::from(([127, 0, 0, 1], 0));
-        let address = serve(&lifecycle, free, &Origin::Default, metrics).await.expect("a free port");
+        lifecycle.measured_by(metrics);
+        let address = serve(&lifecycle, free, &Origin::Default).await.expect("a free port");
         (lifecycle, address)
     }
 

@@ -2,26 +2,34 @@
 
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use metrics_exporter_prometheus::PrometheusHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::{Console, Health, Progress};
 
 /// Clones share one life.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Lifecycle(Arc<Inner>);
 
-#[derive(Debug, Default)]
+impl std::fmt::Debug for Lifecycle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Lifecycle").field("health", &self.0.health).finish_non_exhaustive()
+    }
+}
+
+#[derive(Default)]
 struct Inner {
     draining: CancellationToken,
     stopping: CancellationToken,
     tasks: TaskTracker,
     health: Health,
     console: Console,
+    metrics: OnceLock<PrometheusHandle>,
     /// Why it ends hard, if a signal or the deadline said so.
     hard: Mutex<Option<&'static str>>,
     /// The first failure of a task.
@@ -51,6 +59,39 @@ impl Lifecycle {
     #[must_use]
     pub fn health(&self) -> Health {
         self.0.health.clone()
+    }
+
+    /// What /livez says: alive = it answers, and is not on its way out after a failure. `Err` is a 503 with that text.
+    ///
+    /// # Errors
+    ///
+    /// Why it is not.
+    pub fn live(&self) -> Result<&'static str, String> {
+        if self.0.stopping.is_cancelled() { Err("stopping\n".to_owned()) } else { Ok("alive\n") }
+    }
+
+    /// What /readyz says; `Err` is a 503 with that text.
+    ///
+    /// # Errors
+    ///
+    /// What is not ready, a line each.
+    pub fn ready(&self) -> Result<&'static str, String> {
+        let mut reasons = self.0.health.not_ready();
+        if self.0.draining.is_cancelled() {
+            reasons.insert(0, "draining: finishing what is in flight, then it ends".to_owned());
+        }
+        if reasons.is_empty() { Ok("ready\n") } else { Err(reasons.join("\n") + "\n") }
+    }
+
+    /// What /metrics says.
+    #[must_use]
+    pub fn metrics_text(&self) -> String {
+        self.0.metrics.get().map(PrometheusHandle::render).unwrap_or_default()
+    }
+
+    /// Says where metrics are recorded, once.
+    pub(super) fn measured_by(&self, metrics: PrometheusHandle) {
+        let _ = self.0.metrics.set(metrics);
     }
 
     /// Starts showing progress on stderr: a bar on a terminal, else a log line every 10 s. `total`: bytes to read, where known.

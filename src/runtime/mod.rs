@@ -50,9 +50,10 @@ where
     let result = runtime.block_on(async {
         let lifecycle = Lifecycle::new(console);
         observe::keep_up(&lifecycle, metrics.clone());
+        lifecycle.measured_by(metrics);
         signals::watch(&lifecycle, config.shutdown.deadline).context("signals cannot be watched")?;
         if let Some(address) = admin {
-            admin::serve(&lifecycle, address, config.origin("admin.listen"), metrics).await?;
+            admin::serve(&lifecycle, address, config.origin("admin.listen")).await?;
         }
         tracing::info!(role, cluster = config.cluster, version = env!("CARGO_PKG_VERSION"), "started");
         supervise(&lifecycle, tokio::spawn(body(lifecycle.clone()))).await

@@ -78,6 +78,12 @@ pub const DEAD_LETTERS: &str = "telemetry_dead_letters_total";
 pub const PUBLISH_SECONDS: &str = "telemetry_publish_seconds";
 /// Duration of committing.
 pub const COMMIT_SECONDS: &str = "telemetry_commit_seconds";
+/// Requests answered.
+pub const HTTP_REQUESTS: &str = "telemetry_http_requests_total";
+/// Duration of answering.
+pub const QUERY_SECONDS: &str = "telemetry_query_seconds";
+/// Connections of clients.
+pub const HTTP_CONNECTIONS: &str = "telemetry_http_connections";
 /// Connections made again.
 pub const RECONNECTS: &str = "telemetry_reconnects_total";
 /// Version.
@@ -90,7 +96,7 @@ const fn described(name: &'static str, kind: Kind, unit: Unit, labels: &'static 
 }
 
 /// Every metric.
-pub const METRICS: [Described; 19] = [
+pub const METRICS: [Described; 22] = [
     described(
         LATENCY,
         Kind::Histogram,
@@ -137,6 +143,21 @@ pub const METRICS: [Described; 19] = [
     ),
     described(PUBLISH_SECONDS, Kind::Histogram, Unit::Seconds, &[], "Time from sending a batch to the queue's answer."),
     described(COMMIT_SECONDS, Kind::Histogram, Unit::Seconds, &[], "Time of committing a group of batches."),
+    described(
+        HTTP_REQUESTS,
+        Kind::Counter,
+        Unit::Count,
+        &["route", "status"],
+        "Requests that were answered, by route (empty: there is none) and HTTP status.",
+    ),
+    described(
+        QUERY_SECONDS,
+        Kind::Histogram,
+        Unit::Seconds,
+        &["route"],
+        "Time from a request's head until its answer began, by route.",
+    ),
+    described(HTTP_CONNECTIONS, Kind::Gauge, Unit::Count, &[], "Connections of clients of the API that are open."),
     described(
         RECONNECTS,
         Kind::Counter,
@@ -277,6 +298,18 @@ pub fn publish(took: Duration) {
 /// A group was committed in this time.
 pub fn commit(took: Duration) {
     histogram!(COMMIT_SECONDS).record(took.as_secs_f64());
+}
+
+/// A request was answered; `route` is the pattern of its path.
+pub fn http_request(route: &str, status: u16, took: Duration) {
+    let labels = [("route", route.to_owned()), ("status", status.to_string())];
+    counter!(HTTP_REQUESTS, &labels).increment(1);
+    histogram!(QUERY_SECONDS, "route" => route.to_owned()).record(took.as_secs_f64());
+}
+
+/// How many connections of clients are open.
+pub fn http_connections(open: usize) {
+    gauge!(HTTP_CONNECTIONS).set(open as f64);
 }
 
 /// A connection was lost and made again.

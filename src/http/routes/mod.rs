@@ -73,18 +73,22 @@ fn segment(decoded: Result<axum::extract::Path<String>, axum::extract::rejection
     decoded.map(|axum::extract::Path(text)| text).map_err(|_| Problem::bad_parameter("path", "is not UTF-8 in percent-encoding"))
 }
 
+/// Whether the client has what the tag stands for.
+pub(super) fn is_known(headers: &HeaderMap, tag: &str) -> bool {
+    headers
+        .get_all(IF_NONE_MATCH)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .any(|known| known.trim() == "*" || known.trim().trim_start_matches("W/") == tag.trim_start_matches("W/"))
+}
+
 /// JSON that is asked for again and again: with a tag, so that it need not be sent again.
 fn tagged<T: Serialize>(headers: &HeaderMap, body: &T) -> Answer {
     let text =
         serde_json::to_vec(body).map_err(|error| Problem::internal(&format!("an answer cannot be written as JSON: {error}")))?;
     let tag = format!("W/\"{}\"", Digest::of(&text));
-    let known = headers
-        .get_all(IF_NONE_MATCH)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .any(|known| known.trim() == "*" || known.trim().trim_start_matches("W/") == tag.trim_start_matches("W/"));
-    let mut response = if known {
+    let mut response = if is_known(headers, &tag) {
         let mut response = Response::new(Body::empty());
         *response.status_mut() = StatusCode::NOT_MODIFIED;
         response

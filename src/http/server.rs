@@ -1,0 +1,257 @@
+//! The accept loop: connections counted, encrypted where that is configured, watched, and ended in time.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::extract::Request;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower::ServiceExt as _;
+
+use super::connection::{Patience, Tracked, Watch, Watched};
+use super::gate::Client;
+use super::tls::Tls;
+use crate::config::Http;
+use crate::runtime::{Lifecycle, observe};
+
+/// How often each connection is looked at.
+const LOOK: Duration = Duration::from_millis(500);
+/// Requests of one HTTP/2 connection at the same time.
+const STREAMS: u32 = 64;
+/// Header lines of a request.
+const MAX_HEADERS: usize = 100;
+/// Bytes of an answer that wait in memory for one client.
+const SEND_BUFFER: usize = 256 << 10;
+
+/// A server that listens.
+#[derive(Debug)]
+pub struct Server {
+    listener: TcpListener,
+    tls: Option<Tls>,
+    config: Http,
+}
+
+impl Server {
+    /// Listens. Port 0 takes a free one.
+    ///
+    /// # Errors
+    ///
+    /// The address cannot be had, or certificate and key cannot be used: in words.
+    pub async fn bind(config: &Http) -> Result<Self, String> {
+        let tls = match (&config.tls_cert_file, &config.tls_key_file) {
+            (Some(chain), Some(key)) => Some(Tls::load(chain, key)?),
+            _ => None,
+        };
+        let listener = TcpListener::bind(config.listen)
+            .await
+            .map_err(|error| format!("cannot listen on {}: {error}; give another address with --listen (port 0 takes a free one)", config.listen))?;
+        Ok(Self { listener, tls, config: config.clone() })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.listener.local_addr().unwrap_or(self.config.listen)
+    }
+
+    /// Whether it speaks TLS.
+    #[must_use]
+    pub fn is_encrypted(&self) -> bool {
+        self.tls.is_some()
+    }
+
+    /// Serves until `lifecycle` drains; then what is being answered may end, for `stop_grace` at most.
+    pub async fn run(self, router: Router, lifecycle: &Lifecycle) {
+        let (draining, stopping) = (lifecycle.draining(), lifecycle.stopping());
+        let shared = Arc::new(Shared {
+            patience: Patience {
+                head: self.config.head_timeout,
+                idle: self.config.idle_timeout,
+                stall: self.config.stall_timeout,
+            },
+            max_head: self.config.max_head_bytes,
+            tls: self.tls,
+            router,
+            open: Mutex::default(),
+            draining: draining.clone(),
+            cut: CancellationToken::new(),
+        });
+        let (permits, tasks) = (Arc::new(Semaphore::new(self.config.max_connections)), TaskTracker::new());
+        let accepting = async {
+            for id in 0.. {
+                let (stream, peer) = accept(&self.listener).await;
+                let permit = match Arc::clone(&permits).try_acquire_owned() {
+                    Ok(permit) => permit,
+                    Err(_) => {
+                        // Full: who has waited longest without a request makes room.
+                        shared.evict();
+                        let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
+                        permit
+                    }
+                };
+                tasks.spawn(connection(Arc::clone(&shared), stream, peer, id, permit));
+            }
+        };
+        tokio::select! {
+            () = accepting => {}
+            () = draining.cancelled() => {}
+        }
+        drop(self.listener);
+        tasks.close();
+        tokio::select! {
+            () = tasks.wait() => return,
+            () = tokio::time::sleep(self.config.stop_grace) => {}
+            () = stopping.cancelled() => {}
+        }
+        tracing::info!(connections = tasks.len(), "answers that were not taken in time are cut off");
+        shared.cut.cancel();
+        tasks.wait().await;
+    }
+}
+
+struct Shared {
+    patience: Patience,
+    max_head: usize,
+    tls: Option<Tls>,
+    router: Router,
+    /// Connections by age.
+    open: Mutex<BTreeMap<u64, (Arc<Watch>, CancellationToken)>>,
+    draining: CancellationToken,
+    cut: CancellationToken,
+}
+
+impl Shared {
+    fn open(&self, id: u64, watch: &Arc<Watch>) -> CancellationToken {
+        let cut = self.cut.child_token();
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.insert(id, (Arc::clone(watch), cut.clone()));
+        observe::http_connections(open.len());
+        cut
+    }
+
+    fn closed(&self, id: u64) {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.remove(&id);
+        observe::http_connections(open.len());
+    }
+
+    fn evict(&self) {
+        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, cut)) = open.values().find(|(watch, cut)| watch.is_idle() && !cut.is_cancelled()) {
+            cut.cancel();
+        }
+    }
+}
+
+async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
+    loop {
+        match listener.accept().await {
+            Ok(accepted) => return accepted,
+            // Out of file descriptors, or a peer that went away: neither is ours to die of.
+            Err(error) => {
+                tracing::debug!(%error, "a connection could not be accepted");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+async fn connection(shared: Arc<Shared>, stream: TcpStream, peer: SocketAddr, id: u64, permit: OwnedSemaphorePermit) {
+    let watch = Watch::new();
+    let cut = shared.open(id, &watch);
+    // Answers are written in one go: there is nothing to wait for.
+    let _ = stream.set_nodelay(true);
+    let serving = async {
+        match &shared.tls {
+            None => serve(&shared, stream, peer, &watch).await,
+            Some(tls) => match tls.acceptor().accept(stream).await {
+                Ok(stream) => serve(&shared, stream, peer, &watch).await,
+                Err(error) => tracing::debug!(%peer, %error, "a TLS handshake failed"),
+            },
+        }
+    };
+    tokio::select! {
+        () = serving => {}
+        () = cut.cancelled() => {}
+        reason = overdue(&watch, &shared.patience) => tracing::debug!(%peer, reason, "a connection was cut off"),
+    }
+    shared.closed(id);
+    drop(permit);
+}
+
+async fn overdue(watch: &Watch, patience: &Patience) -> &'static str {
+    let mut ticks = tokio::time::interval(LOOK);
+    loop {
+        ticks.tick().await;
+        if let Some(reason) = watch.overdue(patience, Instant::now()) {
+            return reason;
+        }
+    }
+}
+
+async fn serve<I: AsyncRead + AsyncWrite + Unpin + Send + 'static>(shared: &Shared, io: I, peer: SocketAddr, watch: &Arc<Watch>) {
+    let service = service_fn(|request: hyper::Request<Incoming>| {
+        let busy = watch.begin(request.version());
+        let mut request: Request = request.map(axum::body::Body::new);
+        request.extensions_mut().insert(Client(peer.ip()));
+        let router = shared.router.clone();
+        async move {
+            let response = match router.oneshot(request).await {
+                Ok(response) => response,
+                Err(never) => match never {},
+            };
+            Ok::<_, Infallible>(response.map(|body| Tracked::new(body, busy)))
+        }
+    });
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    // Time limits are the watch's: hyper's would cut idle connections off as if they were slow.
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(None).max_headers(MAX_HEADERS).max_buf_size(shared.max_head);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS)
+        .max_header_list_size(u32::try_from(shared.max_head).unwrap_or(u32::MAX))
+        .max_send_buf_size(SEND_BUFFER)
+        .keep_alive_interval(Duration::from_secs(20));
+    let connection = builder.serve_connection(TokioIo::new(Watched::new(io, Arc::clone(watch))), service);
+    tokio::pin!(connection);
+    let mut asked = false;
+    let ended = loop {
+        tokio::select! {
+            ended = &mut connection => break ended,
+            () = shared.draining.cancelled(), if !asked => {
+                connection.as_mut().graceful_shutdown();
+                asked = true;
+            }
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%peer, error = %ChainOf(error.as_ref()), "a connection ended");
+    }
+}
+
+/// An error with its causes, in one line.
+struct ChainOf<'a>(&'a (dyn std::error::Error + 'static));
+
+impl std::fmt::Display for ChainOf<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut cause = self.0.source();
+        while let Some(error) = cause {
+            write!(f, ": {error}")?;
+            cause = error.source();
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,166 @@
+//! `telemetry serve`: the store's content over HTTP, until stopped. The queue is looked at where it is configured, and not needed.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use arc_swap::ArcSwapOption;
+use async_trait::async_trait;
+
+use crate::config::{Config, ConfigError, Http};
+use crate::http::{self, Api, Server};
+use crate::model::{RowRange, SourceId};
+use crate::query::{Limits, Query};
+use crate::retry::Backoff;
+use crate::runtime::observe::{self, Component};
+use crate::runtime::{Exit, Lifecycle};
+use crate::store::Reader;
+use crate::store::postgres::PostgresStore;
+use crate::transport::redis::RedisTransport;
+use crate::transport::{Backlog, Consumer, Inspector, Partition, SourceState, TransportError};
+
+/// How often store and queue are tried. What does not answer shows within this and the time limit of an attempt.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+/// How long an attempt may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Runs the role.
+pub async fn run(config: Arc<Config>, lifecycle: Lifecycle) -> anyhow::Result<Exit> {
+    let store: Arc<dyn Reader> = Arc::new(PostgresStore::connect(&config.postgres()?)?);
+    let queue = match config.redis.url {
+        Some(_) => Some(watch_queue(&config, &lifecycle)?),
+        None => None,
+    };
+    run_with(&config, &lifecycle, "postgresql", store, queue).await
+}
+
+/// Serves what `store` has. `name` is what /readyz calls it.
+pub(super) async fn run_with(
+    config: &Config,
+    lifecycle: &Lifecycle,
+    name: &'static str,
+    store: Arc<dyn Reader>,
+    queue: Option<Arc<dyn Inspector>>,
+) -> anyhow::Result<Exit> {
+    let settings = config.http()?;
+    let query = Query::new(Arc::clone(&store), queue, limits(&settings));
+    let router = http::router(Api::new(query), &settings, lifecycle).map_err(ConfigError::usage)?;
+    let server = Server::bind(&settings).await.map_err(|error| ConfigError::usage(format!("http.listen ({}): {error}", config.origin("http.listen"))))?;
+    let scheme = if server.is_encrypted() { "https" } else { "http" };
+    tracing::info!(url = format!("{scheme}://{}", server.address()), tokens = settings.tokens_file.is_some(), "serving the API and the page; /docs describes it");
+    if settings.insecure_open && settings.tokens_file.is_none() && !settings.listen.ip().is_loopback() {
+        tracing::warn!(address = %server.address(), "served without tokens to everybody who reaches it (http.insecure_open)");
+    }
+    watch_store(lifecycle, name, store);
+    server.run(router, lifecycle).await;
+    Ok(Exit::Done)
+}
+
+fn limits(config: &Http) -> Limits {
+    Limits {
+        max_page: config.max_page,
+        max_series: config.max_series,
+        max_steps: config.max_steps,
+        max_percentile_samples: config.max_percentile_samples,
+        max_range: config.max_range,
+        ..Limits::default()
+    }
+}
+
+/// Asks the store for the life of the process: feeds /readyz.
+fn watch_store(lifecycle: &Lifecycle, name: &'static str, store: Arc<dyn Reader>) {
+    lifecycle.health().set(name, Err("not reached yet".to_owned()));
+    let life = lifecycle.clone();
+    lifecycle.spawn("store watch", async move {
+        let mut was = None;
+        loop {
+            let state = match tokio::time::timeout(PATIENCE, store.ready()).await {
+                Ok(answer) => answer.map_err(|error| error.to_string()),
+                Err(_) => Err(format!("no answer within {}", humantime::format_duration(PATIENCE))),
+            };
+            match (&state, was) {
+                (Ok(()), Some(false)) => tracing::info!("the store answers"),
+                (Err(error), None | Some(true)) => tracing::warn!(error, "the store does not answer: queries get 503 until it does"),
+                _ => {}
+            }
+            was = Some(state.is_ok());
+            life.health().set(name, state);
+            tokio::select! {
+                () = tokio::time::sleep(HEARTBEAT) => {}
+                () = life.stopping().cancelled_owned() => return Ok(()),
+            }
+        }
+    });
+}
+
+/// The queue, once it is reached.
+struct Late {
+    partitions: Partition,
+    queue: ArcSwapOption<RedisTransport>,
+    why: ArcSwapOption<TransportError>,
+}
+
+impl Late {
+    fn get(&self) -> Result<Arc<RedisTransport>, TransportError> {
+        self.queue.load_full().ok_or_else(|| match self.why.load_full() {
+            Some(error) => (*error).clone(),
+            None => TransportError::Unavailable { endpoint: "redis.url".to_owned(), reason: "not reached yet".to_owned() },
+        })
+    }
+}
+
+#[async_trait]
+impl Inspector for Late {
+    fn partitions(&self) -> Partition {
+        self.queue.load().as_ref().map_or(self.partitions, |queue| Inspector::partitions(&**queue))
+    }
+
+    async fn sources(&self, partition: Partition) -> crate::transport::Result<Vec<SourceState>> {
+        self.get()?.sources(partition).await
+    }
+
+    async fn queued(&self, partition: Partition) -> crate::transport::Result<Vec<(SourceId, RowRange)>> {
+        self.get()?.queued(partition).await
+    }
+
+    async fn reset(&self, source: Option<SourceId>) -> crate::transport::Result<u64> {
+        self.get()?.reset(source).await
+    }
+
+    async fn backlog(&self, partition: Partition) -> crate::transport::Result<Backlog> {
+        Inspector::backlog(&*self.get()?, partition).await
+    }
+}
+
+/// Reaches for the queue for the life of the process: feeds the connection gauge, and what `/api/v1/pipeline` says.
+fn watch_queue(config: &Config, lifecycle: &Lifecycle) -> anyhow::Result<Arc<dyn Inspector>> {
+    let redis = config.redis().context("REDIS_URL is set, and cannot be used")?;
+    let late = Arc::new(Late { partitions: redis.partitions, queue: ArcSwapOption::empty(), why: ArcSwapOption::empty() });
+    let (life, cluster, shared) = (lifecycle.clone(), config.cluster.clone(), Arc::clone(&late));
+    observe::connection(&cluster, Component::ApiGateway, false);
+    lifecycle.spawn("queue watch", async move {
+        let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
+        let stopping = life.stopping();
+        loop {
+            let (up, wait) = match shared.queue.load_full() {
+                Some(queue) => (Consumer::ping(&*queue).await.is_ok(), HEARTBEAT),
+                None => match RedisTransport::connect(&redis).await {
+                    Ok(queue) => {
+                        shared.queue.store(Some(queue));
+                        (true, HEARTBEAT)
+                    }
+                    Err(error) => {
+                        shared.why.store(Some(Arc::new(error)));
+                        (false, backoff.next())
+                    }
+                },
+            };
+            observe::connection(&cluster, Component::ApiGateway, up);
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                () = stopping.cancelled() => return Ok(()),
+            }
+        }
+    });
+    Ok(late)
+}

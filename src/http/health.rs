@@ -21,8 +21,8 @@ pub(super) fn router<S: Clone + Send + Sync + 'static>(lifecycle: &Lifecycle) ->
     };
     Router::new()
         .route("/livez", get(move || async move { state(live.live()) }))
-        .route("/readyz", get(move || async move { state(ready.ready()) }))
-        .route("/healthz", get(move || async move { state(health.ready()) }))
+        .route("/readyz", get(move || async move { state(ready.ready().await) }))
+        .route("/healthz", get(move || async move { state(health.ready().await) }))
         .route(
             "/metrics",
             get(move || async move { text_with(StatusCode::OK, metrics.metrics_text(), "text/plain; version=0.0.4; charset=utf-8") }),

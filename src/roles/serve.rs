@@ -22,7 +22,7 @@ use crate::transport::{Backlog, Consumer, Inspector, Partition, SourceState, Tra
 /// How often store and queue are tried. What does not answer shows within this and the time limit of an attempt.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 /// How long an attempt may take.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Runs the role.
 pub async fn run(config: Arc<Config>, lifecycle: Lifecycle) -> anyhow::Result<Exit> {
@@ -51,7 +51,10 @@ pub(super) async fn run_with(
     if settings.insecure_open && settings.tokens_file.is_none() && !settings.listen.ip().is_loopback() {
         tracing::warn!(address = %server.address(), "served without tokens to everybody who reaches it (http.insecure_open)");
     }
-    watch_store(lifecycle, name, store);
+    lifecycle.watch(name, HEARTBEAT, PATIENCE, move || {
+        let store = Arc::clone(&store);
+        async move { store.ready().await.map_err(|error| error.to_string()) }
+    });
     server.run(router, lifecycle).await;
     Ok(Exit::Done)
 }
@@ -65,32 +68,6 @@ fn limits(config: &Http) -> Limits {
         max_range: config.max_range,
         ..Limits::default()
     }
-}
-
-/// Asks the store for the life of the process: feeds /readyz.
-fn watch_store(lifecycle: &Lifecycle, name: &'static str, store: Arc<dyn Reader>) {
-    lifecycle.health().set(name, Err("not reached yet".to_owned()));
-    let life = lifecycle.clone();
-    lifecycle.spawn("store watch", async move {
-        let mut was = None;
-        loop {
-            let state = match tokio::time::timeout(PATIENCE, store.ready()).await {
-                Ok(answer) => answer.map_err(|error| error.to_string()),
-                Err(_) => Err(format!("no answer within {}", humantime::format_duration(PATIENCE))),
-            };
-            match (&state, was) {
-                (Ok(()), Some(false)) => tracing::info!("the store answers"),
-                (Err(error), None | Some(true)) => tracing::warn!(error, "the store does not answer: queries get 503 until it does"),
-                _ => {}
-            }
-            was = Some(state.is_ok());
-            life.health().set(name, state);
-            tokio::select! {
-                () = tokio::time::sleep(HEARTBEAT) => {}
-                () = life.stopping().cancelled_owned() => return Ok(()),
-            }
-        }
-    });
 }
 
 /// The queue, once it is reached.

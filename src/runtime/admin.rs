@@ -74,8 +74,8 @@ async fn accept(listener: TcpListener, lifecycle: Lifecycle) -> anyhow::Result<(
 
 async fn connection(stream: TcpStream, lifecycle: Lifecycle) {
     let service = service_fn(move |request| {
-        let response = answer(&request, &lifecycle);
-        async move { Ok::<_, Infallible>(response) }
+        let lifecycle = lifecycle.clone();
+        async move { Ok::<_, Infallible>(answer(&request, &lifecycle).await) }
     });
     let served = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
@@ -88,7 +88,7 @@ async fn connection(stream: TcpStream, lifecycle: Lifecycle) {
     let _ = tokio::time::timeout(CONNECTION_TIMEOUT, served).await;
 }
 
-fn answer(request: &Request<Incoming>, lifecycle: &Lifecycle) -> Response<Full<Bytes>> {
+async fn answer(request: &Request<Incoming>, lifecycle: &Lifecycle) -> Response<Full<Bytes>> {
     let path = request.uri().path();
     if !["/livez", "/readyz", "/metrics"].contains(&path) {
         return text(StatusCode::NOT_FOUND, "not found: there are /livez, /readyz and /metrics\n");
@@ -100,7 +100,7 @@ fn answer(request: &Request<Incoming>, lifecycle: &Lifecycle) -> Response<Full<B
     }
     match path {
         "/metrics" => typed(StatusCode::OK, lifecycle.metrics_text(), PROMETHEUS),
-        "/readyz" => state(lifecycle.ready()),
+        "/readyz" => state(lifecycle.ready().await),
         _ => state(lifecycle.live()),
     }
 }

@@ -10,7 +10,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::{Console, Health, Progress};
+use super::{Console, Health, Progress, Pulse};
 
 /// Clones share one life.
 #[derive(Clone, Default)]
@@ -30,6 +30,7 @@ struct Inner {
     health: Health,
     console: Console,
     metrics: OnceLock<PrometheusHandle>,
+    pulses: Mutex<Vec<Arc<Pulse>>>,
     /// Why it ends hard, if a signal or the deadline said so.
     hard: Mutex<Option<&'static str>>,
     /// The first failure of a task.
@@ -70,12 +71,33 @@ impl Lifecycle {
         if self.0.stopping.is_cancelled() { Err("stopping\n".to_owned()) } else { Ok("alive\n") }
     }
 
+    /// Asks a part whether it is ready, every `every` and whenever /readyz is asked; no answer within `patience` is a no.
+    pub fn watch<F>(&self, component: &'static str, every: Duration, patience: Duration, ask: impl Fn() -> F + Send + Sync + 'static)
+    where
+        F: Future<Output = Result<(), String>> + Send + 'static,
+    {
+        let pulse = Arc::new(Pulse::new(component, patience, Box::new(move || Box::pin(ask())), self.health()));
+        self.0.pulses.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&pulse));
+        let stopping = self.stopping();
+        self.spawn(component, async move {
+            loop {
+                pulse.beat().await;
+                tokio::select! {
+                    () = tokio::time::sleep(every) => {}
+                    () = stopping.cancelled() => return Ok(()),
+                }
+            }
+        });
+    }
+
     /// What /readyz says; `Err` is a 503 with that text.
     ///
     /// # Errors
     ///
     /// What is not ready, a line each.
-    pub fn ready(&self) -> Result<&'static str, String> {
+    pub async fn ready(&self) -> Result<&'static str, String> {
+        let pulses = self.0.pulses.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        futures_util::future::join_all(pulses.iter().map(|pulse| pulse.beat())).await;
         let mut reasons = self.0.health.not_ready();
         if self.0.draining.is_cancelled() {
             reasons.insert(0, "draining: finishing what is in flight, then it ends".to_owned());

@@ -11,6 +11,7 @@ mod lifecycle;
 mod logging;
 pub mod observe;
 mod progress;
+mod pulse;
 mod signals;
 
 pub use exit::{Exit, exit_code, report};
@@ -18,6 +19,7 @@ pub use health::Health;
 pub use lifecycle::Lifecycle;
 pub use logging::Console;
 pub use progress::Progress;
+pub use pulse::Pulse;
 
 use std::future::Future;
 use std::net::SocketAddr;

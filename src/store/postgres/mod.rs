@@ -48,6 +48,8 @@ use crate::model::SourceId;
 /// The store in PostgreSQL. Cheap to share behind an `Arc`; connections are made when they are needed.
 pub struct PostgresStore {
     connections: Connections,
+    /// One more connection, so that whether the server answers can be asked while the others are busy.
+    pulse: Connections,
     caches: Arc<Caches>,
     /// The store's id when it was first seen.
     id: OnceLock<String>,
@@ -69,7 +71,8 @@ impl PostgresStore {
         let caches = Arc::new(Caches::new(config.series_cache));
         let on_new = Arc::clone(&caches);
         let connections = Connections::new(config, move || on_new.forget())?;
-        Ok(Self { connections, caches, id: OnceLock::new() })
+        let pulse = Connections::new(&Postgres { pool_size: 1, ..config.clone() }, || {})?;
+        Ok(Self { connections, pulse, caches, id: OnceLock::new() })
     }
 
     /// Where it is, without secrets.

@@ -241,7 +241,7 @@ impl Reader for PostgresStore {
     }
 
     async fn ready(&self) -> store::Result<()> {
-        let session = self.connections.session().await?;
+        let session = self.pulse.session().await?;
         super::migrate::check_current(&session).await?;
         session.done();
         Ok(())

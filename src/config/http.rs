@@ -120,15 +120,32 @@ impl Http {
         }
         check.at_most("http.stop_grace", self.stop_grace, hour, "the end would wait that long for slow clients");
         check.within("http.max_connections", self.max_connections, 1, 100_000, "each is an open file");
-        check.within("http.max_head_bytes", self.max_head_bytes, 8192, 1 << 20, "browsers send some thousand bytes, and each connection may hold as much");
+        check.within(
+            "http.max_head_bytes",
+            self.max_head_bytes,
+            8192,
+            1 << 20,
+            "browsers send some thousand bytes, and each connection may hold as much",
+        );
         check.within("http.max_uri_bytes", self.max_uri_bytes, 256, 64 << 10, "filters and cursors need some hundred bytes");
         check.within("http.rate", self.rate, 1, 1_000_000, "no request could ever be answered, or all");
         check.within("http.burst", self.burst, 1, 1_000_000, "no request could ever be answered, or all");
         check.within("http.max_page", self.max_page, 1, 10_000, "a page is held in memory");
-        check.within("http.max_series", self.max_series, 1, 100_000_000, "no question could be answered, or memory would run out");
+        check.within(
+            "http.max_series",
+            self.max_series,
+            1,
+            100_000_000,
+            "no question could be answered, or memory would run out",
+        );
         check.within("http.max_steps", self.max_steps, 1, 1_000_000, "steps of many series are held in memory");
         check.within("http.max_percentile_samples", self.max_percentile_samples, 1, 1 << 30, "they are held in memory");
-        check.at_least_duration("http.max_range", self.max_range, Duration::from_secs(60), "no question with steps could be answered");
+        check.at_least_duration(
+            "http.max_range",
+            self.max_range,
+            Duration::from_secs(60),
+            "no question with steps could be answered",
+        );
         if self.tls_cert_file.is_some() != self.tls_key_file.is_some() {
             let (set, missing) = if self.tls_cert_file.is_some() { ("cert", "key") } else { ("key", "cert") };
             check.refuse(&format!("http.tls_{set}_file"), format!("is of no use alone: set http.tls_{missing}_file, too"));
@@ -136,7 +153,10 @@ impl Http {
         for origin in &self.cors_origins {
             let plain = url::Url::parse(origin).is_ok_and(|url| url.origin().ascii_serialization() == *origin);
             if !plain {
-                check.refuse("http.cors_origins", format!("`{origin}` is no origin: write https://host or https://host:port, without a path"));
+                check.refuse(
+                    "http.cors_origins",
+                    format!("`{origin}` is no origin: write https://host or https://host:port, without a path"),
+                );
             }
         }
     }

@@ -79,7 +79,8 @@ impl Watch {
         if state.head.is_some_and(|since| over(since, patience.head)) {
             return Some("its request did not arrive in time");
         }
-        if state.blocked.is_some_and(|since| over(since, patience.stall)) || state.handed > 0 && over(state.taken, patience.stall) {
+        if state.blocked.is_some_and(|since| over(since, patience.stall)) || state.handed > 0 && over(state.taken, patience.stall)
+        {
             return Some("it does not take its answer");
         }
         (state.busy == 0 && state.head.is_none() && over(state.idle, patience.idle)).then_some("it asks for nothing")

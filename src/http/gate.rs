@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use axum::Router;
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::header::{
-    AUTHORIZATION, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, ETAG, HOST, IF_NONE_MATCH, REFERRER_POLICY, RETRY_AFTER, STRICT_TRANSPORT_SECURITY,
-    TRANSFER_ENCODING, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
+    AUTHORIZATION, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, ETAG, HOST, IF_NONE_MATCH, REFERRER_POLICY, RETRY_AFTER,
+    STRICT_TRANSPORT_SECURITY, TRANSFER_ENCODING, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
 };
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
 use axum::middleware::{self, Next};
@@ -74,7 +74,10 @@ pub(super) fn guard(routes: Router, config: &Http) -> Result<Router, String> {
     if config.cors_origins.is_empty() {
         return Ok(routes);
     }
-    let origins = config.cors_origins.iter().map(|origin| HeaderValue::from_str(origin).map_err(|_| format!("http.cors_origins: `{origin}` is no origin")));
+    let origins = config
+        .cors_origins
+        .iter()
+        .map(|origin| HeaderValue::from_str(origin).map_err(|_| format!("http.cors_origins: `{origin}` is no origin")));
     let cors = CorsLayer::new()
         .allow_origin(origins.collect::<Result<Vec<_>, _>>()?)
         .allow_methods([Method::GET, Method::HEAD])
@@ -132,7 +135,8 @@ impl Gate {
         if !is_public(uri.path()) {
             self.tokens.check(request.headers(), client)?;
         }
-        let body = request.headers().get(CONTENT_LENGTH).is_some_and(|length| length != "0") || request.headers().contains_key(TRANSFER_ENCODING);
+        let body = request.headers().get(CONTENT_LENGTH).is_some_and(|length| length != "0")
+            || request.headers().contains_key(TRANSFER_ENCODING);
         if body && (request.method() == Method::GET || request.method() == Method::HEAD) {
             return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "requests have no body here"));
         }
@@ -145,7 +149,10 @@ impl Gate {
         }
         self.rate.check_key(&network(client)).map_err(|early| {
             let wait = early.wait_time_from(DefaultClock::default().now());
-            Problem::too_many("too many requests of this client (http.rate, http.burst)", u32::try_from(wait.as_secs()).unwrap_or(u32::MAX).saturating_add(1))
+            Problem::too_many(
+                "too many requests of this client (http.rate, http.burst)",
+                u32::try_from(wait.as_secs()).unwrap_or(u32::MAX).saturating_add(1),
+            )
         })
     }
 
@@ -185,7 +192,6 @@ fn request_id(headers: &HeaderMap) -> HeaderValue {
 }
 
 // The panic hook has said where.
-#[expect(clippy::needless_pass_by_value, reason = "as the layer wants it")]
 fn panicked(_: Box<dyn Any + Send + 'static>) -> Response {
     Problem::internal("a handler panicked").into_response()
 }
@@ -199,7 +205,17 @@ mod tests {
         for path in ["/", "/docs", "/docs/", "/docs/index.html", "/openapi.json", "/livez", "/readyz", "/healthz"] {
             assert!(is_public(path), "{path}");
         }
-        for path in ["", "//", "/metrics", "/api/v1/gpus", "/docs/../api/v1/gpus", "/docs/..%2fapi", "/docsx", "/livez/", "/openapi.json/x"] {
+        for path in [
+            "",
+            "//",
+            "/metrics",
+            "/api/v1/gpus",
+            "/docs/../api/v1/gpus",
+            "/docs/..%2fapi",
+            "/docsx",
+            "/livez/",
+            "/openapi.json/x",
+        ] {
             assert!(!is_public(path), "{path}");
         }
     }

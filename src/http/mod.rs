@@ -46,7 +46,7 @@ use crate::runtime::Lifecycle;
 pub fn router(api: Api, config: &Http, lifecycle: &Lifecycle) -> Result<Router, String> {
     let (routes, description) = OpenApiRouter::with_openapi(openapi::head()).merge(routes::router()).split_for_parts();
     let routes = routes
-        .merge(openapi::router(description))
+        .merge(openapi::router(&description))
         .merge(health::router(lifecycle))
         .fallback(page::file)
         .method_not_allowed_fallback(|| async {

@@ -34,8 +34,8 @@ pub(super) fn head() -> utoipa::openapi::OpenApi {
 }
 
 /// `/openapi.json` and `/docs`.
-pub(super) fn router<S: Clone + Send + Sync + 'static>(api: utoipa::openapi::OpenApi) -> Router<S> {
-    let text: Arc<[u8]> = serde_json::to_vec_pretty(&api).unwrap_or_default().into();
+pub(super) fn router<S: Clone + Send + Sync + 'static>(api: &utoipa::openapi::OpenApi) -> Router<S> {
+    let text: Arc<[u8]> = serde_json::to_vec_pretty(api).unwrap_or_default().into();
     let config = Arc::new(utoipa_swagger_ui::Config::from("/openapi.json"));
     Router::new()
         .route("/openapi.json", get(move || async move { typed(text.to_vec(), "application/json") }))
@@ -52,7 +52,9 @@ pub(super) fn router<S: Clone + Send + Sync + 'static>(api: utoipa::openapi::Ope
 
 /// Whether a path is one of these.
 pub(super) fn is_documentation(path: &str) -> bool {
-    let below = |rest: &str| rest.is_empty() || rest.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b)) && !rest.contains("..");
+    let below = |rest: &str| {
+        rest.is_empty() || rest.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b)) && !rest.contains("..")
+    };
     path == "/openapi.json" || path == "/docs" || path.strip_prefix("/docs/").is_some_and(below)
 }
 

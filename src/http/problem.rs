@@ -37,7 +37,7 @@ pub struct ProblemBody {
 pub struct Problem {
     status: StatusCode,
     retry_after: Option<u32>,
-    body: ProblemBody,
+    body: Box<ProblemBody>,
 }
 
 impl Problem {
@@ -45,14 +45,14 @@ impl Problem {
     #[must_use]
     pub fn new(status: StatusCode, detail: &str) -> Self {
         let title = status.canonical_reason().unwrap_or("Problem");
-        let body = ProblemBody {
+        let body = Box::new(ProblemBody {
             kind: "about:blank",
             title,
             status: status.as_u16(),
             detail: detail.to_owned(),
             parameter: None,
             clusters: None,
-        };
+        });
         Self { status, retry_after: None, body }
     }
 

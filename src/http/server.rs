@@ -53,9 +53,9 @@ impl Server {
             (Some(chain), Some(key)) => Some(Tls::load(chain, key)?),
             _ => None,
         };
-        let listener = TcpListener::bind(config.listen)
-            .await
-            .map_err(|error| format!("cannot listen on {}: {error}; give another address with --listen (port 0 takes a free one)", config.listen))?;
+        let listener = TcpListener::bind(config.listen).await.map_err(|error| {
+            format!("cannot listen on {}: {error}; give another address with --listen (port 0 takes a free one)", config.listen)
+        })?;
         Ok(Self { listener, tls, config: config.clone() })
     }
 

@@ -45,9 +45,15 @@ pub(super) async fn run_with(
     let settings = config.http()?;
     let query = Query::new(Arc::clone(&store), queue, limits(&settings));
     let router = http::router(Api::new(query), &settings, lifecycle).map_err(ConfigError::usage)?;
-    let server = Server::bind(&settings).await.map_err(|error| ConfigError::usage(format!("http.listen ({}): {error}", config.origin("http.listen"))))?;
+    let server = Server::bind(&settings)
+        .await
+        .map_err(|error| ConfigError::usage(format!("http.listen ({}): {error}", config.origin("http.listen"))))?;
     let scheme = if server.is_encrypted() { "https" } else { "http" };
-    tracing::info!(url = format!("{scheme}://{}", server.address()), tokens = settings.tokens_file.is_some(), "serving the API and the page; /docs describes it");
+    tracing::info!(
+        url = format!("{scheme}://{}", server.address()),
+        tokens = settings.tokens_file.is_some(),
+        "serving the API and the page; /docs describes it"
+    );
     if settings.insecure_open && settings.tokens_file.is_none() && !settings.listen.ip().is_loopback() {
         tracing::warn!(address = %server.address(), "served without tokens to everybody who reaches it (http.insecure_open)");
     }

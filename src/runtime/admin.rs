@@ -27,11 +27,7 @@ const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 const PROMETHEUS: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
 
 /// Listens, and serves for the life of the process. Returns where: port 0 takes a free one.
-pub(super) async fn serve(
-    lifecycle: &Lifecycle,
-    address: SocketAddr,
-    origin: &Origin,
-) -> anyhow::Result<SocketAddr> {
+pub(super) async fn serve(lifecycle: &Lifecycle, address: SocketAddr, origin: &Origin) -> anyhow::Result<SocketAddr> {
     let listener = TcpListener::bind(address).await.map_err(|error| {
         anyhow::anyhow!(
             "admin.listen ({origin}): cannot listen on {address}: {error}; give another address with --admin-listen (port 0 takes a free one, off serves nothing)"

@@ -72,8 +72,13 @@ impl Lifecycle {
     }
 
     /// Asks a part whether it is ready, every `every` and whenever /readyz is asked; no answer within `patience` is a no.
-    pub fn watch<F>(&self, component: &'static str, every: Duration, patience: Duration, ask: impl Fn() -> F + Send + Sync + 'static)
-    where
+    pub fn watch<F>(
+        &self,
+        component: &'static str,
+        every: Duration,
+        patience: Duration,
+        ask: impl Fn() -> F + Send + Sync + 'static,
+    ) where
         F: Future<Output = Result<(), String>> + Send + 'static,
     {
         let pulse = Arc::new(Pulse::new(component, patience, Box::new(move || Box::pin(ask())), self.health()));

@@ -52,10 +52,10 @@ pub fn parse_time_parameter(text: &str, now_ms: i64) -> std::result::Result<i64,
     if let Some(rest) = text.strip_prefix("now") {
         // `+` of a query string has become a space.
         let (sign, rest) = match rest.split_at_checked(1) {
-            None => return Ok(now_ms),
+            _ if rest.is_empty() => return Ok(now_ms),
             Some(("-", rest)) => (-1, rest),
             Some(("+" | " ", rest)) => (1, rest),
-            Some(_) => return Err(wrong()),
+            _ => return Err(wrong()),
         };
         let ago = humantime::parse_duration(rest).map_err(|_| wrong())?;
         let ms = i64::try_from(ago.as_millis()).map_err(|_| wrong())?;

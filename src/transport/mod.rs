@@ -3,6 +3,7 @@
 //! A source belongs to one partition. Within a partition a batch is accepted only at the position the queue has for its source
 //! ([`Publisher::publish`]), so that a batch that is sent twice, by whomever, is accepted once.
 
+pub mod memory;
 pub mod redis;
 
 use std::time::Duration;
@@ -44,6 +45,9 @@ pub enum TransportError {
     /// The queue was made with other settings. Says which key to change to what.
     #[error("{0}")]
     Mismatch(String),
+    /// The queue inside this process cannot keep its file. Says which, and why.
+    #[error("{0}")]
+    Local(String),
     /// Something in the queue is not what it should be.
     #[error("{0}")]
     Corrupt(String),
@@ -53,7 +57,7 @@ impl TransportError {
     /// Whether trying again later can help.
     #[must_use]
     pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Unavailable { .. } | Self::Full { .. })
+        matches!(self, Self::Unavailable { .. } | Self::Full { .. } | Self::Local(_))
     }
 }
 

@@ -1,5 +1,7 @@
-//! What every queue must do (the conformance suite), and what the one on Redis must do besides ([`redis`]).
+//! What every queue must do (the conformance suite), and what the ones on Redis ([`redis`]) and in the process
+//! ([`memory`]) must do besides.
 
+mod memory;
 mod redis;
 
 use std::sync::Arc;
@@ -67,6 +69,8 @@ pub fn batch(source: SourceId, first: u64) -> Outgoing {
 
 /// Publishes batches of rows `[first, end)`; all are accepted.
 pub async fn fill(queue: &dyn Queue, source: SourceId, first: u64, end: u64) {
+    // There is a connection: what is sent over one comes in order.
+    queue.position(source).await.unwrap();
     let answers = join_all((first..end).step_by(10).map(|row| queue.publish(&batch(source, row)))).await;
     for answer in answers {
         assert_eq!(answer.unwrap(), Published::Accepted);
@@ -334,10 +338,13 @@ async fn sources_are_listed_and_set_back(place: &dyn Place) {
     Consumer::ping(&*q).await.unwrap();
 }
 
-/// Runs the suite at a place that the expression makes.
+/// Runs the suite at the places that the expressions make.
 macro_rules! conformance {
-    ($place:expr; $($test:ident),* $(,)?) => {
-        mod conformance {
+    ($($name:ident = $place:expr),* ; $tests:tt) => {
+        $(conformance! { @one $name $place; $tests })*
+    };
+    (@one $name:ident $place:expr; [$($test:ident),* $(,)?]) => {
+        mod $name {
             $(
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn $test() {
@@ -348,7 +355,7 @@ macro_rules! conformance {
     };
 }
 
-conformance! { super::redis::Server::start();
+conformance! { on_redis = super::redis::Server::start(), in_memory = super::memory::Memory::new(); [
     wrong_position,
     a_batch_sent_twice_is_there_once,
     a_refused_batch_refuses_those_behind_it,
@@ -363,4 +370,4 @@ conformance! { super::redis::Server::start();
     the_registry_is_changed_by_one_at_a_time,
     the_store_is_said_once,
     sources_are_listed_and_set_back,
-}
+] }

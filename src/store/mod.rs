@@ -1,11 +1,17 @@
-//! Where samples end: what every implementation promises. `postgres/` is the one for real use.
+//! Where samples end: what every implementation promises. `postgres/` is the one for real use,
+//! `sqlite/` the one of `telemetry all` where no PostgreSQL is configured. What both need is in `check`, `chunk`, `entry`, `text`.
 //!
 //! A commit is one transaction: samples, rejects and the covered ranges of their sources. Rows at positions that are not covered
 //! yet are written as they are; where positions overlap with what is covered (in the source or in its family), a row is written
 //! only if the store has no sample of its series, time and value.
 
+mod check;
+mod chunk;
+mod entry;
 pub mod postgres;
 mod read;
+pub mod sqlite;
+mod text;
 
 pub use read::{
     Chunk, ChunkRange, ClusterSummary, GpuFilter, GpuPlace, GpuSummary, HostSummary, Latest, Reader, SeriesFilter, SeriesRow,
@@ -24,17 +30,17 @@ use crate::model::{Digest, Reason, RowRange, RowSet, SourceId};
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// Not reachable, starting, timed out, out of disk, too many connections: waiting can help.
-    #[error("PostgreSQL at {endpoint} is unavailable: {reason}")]
+    #[error("{endpoint} is unavailable: {reason}")]
     Unavailable {
-        /// host:port/database, no secrets.
+        /// `PostgreSQL at host:port/database`, `SQLite in directory`; no secrets.
         endpoint: String,
         /// What was seen, with its causes.
         reason: String,
     },
     /// Wrong password, no such database, missing right, too old a server: waiting cannot help. Says what to do.
-    #[error("PostgreSQL at {endpoint} refuses us: {reason}")]
+    #[error("{endpoint} refuses us: {reason}")]
     Refused {
-        /// host:port/database.
+        /// Likewise.
         endpoint: String,
         /// What was said, and what to do.
         reason: String,

@@ -1,6 +1,50 @@
-//! What every store promises (`conformance`, `histories`), and what PostgreSQL adds (`postgres`).
+//! What every store promises (`conformance`, `histories`, `reading`), and what each adds (`postgres`, `sqlite`).
 
 mod conformance;
 mod histories;
 mod postgres;
+mod reading;
 mod rows;
+mod sqlite;
+
+/// Runs every promise on the stores that `$new` makes: `async fn() -> impl Harness`. Brought into a module of its own.
+macro_rules! suite {
+    ($new:expr) => {
+        super::suite! { @each $new;
+            conformance::rows_are_stored_with_their_range,
+            conformance::an_empty_group_is_no_error,
+            conformance::a_redelivery_changes_nothing,
+            conformance::other_borders_change_nothing,
+            conformance::another_content_under_the_same_id_loses_nothing,
+            conformance::siblings_of_a_family_are_stored_once,
+            conformance::a_source_that_says_a_thing_twice_is_stored_twice,
+            conformance::time_may_jump_back_and_forth,
+            conformance::every_accepted_year_and_bit_is_kept,
+            conformance::every_reason_is_kept,
+            conformance::odd_texts_do_not_stop_a_batch,
+            conformance::a_batch_that_contradicts_itself_is_its_own_fault,
+            conformance::failures_are_counted_by_entry,
+            conformance::dead_letters_settle_and_can_be_revived,
+            conformance::dead_letters_can_be_given_up,
+            histories::collectors_that_meet_everything_new_at_once,
+            histories::collectors_with_the_same_gpus_do_not_deadlock,
+            reading::lists_are_ordered_and_pages_join,
+            reading::filters_restrict,
+            reading::a_gpu_described_anew_is_one_gpu,
+            reading::chunks_come_by_their_borders,
+            reading::the_newest_sample_is_the_later_one,
+        }
+
+        #[test]
+        fn random_histories() {
+            histories::random_histories($new);
+        }
+    };
+    (@each $new:expr; $($module:ident::$name:ident),* $(,)?) => {
+        $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn $name() {
+            $module::$name(&($new)().await).await;
+        })*
+    };
+}
+use suite;

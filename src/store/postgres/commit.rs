@@ -11,23 +11,22 @@ use std::time::Duration;
 use futures_util::future::{join, join3};
 use rand::Rng;
 
-use super::chunk::{Part, Spans};
-use super::copy::{self, Rejected};
+use super::copy;
 use super::error::{Fault, Result};
-use super::ledger::{self, Cover, Entry, EntryColumns, Wanted, family_of};
-use super::partitions::{self, day_of};
+use super::ledger::{self, Cover, EntryColumns, Wanted};
+use super::partitions;
 use super::pool::Session;
 use super::types::{Time, range_text};
-use super::{PostgresStore, check, overlap, series};
+use super::{PostgresStore, overlap, series};
 use crate::batch::Batch;
 use crate::model::{Digest, RowRange, RowSet, SourceId};
+use crate::store::chunk::{Part, Spans, day_of};
+use crate::store::entry::{Entry, family_of};
+use crate::store::check;
 use crate::store::{Committed, Incoming, StoreError};
 
 /// How often a commit that lost against another one is tried.
 const ATTEMPTS: u32 = 8;
-
-/// Rejected rows in one row of `reject_chunk` at most.
-const MAX_REJECTS: usize = 10_000;
 
 const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE";
 
@@ -123,11 +122,7 @@ async fn fast(
     let mut rejected = Vec::new();
     for part in parts {
         let batch = part.batch;
-        let entry = work.entries.entry(batch.header.source).or_default();
-        entry.rows.insert(batch.rows);
-        entry.valid += batch.row.len() as u64;
-        entry.newest = entry.newest.max(batch.time_ms.iter().copied().max());
-        take_rejects(batch, &RowSet::from(batch.rows), entry, &mut rejected);
+        work.entries.entry(batch.header.source).or_default().take_new(batch, &mut rejected);
         count_stored(&mut work.committed, batch, batch.row.len() as u64);
         work.committed.rejected += batch.rejects.len() as u64;
     }
@@ -181,22 +176,8 @@ async fn write_overlapping(session: &Session, part: &Part<'_>, family: &RowSet, 
     let covered: Vec<bool> = batch.row.iter().map(|row| family.contains(*row)).collect();
     let stored = overlap::stored(session, part, &covered).await?;
     let entry = work.entries.entry(batch.header.source).or_default();
-    for (row, is_stored) in batch.row.iter().zip(&stored) {
-        match (own.contains(*row), is_stored) {
-            (false, _) => {
-                entry.valid += 1;
-                entry.duplicate += u64::from(*is_stored);
-            }
-            // Another content than what was there before: not one of the source's rows as the ledger counts them.
-            (true, false) => entry.extra += 1,
-            (true, true) => {}
-        }
-    }
-    let fresh = RowSet::from(batch.rows).minus(own);
-    entry.rows.extend(&fresh);
-    entry.newest = entry.newest.max(batch.time_ms.iter().copied().max());
     let mut rejected = Vec::new();
-    work.committed.rejected += take_rejects(batch, &fresh, entry, &mut rejected);
+    work.committed.rejected += entry.take_overlapping(batch, own, &stored, &mut rejected);
     work.committed.duplicate += stored.iter().filter(|is_stored| **is_stored).count() as u64;
 
     let keep: Vec<bool> = stored.iter().map(|is_stored| !is_stored).collect();
@@ -216,22 +197,6 @@ fn count_stored(committed: &mut Committed, batch: &Batch, samples: u64) {
     if samples > 0 {
         *committed.stored.entry(batch.header.cluster.clone()).or_default() += samples;
     }
-}
-
-/// Notes the rejects of a batch at these rows. Returns how many.
-fn take_rejects(batch: &Batch, rows: &RowSet, entry: &mut Entry, rejected: &mut Vec<Rejected>) -> u64 {
-    let mut by_reason: BTreeMap<_, Vec<(u64, u64)>> = BTreeMap::new();
-    for reject in batch.rejects.iter().filter(|reject| rows.contains(reject.row)) {
-        by_reason.entry(reject.reason).or_default().push((reject.row, reject.line));
-    }
-    let mut taken = 0;
-    for (reason, rows) in by_reason {
-        *entry.rejected.entry(reason).or_default() += rows.len() as u64;
-        taken += rows.len() as u64;
-        let source = batch.header.source;
-        rejected.extend(rows.chunks(MAX_REJECTS).map(|rows| Rejected { source, reason, rows: rows.to_vec() }));
-    }
-    taken
 }
 
 /// Locks the families (again, on the slow path: that costs nothing), enters what was collected in the ledger and at the GPUs, all in

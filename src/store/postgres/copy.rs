@@ -6,11 +6,11 @@ use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::SinkExt;
 use tokio_postgres::CopyInSink;
 
-use super::chunk::{Chunk, Chunker, Part, Spans};
 use super::error::Result;
 use super::pool::Session;
 use super::types::to_micros;
-use crate::model::{Reason, SourceId};
+use crate::store::chunk::{Chunk, Chunker, Part, Spans};
+use crate::store::entry::Rejected;
 
 /// How much is sent at once.
 const PIECE: usize = 256 << 10;
@@ -40,13 +40,6 @@ pub(super) async fn samples(session: &Session, parts: &[Part<'_>]) -> Result<(u6
     }
     end(session, sink, buffer).await?;
     Ok(chunker.finish())
-}
-
-/// The rejected rows of one source and reason: (row, line).
-pub(super) struct Rejected {
-    pub(super) source: SourceId,
-    pub(super) reason: Reason,
-    pub(super) rows: Vec<(u64, u64)>,
 }
 
 /// Writes rejected rows.

@@ -116,19 +116,3 @@ pub(super) async fn drop_letter(store: &PostgresStore, session: &Session, id: i6
     session.batch("COMMIT").await?;
     Ok(dropped > 0)
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::model::RowRange;
-
-    #[test]
-    fn ranges_survive_text() {
-        for (first, end) in [(0, 1), (5, 900), (0, u64::MAX)] {
-            let range = RowRange { first, end: end.min(i64::MAX.cast_unsigned()) };
-            assert_eq!(parse_range(&range_text(RowRange { first, end })), Ok(range));
-        }
-        assert_eq!(parse_range("empty"), Ok(RowRange { first: 0, end: 0 }));
-        assert!(parse_range("(,)").is_err());
-    }
-}

@@ -75,7 +75,7 @@ fn chain(error: &tokio_postgres::Error) -> String {
 /// What an error of a connection or statement means.
 pub(super) fn from_postgres(endpoint: &Endpoint, error: &tokio_postgres::Error) -> Fault {
     let reason = chain(error);
-    let at = endpoint.to_string();
+    let at = format!("PostgreSQL at {endpoint}");
     let Some(state) = error.code() else {
         // The client has no kind for this: the server wants a password and we have none.
         let error = if reason.contains("password missing") {
@@ -122,5 +122,5 @@ pub(super) fn from_pool(endpoint: &Endpoint, error: PoolError) -> Fault {
         PoolError::Timeout(TimeoutType::Recycle) => "an idle connection no longer answers".to_owned(),
         other => other.to_string(),
     };
-    StoreError::Unavailable { endpoint: endpoint.to_string(), reason }.into()
+    StoreError::Unavailable { endpoint: format!("PostgreSQL at {endpoint}"), reason }.into()
 }

@@ -15,6 +15,7 @@ use super::types::{Time, Uuid, clean, parse_range, row_set};
 use crate::batch::Header;
 use crate::model::{Digest, Reason, RowSet, SourceId};
 use crate::store::SourceLedger;
+use crate::store::entry::{Entry, family_of};
 
 /// What the sources of some families cover.
 pub(super) const LEARN: &str =
@@ -39,11 +40,6 @@ pub(super) struct Wanted<'a> {
     headers: BTreeMap<SourceId, &'a Header>,
     pub(super) ids: Vec<Uuid>,
     pub(super) families: Vec<Uuid>,
-}
-
-/// The family of a source; one without is its own.
-pub(super) fn family_of(header: &Header) -> Digest {
-    if header.family == Digest::default() { header.source } else { header.family }
 }
 
 impl<'a> Wanted<'a> {
@@ -122,17 +118,6 @@ pub(super) async fn register(session: &Session, wanted: &Wanted<'_>, cover: &Cov
         )
         .await?;
     Ok(())
-}
-
-/// What a commit adds to a source.
-#[derive(Default)]
-pub(super) struct Entry {
-    pub(super) rows: RowSet,
-    pub(super) valid: u64,
-    pub(super) duplicate: u64,
-    pub(super) extra: u64,
-    pub(super) rejected: BTreeMap<Reason, u64>,
-    pub(super) newest: Option<i64>,
 }
 
 /// The entries of a commit as the parameters of [`ADD`] and [`ADD_REJECTS`].

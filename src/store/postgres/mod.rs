@@ -6,9 +6,8 @@
 //! | `pool` | connections, timeouts, sessions that are thrown away unless they end well |
 //! | `error` | what an SQLSTATE means: wait, ask a person, or the batch's fault |
 //! | `migrate`, `migrations/` | the schema |
-//! | `check` | whether a batch is what it promises |
 //! | `series`, `partitions` | made outside of the commit: ids of series and GPUs, a partition a day |
-//! | `chunk`, `copy` | samples to chunks to binary COPY |
+//! | `copy` | chunks to binary COPY |
 //! | `commit`, `overlap` | the transaction: fast path, slow path |
 //! | `read`, `arrays` | what readers ask; chunks decoded in bulk |
 //! | `ledger`, `dead` | sources and what they cover, dead letters |
@@ -17,8 +16,6 @@
 //! Advisory locks (`telemetry migrate`, `telemetry partitions`) are taken by transactions that take none of these.
 
 mod arrays;
-mod check;
-mod chunk;
 mod commit;
 mod copy;
 mod dead;

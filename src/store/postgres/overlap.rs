@@ -10,11 +10,10 @@ use futures_util::TryStreamExt;
 use tokio_postgres::Row;
 use tokio_postgres::types::{ToSql, Type};
 
-use super::chunk::Part;
 use super::error::Result;
-use super::partitions::{DAY_MS, Day, day_of};
 use super::pool::Session;
 use super::types::Time;
+use crate::store::chunk::{DAY_MS, Day, Part, day_of};
 
 /// A sample's identity: series, time in ms, bits of the value.
 type Identity = (i64, i64, u64);

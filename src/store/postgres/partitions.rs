@@ -10,17 +10,7 @@ use std::sync::Arc;
 use super::error::Result;
 use super::pool::Session;
 use super::series::Caches;
-
-/// A UTC day: days since 1970.
-pub(super) type Day = i64;
-
-/// Milliseconds of a day.
-pub(super) const DAY_MS: i64 = 86_400_000;
-
-/// The day of a time in ms.
-pub(super) fn day_of(ms: i64) -> Day {
-    ms.div_euclid(DAY_MS)
-}
+use crate::store::chunk::Day;
 
 const LOCK: &str = "SELECT pg_advisory_xact_lock(hashtextextended('telemetry partitions ' || coalesce(current_schema(), ''), 0))";
 
@@ -87,6 +77,7 @@ fn creation(day: Day) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::chunk::day_of;
     use crate::model::{MAX_TIME_MS, MIN_TIME_MS};
 
     #[test]

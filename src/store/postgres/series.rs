@@ -8,22 +8,12 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::error::Result;
-use super::partitions::Day;
 use super::pool::Session;
 use super::types::{Uuid, clean};
 use crate::batch::Dictionary;
 use crate::model::{Digest, Gpu, Series};
 use crate::store::Incoming;
-
-/// The ids behind a series.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Ids {
-    pub(super) series: i64,
-    pub(super) gpu: i64,
-}
-
-/// The ids of a dictionary's series, by index.
-pub(super) type Resolved = Arc<[Ids]>;
+use crate::store::chunk::{Day, Ids, Resolved};
 
 /// What is known of the database. Forgotten whenever a connection has to be made: the database behind it may have been restored or
 /// failed over meanwhile, and ids that were seen may not be there any more.

@@ -5,7 +5,8 @@ use std::error::Error;
 use bytes::{BufMut, BytesMut};
 use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, accepts, to_sql_checked};
 
-use crate::model::{Digest, RowRange, RowSet};
+use crate::model::Digest;
+pub(super) use crate::store::text::{clean, parse_range, range_text, row_set};
 
 /// 2000-01-01T00:00:00Z in ms since 1970: where PostgreSQL's timestamps begin.
 const EPOCH_MS: i64 = 946_684_800_000;
@@ -54,29 +55,4 @@ impl<'a> FromSql<'a> for Uuid {
         Digest::from_slice(raw).map(Self).ok_or_else(|| "a uuid has 16 bytes".into())
     }
     accepts!(UUID);
-}
-
-/// Row sets travel as text (`covered::text`); ours is PostgreSQL's notation.
-pub(super) fn row_set(text: Option<&str>) -> Result<RowSet, String> {
-    text.map_or_else(|| Ok(RowSet::new()), str::parse)
-}
-
-/// The text of an `int8range`. A range from the outside may go past what PostgreSQL counts to; nothing is there.
-pub(super) fn range_text(range: RowRange) -> String {
-    let most = i64::MAX.cast_unsigned();
-    format!("[{},{})", range.first.min(most), range.end.max(range.first).min(most))
-}
-
-/// The reverse of [`range_text`], in PostgreSQL's canonical notation (`empty`, or `[first,end)`).
-pub(super) fn parse_range(text: &str) -> Result<RowRange, String> {
-    if text == "empty" {
-        return Ok(RowRange { first: 0, end: 0 });
-    }
-    let set: RowSet = format!("{{{text}}}").parse()?;
-    set.ranges().first().copied().ok_or_else(|| format!("`{text}` is not a range of rows"))
-}
-
-/// A text that PostgreSQL can keep: it has no place for U+0000 in a text, so its picture (U+2400) stands for it.
-pub(super) fn clean(text: &str) -> std::borrow::Cow<'_, str> {
-    if text.contains('\0') { text.replace('\0', "\u{2400}").into() } else { text.into() }
 }

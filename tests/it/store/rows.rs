@@ -7,7 +7,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use telemetry::batch::{Batch, Dictionary, Header, Reject, Run};
 use telemetry::model::{Digest, Gpu, Reason, RowRange, Series, SourceId};
-use telemetry::store::{Incoming, SourceLedger, Store};
+use telemetry::store::{Incoming, Reader, SourceLedger, Store};
 
 /// 2025-01-15T00:00:00Z.
 pub const DAY: i64 = 1_736_899_200_000;
@@ -39,6 +39,7 @@ pub type Multiset = BTreeMap<(String, String, String, i64, u64), usize>;
 #[async_trait]
 pub trait Harness: Send + Sync {
     fn open(&self) -> Arc<dyn Store>;
+    fn reader(&self) -> Arc<dyn Reader>;
     async fn samples(&self) -> Multiset;
     /// Source, row, line, reason of every rejected row, sorted.
     async fn rejected(&self) -> Vec<(SourceId, u64, u64, Reason)>;

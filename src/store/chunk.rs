@@ -4,42 +4,62 @@
 //! in row order), cut at UTC midnights and at [`MAX_SAMPLES`].
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
-use super::partitions::day_of;
-use super::series::{Ids, Resolved};
 use crate::batch::{Batch, Run};
 
+/// A UTC day: days since 1970.
+pub(in crate::store) type Day = i64;
+
+/// Milliseconds of a day.
+pub(in crate::store) const DAY_MS: i64 = 86_400_000;
+
+/// The day of a time in ms.
+pub(in crate::store) fn day_of(ms: i64) -> Day {
+    ms.div_euclid(DAY_MS)
+}
+
+/// The store's ids behind a series.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::store) struct Ids {
+    pub(in crate::store) series: i64,
+    pub(in crate::store) gpu: i64,
+}
+
+/// The ids of a dictionary's series, by index.
+pub(in crate::store) type Resolved = Arc<[Ids]>;
+
 /// Samples in a chunk at most.
-pub(super) const MAX_SAMPLES: usize = 4096;
+pub(in crate::store) const MAX_SAMPLES: usize = 4096;
 
 /// A batch, the ids of its dictionaries, and which of its samples are meant (by column position; `None` = all).
-pub(super) struct Part<'a> {
-    pub(super) batch: &'a Batch,
-    pub(super) ids: &'a [Resolved],
-    pub(super) keep: Option<&'a [bool]>,
+pub(in crate::store) struct Part<'a> {
+    pub(in crate::store) batch: &'a Batch,
+    pub(in crate::store) ids: &'a [Resolved],
+    pub(in crate::store) keep: Option<&'a [bool]>,
 }
 
 impl Part<'_> {
-    pub(super) fn ids_of(&self, run: &Run) -> Ids {
+    pub(in crate::store) fn ids_of(&self, run: &Run) -> Ids {
         self.ids[run.dictionary as usize][run.index as usize]
     }
 }
 
 /// One row of `sample_chunk`.
 #[derive(Debug, PartialEq)]
-pub(super) struct Chunk<'a> {
-    pub(super) series: i64,
-    pub(super) times: &'a [i64],
-    pub(super) values: &'a [f64],
+pub(in crate::store) struct Chunk<'a> {
+    pub(in crate::store) series: i64,
+    pub(in crate::store) times: &'a [i64],
+    pub(in crate::store) values: &'a [f64],
     /// The distance of the samples in ms, if it is always the same; 0 for a single one.
-    pub(super) step: Option<i32>,
+    pub(in crate::store) step: Option<i32>,
 }
 
 /// Oldest and newest sample of each GPU, ms.
-pub(super) type Spans = HashMap<i64, (i64, i64)>;
+pub(in crate::store) type Spans = HashMap<i64, (i64, i64)>;
 
 /// Cuts parts into chunks, one after the other, with memory for one series.
-pub(super) struct Chunker<'a> {
+pub(in crate::store) struct Chunker<'a> {
     parts: &'a [Part<'a>],
     /// (ids, part, run), sorted by series; the parts of a series in their order.
     runs: Vec<(Ids, usize, Run)>,
@@ -54,7 +74,7 @@ pub(super) struct Chunker<'a> {
 
 impl<'a> Chunker<'a> {
     /// Every run and position must be within its batch and dictionaries: see `check`.
-    pub(super) fn new(parts: &'a [Part<'a>]) -> Self {
+    pub(in crate::store) fn new(parts: &'a [Part<'a>]) -> Self {
         let mut runs: Vec<(Ids, usize, Run)> = parts
             .iter()
             .enumerate()
@@ -75,7 +95,7 @@ impl<'a> Chunker<'a> {
     }
 
     /// The next chunk.
-    pub(super) fn next(&mut self) -> Option<Chunk<'_>> {
+    pub(in crate::store) fn next(&mut self) -> Option<Chunk<'_>> {
         while self.cut == self.times.len() {
             if self.next_run == self.runs.len() {
                 return None;
@@ -93,7 +113,7 @@ impl<'a> Chunker<'a> {
     }
 
     /// What was cut so far: samples, and the spans of their GPUs.
-    pub(super) fn finish(self) -> (u64, Spans) {
+    pub(in crate::store) fn finish(self) -> (u64, Spans) {
         (self.samples, self.spans)
     }
 
@@ -186,7 +206,7 @@ mod tests {
         out
     }
 
-    const DAY: i64 = super::super::partitions::DAY_MS;
+    const DAY: i64 = DAY_MS;
 
     fn ids(n: i64) -> Vec<Resolved> {
         vec![(1..=n).map(|series| Ids { series, gpu: series % 2 }).collect()]

@@ -4,7 +4,7 @@ use crate::model::{MAX_TIME_MS, MIN_TIME_MS};
 use crate::store::{Incoming, StoreError};
 
 /// Every batch of a group.
-pub(super) fn group(group: &[Incoming]) -> crate::store::Result<()> {
+pub(in crate::store) fn group(group: &[Incoming]) -> crate::store::Result<()> {
     group.iter().try_for_each(|incoming| {
         check(incoming).map_err(|why| {
             StoreError::BadBatch(format!("source {} rows {}: {why}", incoming.batch.header.source, incoming.batch.rows))

@@ -1,0 +1,168 @@
+//! The ledger: one row a source, with the rows it covers. Within the one writer's transactions nobody else changes it.
+
+use std::collections::BTreeMap;
+
+use rusqlite::{Connection, OptionalExtension as _, Row, params};
+
+use super::error::{Fault, Result};
+use crate::batch::Header;
+use crate::model::{Digest, Reason, RowSet, SourceId, now_ms};
+use crate::store::SourceLedger;
+use crate::store::entry::{Entry, Rejected, family_of};
+use crate::store::text::{clean, parse_range, row_set};
+
+pub(super) fn set(text: Option<&str>) -> Result<RowSet> {
+    row_set(text).map_err(Fault::Odd)
+}
+
+pub(super) fn digest(row: &Row<'_>, at: usize) -> Result<Digest> {
+    let bytes: Vec<u8> = row.get(at)?;
+    Digest::from_slice(&bytes).ok_or_else(|| Fault::Odd("an id that has not 16 bytes".to_owned()))
+}
+
+/// What a source, and it with the others of its family, cover.
+pub(super) fn covered(connection: &Connection, header: &Header) -> Result<(RowSet, RowSet)> {
+    let mut statement = connection.prepare_cached("SELECT id, covered FROM source WHERE id = ?1 OR family = ?2")?;
+    let mut rows = statement.query([&header.source.to_bytes()[..], &family_of(header).to_bytes()[..]])?;
+    let (mut own, mut family) = (RowSet::new(), RowSet::new());
+    while let Some(row) = rows.next()? {
+        let covered = set(row.get_ref(1)?.as_str_or_null().map_err(|error| Fault::Odd(error.to_string()))?)?;
+        family.extend(&covered);
+        if digest(row, 0)? == header.source {
+            own = covered;
+        }
+    }
+    Ok((own, family))
+}
+
+/// Makes a row for a source that has none, and names one that was made without a batch.
+pub(super) fn register(connection: &Connection, header: &Header) -> Result<()> {
+    connection
+        .prepare_cached(
+            "INSERT INTO source (id, family, cluster, name) VALUES (?1, ?2, ?3, ?4) \
+             ON CONFLICT (id) DO UPDATE SET family = excluded.family, cluster = excluded.cluster, name = excluded.name \
+              WHERE cluster = ''",
+        )?
+        .execute(params![
+            &header.source.to_bytes()[..],
+            &family_of(header).to_bytes()[..],
+            clean(&header.cluster),
+            clean(&header.name)
+        ])?;
+    Ok(())
+}
+
+/// Enters what a commit adds to a source.
+pub(super) fn add(connection: &Connection, source: SourceId, entry: &Entry, rejected: &[Rejected]) -> Result<()> {
+    let id = source.to_bytes();
+    let covered: String =
+        connection.prepare_cached("SELECT covered FROM source WHERE id = ?1")?.query_row([&id[..]], |row| row.get(0))?;
+    let mut covered = set(Some(&covered))?;
+    covered.extend(&entry.rows);
+    connection
+        .prepare_cached(
+            "UPDATE source SET covered = ?2, valid = valid + ?3, duplicate = duplicate + ?4, extra = extra + ?5, \
+                    first_commit = coalesce(first_commit, ?6), last_commit = max(coalesce(last_commit, ?6), ?6), \
+                    newest_sample = max(coalesce(newest_sample, ?7), coalesce(?7, newest_sample)) \
+              WHERE id = ?1",
+        )?
+        .execute(params![
+            &id[..],
+            covered.to_string(),
+            entry.valid.cast_signed(),
+            entry.duplicate.cast_signed(),
+            entry.extra.cast_signed(),
+            now_ms(),
+            entry.newest
+        ])?;
+    let mut count = connection.prepare_cached(
+        "INSERT INTO source_reject (source_id, reason, n) VALUES (?1, ?2, ?3) ON CONFLICT DO UPDATE SET n = n + excluded.n",
+    )?;
+    for (reason, n) in &entry.rejected {
+        count.execute(params![&id[..], reason.code(), n.cast_signed()])?;
+    }
+    let mut note = connection.prepare_cached("INSERT INTO reject (source_id, row, line, reason) VALUES (?1, ?2, ?3, ?4)")?;
+    for rejected in rejected.iter().filter(|rejected| rejected.source == source) {
+        for (row, line) in &rejected.rows {
+            note.execute(params![&id[..], row.cast_signed(), line.cast_signed(), rejected.reason.code()])?;
+        }
+    }
+    Ok(())
+}
+
+/// How far these sources are settled, in the order asked; unknown ones are at 0.
+pub(super) fn settled(connection: &Connection, sources: &[SourceId]) -> Result<Vec<(SourceId, u64)>> {
+    sources.iter().map(|source| Ok((*source, settled_of(connection, *source)?))).collect()
+}
+
+fn settled_of(connection: &Connection, source: SourceId) -> Result<u64> {
+    let id = source.to_bytes();
+    let found: Option<(String, String)> = connection
+        .prepare_cached("SELECT covered, dropped FROM source WHERE id = ?1")?
+        .query_row([&id[..]], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?;
+    let (covered, dropped) = found.unwrap_or_default();
+    let mut all = RowSet::new();
+    for text in [covered, dropped] {
+        if !text.is_empty() {
+            all.extend(&set(Some(&text))?);
+        }
+    }
+    all.extend(&dead(connection, source)?);
+    Ok(all.ranges().first().filter(|range| range.first == 0).map_or(0, |range| range.end))
+}
+
+/// The rows of a source's dead letters.
+fn dead(connection: &Connection, source: SourceId) -> Result<RowSet> {
+    let mut statement = connection.prepare_cached("SELECT rows FROM dead_letter WHERE source_id = ?1")?;
+    let mut rows = statement.query([&source.to_bytes()[..]])?;
+    let mut dead = RowSet::new();
+    while let Some(row) = rows.next()? {
+        dead.insert(parse_range(&row.get::<_, String>(0)?).map_err(Fault::Odd)?);
+    }
+    Ok(dead)
+}
+
+/// The ledger of every source, as of one moment.
+pub(super) fn all(connection: &Connection) -> Result<Vec<SourceLedger>> {
+    let moment = connection.unchecked_transaction()?;
+    let mut rejected = rejected(&moment)?;
+    let mut statement = moment.prepare_cached(
+        "SELECT id, cluster, name, covered, dropped, valid, duplicate, first_commit, last_commit, newest_sample \
+           FROM source ORDER BY cluster, name, id",
+    )?;
+    let mut rows = statement.query([])?;
+    let mut ledger = Vec::new();
+    while let Some(row) = rows.next()? {
+        let source = digest(row, 0)?;
+        let (covered, dropped) = (set(Some(&row.get::<_, String>(3)?))?, set(Some(&row.get::<_, String>(4)?))?);
+        ledger.push(SourceLedger {
+            source,
+            cluster: row.get(1)?,
+            name: row.get(2)?,
+            dead: dead(&moment, source)?.minus(&covered).minus(&dropped),
+            dropped: dropped.minus(&covered),
+            covered,
+            valid: row.get::<_, i64>(5)?.cast_unsigned(),
+            duplicate: row.get::<_, i64>(6)?.cast_unsigned(),
+            rejected: rejected.remove(&source).unwrap_or_default(),
+            first_commit_ms: row.get::<_, Option<i64>>(7)?.unwrap_or(0),
+            last_commit_ms: row.get::<_, Option<i64>>(8)?.unwrap_or(0),
+            newest_sample_ms: row.get(9)?,
+        });
+    }
+    Ok(ledger)
+}
+
+fn rejected(connection: &Connection) -> Result<BTreeMap<SourceId, BTreeMap<Reason, u64>>> {
+    let mut statement = connection.prepare_cached("SELECT source_id, reason, n FROM source_reject")?;
+    let mut rows = statement.query([])?;
+    let mut rejected: BTreeMap<SourceId, BTreeMap<Reason, u64>> = BTreeMap::new();
+    while let Some(row) = rows.next()? {
+        let code: i64 = row.get(1)?;
+        let reason = u8::try_from(code).ok().and_then(Reason::from_code);
+        let reason = reason.ok_or_else(|| Fault::Odd(format!("the reject reason {code}")))?;
+        rejected.entry(digest(row, 0)?).or_default().insert(reason, row.get::<_, i64>(2)?.cast_unsigned());
+    }
+    Ok(rejected)
+}

@@ -1,0 +1,148 @@
+//! The directory, its lock, and the file in it.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{Read as _, Write as _};
+use std::path::Path;
+
+use rusqlite::{Connection, OpenFlags};
+
+use super::connections::{Connections, Writer};
+use super::error::Fault;
+use crate::model::now_ms;
+use crate::store::{Result, StoreError};
+
+/// "GPUt": says in the file's head whose it is.
+const APPLICATION: u32 = 0x4750_5574;
+/// The schema of this program.
+const VERSION: u32 = 1;
+const SCHEMA: &str = include_str!("schema.sql");
+const FILE: &str = "telemetry.sqlite";
+const LOCK: &str = "telemetry.lock";
+/// Where a SQLite file's head has its user version and application id (big-endian).
+const USER_VERSION_AT: usize = 60;
+const APPLICATION_AT: usize = 68;
+const HEAD: usize = 100;
+
+/// Opens (or makes) the store; the connections, and its id.
+pub(super) fn open(directory: &Path) -> Result<(Connections, String)> {
+    let endpoint = format!("SQLite in {}", directory.display());
+    let refused = |reason: String| StoreError::Refused { endpoint: endpoint.clone(), reason };
+    fs::create_dir_all(directory)
+        .map_err(|error| refused(format!("the directory cannot be made: {error}; give another one with --data-dir")))?;
+    let path = directory.join(FILE);
+    // Before anything is written.
+    look_at(&path).map_err(|fault| match fault {
+        Foreign::No(reason) => refused(reason),
+        Foreign::Newer(version) => StoreError::Schema(format!(
+            "{endpoint} is of version {version}, this program knows versions up to {VERSION}: upgrade telemetry, or give another --data-dir"
+        )),
+    })?;
+    let lock = lock(directory).map_err(refused)?;
+    let explain = |fault: Fault| match fault {
+        Fault::Sqlite(error) if is_forbidden(&error) => {
+            StoreError::Refused { endpoint: endpoint.clone(), reason: format!("{FILE} cannot be written: {error}") }
+        }
+        fault => fault.explain(&endpoint),
+    };
+    let connection = Connection::open(&path).map_err(|error| explain(error.into()))?;
+    let id = prepare(&connection).map_err(explain)?;
+    let connections = Connections::new(Writer::new(connection), path, endpoint.clone(), lock);
+    Ok((connections, id))
+}
+
+fn is_forbidden(error: &rusqlite::Error) -> bool {
+    use rusqlite::ErrorCode::{CannotOpen, PermissionDenied, ReadOnly};
+    matches!(error.sqlite_error_code(), Some(CannotOpen | PermissionDenied | ReadOnly))
+}
+
+/// Why a file is not taken.
+enum Foreign {
+    No(String),
+    Newer(u32),
+}
+
+/// Looks at the file's head without touching it.
+fn look_at(path: &Path) -> std::result::Result<(), Foreign> {
+    let mut head = Vec::new();
+    match File::open(path).and_then(|file| file.take(HEAD as u64).read_to_end(&mut head)) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(Foreign::No(format!("{FILE} cannot be read: {error}"))),
+        // Made and killed before anything was written.
+        Ok(0) => return Ok(()),
+        Ok(_) => {}
+    }
+    let number = |at: usize| head.get(at..at + 4).and_then(|bytes| bytes.try_into().ok()).map_or(0, u32::from_be_bytes);
+    if !head.starts_with(b"SQLite format 3\0") || number(APPLICATION_AT) != APPLICATION {
+        return Err(Foreign::No(format!("{FILE} in it is not telemetry's: give another directory with --data-dir")));
+    }
+    let version = number(USER_VERSION_AT);
+    if version > VERSION { Err(Foreign::Newer(version)) } else { Ok(()) }
+}
+
+/// One process a directory. The lock goes with the process, however it ends.
+fn lock(directory: &Path) -> std::result::Result<File, String> {
+    let path = directory.join(LOCK);
+    let failed = |error: std::io::Error| format!("{LOCK} in it cannot be written: {error}; give another directory with --data-dir");
+    let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).map_err(failed)?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let mut holder = String::new();
+            let _ = file.read_to_string(&mut holder);
+            let holder = if holder.is_empty() { "another process".to_owned() } else { format!("process {}", holder.trim()) };
+            return Err(format!("{holder} uses it: end that one first, or give another directory with --data-dir"));
+        }
+        Err(TryLockError::Error(error)) => return Err(failed(error)),
+    }
+    // For people: whose it is.
+    let _ = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
+    Ok(file)
+}
+
+/// Settings of the writing connection, and the schema. Returns the store's id.
+fn prepare(connection: &Connection) -> super::error::Result<String> {
+    connection.busy_timeout(std::time::Duration::from_secs(10))?;
+    let version: u32 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    if version == 0 {
+        // In the file's head before the write-ahead log begins: an interrupted beginning is still known as ours.
+        let id = uuid(rand::random());
+        connection.execute_batch(&format!("BEGIN IMMEDIATE; PRAGMA application_id = {APPLICATION}; {SCHEMA}"))?;
+        connection.execute("INSERT INTO store (one, id, created_ms) VALUES (1, ?1, ?2)", (&id, now_ms()))?;
+        connection.execute_batch(&format!("PRAGMA user_version = {VERSION}; COMMIT"))?;
+    }
+    // FULL: what is committed is acknowledged to the queue, so it must outlive the machine.
+    connection.execute_batch(
+        "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; PRAGMA cache_size = -32768; \
+         PRAGMA temp_store = MEMORY; PRAGMA journal_size_limit = 67108864",
+    )?;
+    connection.set_prepared_statement_cache_capacity(64);
+    Ok(connection.query_row("SELECT id FROM store", [], |row| row.get(0))?)
+}
+
+/// A connection that reads.
+pub(super) fn reader(path: &Path) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags)?;
+    connection.busy_timeout(std::time::Duration::from_secs(10))?;
+    connection.execute_batch("PRAGMA query_only = ON; PRAGMA cache_size = -8192; PRAGMA mmap_size = 268435456")?;
+    connection.set_prepared_statement_cache_capacity(64);
+    Ok(connection)
+}
+
+/// A random UUID (version 4) as text.
+fn uuid(random: u128) -> String {
+    let bits = (random & !(0xf << 76) & !(0x3 << 62)) | (4 << 76) | (2 << 62);
+    let hex = format!("{bits:032x}");
+    format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_is_a_uuid_of_version_4() {
+        assert_eq!(uuid(0), "00000000-0000-4000-8000-000000000000");
+        assert_eq!(uuid(u128::MAX), "ffffffff-ffff-4fff-bfff-ffffffffffff");
+    }
+}

@@ -1,0 +1,103 @@
+//! What readers ask (see [`Reader`]): chunks through their index; lists in `lists`.
+
+use async_trait::async_trait;
+use rusqlite::{Connection, OptionalExtension as _};
+
+use super::error::{Fault, Result};
+use super::{SqliteStore, blob, lists};
+use crate::store::{
+    self, Chunk, ChunkRange, ClusterSummary, GpuFilter, GpuPlace, GpuSummary, HostSummary, Latest, Reader, SeriesFilter,
+    SeriesRow, SourceLedger, Store,
+};
+
+#[async_trait]
+impl Reader for SqliteStore {
+    async fn clusters(&self) -> store::Result<Vec<ClusterSummary>> {
+        self.connections.read(lists::clusters).await
+    }
+
+    async fn hosts(&self, filter: &GpuFilter, after: Option<(&str, &str)>, limit: usize) -> store::Result<Vec<HostSummary>> {
+        let (filter, after) = (filter.clone(), after.map(|(cluster, hostname)| (cluster.to_owned(), hostname.to_owned())));
+        self.connections.read(move |connection| lists::hosts(connection, &filter, after, limit)).await
+    }
+
+    async fn gpus(&self, filter: &GpuFilter, after: Option<&GpuPlace>, limit: usize) -> store::Result<Vec<GpuSummary>> {
+        let (filter, after) = (filter.clone(), after.cloned());
+        self.connections.read(move |connection| lists::gpus(connection, &filter, after, limit)).await
+    }
+
+    async fn series(&self, filter: &SeriesFilter, after: i64, limit: usize) -> store::Result<Vec<SeriesRow>> {
+        let filter = filter.clone();
+        self.connections.read(move |connection| lists::series(connection, &filter, after, limit)).await
+    }
+
+    async fn metrics(&self) -> store::Result<Vec<String>> {
+        self.connections.read(lists::metrics).await
+    }
+
+    async fn latest(&self, series: &[i64], begins_from_ms: i64, begins_before_ms: i64) -> store::Result<Vec<Latest>> {
+        let series = series.to_vec();
+        self.connections.read(move |connection| latest(connection, &series, begins_from_ms, begins_before_ms)).await
+    }
+
+    async fn chunks(&self, series: &[i64], range: &ChunkRange, max_samples: usize) -> store::Result<Option<Vec<Chunk>>> {
+        let (series, range) = (series.to_vec(), *range);
+        self.connections.read(move |connection| chunks(connection, &series, &range, max_samples)).await
+    }
+
+    async fn ledger(&self) -> store::Result<Vec<SourceLedger>> {
+        Store::ledger(self).await
+    }
+
+    async fn ready(&self) -> store::Result<()> {
+        Store::ping(self).await
+    }
+}
+
+fn latest(connection: &Connection, series: &[i64], from: i64, before: i64) -> Result<Vec<Latest>> {
+    let mut statement = connection.prepare_cached(
+        "SELECT t_min, n, data FROM chunk WHERE series_id = ?1 AND t_min >= ?2 AND t_min < ?3 ORDER BY t_max DESC, id DESC LIMIT 1",
+    )?;
+    let mut newest = Vec::with_capacity(series.len());
+    for id in series {
+        let found: Option<(i64, i64, Vec<u8>)> =
+            statement.query_row([*id, from, before], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).optional()?;
+        let Some((first, n, data)) = found else { continue };
+        let (times, values) = decode(&data, first, n)?;
+        if let (Some(time_ms), Some(value)) = (times.last(), values.last()) {
+            newest.push(Latest { series: *id, time_ms: *time_ms, value: *value });
+        }
+    }
+    Ok(newest)
+}
+
+/// `None` as soon as there are too many: the rest is left unread.
+fn chunks(connection: &Connection, series: &[i64], range: &ChunkRange, max_samples: usize) -> Result<Option<Vec<Chunk>>> {
+    // As of one moment: what is committed between two series is in all of them or in none.
+    let moment = connection.unchecked_transaction()?;
+    let mut statement = moment.prepare_cached(
+        "SELECT id, t_min, n, data FROM chunk \
+          WHERE series_id = ?1 AND t_max >= ?2 AND t_max < ?3 AND t_min >= ?4 AND t_min < ?5",
+    )?;
+    let (mut chunks, mut samples) = (Vec::new(), 0);
+    for id in series {
+        let borders = [*id, range.ends_from_ms, range.ends_before_ms, range.begins_from_ms, range.begins_before_ms];
+        let mut rows = statement.query(borders)?;
+        while let Some(row) = rows.next()? {
+            let n: i64 = row.get(2)?;
+            samples += usize::try_from(n).unwrap_or(usize::MAX / 2);
+            if samples > max_samples {
+                return Ok(None);
+            }
+            let data = row.get_ref(3)?.as_blob().map_err(|error| Fault::Odd(error.to_string()))?;
+            let (times, values) = decode(data, row.get(1)?, n)?;
+            chunks.push(Chunk { series: *id, id: row.get(0)?, times, values });
+        }
+    }
+    Ok(Some(chunks))
+}
+
+fn decode(data: &[u8], first: i64, n: i64) -> Result<(Vec<i64>, Vec<f64>)> {
+    let n = usize::try_from(n).map_err(|_| Fault::Odd(format!("a chunk of {n} samples")))?;
+    blob::decode(data, first, n).map_err(Fault::Odd)
+}

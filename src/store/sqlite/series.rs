@@ -1,0 +1,105 @@
+//! Series and GPUs: from what dictionaries say to the ids that chunks carry.
+
+use rusqlite::{Connection, OptionalExtension as _, params};
+
+use super::connections::Writer;
+use super::error::Result;
+use crate::batch::Dictionary;
+use crate::model::{Gpu, Series};
+use crate::store::Incoming;
+use crate::store::chunk::{Ids, Resolved};
+use crate::store::text::clean;
+
+/// Series whose ids are kept; beyond that they are looked up again.
+const KEPT: usize = 200_000;
+
+/// The ids of every dictionary of every batch of a group; new ones are registered, within the transaction.
+pub(super) fn resolve(writer: &mut Writer, group: &[Incoming]) -> Result<Vec<Vec<Resolved>>> {
+    if writer.series.len() > KEPT {
+        writer.series.clear();
+    }
+    group
+        .iter()
+        .map(|incoming| {
+            let cluster = &incoming.batch.header.cluster;
+            incoming.dictionaries.iter().map(|dictionary| of_dictionary(writer, cluster, dictionary)).collect()
+        })
+        .collect()
+}
+
+fn of_dictionary(writer: &mut Writer, cluster: &str, dictionary: &Dictionary) -> Result<Resolved> {
+    let Writer { connection, series: known } = writer;
+    dictionary
+        .series
+        .iter()
+        .map(|series| {
+            let key = series.key(cluster).0;
+            if let Some(ids) = known.get(&key) {
+                return Ok(*ids);
+            }
+            let ids = find_or_add(connection, cluster, key, series)?;
+            known.insert(key, ids);
+            Ok(ids)
+        })
+        .collect()
+}
+
+fn find_or_add(connection: &Connection, cluster: &str, key: u128, series: &Series) -> Result<Ids> {
+    let key = key.to_be_bytes();
+    let found = connection
+        .prepare_cached("SELECT id, gpu_id FROM series WHERE key = ?1")?
+        .query_row([&key[..]], |row| Ok(Ids { series: row.get(0)?, gpu: row.get(1)? }))
+        .optional()?;
+    if let Some(ids) = found {
+        return Ok(ids);
+    }
+    let gpu = gpu(connection, cluster, &series.gpu)?;
+    let labels = (!series.labels.is_empty()).then(|| {
+        let pairs = series.labels.iter().map(|(name, value)| (clean(name).into_owned(), clean(value).into_owned().into()));
+        serde_json::Value::Object(pairs.collect()).to_string()
+    });
+    connection
+        .prepare_cached(
+            "INSERT INTO series (key, gpu_id, metric, namespace, pod, container, labels) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+        )?
+        .execute(params![
+            &key[..],
+            gpu,
+            clean(&series.metric),
+            clean(&series.namespace),
+            clean(&series.pod),
+            clean(&series.container),
+            labels
+        ])?;
+    Ok(Ids { series: connection.last_insert_rowid(), gpu })
+}
+
+fn gpu(connection: &Connection, cluster: &str, gpu: &Gpu) -> Result<i64> {
+    let key = gpu.key(cluster).0.to_be_bytes();
+    let found =
+        connection.prepare_cached("SELECT id FROM gpu WHERE key = ?1")?.query_row([&key[..]], |row| row.get(0)).optional()?;
+    if let Some(id) = found {
+        return Ok(id);
+    }
+    // As in PostgreSQL: an index that its int cannot hold is none of a real GPU; the key still tells such GPUs apart.
+    let index = gpu.index.and_then(|index| i32::try_from(index).ok());
+    connection
+        .prepare_cached(
+            "INSERT INTO gpu (key, cluster, uuid, hostname, gpu_index, device, model, driver_version, pci_bus_id, mig_profile, mig_instance) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
+        )?
+        .execute(params![
+            &key[..],
+            clean(cluster),
+            clean(&gpu.uuid),
+            clean(&gpu.hostname),
+            index,
+            clean(&gpu.device),
+            clean(&gpu.model),
+            clean(&gpu.driver_version),
+            clean(&gpu.pci_bus_id),
+            clean(&gpu.mig_profile),
+            clean(&gpu.mig_instance)
+        ])?;
+    Ok(connection.last_insert_rowid())
+}

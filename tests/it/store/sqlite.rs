@@ -1,0 +1,161 @@
+//! The suite on SQLite, and what is SQLite's alone: a directory, one process at a time, files that are not ours.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use telemetry::model::{Reason, SourceId};
+use telemetry::store::sqlite::SqliteStore;
+use telemetry::store::{ChunkRange, GpuFilter, Reader, SeriesFilter, Store, StoreError};
+use tempfile::TempDir;
+
+use super::rows::*;
+use super::{conformance, histories, reading};
+
+struct Sqlite {
+    dir: TempDir,
+    store: Arc<SqliteStore>,
+}
+
+impl Sqlite {
+    async fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Arc::new(SqliteStore::open(dir.path()).unwrap());
+        Self { dir, store }
+    }
+}
+
+#[async_trait]
+impl Harness for Sqlite {
+    fn open(&self) -> Arc<dyn Store> {
+        Arc::clone(&self.store) as Arc<dyn Store>
+    }
+
+    fn reader(&self) -> Arc<dyn Reader> {
+        Arc::clone(&self.store) as Arc<dyn Reader>
+    }
+
+    async fn samples(&self) -> Multiset {
+        let series = self.store.series(&SeriesFilter::default(), 0, usize::MAX).await.unwrap();
+        let gpus = self.store.gpus(&GpuFilter::default(), None, usize::MAX).await.unwrap();
+        let (from, before) = (i64::MIN / 2, i64::MAX / 2);
+        let all = ChunkRange { begins_from_ms: from, begins_before_ms: before, ends_from_ms: from, ends_before_ms: before };
+        let ids: Vec<i64> = series.iter().map(|series| series.id).collect();
+        let mut samples = Multiset::new();
+        for chunk in self.store.chunks(&ids, &all, usize::MAX).await.unwrap().unwrap() {
+            let series = series.iter().find(|series| series.id == chunk.series).unwrap();
+            let place = &gpus.iter().find(|gpu| gpu.ids.contains(&series.gpu_id)).unwrap().place;
+            for (time, value) in chunk.times.iter().zip(&chunk.values) {
+                let key = (place.cluster.clone(), place.uuid.clone(), series.metric.clone(), *time, value.to_bits());
+                *samples.entry(key).or_default() += 1;
+            }
+        }
+        samples
+    }
+
+    async fn rejected(&self) -> Vec<(SourceId, u64, u64, Reason)> {
+        let connection = rusqlite::Connection::open(self.dir.path().join("telemetry.sqlite")).unwrap();
+        let mut statement = connection.prepare("SELECT hex(source_id), row, line, reason FROM reject ORDER BY 1, 2").unwrap();
+        let rows = statement.query_map([], |row| {
+            let source = row.get::<_, String>(0)?.to_lowercase().parse().expect("an id");
+            let reason = Reason::from_code(row.get(3)?).expect("a reason");
+            Ok((source, row.get::<_, i64>(1)?.cast_unsigned(), row.get::<_, i64>(2)?.cast_unsigned(), reason))
+        });
+        rows.unwrap().collect::<Result<_, _>>().unwrap()
+    }
+}
+
+super::suite! { Sqlite::new }
+
+/// The words that opening a directory is refused with.
+fn refusal(dir: &Path) -> String {
+    match SqliteStore::open(dir).expect_err("it is refused") {
+        StoreError::Refused { endpoint, reason } => format!("{endpoint}: {reason}"),
+        StoreError::Schema(text) => text,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn file_of(dir: &Path) -> PathBuf {
+    dir.join("telemetry.sqlite")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_committed_is_there_after_reopening() {
+    let Sqlite { dir, store } = Sqlite::new().await;
+    let content = Content::new("a", plain(200));
+    store.commit(&[content.batch(0..120)]).await.unwrap();
+    let id = store.id().await.unwrap();
+    drop(store);
+    let store = Arc::new(SqliteStore::open(dir.path()).unwrap());
+    assert_eq!(store.id().await.unwrap(), id);
+    assert_eq!(store.settled(&[content.source]).await.unwrap(), [(content.source, 120)]);
+    store.commit(&[content.all()]).await.unwrap();
+    assert_eq!(Sqlite { dir, store }.samples().await, content.samples());
+}
+
+#[tokio::test]
+async fn a_directory_has_one_process() {
+    let Sqlite { dir, store } = Sqlite::new().await;
+    let said = refusal(dir.path());
+    assert!(said.contains(dir.path().to_str().unwrap()) && said.contains(&format!("process {}", std::process::id())), "{said}");
+    store.ping().await.unwrap();
+    drop(store);
+    SqliteStore::open(dir.path()).unwrap();
+}
+
+#[tokio::test]
+async fn what_is_not_ours_is_refused_and_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = file_of(dir.path());
+    let foreign = tempfile::tempdir().unwrap();
+    let other = foreign.path().join("other");
+    rusqlite::Connection::open(&other).unwrap().execute_batch("CREATE TABLE t (x); INSERT INTO t VALUES (1)").unwrap();
+    for bytes in [b"a shopping list".to_vec(), std::fs::read(&other).unwrap()] {
+        std::fs::write(&file, &bytes).unwrap();
+        let said = refusal(dir.path());
+        assert!(said.contains("is not telemetry's") && said.contains("--data-dir"), "{said}");
+        assert_eq!(std::fs::read(&file).unwrap(), bytes);
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "nothing was made beside it");
+    }
+}
+
+#[tokio::test]
+async fn a_newer_version_is_refused_and_left_alone() {
+    let Sqlite { dir, store } = Sqlite::new().await;
+    drop(store);
+    let connection = rusqlite::Connection::open(file_of(dir.path())).unwrap();
+    connection.execute_batch("PRAGMA user_version = 99; PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
+    drop(connection);
+    let before = std::fs::read(file_of(dir.path())).unwrap();
+    let said = refusal(dir.path());
+    assert!(said.contains("version 99") && said.contains("upgrade telemetry"), "{said}");
+    assert_eq!(std::fs::read(file_of(dir.path())).unwrap(), before);
+}
+
+#[test]
+fn a_directory_that_cannot_be_used_is_named() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    for dir in [file.path().to_owned(), file.path().join("below"), PathBuf::from("/proc/telemetry")] {
+        let said = refusal(&dir);
+        assert!(said.contains(dir.to_str().unwrap()) && said.contains("--data-dir"), "{said}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_goes_away_ends_the_work_and_disturbs_nobody() {
+    let h = Sqlite::new().await;
+    let content = Content::new("a", plain(5000));
+    h.store.commit(&[content.all()]).await.unwrap();
+    let ids: Vec<i64> = h.store.series(&SeriesFilter::default(), 0, 1000).await.unwrap().iter().map(|s| s.id).collect();
+    let many: Vec<i64> = ids.iter().copied().cycle().take(200_000).collect();
+    let (from, before) = (i64::MIN / 2, i64::MAX / 2);
+    let all = ChunkRange { begins_from_ms: from, begins_before_ms: before, ends_from_ms: from, ends_before_ms: before };
+    for _ in 0..16 {
+        // Far more than can be read in that time: it is interrupted, and its connection serves the next.
+        let long = h.store.chunks(&many, &all, usize::MAX);
+        assert!(tokio::time::timeout(Duration::from_millis(5), long).await.is_err());
+    }
+    assert_eq!(h.samples().await, content.samples());
+}

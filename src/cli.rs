@@ -33,6 +33,7 @@ Examples:
   telemetry stream --csv gpu.csv --cluster edge-a        CSV → queue, ends when every row is safely there
   telemetry stream --csv /var/lib/dcgm --follow          keeps watching a directory
   telemetry serve                                        the HTTP API: http://127.0.0.1:8080
+  telemetry all --csv gpu.csv                            all three in one process, with nothing else installed
   telemetry audit                                        does the sum close?
 
 Settings: defaults < --config files (TOML) < environment (REDIS_URL, …, TELEMETRY__SECTION__KEY) < flags.
@@ -62,6 +63,8 @@ pub enum Command {
     Collect(Collect),
     /// Serves the HTTP API and the page, until stopped
     Serve(Serve),
+    /// Streams, collects and serves in one process: with no REDIS_URL and no DATABASE_URL it needs nothing else
+    All(All),
     /// Brings PostgreSQL's schema up to date and ends
     Migrate,
     /// Says for each source where its rows are: stored, rejected, queued, dead; exit code 0 when the sum closes
@@ -172,6 +175,28 @@ pub struct Serve {
     /// Where /livez, /readyz and /metrics are served (they are on the API's address, too)
     #[command(flatten)]
     pub admin: AdminListen,
+}
+
+/// `telemetry all`.
+#[derive(Debug, Clone, Args)]
+#[command(after_long_help = "\
+Examples:
+  telemetry generate > sample.csv && telemetry all --csv sample.csv      then open http://127.0.0.1:8080
+  telemetry all --csv /var/lib/dcgm --follow --data-dir /var/lib/telemetry
+With REDIS_URL set the queue is in Redis, with DATABASE_URL set the store is in PostgreSQL; each for itself.")]
+pub struct All {
+    /// What is streamed
+    #[command(flatten)]
+    pub stream: Stream,
+    /// IP:PORT of the API and the page [default: 127.0.0.1:8080]
+    #[arg(long, value_name = "ADDR", help_heading = "Serving")]
+    pub listen: Option<std::net::SocketAddr>,
+    /// Serve without tokens on an address that others can reach
+    #[arg(long, help_heading = "Serving")]
+    pub insecure_open: bool,
+    /// Directory of the embedded store, made where it is missing [default: telemetry-data]
+    #[arg(long, value_name = "DIR", help_heading = "Keeping")]
+    pub data_dir: Option<String>,
 }
 
 /// `--admin-listen`.
@@ -291,11 +316,13 @@ impl Cli {
                 flags.text("cluster", "--cluster", collect.cluster.as_deref());
                 collect.admin.flags(&mut flags);
             }
+            Command::All(all) => {
+                all.stream.flags(&mut flags);
+                flags.listen(all.listen, all.insecure_open);
+                flags.text("data.dir", "--data-dir", all.data_dir.as_deref());
+            }
             Command::Serve(serve) => {
-                if let Some(listen) = serve.listen {
-                    flags.push("http.listen", "--listen", listen.to_string());
-                }
-                flags.switch("http.insecure_open", "--insecure-open", serve.insecure_open);
+                flags.listen(serve.listen, serve.insecure_open);
                 flags.text("cluster", "--cluster", serve.cluster.as_deref());
                 serve.admin.flags(&mut flags);
             }
@@ -374,6 +401,13 @@ impl Flags {
         if let Some(value) = value {
             self.push(key, name, value);
         }
+    }
+
+    fn listen(&mut self, listen: Option<std::net::SocketAddr>, insecure_open: bool) {
+        if let Some(listen) = listen {
+            self.push("http.listen", "--listen", listen.to_string());
+        }
+        self.switch("http.insecure_open", "--insecure-open", insecure_open);
     }
 
     fn switch(&mut self, key: &'static str, name: &'static str, on: bool) {

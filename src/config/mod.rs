@@ -7,6 +7,7 @@ mod admin;
 mod batch;
 mod check;
 mod collect;
+mod data;
 mod environment;
 mod error;
 mod file;
@@ -27,6 +28,7 @@ mod units;
 pub use admin::Admin;
 pub use batch::Batch;
 pub use collect::Collect;
+pub use data::Data;
 pub use environment::WELL_KNOWN;
 pub use error::ConfigError;
 pub use http::Http;
@@ -68,6 +70,8 @@ pub struct Config {
     pub collect: Collect,
     /// The API.
     pub http: Http,
+    /// What `telemetry all` keeps by itself.
+    pub data: Data,
     /// How a role ends.
     pub shutdown: Shutdown,
     /// Where each value came from.
@@ -92,6 +96,7 @@ impl Default for Config {
             batch: Batch::default(),
             collect: Collect::default(),
             http: Http::default(),
+            data: Data::default(),
             shutdown: Shutdown::default(),
             origins: Origins::default(),
             generated_consumer: resolve::consumer_name(),
@@ -122,6 +127,7 @@ impl Config {
         self.batch.validate(check);
         self.collect.validate(check);
         self.http.validate(check);
+        self.data.validate(check);
         self.shutdown.validate(check);
     }
 }

@@ -1,5 +1,6 @@
 //! One file per command: the only place where two rooms meet.
 
+pub mod all;
 pub mod audit;
 pub mod collect;
 pub mod completions;
@@ -59,6 +60,7 @@ fn execute(cli: Cli, variables: impl IntoIterator<Item = (OsString, OsString)>) 
         }
         Command::Collect(_) => role(&config, "collect", true, collect::run),
         Command::Serve(_) => role(&config, "serve", true, serve::run),
+        Command::All(_) => role(&config, "all", true, all::run),
         Command::Migrate => once(&config, "migrate", migrate::run),
         Command::Audit(audit) => once(&config, "audit", move |config, life| audit::run(config, life, audit)),
         Command::DeadLetters(what) => once(&config, "dead-letters", move |config, life| dead_letters::run(config, life, what)),

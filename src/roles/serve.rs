@@ -31,7 +31,7 @@ pub async fn run(config: Arc<Config>, lifecycle: Lifecycle) -> anyhow::Result<Ex
         Some(_) => Some(watch_queue(&config, &lifecycle)?),
         None => None,
     };
-    run_with(&config, &lifecycle, "postgresql", store, queue).await
+    run_with(&config, &lifecycle, super::collect::POSTGRESQL, store, queue).await
 }
 
 /// Serves what `store` has. `name` is what /readyz calls it.
@@ -116,7 +116,7 @@ impl Inspector for Late {
 }
 
 /// Reaches for the queue for the life of the process: feeds the connection gauge, and what `/api/v1/pipeline` says.
-fn watch_queue(config: &Config, lifecycle: &Lifecycle) -> anyhow::Result<Arc<dyn Inspector>> {
+pub(super) fn watch_queue(config: &Config, lifecycle: &Lifecycle) -> anyhow::Result<Arc<dyn Inspector>> {
     let redis = config.redis().context("REDIS_URL is set, and cannot be used")?;
     let late = Arc::new(Late { partitions: redis.partitions, queue: ArcSwapOption::empty(), why: ArcSwapOption::empty() });
     let (life, cluster, shared) = (lifecycle.clone(), config.cluster.clone(), Arc::clone(&late));

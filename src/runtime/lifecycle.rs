@@ -14,7 +14,7 @@ use super::{Console, Health, Progress, Pulse};
 
 /// Clones share one life.
 #[derive(Clone, Default)]
-pub struct Lifecycle(Arc<Inner>);
+pub struct Lifecycle(Arc<Inner>, CancellationToken);
 
 impl std::fmt::Debug for Lifecycle {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -24,7 +24,6 @@ impl std::fmt::Debug for Lifecycle {
 
 #[derive(Default)]
 struct Inner {
-    draining: CancellationToken,
     stopping: CancellationToken,
     tasks: TaskTracker,
     health: Health,
@@ -41,13 +40,22 @@ impl Lifecycle {
     /// A life that only its tasks and [`Lifecycle::drain`], [`Lifecycle::stop`] end: for [`super::run`], and for tests.
     #[must_use]
     pub fn new(console: Console) -> Self {
-        Self(Arc::new(Inner { console, ..Inner::default() }))
+        let inner = Inner { console, ..Inner::default() };
+        let draining = inner.stopping.child_token();
+        Self(Arc::new(inner), draining)
+    }
+
+    /// The same life with a draining of its own, for what must go on until others have drained: it begins with
+    /// [`Lifecycle::drain`] on what is returned, and with the end of everything.
+    #[must_use]
+    pub fn drained_later(&self) -> Self {
+        Self(Arc::clone(&self.0), self.0.stopping.child_token())
     }
 
     /// Cancelled at the first SIGTERM or SIGINT: finish what is in flight, take nothing new, end.
     #[must_use]
     pub fn draining(&self) -> CancellationToken {
-        self.0.draining.clone()
+        self.1.clone()
     }
 
     /// Cancelled at the second signal, at the deadline, when a task failed, and when the role's body has ended: end now.
@@ -104,7 +112,7 @@ impl Lifecycle {
         let pulses = self.0.pulses.lock().unwrap_or_else(PoisonError::into_inner).clone();
         futures_util::future::join_all(pulses.iter().map(|pulse| pulse.beat())).await;
         let mut reasons = self.0.health.not_ready();
-        if self.0.draining.is_cancelled() {
+        if self.1.is_cancelled() {
             reasons.insert(0, "draining: finishing what is in flight, then it ends".to_owned());
         }
         if reasons.is_empty() { Ok("ready\n") } else { Err(reasons.join("\n") + "\n") }
@@ -146,12 +154,12 @@ impl Lifecycle {
 
     /// Begins draining, as the first signal does.
     pub fn drain(&self) {
-        self.0.draining.cancel();
+        self.1.cancel();
     }
 
     /// Ends everything now.
     pub fn stop(&self) {
-        self.0.draining.cancel();
+        self.1.cancel();
         self.0.stopping.cancel();
     }
 
@@ -209,6 +217,18 @@ mod tests {
         life.stopping().cancelled().await;
         life.join(Duration::from_secs(30)).await;
         assert_eq!(life.take_failure().expect("it panicked").to_string(), "internal error: reader panicked");
+    }
+
+    #[tokio::test]
+    async fn what_drains_later_drains_when_it_is_told_or_when_all_ends() {
+        let life = Lifecycle::new(Console::default());
+        let (one, two) = (life.drained_later(), life.drained_later());
+        life.drain();
+        assert!(life.draining().is_cancelled() && !one.draining().is_cancelled());
+        one.drain();
+        assert!(one.draining().is_cancelled() && !two.draining().is_cancelled() && !life.stopping().is_cancelled());
+        life.stop();
+        assert!(two.draining().is_cancelled() && two.stopping().is_cancelled());
     }
 
     #[tokio::test]

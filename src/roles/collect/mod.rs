@@ -20,6 +20,7 @@ use tokio::sync::mpsc;
 use crate::config::Config;
 use crate::retry::Backoff;
 use crate::roles::link;
+use crate::runtime::observe::Component;
 use crate::runtime::{Exit, Lifecycle};
 use crate::store::postgres::PostgresStore;
 use crate::store::{Incoming, Store};
@@ -28,6 +29,8 @@ use crate::transport::{Consumer, Inspector, Partition, Receipt};
 
 /// Decoded batches that wait for a writer, all partitions together.
 const READY: usize = 8;
+/// What /readyz calls the store.
+pub(super) const POSTGRESQL: &str = "postgresql";
 /// First and longest wait between attempts at a store that is away.
 const STORE_WAIT: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 
@@ -46,6 +49,7 @@ struct Shared {
     queue: Arc<dyn Consumer>,
     inspector: Arc<dyn Inspector>,
     store: Arc<dyn Store>,
+    store_name: &'static str,
     dictionaries: dictionaries::Cache,
     in_hand: InHand,
 }
@@ -93,27 +97,44 @@ impl Shared {
 pub async fn run(config: Arc<Config>, lifecycle: Lifecycle) -> anyhow::Result<Exit> {
     let store: Arc<dyn Store> = Arc::new(PostgresStore::connect(&config.postgres()?)?);
     let redis = config.redis()?;
-    lifecycle.health().set("postgresql", Err("not reached yet".into()));
+    lifecycle.health().set(POSTGRESQL, Err("not reached yet".into()));
     let Some(queue) = link::connect(&lifecycle, || RedisTransport::connect(&redis)).await? else { return Ok(Exit::Done) };
+    let line = queue.clone();
+    link::heartbeat(&lifecycle, &config.cluster, Component::Collector, move || {
+        let line = line.clone();
+        async move { Consumer::ping(&*line).await }
+    });
+    tracing::info!(
+        partitions = Consumer::partitions(&*queue),
+        group = redis.group,
+        consumer = redis.consumer,
+        "collecting from Redis"
+    );
+    run_with(config, lifecycle, (queue.clone(), queue), (store, POSTGRESQL)).await
+}
+
+/// Collects from a queue (two views of it) into a store (with what /readyz calls it).
+pub(super) async fn run_with(
+    config: Arc<Config>,
+    lifecycle: Lifecycle,
+    (queue, inspector): (Arc<dyn Consumer>, Arc<dyn Inspector>),
+    (store, store_name): (Arc<dyn Store>, &'static str),
+) -> anyhow::Result<Exit> {
+    lifecycle.health().set(store_name, Err("not reached yet".into()));
     let shared = Arc::new(Shared {
         dictionaries: dictionaries::Cache::default(),
         in_hand: InHand::default(),
-        queue: queue.clone(),
-        inspector: queue,
+        queue,
+        inspector,
         store,
+        store_name,
         config,
         lifecycle: lifecycle.clone(),
     });
     if !watch::open_store(&shared).await? {
         return Ok(Exit::Done);
     }
-    lifecycle.health().set("postgresql", Ok(()));
-    tracing::info!(
-        partitions = shared.queue.partitions(),
-        group = redis.group,
-        consumer = redis.consumer,
-        "collecting from Redis"
-    );
+    lifecycle.health().set(store_name, Ok(()));
 
     let (ready, waiting) = mpsc::channel(READY);
     let waiting = Arc::new(tokio::sync::Mutex::new(waiting));

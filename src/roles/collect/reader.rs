@@ -16,7 +16,7 @@ use crate::transport::{Delivery, Partition, TransportError};
 pub(super) fn start(shared: &Arc<Shared>, partition: Partition, ready: mpsc::Sender<Ready>, suspects: mpsc::Sender<Suspect>) {
     let shared = shared.clone();
     shared.lifecycle.clone().spawn("reader", async move {
-        let redis = shared.config.redis()?;
+        let redis = &shared.config.redis;
         let mut backoff = Backoff::new(redis.reconnect_min, redis.reconnect_max);
         let draining = shared.lifecycle.draining();
         loop {
@@ -92,7 +92,7 @@ pub(super) async fn decode(shared: &Shared, delivery: &Delivery) -> Result<Incom
     let known = shared.dictionaries.resolve(&*shared.queue, delivery.receipt.partition, &batch.header.dictionaries).await;
     let known = known.map_err(|lack| match lack {
         Lack::Queue(error) => Fault::Queue(error),
-        Lack::Missing(digest) => Fault::Batch(format!("its dictionary {digest} is not in Redis")),
+        Lack::Missing(digest) => Fault::Batch(format!("its dictionary {digest} is not in the queue")),
         Lack::Damaged(error) => Fault::Batch(error.to_string()),
     })?;
     let dictionaries: Vec<_> = known.into_iter().map(|k| k.dictionary).collect();

@@ -1,4 +1,4 @@
-//! What goes on beside the rows: reaching the services, whether the store is the one we know, heartbeat, gauges, claims kept.
+//! What goes on beside the rows: reaching the store, whether it is the one we know, gauges, claims kept.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -7,8 +7,7 @@ use std::time::Duration;
 use anyhow::bail;
 
 use super::Shared;
-use crate::roles::link;
-use crate::runtime::observe::{self, Component};
+use crate::runtime::observe;
 use crate::store::StoreError;
 use crate::transport::TransportError;
 
@@ -32,7 +31,7 @@ pub(super) async fn open_store(shared: &Shared) -> anyhow::Result<bool> {
             tracing::warn!("waiting: {error:#}");
         }
         said = true;
-        shared.lifecycle.health().set("postgresql", Err(error.to_string()));
+        shared.lifecycle.health().set(shared.store_name, Err(error.to_string()));
         if !shared.rest(backoff.next()).await {
             return Ok(false);
         }
@@ -75,14 +74,9 @@ pub(super) async fn same_store(shared: &Shared) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Starts gauges, claims kept, heartbeat.
+/// Starts gauges, and keeps claims.
 pub(super) fn start(shared: &Arc<Shared>) {
     let lifecycle = &shared.lifecycle;
-    let queue = shared.queue.clone();
-    link::heartbeat(lifecycle, &shared.config.cluster, Component::Collector, move || {
-        let queue = queue.clone();
-        async move { queue.ping().await }
-    });
     let s = shared.clone();
     lifecycle.spawn("gauges", async move {
         loop {
@@ -98,7 +92,7 @@ pub(super) fn start(shared: &Arc<Shared>) {
     });
     let s = shared.clone();
     lifecycle.spawn("claims", async move {
-        let every = s.config.redis()?.claim_idle / 3;
+        let every = s.config.redis.claim_idle / 3;
         // Until the very end: what is in hand while draining must not be claimed by others either.
         while !s.lifecycle.stopping().is_cancelled() {
             for partition in 0..s.queue.partitions() {

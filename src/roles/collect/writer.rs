@@ -115,7 +115,7 @@ where
                 Ok(done) => {
                     if away {
                         tracing::info!("PostgreSQL is back");
-                        shared.lifecycle.health().set("postgresql", Ok(()));
+                        shared.lifecycle.health().set(shared.store_name, Ok(()));
                     }
                     return Ok(Some(done));
                 }
@@ -129,7 +129,7 @@ where
             tracing::warn!("waiting: {error:#}");
         }
         away = true;
-        shared.lifecycle.health().set("postgresql", Err(error.to_string()));
+        shared.lifecycle.health().set(shared.store_name, Err(error.to_string()));
         if !shared.rest(backoff.next()).await {
             return Ok(None);
         }

@@ -21,7 +21,7 @@ use crate::roles::link;
 use crate::runtime::observe::Component;
 use crate::runtime::{Exit, Lifecycle};
 use crate::source::follow::FileState;
-use crate::source::{self, Input, Watch};
+use crate::source::{self, Input, Rejects, Watch};
 use crate::transport::Publisher;
 use crate::transport::redis::RedisTransport;
 
@@ -31,31 +31,55 @@ use task::Outcome;
 /// Runs the role.
 pub async fn run(config: Arc<Config>, lifecycle: Lifecycle) -> anyhow::Result<Exit> {
     let redis = config.redis()?;
-    if config.stream.csv.is_empty() {
-        return Err(ConfigError::usage("nothing to stream: give --csv PATH… (files, directories, globs, or - for stdin)").into());
-    }
     // Before Redis is reached: a wrong path is said at once.
-    let inputs = if config.stream.follow { Vec::new() } else { source::discover(&config.stream.csv)? };
-    if config.stream.source_id.is_some() && (inputs.len() > 1 || config.stream.follow) {
-        return Err(ConfigError::usage("--source-id names one source: give it with one file and without --follow").into());
-    }
-    let rejects = shared::open_rejects(&config).await?;
+    let work = Work::look(&config).await?;
     let Some(publisher) = link::connect(&lifecycle, || RedisTransport::connect(&redis)).await? else { return Ok(Exit::Stopped) };
     let line = publisher.clone();
     link::heartbeat(&lifecycle, &config.cluster, Component::Streamer, move || {
         let line = line.clone();
         async move { Publisher::ping(&*line).await }
     });
-    let total = shared::total_bytes(&inputs).await;
-    let progress = lifecycle.progress(if config.stream.follow || config.stream.looped { None } else { total });
-    let shared = Arc::new(Shared::new(config, lifecycle, publisher, rejects, progress));
-    let exit = if shared.config.stream.follow { follow(&shared).await } else { once(&shared, inputs).await };
-    shared.close().await?;
-    exit
+    work.run(config, lifecycle, publisher, "Redis").await
+}
+
+/// What there is to stream.
+pub(super) struct Work {
+    inputs: Vec<Input>,
+    rejects: Option<Rejects>,
+}
+
+impl Work {
+    /// Looks whether what is configured can be read.
+    pub(super) async fn look(config: &Config) -> anyhow::Result<Self> {
+        if config.stream.csv.is_empty() {
+            return Err(ConfigError::usage("nothing to stream: give --csv PATH… (files, directories, globs, or - for stdin)").into());
+        }
+        let inputs = if config.stream.follow { Vec::new() } else { source::discover(&config.stream.csv)? };
+        if config.stream.source_id.is_some() && (inputs.len() > 1 || config.stream.follow) {
+            return Err(ConfigError::usage("--source-id names one source: give it with one file and without --follow").into());
+        }
+        Ok(Self { inputs, rejects: shared::open_rejects(config).await? })
+    }
+
+    /// Streams into a queue; `queue` is its name in what is said.
+    pub(super) async fn run(
+        self,
+        config: Arc<Config>,
+        lifecycle: Lifecycle,
+        publisher: Arc<dyn Publisher>,
+        queue: &'static str,
+    ) -> anyhow::Result<Exit> {
+        let total = shared::total_bytes(&self.inputs).await;
+        let progress = lifecycle.progress(if config.stream.follow || config.stream.looped { None } else { total });
+        let shared = Arc::new(Shared::new(config, lifecycle, publisher, self.rejects, progress));
+        let exit = if shared.config.stream.follow { follow(&shared).await } else { once(&shared, self.inputs, queue).await };
+        shared.close().await?;
+        exit
+    }
 }
 
 /// Every source to its end.
-async fn once(shared: &Arc<Shared>, inputs: Vec<Input>) -> anyhow::Result<Exit> {
+async fn once(shared: &Arc<Shared>, inputs: Vec<Input>, queue: &str) -> anyhow::Result<Exit> {
     let mut tasks = JoinSet::new();
     shared.unfinished.send_replace(inputs.len());
     for input in inputs {
@@ -85,11 +109,11 @@ async fn once(shared: &Arc<Shared>, inputs: Vec<Input>) -> anyhow::Result<Exit> 
         bail!("{failed} of the sources could not be streamed to the end; the others were");
     }
     if interrupted {
-        tracing::info!("stopped before the end; run it again and it goes on where Redis is");
+        tracing::info!("stopped before the end; run it again and it goes on where {queue} is");
         return Ok(Exit::Stopped);
     }
     let (rows, rejected) = shared.counts();
-    tracing::info!(rows, rejected, "every row is safely in Redis");
+    tracing::info!(rows, rejected, "every row is safely in {queue}");
     Ok(Exit::Done)
 }
 

@@ -179,7 +179,7 @@ impl Window {
                 }
                 Ok(Published::Full) | Err(TransportError::Full { .. }) => {
                     if !full {
-                        tracing::warn!(source = %self.source, "the queue in Redis is full; waiting for collectors to make room");
+                        tracing::warn!(source = %self.source, "the queue is full; waiting for collectors to make room");
                     }
                     full = true;
                     self.lifecycle.health().set("queue", Err("full; waiting for collectors to make room".into()));

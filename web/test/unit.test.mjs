@@ -98,6 +98,14 @@ test("each workload has a line, and another's times are no gaps", () => {
   assert.equal(more, 0);
 });
 
+test("nothing is drawn where a workload's samples pause, whoever has samples meanwhile", () => {
+  const idle = [point(0, 60), point(100, 70)];
+  const busy = Array.from({ length: 9 }, (_, i) => point(10 + i * 10, 500, "p"));
+  const { times, lines } = series.plot([...idle, ...busy]);
+  assert.deepEqual(lines[0].values, times.map((at) => ({ 0: 60, 100: 70 })[at] ?? null));
+  assert.deepEqual(lines[1].values.filter((value) => value === null), []);
+});
+
 test("the scale is the unit's own, else from the values; equal values are in the middle", () => {
   assert.deepEqual(levels.scaleOf([3, 5], [0, 100]), { min: 0, max: 100 });
   assert.deepEqual(levels.scaleOf([3, -5], null), { min: -5, max: 3 });

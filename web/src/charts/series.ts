@@ -48,26 +48,37 @@ export function plot(points: Point[]): Plot {
     line.set(at, point.value);
   }
   const shown = [...byName].slice(0, MAX_LINES);
-  const gaps = shown.map(([, line]) => gapTimes([...line.keys()]));
-  const times = [...new Set([...shown.flatMap(([, line]) => [...line.keys()]), ...gaps.flat()])].sort((a, b) => a - b);
+  const own = shown.map(([, line]) => [...line.keys()].sort((a, b) => a - b));
+  const usual = usualPause(own);
+  const gaps = own.map((times) => gapsOf(times, usual));
+  const middles = gaps.flat().map(([from, to]) => (from + to) / 2);
+  const times = [...new Set([...own.flat(), ...middles])].sort((a, b) => a - b);
   const lines = shown.map(([name, line], index) => {
-    const gap = new Set(gaps[index]);
-    // undefined makes uPlot join the neighbours: a time at which only another line has a sample is no gap of this one.
-    const values = times.map((at) => (line.has(at) ? (line.get(at) ?? null) : gap.has(at) ? null : undefined));
+    const pauses = gaps[index] ?? [];
+    let pause = 0;
+    const values = times.map((at) => {
+      while ((pauses[pause]?.[1] ?? Infinity) <= at) pause += 1;
+      if (line.has(at)) return line.get(at) ?? null;
+      // Every time inside a gap is null. undefined makes uPlot join the neighbours: there only another line has a sample.
+      return (pauses[pause]?.[0] ?? Infinity) < at ? null : undefined;
+    });
     return { name, values: values as (number | null)[] };
   });
   return { times, lines, more: byName.size - shown.length };
 }
 
-/** A moment inside each pause that is much longer than usual. */
-export function gapTimes(unsorted: number[]): number[] {
-  const times = unsorted.toSorted((a, b) => a - b);
-  const pauses = times.slice(1).map((at, index) => at - (times[index] ?? at));
-  const usual = pauses.toSorted((a, b) => a - b)[Math.floor(pauses.length / 2)];
-  if (usual === undefined) return [];
-  const found: number[] = [];
-  pauses.forEach((pause, index) => {
-    if (pause > usual * GAP_FACTOR) found.push((times[index] ?? 0) + pause / 2);
+/** The usual distance of samples, all lines together: they are read at one rate, whoever uses the GPU. */
+function usualPause(lines: number[][]): number {
+  const pauses = lines.flatMap((times) => times.slice(1).map((at, index) => at - (times[index] ?? at)));
+  return pauses.sort((a, b) => a - b)[Math.floor(pauses.length / 2)] ?? Infinity;
+}
+
+/** The pauses that are much longer than usual: between which two samples. */
+export function gapsOf(times: number[], usual: number): [number, number][] {
+  const gaps: [number, number][] = [];
+  times.forEach((to, index) => {
+    const from = times[index - 1];
+    if (from !== undefined && to - from > usual * GAP_FACTOR) gaps.push([from, to]);
   });
-  return found;
+  return gaps;
 }

@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup test web web-test build lint fmt advisories reference fuzz
+.PHONY: help setup test web web-test demo build lint fmt advisories reference fuzz
 
 CARGO ?= cargo
 # Seconds that each fuzz target runs.
@@ -19,6 +19,11 @@ web: ## build the page (needs npm); the next cargo build puts it into the binary
 
 web-test: web ## test the page in a browser (CHROMIUM, else /usr/bin/chromium), against its mock server
 	cd web && npm test
+
+demo: ## build, and show it all on a made-up fleet until Ctrl-C (with npm: with the page)
+	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory web; else echo "npm is not there: the page at / will say how to build it"; fi
+	$(CARGO) build --release
+	@exec "$${CARGO_TARGET_DIR:-target}/release/telemetry" demo
 
 build: ## build the release binary: target/release/telemetry
 	$(CARGO) build --release

@@ -65,6 +65,8 @@ pub enum Command {
     Serve(Serve),
     /// Streams, collects and serves in one process: with no REDIS_URL and no DATABASE_URL it needs nothing else
     All(All),
+    /// Shows it all on a made-up fleet, live, with nothing else needed; nothing of it stays
+    Demo(Demo),
     /// Brings PostgreSQL's schema up to date and ends
     Migrate,
     /// Says for each source where its rows are: stored, rejected, queued, dead; exit code 0 when the sum closes
@@ -197,6 +199,14 @@ pub struct All {
     /// Directory of the embedded store, made where it is missing [default: telemetry-data]
     #[arg(long, value_name = "DIR", help_heading = "Keeping")]
     pub data_dir: Option<String>,
+}
+
+/// `telemetry demo`.
+#[derive(Debug, Clone, Args)]
+pub struct Demo {
+    /// IP:PORT of the API and the page [default: 127.0.0.1:8080, or a free port]
+    #[arg(long, value_name = "ADDR")]
+    pub listen: Option<std::net::SocketAddr>,
 }
 
 /// `--admin-listen`.

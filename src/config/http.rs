@@ -100,7 +100,7 @@ impl Default for Http {
             max_page: 10_000,
             max_series: 200_000,
             max_steps: 11_000,
-            max_range: Duration::from_secs(400 * 86_400),
+            max_range: Duration::from_secs(31_557_600),
             max_percentile_samples: 5_000_000,
         }
     }

@@ -124,7 +124,7 @@ impl Default for Limits {
             max_series: 200_000,
             max_steps: 11_000,
             max_percentile_samples: 5_000_000,
-            max_range: Duration::from_secs(400 * 86_400),
+            max_range: Duration::from_secs(31_557_600),
         }
     }
 }

@@ -163,7 +163,11 @@ fn registry(config: &Config) -> anyhow::Result<std::path::PathBuf> {
     let directory: &Path = &config.data.dir;
     std::fs::create_dir_all(directory)
         .map_err(|error| {
-            ConfigError::usage(format!("data.dir ({}): {} cannot be made: {error}", config.origin("data.dir"), directory.display()))
+            ConfigError::usage(format!(
+                "data.dir ({}): {} cannot be made: {error}",
+                config.origin("data.dir"),
+                directory.display()
+            ))
         })
         .context("it says which files are known, and is needed without REDIS_URL")?;
     Ok(directory.join(SOURCES))

@@ -6,6 +6,7 @@ pub mod collect;
 pub mod completions;
 pub mod config;
 pub mod dead_letters;
+pub mod demo;
 pub mod generate;
 mod link;
 pub mod migrate;
@@ -48,6 +49,7 @@ fn execute(cli: Cli, variables: impl IntoIterator<Item = (OsString, OsString)>) 
     match &cli.command {
         Command::Completions { shell } => return completions::run(*shell),
         Command::Generate(generate) => return generate::run(generate),
+        Command::Demo(demo) => return demo::run(demo),
         Command::Reference { directory } => return reference::run(directory),
         Command::Config(crate::cli::ConfigCommand::Schema) => return config::schema(),
         _ => {}
@@ -66,7 +68,7 @@ fn execute(cli: Cli, variables: impl IntoIterator<Item = (OsString, OsString)>) 
         Command::DeadLetters(what) => once(&config, "dead-letters", move |config, life| dead_letters::run(config, life, what)),
         Command::Replay(what) => once(&config, "replay", move |config, life| replay::run(config, life, what)),
         Command::Config(what) => config::run(what, &config),
-        Command::Generate(_) | Command::Completions { .. } | Command::Reference { .. } => Ok(Exit::Done),
+        Command::Generate(_) | Command::Demo(_) | Command::Completions { .. } | Command::Reference { .. } => Ok(Exit::Done),
     }
 }
 

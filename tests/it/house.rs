@@ -92,8 +92,9 @@ const RULES: &[Rule] = &[
     Rule {
         why: "whoever spawns a task that lives on owns its end: only roles and runtime can",
         rooms: &[""],
-        // A connection's driver lives as long as the connection, which owns and ends it.
-        except: &["roles", "runtime", "transport/redis/client.rs"],
+        // A connection's driver lives as long as the connection, which owns and ends it; the server counts its connections, and waits
+        // for the last one.
+        except: &["roles", "runtime", "transport/redis/client.rs", "http/server.rs"],
         forbidden: &[
             "tokio::spawn",
             "tokio::task::spawn$",
@@ -118,6 +119,13 @@ const RULES: &[Rule] = &[
         except: &["store/postgres"],
         forbidden: &["tokio_postgres", "deadpool_postgres"],
         broken_by: ("roles/audit.rs", "fn f(_: tokio_postgres::Client) {}"),
+    },
+    Rule {
+        why: "the embedded database is an implementation: one room knows it",
+        rooms: &[""],
+        except: &["store/sqlite"],
+        forbidden: &["rusqlite"],
+        broken_by: ("roles/all.rs", "use rusqlite::Connection;"),
     },
     Rule {
         why: "http reaches the store only through query, where filters and limits are checked",
@@ -148,6 +156,7 @@ const PACKAGES: &[&str] = &[
     "clap",
     "metrics",
     "metrics-exporter-prometheus",
+    "tokio-rustls",
 ];
 
 #[test]

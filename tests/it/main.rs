@@ -2,10 +2,12 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod config;
+mod embedded;
 mod faults;
 mod house;
 mod main_path;
 mod runtime;
+mod serve;
 mod source;
 mod store;
 mod support;

@@ -52,7 +52,9 @@ impl Work {
     /// Looks whether what is configured can be read.
     pub(super) async fn look(config: &Config) -> anyhow::Result<Self> {
         if config.stream.csv.is_empty() {
-            return Err(ConfigError::usage("nothing to stream: give --csv PATH… (files, directories, globs, or - for stdin)").into());
+            return Err(
+                ConfigError::usage("nothing to stream: give --csv PATH… (files, directories, globs, or - for stdin)").into()
+            );
         }
         let inputs = if config.stream.follow { Vec::new() } else { source::discover(&config.stream.csv)? };
         if config.stream.source_id.is_some() && (inputs.len() > 1 || config.stream.follow) {

@@ -20,9 +20,9 @@ use super::types::{Time, range_text};
 use super::{PostgresStore, overlap, series};
 use crate::batch::Batch;
 use crate::model::{Digest, RowRange, RowSet, SourceId};
+use crate::store::check;
 use crate::store::chunk::{Part, Spans, day_of};
 use crate::store::entry::{Entry, family_of};
-use crate::store::check;
 use crate::store::{Committed, Incoming, StoreError};
 
 /// How often a commit that lost against another one is tried.

@@ -77,8 +77,8 @@ fn creation(day: Day) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::chunk::day_of;
     use crate::model::{MAX_TIME_MS, MIN_TIME_MS};
+    use crate::store::chunk::day_of;
 
     #[test]
     fn days_have_their_names() {

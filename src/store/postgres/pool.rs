@@ -35,7 +35,8 @@ pub(super) struct Connections {
 impl Connections {
     /// A pool; nothing is connected yet. `on_new` runs whenever a connection has been made.
     pub(super) fn new(config: &Postgres, on_new: impl Fn() + Send + Sync + 'static) -> crate::store::Result<Self> {
-        let refused = |reason: String| StoreError::Refused { endpoint: "PostgreSQL at the configured address".to_owned(), reason };
+        let refused =
+            |reason: String| StoreError::Refused { endpoint: "PostgreSQL at the configured address".to_owned(), reason };
         let (mut client, endpoint) = parse(config.url.expose_secret()).map_err(refused)?;
         if let Some(password) = &config.password {
             client.password(password.expose_secret());

@@ -33,8 +33,10 @@ pub(super) fn note_failure(writer: &mut Writer, entry: &str, reason: &str) -> Re
 pub(super) fn bury(writer: &mut Writer, letter: &DeadLetter, entry: &str) -> Result<(SourceId, u64)> {
     let source = letter.source.to_bytes();
     let transaction = writer.connection.transaction()?;
-    transaction
-        .execute("INSERT INTO source (id, family, cluster, name) VALUES (?1, ?1, '', '') ON CONFLICT DO NOTHING", [&source[..]])?;
+    transaction.execute(
+        "INSERT INTO source (id, family, cluster, name) VALUES (?1, ?1, '', '') ON CONFLICT DO NOTHING",
+        [&source[..]],
+    )?;
     let kept = transaction.execute(
         "INSERT INTO dead_letter (source_id, rows, reason, payload, buried_ms) VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT DO NOTHING",
         params![&source[..], range_text(letter.rows), clean(&letter.reason), &letter.payload[..], now_ms()],
@@ -56,7 +58,8 @@ pub(super) fn bury(writer: &mut Writer, letter: &DeadLetter, entry: &str) -> Res
 
 /// The letters, oldest first, without payloads.
 pub(super) fn list(connection: &Connection) -> Result<Vec<DeadLetter>> {
-    let mut statement = connection.prepare_cached("SELECT id, source_id, rows, reason, buried_ms FROM dead_letter ORDER BY id")?;
+    let mut statement =
+        connection.prepare_cached("SELECT id, source_id, rows, reason, buried_ms FROM dead_letter ORDER BY id")?;
     let mut rows = statement.query([])?;
     let mut letters = Vec::new();
     while let Some(row) = rows.next()? {

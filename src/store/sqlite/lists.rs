@@ -139,7 +139,8 @@ pub(super) fn gpus(
         if let Some(last) = gpus.last_mut().filter(|last| last.place == described.place) {
             let mut ids = std::mem::take(&mut last.ids);
             ids.extend(&described.ids);
-            let (first, newest) = (last.first_seen_ms.min(described.first_seen_ms), last.last_seen_ms.max(described.last_seen_ms));
+            let (first, newest) =
+                (last.first_seen_ms.min(described.first_seen_ms), last.last_seen_ms.max(described.last_seen_ms));
             *last = GpuSummary { ids, first_seen_ms: first, last_seen_ms: newest, ..described };
         } else if gpus.len() == limit {
             break;

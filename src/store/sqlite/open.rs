@@ -82,7 +82,8 @@ fn look_at(path: &Path) -> std::result::Result<(), Foreign> {
 /// One process a directory. The lock goes with the process, however it ends.
 fn lock(directory: &Path) -> std::result::Result<File, String> {
     let path = directory.join(LOCK);
-    let failed = |error: std::io::Error| format!("{LOCK} in it cannot be written: {error}; give another directory with --data-dir");
+    let failed =
+        |error: std::io::Error| format!("{LOCK} in it cannot be written: {error}; give another directory with --data-dir");
     let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).map_err(failed)?;
     match file.try_lock() {
         Ok(()) => {}

@@ -23,7 +23,8 @@ use tokio::sync::Notify;
 use self::registry::Registry;
 use self::state::{Entry, Partitions};
 use super::{
-    Backlog, Consumer, Delivery, Identity, Inspector, Lease, Outgoing, Partition, Published, Publisher, Receipt, Result, SourceState,
+    Backlog, Consumer, Delivery, Identity, Inspector, Lease, Outgoing, Partition, Published, Publisher, Receipt, Result,
+    SourceState,
 };
 use crate::model::{Digest, Position, RowRange, SourceId, now_ms};
 

@@ -9,8 +9,12 @@ use telemetry::store::{ChunkRange, GpuFilter, GpuPlace, GpuSummary, Incoming, Se
 
 use super::rows::{DAY, Harness};
 
-const EVERYTHING: ChunkRange =
-    ChunkRange { begins_from_ms: i64::MIN / 2, begins_before_ms: i64::MAX / 2, ends_from_ms: i64::MIN / 2, ends_before_ms: i64::MAX / 2 };
+const EVERYTHING: ChunkRange = ChunkRange {
+    begins_from_ms: i64::MIN / 2,
+    begins_before_ms: i64::MAX / 2,
+    ends_from_ms: i64::MIN / 2,
+    ends_before_ms: i64::MAX / 2,
+};
 
 /// One batch of these samples, and a dictionary of these series, some of which may have none.
 fn batch(cluster: &str, name: &str, content: &[(Series, &[(i64, f64)])]) -> Incoming {
@@ -84,7 +88,8 @@ pub async fn lists_are_ordered_and_pages_join(h: &dyn Harness) {
     let reader = h.reader();
     reader.ready().await.expect("the schema is there");
     let clusters = reader.clusters().await.unwrap();
-    let counts: Vec<_> = clusters.iter().map(|c| (c.cluster.as_str(), c.hosts, c.gpus, c.first_seen_ms, c.last_seen_ms)).collect();
+    let counts: Vec<_> =
+        clusters.iter().map(|c| (c.cluster.as_str(), c.hosts, c.gpus, c.first_seen_ms, c.last_seen_ms)).collect();
     assert_eq!(counts, [("edge-a", 1, 2, DAY, DAY + 5000), ("edge-b", 4, 6, DAY, DAY + 5000)]);
 
     let all = reader.gpus(&GpuFilter::default(), None, 1000).await.unwrap();

@@ -69,8 +69,18 @@ fn succeeds(command: &mut Command) -> bool {
     status.expect("the command starts").success()
 }
 
+/// A free port, never the same twice, below those that outgoing connections take (32768 and up): who listens there a moment later
+/// still finds it free.
 pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port").port()
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    // Several test binaries may run at once: each begins elsewhere.
+    let begin = std::process::id().wrapping_mul(97);
+    (0..20_000)
+        .map(|_| {
+            12_000 + u16::try_from((begin.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed))) % 20_000).expect("below 20,000")
+        })
+        .find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
+        .expect("a free port")
 }
 
 impl Server {

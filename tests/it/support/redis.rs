@@ -1,13 +1,15 @@
 //! A real redis-server on a port of its own.
 
 use std::io::{BufRead, BufReader, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use secrecy::SecretString;
 use tempfile::TempDir;
+
+use super::postgres::free_port;
 
 /// A server. Its process ends when this is dropped.
 pub struct RedisServer {
@@ -25,11 +27,6 @@ pub enum Reply {
     Text(String),
     Error(String),
     List(Vec<Reply>),
-}
-
-/// A port that was free a moment ago.
-pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 impl RedisServer {

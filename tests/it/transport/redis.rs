@@ -451,7 +451,7 @@ async fn a_wrong_password_is_refused() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_no_redis_is_said_so() {
-    let nobody = config(&format!("redis://127.0.0.1:{}", crate::support::redis::free_port()));
+    let nobody = config(&format!("redis://127.0.0.1:{}", crate::support::postgres::free_port()));
     let error = RedisTransport::connect(&nobody).await.err().unwrap();
     assert!(matches!(error, TransportError::Unavailable { .. }) && error.to_string().contains("refused"), "{error}");
 

@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup test web web-test demo build lint fmt advisories reference fuzz
+.PHONY: help setup test web page api demo build lint fmt advisories reference fuzz
 
 CARGO ?= cargo
 # Seconds that each fuzz target runs.
@@ -8,17 +8,25 @@ FUZZ_SECONDS ?= 60
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: ## install redis-server and PostgreSQL for the tests, where missing
+setup: ## install what the tests start and use, where missing: redis-server, PostgreSQL, Chromium, npm, python3-venv
 	@./tests/setup
 
-test: setup ## set up, then run every test against real servers
+test: setup web ## set up, then run every test: real servers, made-up requests, the page in a browser
 	$(CARGO) test
+	$(CARGO) build
+	./tests/api
+	./tests/page
 
 web: ## build the page (needs npm); the next cargo build puts it into the binary
-	cd web && npm ci && npm run build
+	@. ./tests/node && cd web && npm ci --no-audit --no-fund && npm run build
 
-web-test: web ## test the page in a browser (CHROMIUM, else /usr/bin/chromium), against its mock server
-	cd web && npm test
+page: web ## test the page in a browser (CHROMIUM, else /usr/bin/chromium): against a mock, and against the real server
+	$(CARGO) build
+	./tests/page
+
+api: ## make requests from the API's description, wrong ones too: no answer may contradict it
+	$(CARGO) build
+	./tests/api
 
 demo: ## build, and show it all on a made-up fleet until Ctrl-C (with npm: with the page)
 	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory web; else echo "npm is not there: the page at / will say how to build it"; fi

@@ -30,10 +30,10 @@ struct AggregateParams {
     #[param(max_length = 32, pattern = "^[0-9]+(ms|s|m|h|d)$")]
     step: Option<String>,
     /// The first instant; an hour before the end where it is not given.
-    #[param(max_length = 64, pattern = "^([0-9]{4}-[0-9]{2}-[0-9]{2}[T ][0-9]{2}:[0-9]{2}:[0-9]{2}.*|now.*)$")]
+    #[param(max_length = 64, pattern = "^([0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])[T ]([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\\.[0-9]{1,9})?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])|now([+-][0-9]{1,5}(ms|s|m|h|d))?)$")]
     start_time: Option<String>,
     /// The last instant, included; the newest sample's where it is not given.
-    #[param(max_length = 64, pattern = "^([0-9]{4}-[0-9]{2}-[0-9]{2}[T ][0-9]{2}:[0-9]{2}:[0-9]{2}.*|now.*)$")]
+    #[param(max_length = 64, pattern = "^([0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])[T ]([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\\.[0-9]{1,9})?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])|now([+-][0-9]{1,5}(ms|s|m|h|d))?)$")]
     end_time: Option<String>,
 }
 

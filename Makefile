@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup test web page api demo build lint fmt advisories reference fuzz
+.PHONY: help setup test web page api demo bench build lint fmt advisories reference fuzz
 
 CARGO ?= cargo
 # Seconds that each fuzz target runs.
@@ -32,6 +32,9 @@ demo: ## build, and show it all on a made-up fleet until Ctrl-C (with npm: with 
 	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory web; else echo "npm is not there: the page at / will say how to build it"; fi
 	$(CARGO) build --release
 	@exec "$${CARGO_TARGET_DIR:-target}/release/telemetry" demo
+
+bench: ## measure everything against psql in one run, and write docs/benchmarks.md (BENCH_ROWS, BENCH_RUNS)
+	$(CARGO) bench --bench pipeline
 
 build: ## build the release binary: target/release/telemetry
 	$(CARGO) build --release

@@ -29,10 +29,16 @@ const PIECE: usize = 128 << 10;
 #[expect(dead_code, reason = "describes what `query::Params` reads")]
 struct TelemetryParams {
     /// The first instant: RFC 3339, or `now-5m`.
-    #[param(max_length = 64, pattern = "^([0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])[T ]([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\\.[0-9]{1,9})?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])|now([+-][0-9]{1,5}(ms|s|m|h|d))?)$")]
+    #[param(
+        max_length = 64,
+        pattern = "^([0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])[T ]([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\\.[0-9]{1,9})?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])|now([+-][0-9]{1,5}(ms|s|m|h|d))?)$"
+    )]
     start_time: Option<String>,
     /// The last instant, included.
-    #[param(max_length = 64, pattern = "^([0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])[T ]([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\\.[0-9]{1,9})?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])|now([+-][0-9]{1,5}(ms|s|m|h|d))?)$")]
+    #[param(
+        max_length = 64,
+        pattern = "^([0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])[T ]([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\\.[0-9]{1,9})?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])|now([+-][0-9]{1,5}(ms|s|m|h|d))?)$"
+    )]
     end_time: Option<String>,
     /// Metrics, repeated or separated by commas; all where none is given.
     #[param(style = Form, explode)]

@@ -159,6 +159,11 @@ impl Role {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
 
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// SIGKILL.
     pub fn kill(&mut self) {
         let _ = self.child.kill();
@@ -167,7 +172,7 @@ impl Role {
 
     /// Another signal, by name.
     pub fn signal(&self, name: &str) {
-        let pid = self.child.id();
+        let pid = self.pid();
         assert!(Command::new("sh").args(["-c", &format!("kill -{name} {pid}")]).status().unwrap().success());
     }
 

@@ -1,0 +1,53 @@
+//! `make bench`: everything in one run, beside what a user would do without us. Prints the table and writes docs/benchmarks.md.
+//!
+//! BENCH_ROWS (2,000,000 unless given) rows of a generated export, BENCH_RUNS (3) runs of each contestant in turn: medians. Real Redis
+//! and PostgreSQL are started for it, with the settings of the tests (no fsync: for everybody).
+#![expect(clippy::unwrap_used, reason = "a measurement that cannot be made ends with a panic")]
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "it talks to a person")]
+
+mod ingest;
+mod measure;
+mod query;
+#[expect(dead_code, reason = "the tests use the rest")]
+#[path = "../../tests/it/support/mod.rs"]
+mod support;
+
+use measure::{Table, number};
+
+/// How much is measured.
+pub struct Size {
+    /// Of the export.
+    pub rows: u64,
+    /// Of each contestant.
+    pub runs: usize,
+}
+
+fn main() {
+    // `cargo test --benches` and `cargo bench -- --list` must not measure.
+    if !std::env::args().any(|argument| argument == "--bench") {
+        return;
+    }
+    let from = |name: &str, otherwise: u64| std::env::var(name).ok().map_or(otherwise, |text| text.parse().expect("a number"));
+    let size = Size { rows: from("BENCH_ROWS", 2_000_000), runs: usize::try_from(from("BENCH_RUNS", 3)).unwrap() };
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    let mut table = Table::default();
+    runtime.block_on(async {
+        ingest::run(&size, &mut table).await;
+        query::run(&mut table).await;
+    });
+    let text = table.text();
+    println!("{text}");
+    let head = format!(
+        "# Measured\n\n<!-- Written by `make bench`. -->\n\n{}, {} runs of {} rows each, medians; contestants in turn. Redis, PostgreSQL and the \
+         program share the machine.\nIt may be noisy: compare within a line, not between runs. PostgreSQL runs without fsync for everybody, so disks \
+         do not decide.\n\n",
+        measure::machine(),
+        size.runs,
+        number(size.rows as f64)
+    );
+    let tail = "\n`psql \\copy` reads the same file into a flat table of its 12 columns. *narrow* is a table a careful user would make by hand: (gpu int, \
+                metric int, ts, value), indexed by (gpu, ts). CPU of servers is that of all their processes.\n";
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/benchmarks.md");
+    std::fs::write(path, format!("{head}{text}{tail}")).unwrap();
+    eprintln!("written to {path}");
+}

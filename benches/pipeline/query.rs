@@ -1,0 +1,154 @@
+//! What readers wait for.
+
+use std::process::Command;
+
+use tokio_postgres::Client;
+
+use crate::ingest::{FLAT, INDEX};
+use crate::measure::{Table, median, ms, number, peak_memory, seconds, timed, times};
+use crate::support::app::{App, Role, wait_for};
+use crate::support::http::get;
+use crate::support::postgres::{Database, Server, free_port};
+
+/// Questions of each kind.
+const ASKED: usize = 21;
+/// Downloads at the same time.
+const DOWNLOADS: usize = 8;
+const METRIC: &str = "DCGM_FI_DEV_POWER_USAGE";
+
+pub async fn run(table: &mut Table) {
+    let server = Server::start();
+    fleet(&server, table).await;
+    history(&server, table).await;
+}
+
+/// A store with a file in it, and a server over it.
+async fn serving(database: &Database, csv: &str) -> (App, Role, u16) {
+    let filler = App::new("", &database.url);
+    let mut all = filler.start(&["all", "--csv", csv, "--cluster", "bench", "--listen", &format!("127.0.0.1:{}", free_port())]);
+    wait_for("the file to be read", || async { all.log().contains("every row is safely") }).await;
+    all.signal("TERM");
+    assert_eq!(all.wait(), 0, "{}", all.log());
+    let app = App::new("", &database.url).with("TELEMETRY__HTTP__RATE", "100000").with("TELEMETRY__HTTP__BURST", "100000");
+    let port = free_port();
+    let role = app.start(&["serve", "--listen", &format!("127.0.0.1:{port}")]);
+    wait_for("a server", || async { role.get("/readyz").is_some_and(|(status, _)| status == 200) }).await;
+    (app, role, port)
+}
+
+/// 640 GPUs, an hour, every 30 s: 768,000 rows.
+async fn fleet(server: &Server, table: &mut Table) {
+    let maker = App::new("", "");
+    let csv = maker.dir.path().join("fleet.csv");
+    let generate = "--gpus 640 --duration 1h --interval 30s --seed 2";
+    write_export(&maker, generate, &csv);
+    let csv = csv.to_str().unwrap();
+    let database = server.empty_database().await;
+    let (_app, _role, port) = serving(&database, csv).await;
+    let flat = server.empty_database().await;
+    let client = flat.client().await;
+    client.batch_execute(&format!("{FLAT}; {INDEX}; CREATE INDEX ON flat (metric_name, timestamp)")).await.unwrap();
+    let copy = format!("\\copy flat from '{csv}' with (format csv, header)");
+    assert!(Command::new("psql").args(["-qX", "-c", &copy]).arg(&flat.url).status().unwrap().success());
+    client.batch_execute("ANALYZE").await.unwrap();
+    let uuid = get(port, "/api/v1/gpus?limit=1", &[]).unwrap().json()["data"][0]["uuid"].as_str().unwrap().to_owned();
+    let questions = [
+        (
+            "the list of GPUs, 640",
+            "/api/v1/gpus?limit=1000".to_owned(),
+            "SELECT uuid, min(\"Hostname\"), min(gpu_id), min(timestamp), max(timestamp) FROM flat GROUP BY uuid".to_owned(),
+        ),
+        (
+            "the newest value of a metric of each GPU",
+            format!("/api/v1/telemetry/latest?metric={METRIC}&limit=10000"),
+            format!(
+                "SELECT DISTINCT ON (uuid) uuid, timestamp, value FROM flat WHERE metric_name = '{METRIC}' ORDER BY uuid, timestamp DESC"
+            ),
+        ),
+        (
+            "one GPU, one metric, an hour",
+            format!("/api/v1/gpus/{uuid}/telemetry?metric={METRIC}&limit=1000"),
+            format!("SELECT timestamp, value FROM flat WHERE uuid = '{uuid}' AND metric_name = '{METRIC}' ORDER BY timestamp"),
+        ),
+        (
+            "one GPU, all metrics, an hour",
+            format!("/api/v1/gpus/{uuid}/telemetry?limit=10000"),
+            format!("SELECT timestamp, metric_name, value FROM flat WHERE uuid = '{uuid}' ORDER BY timestamp"),
+        ),
+        (
+            "a metric of all GPUs by host and minute, an hour",
+            format!("/api/v1/telemetry/aggregate?metric={METRIC}&group_by=hostname&step=1m&limit=10000"),
+            format!(
+                "SELECT date_trunc('minute', timestamp), \"Hostname\", avg(value) FROM flat WHERE metric_name = '{METRIC}' GROUP BY 1, 2 ORDER BY 1, 2"
+            ),
+        ),
+    ];
+    for (what, path, sql) in questions {
+        let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+        for _ in 0..ASKED {
+            let (time, answer) = timed(|| get(port, &path, &[]).unwrap());
+            assert_eq!(answer.status, 200, "{}", answer.text());
+            ours.push(time);
+            theirs.push(ask(&client, &sql).await);
+        }
+        let (ours, theirs) = (median(ours), median(theirs));
+        table.line(&format!("{what}; SQL on the flat table, indexed for it"), ms(ours), ms(theirs), times(theirs / ours));
+    }
+}
+
+async fn ask(client: &Client, sql: &str) -> f64 {
+    let began = std::time::Instant::now();
+    assert!(!client.query(sql, &[]).await.unwrap().is_empty());
+    began.elapsed().as_secs_f64()
+}
+
+/// One GPU, all metrics, 24 h at 1 Hz.
+async fn history(server: &Server, table: &mut Table) {
+    let maker = App::new("", "");
+    let csv = maker.dir.path().join("day.csv");
+    write_export(&maker, "--gpus 1 --duration 24h --interval 1s --seed 4", &csv);
+    let csv = csv.to_str().unwrap();
+    let database = server.empty_database().await;
+    let (_app, role, port) = serving(&database, csv).await;
+    let uuid = get(port, "/api/v1/gpus?limit=1", &[]).unwrap().json()["data"][0]["uuid"].as_str().unwrap().to_owned();
+    let flat = server.empty_database().await;
+    let client = flat.client().await;
+    client.batch_execute(FLAT).await.unwrap();
+    let copy = format!("\\copy flat from '{csv}' with (format csv, header)");
+    assert!(Command::new("psql").args(["-qX", "-c", &copy]).arg(&flat.url).status().unwrap().success());
+    let narrow = "CREATE TABLE metric AS SELECT row_number() OVER (ORDER BY name)::int AS id, name FROM (SELECT DISTINCT metric_name AS name FROM flat) m; \
+                  CREATE TABLE narrow AS SELECT 1 AS gpu, m.id AS metric, timestamp AS ts, value FROM flat JOIN metric m ON m.name = metric_name ORDER BY timestamp; \
+                  CREATE INDEX ON narrow (gpu, ts); ANALYZE";
+    client.batch_execute(narrow).await.unwrap();
+    let rows = client.query_one("SELECT count(*) FROM narrow", &[]).await.unwrap().get::<_, i64>(0);
+    let path = format!("/api/v1/gpus/{uuid}/telemetry");
+    let sql = "COPY (SELECT ts, metric, value FROM narrow WHERE gpu = 1 ORDER BY ts) TO STDOUT";
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    for _ in 0..3 {
+        let (time, answer) = timed(|| get(port, &path, &["Accept: application/x-ndjson"]).unwrap());
+        assert_eq!(answer.body.iter().filter(|byte| **byte == b'\n').count() as i64, rows);
+        ours.push(time);
+        let (time, done) = timed(|| Command::new("psql").args(["-qX", "-c", sql]).arg(&flat.url).output().unwrap());
+        assert!(done.status.success() && done.stdout.iter().filter(|byte| **byte == b'\n').count() as i64 == rows);
+        theirs.push(time);
+    }
+    let (ours, theirs) = (median(ours), median(theirs));
+    let what =
+        format!("one GPU, all metrics, 24 h at 1 Hz ({} rows) as NDJSON; `psql` COPY from the narrow table", number(rows as f64));
+    table.line(&what, seconds(ours), seconds(theirs), times(theirs / ours));
+    let downloads: Vec<_> = (0..DOWNLOADS)
+        .map(|_| {
+            let path = path.clone();
+            std::thread::spawn(move || get(port, &path, &["Accept: application/x-ndjson"]).unwrap().status)
+        })
+        .collect();
+    assert!(downloads.into_iter().all(|download| download.join().unwrap() == 200));
+    let memory = format!("{:.0} MiB", peak_memory(role.pid()));
+    table.line(&format!("peak memory of `serve`, {DOWNLOADS} such downloads at once"), memory, "", "");
+}
+
+fn write_export(app: &App, generate: &str, path: &std::path::Path) {
+    let arguments: Vec<&str> = std::iter::once("generate").chain(generate.split(' ')).collect();
+    let mut command = app.command(&arguments);
+    assert!(command.stdout(std::fs::File::create(path).unwrap()).status().unwrap().success());
+}

@@ -45,8 +45,9 @@ fn main() {
         size.runs,
         number(size.rows as f64)
     );
-    let tail = "\n`psql \\copy` reads the same file into a flat table of its 12 columns. *narrow* is a table a careful user would make by hand: (gpu int, \
-                metric int, ts, value), indexed by (gpu, ts). CPU of servers is that of all their processes.\n";
+    let tail = "\n`psql \\copy` reads the same file into a flat table of its 12 columns. *narrow* is a table (ts, uuid, metric_name, value), indexed by \
+                (uuid, ts); *numbers* is\n(ts, gpu int, metric int, value), indexed by (gpu, ts), whose reader has to look names up. CPU of servers is that of all \
+                their processes.\n";
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/benchmarks.md");
     std::fs::write(path, format!("{head}{text}{tail}")).unwrap();
     eprintln!("written to {path}");

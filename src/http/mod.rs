@@ -5,6 +5,7 @@
 //! | `server`, `connection`, `tls` | connections: accepted, watched, encrypted, ended |
 //! | `gate`, `auth` | what every request passes: limits, tokens, time; headers of answers |
 //! | `routes/` | one file a resource |
+//! | `ahead` | long answers, made while they are sent |
 //! | `dto`, `rows` | what answers look like; samples as text |
 //! | `problem` | what went wrong (RFC 9457) |
 //! | `openapi` | the description, and Swagger UI |
@@ -12,6 +13,7 @@
 //! | `health` | /livez, /readyz, /metrics |
 //! | `watched` | files that take effect when they change |
 
+mod ahead;
 mod auth;
 mod connection;
 mod dto;

@@ -59,8 +59,7 @@ pub struct Writer {
     form: Form,
     /// What stands between time and value, and after the value, for each series.
     around: Vec<(String, String)>,
-    /// The last time, and its text.
-    time: (i64, String),
+    clock: Clock,
     numbers: zmij::Buffer,
     integers: itoa::Buffer,
 }
@@ -76,22 +75,72 @@ impl Writer {
     #[must_use]
     pub fn new(form: Form, series: &[RowSeries]) -> Self {
         let around = series.iter().map(|s| if form == Form::Csv { csv_around(s) } else { json_around(s) }).collect();
-        Self { form, around, time: (i64::MIN, String::new()), numbers: zmij::Buffer::new(), integers: itoa::Buffer::new() }
+        Self { form, around, clock: Clock::new(), numbers: zmij::Buffer::new(), integers: itoa::Buffer::new() }
     }
 
     /// Appends one row, without what separates rows in JSON; with its newline otherwise.
     pub fn row(&mut self, out: &mut Vec<u8>, sample: &Sample) {
-        if self.time.0 != sample.time_ms {
-            self.time = (sample.time_ms, time_text(sample.time_ms));
-        }
         let Some((before, after)) = self.around.get(sample.series as usize) else { return };
         if self.form != Form::Csv {
             out.extend_from_slice(b"{\"timestamp\":\"");
         }
-        out.extend_from_slice(self.time.1.as_bytes());
+        out.extend_from_slice(self.clock.text(sample.time_ms));
         out.extend_from_slice(before.as_bytes());
         out.extend_from_slice(number(sample.value, &mut self.numbers, &mut self.integers).as_bytes());
         out.extend_from_slice(after.as_bytes());
+    }
+}
+
+/// Times as [`time_text`] writes them: what a day's times have in common is made once.
+struct Clock {
+    day: i64,
+    time_ms: i64,
+    text: Vec<u8>,
+}
+
+impl Clock {
+    const DAY_MS: i64 = 86_400_000;
+    /// `2025-07-18T`
+    const DATE: usize = 11;
+
+    fn new() -> Self {
+        Self { day: i64::MIN, time_ms: i64::MIN, text: Vec::new() }
+    }
+
+    fn text(&mut self, time_ms: i64) -> &[u8] {
+        if self.time_ms == time_ms && !self.text.is_empty() {
+            return &self.text;
+        }
+        self.time_ms = time_ms;
+        let (day, of_day) = (time_ms.div_euclid(Self::DAY_MS), time_ms.rem_euclid(Self::DAY_MS));
+        if self.day != day {
+            self.text = time_text(day.saturating_mul(Self::DAY_MS)).into_bytes();
+            // Years of other than four digits are written out each time.
+            self.day = if self.text.get(Self::DATE - 1) == Some(&b'T') { day } else { i64::MIN };
+        }
+        if self.day != day {
+            self.text = time_text(time_ms).into_bytes();
+            return &self.text;
+        }
+        let (second, ms) = (of_day / 1000, of_day % 1000);
+        let digit = |n: i64| b'0' + (n % 10).unsigned_abs().to_le_bytes()[0];
+        let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+        self.text.truncate(Self::DATE);
+        self.text.extend_from_slice(&[
+            digit(hour / 10),
+            digit(hour),
+            b':',
+            digit(minute / 10),
+            digit(minute),
+            b':',
+            digit(second / 10),
+            digit(second),
+        ]);
+        if ms > 0 {
+            self.text.extend_from_slice(&[b'.', digit(ms / 100), digit(ms / 10), digit(ms)]);
+        }
+        self.text.push(b'Z');
+        &self.text
     }
 }
 
@@ -154,6 +203,8 @@ pub(super) fn page(samples: &[Sample], series: &[RowSeries], next: Option<&str>)
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::query::SeriesRow;
 
@@ -179,6 +230,16 @@ mod tests {
         assert_eq!(text.lines().next(), Some("2025-07-18T20:42:34Z,m,80,,\"p,\"\"1\"\"\",,"));
         assert_eq!(text.lines().nth(1).unwrap().split(',').nth(2), Some("0.1"));
         assert_eq!(CSV_HEAD.matches(',').count(), 6);
+    }
+
+    proptest! {
+        #[test]
+        fn times_are_written_as_elsewhere(times in prop::collection::vec(-100_000_000_000_000i64..400_000_000_000_000, 1..20), step in 0i64..5000) {
+            let mut clock = Clock::new();
+            for time in times.iter().flat_map(|time| [*time, time + step, time.div_euclid(1000) * 1000]) {
+                prop_assert_eq!(std::str::from_utf8(clock.text(time)).unwrap(), time_text(time));
+            }
+        }
     }
 
     #[test]

@@ -1,24 +1,26 @@
 //! One GPU's samples: a page of JSON, or all of them as NDJSON or CSV.
 
-use std::collections::VecDeque;
+use std::future::{poll_fn, ready};
 use std::io;
-use std::sync::Arc;
+use std::task::Poll;
 
-use axum::body::{Body, Bytes};
+use axum::body::Body;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::header::ACCEPT;
 use axum::http::{HeaderMap, Uri};
-use futures_util::stream;
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
 use utoipa::IntoParams;
 
 use super::lists::ClusterParam;
 use super::{Answer, Api, params, segment, typed};
+use crate::http::ahead::{Pieces, ahead};
 use crate::http::dto::{List, Row};
 use crate::http::problem::{Problem, ProblemBody};
 use crate::http::rows::{CSV_HEAD, Form, Writer, page};
 use crate::model::now_ms;
-use crate::query::{Sample, Telemetry, TelemetryRequest};
+use crate::query::{QueryError, Sample, Telemetry, TelemetryRequest};
 
 /// Bytes after which a piece of a download is sent.
 const PIECE: usize = 128 << 10;
@@ -87,58 +89,60 @@ pub(super) async fn gpu_telemetry(
     // Before the first byte an error can still be said in its own status.
     let first = telemetry.next().await?;
     let left = request.limit.unwrap_or(usize::MAX);
-    Ok(typed(Body::from_stream(download(telemetry, first, form, left)), form.media_type()))
+    let body = ahead(|pieces| write(pieces, telemetry, first, form, left));
+    Ok(typed(Body::from_stream(body), form.media_type()))
 }
 
-struct Download {
-    telemetry: Telemetry,
-    samples: VecDeque<Sample>,
-    writer: Writer,
-    left: usize,
-    head: &'static str,
-    ended: bool,
-}
+/// The samples that come next, and where they came from.
+type Next = BoxFuture<'static, (Telemetry, Result<Option<Vec<Sample>>, QueryError>)>;
 
-/// Piece after piece; reads on only when the client has taken what was sent. An error cuts the transfer off, so that nobody takes a
-/// part for the whole.
-fn download(
-    telemetry: Telemetry,
-    first: Option<Vec<Sample>>,
-    form: Form,
-    left: usize,
-) -> impl stream::Stream<Item = io::Result<Bytes>> + Send + 'static {
-    let series = Arc::clone(telemetry.series());
-    let head = if form == Form::Csv { CSV_HEAD } else { "" };
-    let ended = first.is_none();
-    let samples = first.unwrap_or_default().into();
-    let download = Download { writer: Writer::new(form, &series), telemetry, samples, left, head, ended };
-    let newline = form == Form::Ndjson;
-    stream::try_unfold(download, move |mut d| async move {
-        let mut out = Vec::with_capacity(PIECE + 1024);
-        out.extend_from_slice(std::mem::take(&mut d.head).as_bytes());
-        loop {
-            while out.len() < PIECE && d.left > 0 {
-                let Some(sample) = d.samples.pop_front() else { break };
-                d.writer.row(&mut out, &sample);
-                if newline {
-                    out.push(b'\n');
-                }
-                d.left -= 1;
+/// Piece after piece, `left` rows at most. The store works on the next slice while one is written.
+async fn write(pieces: Pieces, telemetry: Telemetry, first: Option<Vec<Sample>>, form: Form, mut left: usize) -> io::Result<()> {
+    let mut writer = Writer::new(form, telemetry.series());
+    let mut out = Vec::with_capacity(PIECE + 1024);
+    if form == Form::Csv {
+        out.extend_from_slice(CSV_HEAD.as_bytes());
+    }
+    let mut next: Next = ready((telemetry, Ok(first))).boxed();
+    loop {
+        let samples = match next.await {
+            (telemetry, Ok(Some(mut samples))) => {
+                samples.truncate(left);
+                left -= samples.len();
+                next = if left > 0 { ask(telemetry).await } else { ready((telemetry, Ok(None))).boxed() };
+                samples
             }
-            if out.len() >= PIECE {
-                return Ok(Some((Bytes::from(out), d)));
+            (_, Ok(None)) => break,
+            (_, Err(error)) => {
+                tracing::warn!(%error, "a download was cut off");
+                return Err(io::Error::other(error));
             }
-            if d.ended || d.left == 0 {
-                return Ok((!out.is_empty()).then(|| (Bytes::from(out), d)));
+        };
+        for sample in &samples {
+            writer.row(&mut out, sample);
+            if form == Form::Ndjson {
+                out.push(b'\n');
             }
-            match d.telemetry.next().await {
-                Ok(Some(samples)) => d.samples = samples.into(),
-                Ok(None) => d.ended = true,
-                Err(error) => {
-                    tracing::warn!(%error, "a download was cut off");
-                    return Err(io::Error::other(error));
-                }
+            if out.len() >= PIECE && !pieces.give(std::mem::replace(&mut out, Vec::with_capacity(PIECE + 1024))).await {
+                return Ok(());
             }
         }
-    })
+    }
+    if !out.is_empty() {
+        pieces.give(out).await;
+    }
+    Ok(())
+}
+
+/// Asks for the next samples now: the store works on them while those at hand are written.
+async fn ask(mut telemetry: Telemetry) -> Next {
+    let mut next = async move {
+        let samples = telemetry.next().await;
+        (telemetry, samples)
+    }
+    .boxed();
+    match poll_fn(|context| Poll::Ready(next.as_mut().poll(context))).await {
+        Poll::Ready(done) => ready(done).boxed(),
+        Poll::Pending => next,
+    }
 }

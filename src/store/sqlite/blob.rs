@@ -40,8 +40,24 @@ pub(super) fn encode(chunk: &Chunk<'_>) -> Vec<u8> {
     out
 }
 
+/// Reads chunks, one after the other: what unpacks them is made once.
+#[derive(Default)]
+pub(super) struct Decoder(Option<zstd::bulk::Decompressor<'static>>);
+
+impl Decoder {
+    fn unpack(&mut self, body: &[u8]) -> Result<Vec<u8>, String> {
+        let failed = |error: std::io::Error| format!("a chunk cannot be unpacked: {error}");
+        if self.0.is_none() {
+            self.0 = Some(zstd::bulk::Decompressor::new().map_err(failed)?);
+        }
+        self.0
+            .as_mut()
+            .map_or_else(|| Err("nothing unpacks".to_owned()), |unpacker| unpacker.decompress(body, MOST).map_err(failed))
+    }
+}
+
 /// Times and values of a chunk of `n` samples that begins at `first`, or what is wrong with it.
-pub(super) fn decode(data: &[u8], first: i64, n: usize) -> Result<(Vec<i64>, Vec<f64>), String> {
+pub(super) fn decode(decoder: &mut Decoder, data: &[u8], first: i64, n: usize) -> Result<(Vec<i64>, Vec<f64>), String> {
     let (kind, body) = data.split_first().ok_or("a chunk is empty")?;
     if n == 0 || kind & !(REGULAR | COMPRESSED) != 0 {
         return Err("a chunk is of no known kind".to_owned());
@@ -50,7 +66,7 @@ pub(super) fn decode(data: &[u8], first: i64, n: usize) -> Result<(Vec<i64>, Vec
     let mut rest = if kind & COMPRESSED == 0 {
         body
     } else {
-        unpacked = zstd::bulk::decompress(body, MOST).map_err(|error| format!("a chunk cannot be unpacked: {error}"))?;
+        unpacked = decoder.unpack(body)?;
         &unpacked
     };
     let short = || "a chunk is cut off".to_owned();
@@ -117,14 +133,14 @@ mod tests {
             }).collect();
             let values: Vec<f64> = samples.iter().map(|(_, bits)| f64::from_bits(*bits)).collect();
             let data = encode(&Chunk { series: 1, times: &times, values: &values, step: regular.then_some(1000) });
-            let (found_times, found) = decode(&data, first, samples.len()).unwrap();
+            let (found_times, found) = decode(&mut Decoder::default(), &data, first, samples.len()).unwrap();
             prop_assert_eq!(found_times, times);
             prop_assert!(found.iter().zip(&values).all(|(a, b)| a.to_bits() == b.to_bits()));
         }
 
         #[test]
         fn nonsense_is_an_error(data in prop::collection::vec(any::<u8>(), 0..200), n in 0usize..100) {
-            if let Ok((times, values)) = decode(&data, 0, n) {
+            if let Ok((times, values)) = decode(&mut Decoder::default(), &data, 0, n) {
                 prop_assert!(times.len() == n && values.len() == n);
             }
         }

@@ -135,6 +135,7 @@ fn stored(connection: &Connection, part: &Part<'_>, covered: &RowSet) -> Result<
     let mut mask = vec![false; batch.row.len()];
     let mut statement =
         connection.prepare_cached("SELECT t_min, n, data FROM chunk WHERE series_id = ?1 AND t_max >= ?2 AND t_min <= ?3")?;
+    let mut decoder = blob::Decoder::default();
     for run in &batch.runs {
         let series = part.ids_of(run).series;
         let wanted: Vec<usize> = (run.start..run.start + run.len).filter(|i| covered.contains(batch.row[*i])).collect();
@@ -147,7 +148,7 @@ fn stored(connection: &Connection, part: &Part<'_>, covered: &RowSet) -> Result<
         while let Some(row) = rows.next()? {
             let n = usize::try_from(row.get::<_, i64>(1)?).unwrap_or(0);
             let data = row.get_ref(2)?.as_blob().map_err(|error| Fault::Odd(error.to_string()))?;
-            let (times, values) = blob::decode(data, row.get(0)?, n).map_err(Fault::Odd)?;
+            let (times, values) = blob::decode(&mut decoder, data, row.get(0)?, n).map_err(Fault::Odd)?;
             let identities = times.iter().zip(&values).map(|(time, value)| (series, *time, value.to_bits()));
             found.extend(identities.filter(|identity| wanted_identities.contains(identity)));
         }

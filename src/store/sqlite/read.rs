@@ -58,12 +58,13 @@ fn latest(connection: &Connection, series: &[i64], from: i64, before: i64) -> Re
     let mut statement = connection.prepare_cached(
         "SELECT t_min, n, data FROM chunk WHERE series_id = ?1 AND t_min >= ?2 AND t_min < ?3 ORDER BY t_max DESC, id DESC LIMIT 1",
     )?;
+    let mut decoder = blob::Decoder::default();
     let mut newest = Vec::with_capacity(series.len());
     for id in series {
         let found: Option<(i64, i64, Vec<u8>)> =
             statement.query_row([*id, from, before], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).optional()?;
         let Some((first, n, data)) = found else { continue };
-        let (times, values) = decode(&data, first, n)?;
+        let (times, values) = decode(&mut decoder, &data, first, n)?;
         if let (Some(time_ms), Some(value)) = (times.last(), values.last()) {
             newest.push(Latest { series: *id, time_ms: *time_ms, value: *value });
         }
@@ -79,6 +80,7 @@ fn chunks(connection: &Connection, series: &[i64], range: &ChunkRange, max_sampl
         "SELECT id, t_min, n, data FROM chunk \
           WHERE series_id = ?1 AND t_max >= ?2 AND t_max < ?3 AND t_min >= ?4 AND t_min < ?5",
     )?;
+    let mut decoder = blob::Decoder::default();
     let (mut chunks, mut samples) = (Vec::new(), 0);
     for id in series {
         let borders = [*id, range.ends_from_ms, range.ends_before_ms, range.begins_from_ms, range.begins_before_ms];
@@ -90,14 +92,14 @@ fn chunks(connection: &Connection, series: &[i64], range: &ChunkRange, max_sampl
                 return Ok(None);
             }
             let data = row.get_ref(3)?.as_blob().map_err(|error| Fault::Odd(error.to_string()))?;
-            let (times, values) = decode(data, row.get(1)?, n)?;
+            let (times, values) = decode(&mut decoder, data, row.get(1)?, n)?;
             chunks.push(Chunk { series: *id, id: row.get(0)?, times, values });
         }
     }
     Ok(Some(chunks))
 }
 
-fn decode(data: &[u8], first: i64, n: i64) -> Result<(Vec<i64>, Vec<f64>)> {
+fn decode(decoder: &mut blob::Decoder, data: &[u8], first: i64, n: i64) -> Result<(Vec<i64>, Vec<f64>)> {
     let n = usize::try_from(n).map_err(|_| Fault::Odd(format!("a chunk of {n} samples")))?;
-    blob::decode(data, first, n).map_err(Fault::Odd)
+    blob::decode(decoder, data, first, n).map_err(Fault::Odd)
 }

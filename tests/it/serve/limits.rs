@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::{Serving, app, write};
 use crate::support::app::{App, text, wait_for};
-use crate::support::http::{get, send};
+use crate::support::http::{drain, get, send};
 use crate::support::postgres::free_port;
 
 // sha256("secret") and sha256("other")
@@ -176,6 +176,8 @@ async fn who_takes_nothing_is_cut_off() {
 #[tokio::test(flavor = "multi_thread")]
 async fn downloads_do_not_hold_up_the_end() {
     let (mut serving, path) = long_download(app().with("TELEMETRY__HTTP__STOP_GRACE", "1s")).await;
+    let (bytes, whole) = drain(serving.port, &path, &["Accept: application/x-ndjson"]);
+    assert!(whole && bytes > 20_000_000, "{bytes}");
     let streams: Vec<TcpStream> = (0..4).map(|_| begin(&serving, &path)).collect();
     let idle = TcpStream::connect(("127.0.0.1", serving.port)).unwrap();
     serving.role.signal("TERM");

@@ -62,6 +62,23 @@ pub fn send(port: u16, request: &str) -> Option<Answer> {
     parse(&bytes)
 }
 
+/// GET, reading as fast as it comes: how many bytes that were, and whether it ended as it should.
+pub fn drain(port: u16, path: &str, headers: &[&str]) -> (usize, bool) {
+    let lines: String = headers.iter().map(|line| format!("{line}\r\n")).collect();
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{lines}\r\n").unwrap();
+    let (mut buffer, mut all, mut end) = (vec![0; 1 << 18], 0, Vec::new());
+    loop {
+        let n = stream.read(&mut buffer).unwrap_or(0);
+        if n == 0 {
+            return (all, end.ends_with(b"0\r\n\r\n"));
+        }
+        all += n;
+        end.extend_from_slice(&buffer[n.saturating_sub(8)..n]);
+        end.drain(..end.len().saturating_sub(8));
+    }
+}
+
 fn parse(bytes: &[u8]) -> Option<Answer> {
     let end = bytes.windows(4).position(|window| window == b"\r\n\r\n")?;
     let head = std::str::from_utf8(&bytes[..end]).ok()?;

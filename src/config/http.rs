@@ -94,7 +94,7 @@ impl Default for Http {
             stop_grace: Duration::from_secs(5),
             max_connections: 512,
             max_head_bytes: 32 << 10,
-            max_uri_bytes: 8 << 10,
+            max_uri_bytes: 16 << 10,
             rate: 500,
             burst: 2000,
             max_page: 10_000,

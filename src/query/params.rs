@@ -4,7 +4,7 @@ use url::form_urlencoded;
 
 use super::{QueryError, Result};
 
-/// Bytes of a text parameter at most.
+/// Characters of a text parameter at most.
 const MAX_TEXT: usize = 1024;
 
 /// The parameters of a request.
@@ -29,8 +29,9 @@ impl Params {
             let (Some(name), Some(value)) = (name, value) else {
                 return Err(QueryError::bad(&printable(&shown), "is not UTF-8 in percent-encoding"));
             };
-            if value.len() > MAX_TEXT || name.len() > MAX_TEXT {
-                return Err(QueryError::bad(&printable(&name), format!("is longer than {MAX_TEXT} bytes")));
+            let is_long = |text: &str| text.chars().nth(MAX_TEXT).is_some();
+            if is_long(&value) || is_long(&name) {
+                return Err(QueryError::bad(&printable(&name), format!("is longer than {MAX_TEXT} characters")));
             }
             if value.contains(char::is_control) {
                 return Err(QueryError::bad(&printable(&name), "has control characters"));

@@ -59,7 +59,7 @@ pub async fn run(config: Arc<Config>, lifecycle: Lifecycle) -> anyhow::Result<Ex
     ));
     let serving = {
         let (config, lifecycle, inspector) = (config.clone(), lifecycle.clone(), queue.inspector.clone());
-        tokio::spawn(async move { serve::run_with(&config, &lifecycle, kept.name, kept.reader, Some(inspector)).await })
+        tokio::spawn(async move { serve::run_with(&config, &lifecycle, "reading", kept.reader, Some(inspector)).await })
     };
     let streaming = tokio::spawn(stream_all(work, config.clone(), lifecycle.clone(), queue.publisher, queue.name));
     let mut collecting = Ends::of("the collector", collecting);

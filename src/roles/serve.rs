@@ -14,8 +14,8 @@ use crate::query::{Limits, Query};
 use crate::retry::Backoff;
 use crate::runtime::observe::{self, Component};
 use crate::runtime::{Exit, Lifecycle};
-use crate::store::Reader;
 use crate::store::postgres::PostgresStore;
+use crate::store::{Reader, StoreError};
 use crate::transport::redis::RedisTransport;
 use crate::transport::{Backlog, Consumer, Inspector, Partition, SourceState, TransportError};
 
@@ -27,6 +27,10 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// Runs the role.
 pub async fn run(config: Arc<Config>, lifecycle: Lifecycle) -> anyhow::Result<Exit> {
     let store: Arc<dyn Reader> = Arc::new(PostgresStore::connect(&config.postgres()?)?);
+    // What is wrong in the configuration is said at once; what waiting can help is awaited.
+    if let Ok(Err(refused @ StoreError::Refused { .. })) = tokio::time::timeout(PATIENCE, store.ready()).await {
+        return Err(refused.into());
+    }
     let queue = match config.redis.url {
         Some(_) => Some(watch_queue(&config, &lifecycle)?),
         None => None,

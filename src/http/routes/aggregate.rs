@@ -17,7 +17,7 @@ use crate::query::AggregateRequest;
 #[expect(dead_code, reason = "describes what `query::Params` reads")]
 struct AggregateParams {
     /// One metric.
-    #[param(min_length = 1, max_length = 200, pattern = "^[^\\x00-\\x1f\\x7f-\\x9f]+$")]
+    #[param(min_length = 1, max_length = 1024, pattern = "^[^\\x00-\\x1f\\x7f-\\x9f]+$")]
     metric: String,
     /// What series are grouped by.
     #[param(pattern = "^(cluster|hostname|gpu|model|namespace|pod)$", default = "cluster")]

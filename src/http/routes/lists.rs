@@ -30,16 +30,16 @@ pub(super) struct PageParams {
 #[expect(dead_code, reason = "describes what `query::Params` reads")]
 pub(super) struct FilterParams {
     /// Edge cluster.
-    #[param(max_length = 200, pattern = "^[^\\x00-\\x1f\\x7f-\\x9f]*$")]
+    #[param(max_length = 1024, pattern = "^[^\\x00-\\x1f\\x7f-\\x9f]*$")]
     cluster: Option<String>,
     /// Host.
-    #[param(max_length = 200, pattern = "^[^\\x00-\\x1f\\x7f-\\x9f]*$")]
+    #[param(max_length = 1024, pattern = "^[^\\x00-\\x1f\\x7f-\\x9f]*$")]
     hostname: Option<String>,
     /// Model name.
-    #[param(max_length = 200, pattern = "^[^\\x00-\\x1f\\x7f-\\x9f]*$")]
+    #[param(max_length = 1024, pattern = "^[^\\x00-\\x1f\\x7f-\\x9f]*$")]
     model: Option<String>,
     /// Those that a workload in this namespace has used.
-    #[param(max_length = 200, pattern = "^[^\\x00-\\x1f\\x7f-\\x9f]*$")]
+    #[param(max_length = 1024, pattern = "^[^\\x00-\\x1f\\x7f-\\x9f]*$")]
     namespace: Option<String>,
 }
 
@@ -49,7 +49,7 @@ pub(super) struct FilterParams {
 #[expect(dead_code, reason = "describes what `query::Params` reads")]
 pub(super) struct ClusterParam {
     /// Edge cluster.
-    #[param(max_length = 200, pattern = "^[^\\x00-\\x1f\\x7f-\\x9f]*$")]
+    #[param(max_length = 1024, pattern = "^[^\\x00-\\x1f\\x7f-\\x9f]*$")]
     cluster: Option<String>,
 }
 

@@ -249,6 +249,15 @@ async fn a_database_that_goes_away_is_503_and_comes_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_password_is_wrong_configuration() {
+    let database = Server::shared().empty_database().await;
+    let wrong = crate::support::app::App::new("", &database.url).with("DB_PASSWORD", "not-this-one");
+    let done = wrong.run(&["serve", "--listen", "127.0.0.1:0", "--admin-listen", "off"]).exits(2);
+    let done = done.says(&["DB_PASSWORD", "refuses us"]);
+    assert!(!done.stderr.contains("not-this-one"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_store_that_nobody_has_made_yet_is_awaited() {
     let database = Server::shared().empty_database().await;
     let app = crate::support::app::App::new("", &database.url);

@@ -69,7 +69,7 @@ async fn an_address_that_others_reach_needs_tokens() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_too_much_is_refused() {
     let serving = small(app()).await;
-    let long = format!("/api/v1/gpus?model={}", "x".repeat(10_000));
+    let long = format!("/api/v1/gpus?model={}", "x".repeat(20_000));
     serving.ask(&long).problem(414, &["http.max_uri_bytes"]);
     let port = serving.port;
     let body = send(port, "GET /api/v1/gpus HTTP/1.1\r\nHost: h\r\nConnection: close\r\nContent-Length: 5\r\n\r\nhello").unwrap();

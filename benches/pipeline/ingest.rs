@@ -106,7 +106,7 @@ async fn ours(server: &Server, postmaster: u32, csv: &str, rows: f64, m: &mut Me
         let mut memory = (Duration::ZERO, 0.0);
         while stream.ended().is_none() {
             memory = (cpu(stream.pid()).max(memory.0), peak_memory(stream.pid()).max(memory.1));
-            std::thread::sleep(Duration::from_millis(2));
+            std::thread::sleep(Duration::from_millis(10));
         }
         (stream, memory)
     });
@@ -114,7 +114,12 @@ async fn ours(server: &Server, postmaster: u32, csv: &str, rows: f64, m: &mut Me
     assert_eq!(collect.metric("telemetry_rows_stored_total"), Some(rows));
     m.ours.push(time);
     m.wire = info(&redis, "stats", "total_net_input_bytes:") - before_bytes;
-    let used = [stream.1.0, cpu(collect.pid()), cpu(redis_pid) - before_redis, cpu_tree(postmaster) - before_server];
+    let used = [
+        stream.1.0,
+        cpu(collect.pid()),
+        cpu(redis_pid).saturating_sub(before_redis),
+        cpu_tree(postmaster).saturating_sub(before_server),
+    ];
     for (all, used) in m.cpu.iter_mut().zip(used) {
         all.push(used.as_secs_f64());
     }
@@ -143,7 +148,7 @@ async fn copy(server: &Server, postmaster: u32, csv: &str, indexed: bool, m: &mu
     let command = format!("\\copy flat from '{csv}' with (format csv, header)");
     let (time, done) = timed(|| Command::new("psql").args(["-qX", "-c", &command]).arg(&database.url).status().unwrap());
     assert!(done.success());
-    let used = (cpu_tree(postmaster) - before).as_secs_f64();
+    let used = cpu_tree(postmaster).saturating_sub(before).as_secs_f64();
     client.batch_execute("VACUUM").await.unwrap();
     let size = client.query_one("SELECT pg_total_relation_size('flat')", &[]).await.unwrap().get::<_, i64>(0) as f64;
     *(if indexed { &mut m.indexed_size } else { &mut m.flat }) = size;

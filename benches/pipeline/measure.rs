@@ -73,8 +73,10 @@ pub fn cpu(pid: u32) -> Duration {
 
 /// The same, with all that live below it.
 pub fn cpu_tree(pid: u32) -> Duration {
+    // Its own first: a child that ends meanwhile is then counted once, or not at all, never twice.
+    let own = cpu(pid);
     let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-    children.split_whitespace().filter_map(|child| child.parse().ok()).map(cpu_tree).sum::<Duration>() + cpu(pid)
+    children.split_whitespace().filter_map(|child| child.parse().ok()).map(cpu_tree).sum::<Duration>() + own
 }
 
 /// The most memory a process ever had, MiB.
@@ -82,6 +84,12 @@ pub fn peak_memory(pid: u32) -> f64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap_or_default();
     line.split_whitespace().nth(1).and_then(|kib| kib.parse::<f64>().ok()).unwrap_or(0.0) / 1024.0
+}
+
+/// The date, in UTC.
+pub fn today() -> String {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    telemetry::query::time_text(i64::try_from(now.as_millis()).unwrap())[..10].to_owned()
 }
 
 /// What it was measured on.

@@ -100,6 +100,8 @@ struct Clock {
 
 impl Clock {
     const DAY_MS: i64 = 86_400_000;
+    /// Of the years 1970 to 9999.
+    const DAYS: i64 = 2_932_897;
     /// `2025-07-18T`
     const DATE: usize = 11;
 
@@ -115,8 +117,8 @@ impl Clock {
         let (day, of_day) = (time_ms.div_euclid(Self::DAY_MS), time_ms.rem_euclid(Self::DAY_MS));
         if self.day != day {
             self.text = time_text(day.saturating_mul(Self::DAY_MS)).into_bytes();
-            // Years of other than four digits are written out each time.
-            self.day = if self.text.get(Self::DATE - 1) == Some(&b'T') { day } else { i64::MIN };
+            // What is not of the years 1970 to 9999 is written out each time.
+            self.day = if (0..Self::DAYS).contains(&day) { day } else { i64::MIN };
         }
         if self.day != day {
             self.text = time_text(time_ms).into_bytes();

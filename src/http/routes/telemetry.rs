@@ -23,7 +23,7 @@ use crate::model::now_ms;
 use crate::query::{QueryError, Sample, Telemetry, TelemetryRequest};
 
 /// Bytes after which a piece of a download is sent.
-const PIECE: usize = 128 << 10;
+const PIECE: usize = 512 << 10;
 
 /// Which samples.
 #[derive(IntoParams)]

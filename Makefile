@@ -13,7 +13,7 @@ setup: ## install what the tests start and use, where missing: redis-server, Pos
 
 test: setup web ## set up, then run every test: real servers, made-up requests, the page in a browser
 	$(CARGO) test
-	$(CARGO) build
+	@# The program that the tests were run with.
 	./tests/api
 	./tests/page
 

@@ -9,7 +9,7 @@ use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::{ServerConfig, version};
 
-use super::watched::Watched;
+use crate::watched::Watched;
 
 /// How connections are encrypted. A new certificate counts from the next handshake on.
 #[derive(Debug)]

@@ -1,9 +1,9 @@
 //! Files whose content takes effect without a restart: looked at now and then, read again when they changed.
 
-use std::fs;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
+use std::{fmt, fs};
 
 use arc_swap::ArcSwap;
 
@@ -11,11 +11,10 @@ use arc_swap::ArcSwap;
 const LOOK: Duration = Duration::from_secs(2);
 
 type Stamp = Vec<Option<(SystemTime, u64)>>;
-type Read<T> = fn(&[PathBuf]) -> Result<T, String>;
+type Read<T> = Box<dyn Fn(&[PathBuf]) -> Result<T, String> + Send + Sync>;
 
 /// What files say. Looked at when it is asked for: what nobody asks for need not be read.
-#[derive(Debug)]
-pub(super) struct Watched<T> {
+pub struct Watched<T> {
     what: &'static str,
     files: Vec<PathBuf>,
     read: Read<T>,
@@ -36,16 +35,20 @@ impl<T> Watched<T> {
     /// # Errors
     ///
     /// What `read` says.
-    pub(super) fn new(what: &'static str, files: Vec<PathBuf>, read: Read<T>) -> Result<Self, String> {
+    pub fn new(
+        what: &'static str,
+        files: Vec<PathBuf>,
+        read: impl Fn(&[PathBuf]) -> Result<T, String> + Send + Sync + 'static,
+    ) -> Result<Self, String> {
         // Before reading: a change in between is seen at the next look.
         let stamp = stamp(&files);
         let current = ArcSwap::from_pointee(read(&files)?);
         let state = Mutex::new(State { looked: Instant::now(), stamp, complained: false });
-        Ok(Self { what, files, read, current, state })
+        Ok(Self { what, files, read: Box::new(read), current, state })
     }
 
     /// The newest content that could be read.
-    pub(super) fn get(&self) -> Arc<T> {
+    pub fn get(&self) -> Arc<T> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if state.looked.elapsed() >= LOOK {
             state.looked = Instant::now();
@@ -79,6 +82,12 @@ impl<T> Watched<T> {
     fn look_now(&self) -> Arc<T> {
         self.look(&mut self.state.lock().unwrap());
         self.current.load_full()
+    }
+}
+
+impl<T> fmt::Debug for Watched<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Watched").field("what", &self.what).field("files", &self.files).finish_non_exhaustive()
     }
 }
 

@@ -89,7 +89,7 @@ fn password_files_are_read_without_their_line_end_and_named_when_they_cannot_be(
     let (_directory, path) = written("hunter2\n");
     let path = path.to_str().unwrap();
     let config = from_variables(&[("DATABASE_URL", "postgres://u@h/d"), ("DB_PASSWORD_FILE", path)]).unwrap();
-    assert_eq!(config.postgres().unwrap().password.unwrap().expose_secret(), "hunter2");
+    assert_eq!(config.postgres().unwrap().password.unwrap().get().expose_secret(), "hunter2");
 
     let config = from_variables(&[("REDIS_URL", "redis://h"), ("REDIS_PASSWORD_FILE", "/no/such/file")]).unwrap();
     let error = config.redis().unwrap_err().to_string();

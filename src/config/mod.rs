@@ -36,7 +36,7 @@ pub use keys::{Key, Kind, keys, schema};
 pub use load::{Flag, load};
 pub use log::{Format, Log};
 pub use origin::{Origin, Origins};
-pub use postgres::{Postgres, PostgresSection};
+pub use postgres::{Postgres, PostgresSection, PostgresTls, SslMode};
 pub use redis::{Redis, RedisSection, RedisTls};
 pub use shutdown::Shutdown;
 pub use stream::{Stream, Until};

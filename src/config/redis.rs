@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::check::Check;
 use super::units;
+use crate::watched::Secret;
 
 /// The queue's address, identity and limits. Resolved by [`super::Config::redis`]: no secret files left to read.
 #[derive(Clone, Debug)]
@@ -18,7 +19,7 @@ pub struct Redis {
     /// ACL user; overrides the URL's.
     pub username: Option<String>,
     /// Password; overrides the URL's.
-    pub password: Option<SecretString>,
+    pub password: Option<Secret>,
     /// Prefix of every key.
     pub prefix: String,
     /// Partitions; kept in Redis at first use.
@@ -52,7 +53,7 @@ pub struct Redis {
     /// The user for sentinels.
     pub sentinel_username: Option<String>,
     /// The password for sentinels.
-    pub sentinel_password: Option<SecretString>,
+    pub sentinel_password: Option<Secret>,
 }
 
 /// The section as it is written; [`Redis`] is what comes of it.

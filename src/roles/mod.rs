@@ -2,6 +2,7 @@
 
 pub mod all;
 pub mod audit;
+mod certificates;
 pub mod collect;
 pub mod completions;
 pub mod config;

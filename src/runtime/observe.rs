@@ -86,6 +86,8 @@ pub const QUERY_SECONDS: &str = "telemetry_query_seconds";
 pub const HTTP_CONNECTIONS: &str = "telemetry_http_connections";
 /// Connections made again.
 pub const RECONNECTS: &str = "telemetry_reconnects_total";
+/// How long a certificate is still good.
+pub const CERTIFICATE_EXPIRY: &str = "telemetry_certificate_expiry_seconds";
 /// Version.
 pub const BUILD_INFO: &str = "telemetry_build_info";
 /// When the process began.
@@ -96,7 +98,7 @@ const fn described(name: &'static str, kind: Kind, unit: Unit, labels: &'static 
 }
 
 /// Every metric.
-pub const METRICS: [Described; 22] = [
+pub const METRICS: [Described; 23] = [
     described(
         LATENCY,
         Kind::Histogram,
@@ -164,6 +166,13 @@ pub const METRICS: [Described; 22] = [
         Unit::Count,
         &["target"],
         "Connections that were lost and made again, by target: redis or postgres.",
+    ),
+    described(
+        CERTIFICATE_EXPIRY,
+        Kind::Gauge,
+        Unit::Seconds,
+        &["target"],
+        "Seconds until a certificate in use ends, negative when it has ended. target: http (the server's own), postgres-client (shown to PostgreSQL).",
     ),
     described(BUILD_INFO, Kind::Gauge, Unit::Count, &["version", "role"], "Always 1; the labels say what runs."),
     described(START_TIME, Kind::Gauge, Unit::Seconds, &[], "When the process began, in seconds since 1970."),
@@ -315,6 +324,33 @@ pub fn http_connections(open: usize) {
 /// A connection was lost and made again.
 pub fn reconnect(target: Target) {
     counter!(RECONNECTS, "target" => target.name()).increment(1);
+}
+
+/// A certificate that this process shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Certificate {
+    /// To clients of the API.
+    Http,
+    /// To PostgreSQL.
+    PostgresClient,
+}
+
+impl Certificate {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::PostgresClient => "postgres-client",
+        }
+    }
+}
+
+/// When a certificate ends.
+pub fn certificate(of: Certificate, ends: SystemTime) {
+    let left = match ends.duration_since(SystemTime::now()) {
+        Ok(left) => left.as_secs_f64(),
+        Err(over) => -over.duration().as_secs_f64(),
+    };
+    gauge!(CERTIFICATE_EXPIRY, "target" => of.name()).set(left);
 }
 
 /// Whether the connection to the queue works.

@@ -51,6 +51,11 @@ fn certificate(wrong: &CertificateError, ca: &str) -> String {
         CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
             format!("the server's certificate is not valid yet ({wrong}); check the clocks of both sides")
         }
+        CertificateError::NotValidForNameContext { presented, .. } if presented.is_empty() => {
+            "the server's certificate is for no name: it has at most a common name, and what counts are subject alternative names; make \
+             one with them on the server"
+                .to_owned()
+        }
         CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
             format!(
                 "the server's certificate is for another name ({wrong}); connect by a name that is in it, or set the name to verify"

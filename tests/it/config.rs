@@ -66,7 +66,7 @@ fn an_empty_variable_counts_as_unset() {
 fn a_password_of_digits_stays_text() {
     let config = from_variables(&[("REDIS_URL", "redis://h"), ("REDIS_PASSWORD", "0123"), ("REDIS_USERNAME", "5")]).unwrap();
     let redis = config.redis().unwrap();
-    assert_eq!(redis.password.unwrap().expose_secret(), "0123");
+    assert_eq!(redis.password.unwrap().get().expose_secret(), "0123");
     assert_eq!(redis.username.as_deref(), Some("5"));
 }
 
@@ -89,7 +89,7 @@ fn password_files_are_read_without_their_line_end_and_named_when_they_cannot_be(
     let (_directory, path) = written("hunter2\n");
     let path = path.to_str().unwrap();
     let config = from_variables(&[("DATABASE_URL", "postgres://u@h/d"), ("DB_PASSWORD_FILE", path)]).unwrap();
-    assert_eq!(config.postgres().unwrap().password.unwrap().expose_secret(), "hunter2");
+    assert_eq!(config.postgres().unwrap().password.unwrap().get().expose_secret(), "hunter2");
 
     let config = from_variables(&[("REDIS_URL", "redis://h"), ("REDIS_PASSWORD_FILE", "/no/such/file")]).unwrap();
     let error = config.redis().unwrap_err().to_string();

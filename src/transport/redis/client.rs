@@ -328,7 +328,7 @@ fn client(shared: &Shared, address: &Address, credentials: Credentials, tls: Opt
     let fred = Config {
         fail_fast: true,
         username,
-        password: password.map(|p| p.expose_secret().to_owned()),
+        password: password.map(|p| p.get().expose_secret().to_owned()),
         server: ServerConfig::Centralized { server },
         version: RespVersion::RESP3,
         database: (database > 0).then_some(database),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::ExposeSecret;
 
 use super::dial::{self, Encrypt, Fault, Reached};
 use super::error::Who;
@@ -14,6 +14,7 @@ use super::topology::Topology;
 use super::url::{Address, Endpoint, validate_url};
 use crate::tls::{ClientSettings, ClientTls, Names, Verify};
 use crate::transport::{Result, TransportError};
+use crate::watched::Secret;
 
 const TLS_NAMES: Names = Names { what: "Redis certificates", ca: dial::CA, cert: dial::CERT, key: dial::KEY };
 
@@ -42,7 +43,7 @@ pub(super) struct Shared {
     /// The ACL user.
     pub(super) username: Option<String>,
     /// Its password.
-    pub(super) password: Option<SecretString>,
+    pub(super) password: Option<Secret>,
     sent: AtomicU64,
     received: AtomicU64,
 }
@@ -61,7 +62,7 @@ impl Shared {
             return Err(bad("partitions", "there must be at least one".to_owned()));
         }
         let username = config.username.clone().or(username).filter(|name| !name.is_empty());
-        let password = config.password.clone().or(password);
+        let password = config.password.clone().or(password.map(Secret::from));
         if username.is_some() && password.is_none() {
             return Err(bad(
                 "url",

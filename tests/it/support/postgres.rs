@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use telemetry::config::Postgres as Config;
+use telemetry::config::{Postgres as Config, PostgresTls};
 use telemetry::store::Store;
 use telemetry::store::postgres::PostgresStore;
 use tokio_postgres::{Client, NoTls};
@@ -218,6 +218,7 @@ impl Database {
             statement_timeout: Duration::from_secs(30),
             idle_transaction_timeout: Duration::from_secs(30),
             series_cache: 100_000,
+            tls: PostgresTls::default(),
         }
     }
 

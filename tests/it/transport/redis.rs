@@ -395,7 +395,7 @@ async fn a_missing_right_is_named() {
     let server = RedisServer::start();
     let mut config = config(&server.url());
     config.username = Some("edge".to_owned());
-    config.password = Some(SecretString::from("pässword/@".to_owned()));
+    config.password = Some("pässword/@".to_owned().into());
     for (rules, word) in [
         (["~*", "+@all", "-xadd"], "XADD"),
         (["~*", "+@all", "-evalsha"], "EVALSHA"),
@@ -445,7 +445,7 @@ async fn a_wrong_password_is_refused() {
         assert!(said.contains("password") && !said.contains("wr0ng"), "{said}");
     }
     let mut overridden = config(&server.url().replace("//", "//:wr0ng@"));
-    overridden.password = Some(SecretString::from("right".to_owned()));
+    overridden.password = Some("right".to_owned().into());
     RedisTransport::connect(&overridden).await.unwrap();
 }
 

@@ -22,13 +22,11 @@ impl Config {
             });
         };
         self.check_url("redis.url", &url, redis_url)?;
-        if section.tls.enabled {
-            return Err(self.invalid("redis.tls.enabled", NO_TLS));
-        }
+        self.check_redis_tls(&url)?;
         Ok(Redis {
             url,
             username: section.username.clone(),
-            password: self.password("redis", section.password.as_ref(), section.password_file.as_deref())?,
+            password: self.password("redis.", section.password.as_ref(), section.password_file.as_deref())?,
             prefix: section.prefix.clone(),
             partitions: section.partitions,
             max_backlog: section.max_backlog,
@@ -42,6 +40,14 @@ impl Config {
             consumer: section.consumer.clone().unwrap_or_else(|| self.generated_consumer.clone()),
             claim_idle: section.claim_idle,
             block: section.block,
+            topology_refresh: section.topology_refresh,
+            tls: section.tls.clone(),
+            sentinel_username: section.sentinel_username.clone(),
+            sentinel_password: self.password(
+                "redis.sentinel_",
+                section.sentinel_password.as_ref(),
+                section.sentinel_password_file.as_deref(),
+            )?,
         })
     }
 
@@ -57,7 +63,7 @@ impl Config {
         self.check_url("postgres.url", &url, postgres_url)?;
         Ok(Postgres {
             url,
-            password: self.password("postgres", section.password.as_ref(), section.password_file.as_deref())?,
+            password: self.password("postgres.", section.password.as_ref(), section.password_file.as_deref())?,
             pool_size: section.pool_size,
             connect_timeout: section.connect_timeout,
             statement_timeout: section.statement_timeout,
@@ -109,6 +115,23 @@ impl Config {
         check(text).map_err(|reason| self.invalid(key, reason))
     }
 
+    /// Certificates without TLS: somebody believes that the line is protected, and it is not.
+    fn check_redis_tls(&self, url: &SecretString) -> Result<(), ConfigError> {
+        let tls = &self.redis.tls;
+        let wanted = tls.enabled || crate::transport::redis::validate_url(url.expose_secret()).is_ok_and(|endpoint| endpoint.tls);
+        let given = [
+            ("redis.tls.ca", tls.ca.is_some()),
+            ("redis.tls.cert", tls.cert.is_some()),
+            ("redis.tls.key", tls.key.is_some()),
+            ("redis.tls.server_name", tls.server_name.is_some()),
+        ];
+        if let Some((key, _)) = given.into_iter().find(|(_, given)| *given && !wanted) {
+            let how = "is set, but TLS is off: write rediss:// in redis.url (REDIS_URL), or set redis.tls.enabled (REDIS_TLS_ENABLED=true)";
+            return Err(self.invalid(key, how));
+        }
+        Ok(())
+    }
+
     /// The password: what is nearest to the user wins between the two keys; a file in the same layer goes before the plain one.
     fn password(
         &self,
@@ -117,8 +140,8 @@ impl Config {
         file: Option<&Path>,
     ) -> Result<Option<SecretString>, ConfigError> {
         let Some(path) = file else { return Ok(plain.cloned()) };
-        let key = format!("{section}.password_file");
-        if plain.is_some() && self.origin(&key).layer() < self.origin(&format!("{section}.password")).layer() {
+        let key = format!("{section}password_file");
+        if plain.is_some() && self.origin(&key).layer() < self.origin(&format!("{section}password")).layer() {
             return Ok(plain.cloned());
         }
         let text = std::fs::read_to_string(path)
@@ -130,8 +153,6 @@ impl Config {
         Ok(Some(SecretString::from(password)))
     }
 }
-
-const NO_TLS: &str = "TLS to Redis is not in this version yet: use redis:// on a network that is protected otherwise";
 
 /// The queue's own check: what it cannot reach it cannot work with.
 fn redis_url(text: &str) -> Result<(), String> {

@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use secrecy::{ExposeSecret, SecretString};
 use tokio_rustls::rustls::client::WebPkiServerVerifier;
@@ -10,7 +11,7 @@ use tokio_rustls::rustls::client::danger::ServerCertVerifier;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore, version};
 
 use super::pem::{Pem, certificates, private_key};
-use super::verify::{AnyName, Anybody};
+use super::verify::{AnyName, Anybody, Noting};
 use super::{facts, provider};
 use crate::watched::Watched;
 
@@ -64,7 +65,10 @@ pub struct Current {
 
 /// A client's TLS, read again when its files change.
 #[derive(Debug)]
-pub struct ClientTls(Watched<Current>);
+pub struct ClientTls {
+    watched: Watched<Current>,
+    server_ends: Arc<AtomicU64>,
+}
 
 impl ClientTls {
     /// Reads everything once.
@@ -84,17 +88,27 @@ impl ClientTls {
         }
         let given = [settings.ca.as_deref(), settings.cert.as_deref(), settings.key.as_ref().map(|key| key.expose_secret())];
         let files = given.into_iter().flatten().filter_map(|text| Pem::of(text).file().map(PathBuf::from)).collect();
-        Watched::new(names.what, files, move |_| read(&settings)).map(Self)
+        let server_ends = Arc::new(AtomicU64::new(0));
+        let ends = Arc::clone(&server_ends);
+        let watched = Watched::new(names.what, files, move |_| read(&settings, &ends))?;
+        Ok(Self { watched, server_ends })
     }
 
     /// What counts now.
     #[must_use]
     pub fn current(&self) -> Arc<Current> {
-        self.0.get()
+        self.watched.get()
+    }
+
+    /// When the certificate ends that a server showed last; `None` before the first handshake.
+    #[must_use]
+    pub fn server_ends(&self) -> Option<SystemTime> {
+        let ends = self.server_ends.load(Ordering::Relaxed);
+        (ends > 0).then(|| UNIX_EPOCH + Duration::from_secs(ends))
     }
 }
 
-fn read(settings: &ClientSettings) -> Result<Current, String> {
+fn read(settings: &ClientSettings, server_ends: &Arc<AtomicU64>) -> Result<Current, String> {
     let names = settings.names;
     let provider = provider();
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
@@ -110,6 +124,7 @@ fn read(settings: &ClientSettings) -> Result<Current, String> {
             if settings.verify == Verify::Full { usual } else { Arc::new(AnyName(usual)) }
         }
     };
+    let verifier = Arc::new(Noting { inner: verifier, ends: Arc::clone(server_ends) });
     let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
     let (Some(cert), Some(key)) = (&settings.cert, &settings.key) else {
         return Ok(Current { config: Arc::new(builder.with_no_client_auth()), ends: None });

@@ -233,5 +233,9 @@ pub fn config(url: &str) -> telemetry::config::Redis {
         consumer: "one".to_owned(),
         claim_idle: Duration::from_secs(60),
         block: Duration::from_millis(50),
+        topology_refresh: Duration::from_secs(30),
+        tls: telemetry::config::RedisTls::default(),
+        sentinel_username: None,
+        sentinel_password: None,
     }
 }

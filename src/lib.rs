@@ -21,6 +21,7 @@
 pub mod batch;
 pub mod cli;
 pub mod config;
+pub mod diagnosis;
 pub mod http;
 pub mod model;
 pub mod query;

@@ -146,7 +146,7 @@ fn a_bad_url_is_refused_by_name_and_never_printed() {
         ("REDIS_URL", "hunter2"),
         ("REDIS_URL", "redis://u:hunter2@h:port"),
         ("REDIS_URL", "redis://"),
-        ("REDIS_URL", "rediss://u:hunter2@h"),
+        ("REDIS_URL", "rediss://u:hunter2@h:0"),
         ("REDIS_URL", "redis://u:hunter2@h\n"),
         ("DATABASE_URL", " postgres://u:hunter2@h/d"),
         ("DATABASE_URL", "mysql://u:hunter2@x/d"),
@@ -157,8 +157,10 @@ fn a_bad_url_is_refused_by_name_and_never_printed() {
         assert!(error.contains(name) && !error.contains("hunter2"), "{url}: {error}");
         assert!(!config.show().contains("hunter2") && !format!("{config:?}").contains("hunter2"), "{url}");
     }
-    let error = from_variables(&[("REDIS_URL", "redis://h"), ("REDIS_TLS_ENABLED", "true")]).unwrap().redis().unwrap_err();
-    assert!(error.to_string().contains("TLS to Redis is not in this version yet"), "{error}");
+    let error = from_variables(&[("REDIS_URL", "redis://h"), ("REDIS_CA_CERT", "/ca.crt")]).unwrap().redis().unwrap_err();
+    assert!(error.to_string().contains("REDIS_CA_CERT") && error.to_string().contains("TLS is off"), "{error}");
+    let encrypted = from_variables(&[("REDIS_URL", "redis://h"), ("REDIS_CA_CERT", "/ca.crt"), ("REDIS_TLS_ENABLED", "true")]);
+    assert!(encrypted.unwrap().redis().unwrap().tls.enabled);
 }
 
 #[test]

@@ -105,6 +105,7 @@ pub async fn run(config: Arc<Config>, lifecycle: Lifecycle) -> anyhow::Result<Ex
         let line = line.clone();
         async move { Consumer::ping(&*line).await }
     });
+    link::measure(&lifecycle, &queue);
     tracing::info!(
         partitions = Consumer::partitions(&*queue),
         group = redis.group,

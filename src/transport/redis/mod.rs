@@ -83,6 +83,7 @@
 
 mod client;
 mod consume;
+mod diagnose;
 mod dial;
 mod error;
 mod inspect;
@@ -108,6 +109,7 @@ use futures_util::future::try_join_all;
 use futures_util::stream::FuturesUnordered;
 use tokio::time::Instant;
 
+pub use self::diagnose::{Probed, Side, diagnose};
 pub use self::dial::{Fault, Reached, Step};
 pub use self::url::{Address, Endpoint, validate_url};
 

@@ -57,6 +57,8 @@ pub(super) struct Slots {
     pub(super) primaries: Vec<Address>,
     /// The others that are announced.
     pub(super) replicas: Vec<Address>,
+    /// The ids of nodes that announce nothing although they are to announce a name.
+    pub(super) silent: Vec<String>,
     /// Index into `primaries` by slot.
     owners: Vec<Option<u16>>,
 }
@@ -75,14 +77,14 @@ impl Slots {
 
     /// Reads the answer of CLUSTER SLOTS. `asked` is who gave it: a node that announces nothing is reached where it was.
     pub(super) fn read(answer: Value, asked: &Address) -> Result<Self> {
-        let mut slots = Self { primaries: Vec::new(), replicas: Vec::new(), owners: vec![None; SLOTS] };
+        let mut slots = Self { primaries: Vec::new(), replicas: Vec::new(), silent: Vec::new(), owners: vec![None; SLOTS] };
         for range in reply::list(answer) {
             let mut parts = reply::list(range).into_iter();
             let (Some(first), Some(last), Some(primary)) = (parts.next(), parts.next(), parts.next()) else {
                 return Err(reply::unexpected("a range of slots"));
             };
             let (first, last) = (reply::number(&first)?, reply::number(&last)?);
-            let primary = node(primary, asked)?;
+            let primary = slots.node(primary, asked)?;
             let at = slots.primaries.iter().position(|known| *known == primary).unwrap_or_else(|| {
                 slots.primaries.push(primary);
                 slots.primaries.len() - 1
@@ -92,7 +94,7 @@ impl Slots {
             let (first, last) = range.ok_or_else(|| reply::unexpected("slots from 0 to 16383"))?;
             slots.owners[first..=last].fill(Some(owner));
             for replica in parts {
-                let replica = node(replica, asked)?;
+                let replica = slots.node(replica, asked)?;
                 if !slots.replicas.contains(&replica) {
                     slots.replicas.push(replica);
                 }
@@ -100,28 +102,32 @@ impl Slots {
         }
         Ok(slots)
     }
-}
 
-/// A node of CLUSTER SLOTS: the endpoint that it prefers, port, id, and other names for it.
-fn node(entry: Value, asked: &Address) -> Result<Address> {
-    let mut parts = reply::list(entry).into_iter();
-    let endpoint = parts.next().unwrap_or(Value::Null);
-    let port = parts.next().ok_or_else(|| reply::unexpected("a node's port"))?;
-    let port = u16::try_from(reply::number(&port)?).map_err(|_| reply::unexpected("a port"))?;
-    let host = match endpoint {
-        Value::Null => String::new(),
-        other => reply::text(&other)?,
-    };
-    if !host.is_empty() && host != "?" {
-        return Ok(Address { host, port });
+    /// A node of CLUSTER SLOTS: the endpoint that it prefers, port, id, and other names for it.
+    fn node(&mut self, entry: Value, asked: &Address) -> Result<Address> {
+        let mut parts = reply::list(entry).into_iter();
+        let endpoint = parts.next().unwrap_or(Value::Null);
+        let port = parts.next().ok_or_else(|| reply::unexpected("a node's port"))?;
+        let port = u16::try_from(reply::number(&port)?).map_err(|_| reply::unexpected("a port"))?;
+        let id = parts.next().map(|id| reply::text(&id)).transpose()?.unwrap_or_default();
+        let host = match endpoint {
+            Value::Null => String::new(),
+            other => reply::text(&other)?,
+        };
+        if !host.is_empty() && host != "?" {
+            return Ok(Address { host, port });
+        }
+        if host == "?" && !self.silent.contains(&id) {
+            self.silent.push(id);
+        }
+        // "?": it is to announce a name and has none. Then its address, where that is said; else where the answer came from.
+        let others = parts.next().map(reply::pairs).unwrap_or_default();
+        let known = others.into_iter().find_map(|(what, value)| {
+            (reply::text(&what).is_ok_and(|what| what == "ip")).then(|| reply::text(&value).ok()).flatten()
+        });
+        let host = known.filter(|host| !host.is_empty()).unwrap_or_else(|| asked.host.clone());
+        Ok(Address { host, port })
     }
-    // "?": it is to announce a name and has none. Then its address, where that is said; else where the answer came from.
-    let others = parts.nth(1).map(reply::pairs).unwrap_or_default();
-    let known = others.into_iter().find_map(|(what, value)| {
-        (reply::text(&what).is_ok_and(|what| what == "ip")).then(|| reply::text(&value).ok()).flatten()
-    });
-    let host = known.filter(|host| !host.is_empty()).unwrap_or_else(|| asked.host.clone());
-    Ok(Address { host, port })
 }
 
 impl Known {

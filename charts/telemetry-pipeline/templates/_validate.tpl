@@ -15,11 +15,15 @@
 
 {{- /* Where Redis is. */}}
 {{- if not (include "telemetry.redis.configured" .) -}}
+{{- $without := list -}}
 {{- range $key := list "streamer" "collector" "probe" -}}
 {{- $c := get $v $key -}}
-{{- if and $c.enabled (not (include "telemetry.hasEnv" (dict "env" $c.extraEnv "name" "REDIS_URL"))) (not $c.extraEnvFrom) }}
-- {{ $key }}.enabled=true, and there is no Redis: set redis.external.host (any node of a cluster), or redis.enabled=true for one in this release
+{{- if and $c.enabled (not (include "telemetry.hasEnv" (dict "env" $c.extraEnv "name" "REDIS_URL"))) (not $c.extraEnvFrom) -}}
+{{- $without = append $without $key -}}
 {{- end -}}
+{{- end -}}
+{{- with $without }}
+- there is no Redis for {{ join ", " . }}: set redis.external.host (any node of a cluster), or redis.enabled=true for one in this release
 {{- end -}}
 {{- end }}
 {{- if $redis.enabled -}}
@@ -38,6 +42,16 @@
 {{- range $path, $of := dict "redis.external" $redis.external "redis.auth" $redis.auth "postgresql.auth" $pg.auth "postgresql.external" $pg.external -}}
 {{- if and $of.password $of.existingSecret }}
 - {{ $path }}.password and {{ $path }}.existingSecret are both set: take one of them away (the Secret is the better one)
+{{- end -}}
+{{- end }}
+{{- range $path, $of := dict "redis.external" $redis.external "redis.auth" $redis.auth "postgresql.auth" $pg.auth "postgresql.external" $pg.external -}}
+{{- if kindIs "float64" $of.password }}
+- {{ $path }}.password is a number in a values file, and would lose digits: put it in quotes
+{{- end -}}
+{{- end }}
+{{- range $path, $host := dict "redis.external.host" $redis.external.host "postgresql.external.host" $pg.external.host "redis.tls.serverName" $redis.tls.serverName "listenAddress" $v.listenAddress -}}
+{{- if regexMatch "[/@\\s]|^[^:]+:[0-9]*$" $host }}
+- {{ $path }}={{ $host | quote }} is more than a host: leave out scheme, user and path; the port is {{ ternary "fixed" (printf "%s.port" (trimSuffix ".host" $path)) (not (hasSuffix ".host" $path)) }}
 {{- end -}}
 {{- end }}
 {{- with $redis.external }}
@@ -102,11 +116,15 @@
 {{- end }}
 {{- else -}}
 {{- if not $pg.external.host -}}
+{{- $without := list -}}
 {{- range $key := list "collector" "apiGateway" -}}
 {{- $c := get $v $key -}}
-{{- if and $c.enabled (not (include "telemetry.hasEnv" (dict "env" $c.extraEnv "name" "DATABASE_URL"))) (not $c.extraEnvFrom) }}
-- {{ $key }}.enabled=true, and there is no PostgreSQL: set postgresql.external.host, or postgresql.enabled=true for one in this release
+{{- if and $c.enabled (not (include "telemetry.hasEnv" (dict "env" $c.extraEnv "name" "DATABASE_URL"))) (not $c.extraEnvFrom) -}}
+{{- $without = append $without $key -}}
 {{- end -}}
+{{- end -}}
+{{- with $without }}
+- there is no PostgreSQL for {{ join ", " . }}: set postgresql.external.host, or postgresql.enabled=true for one in this release
 {{- end -}}
 {{- end -}}
 {{- with $pg.external -}}

@@ -11,12 +11,12 @@ deadline=$(($(date +%s) + TIMEOUT))
 in_time() { [ "$(date +%s)" -lt "$deadline" ] || die "$1 (gave up after $TIMEOUT s)"; }
 
 # node N COMMAND…
-node() { to="$1"; shift; ask admin "$admin" "$(address_of "$to")" "$(port_of "$to")" "$@"; }
+node() { to="$1"; shift; ask "$CERTS" admin "$admin" "$(address_of "$to")" "$(port_of "$to")" "$@"; }
 
 cli_cluster() {
   operation="$1"; shift
   # shellcheck disable=SC2046 # options are words
-  REDISCLI_AUTH="$admin" redis-cli --no-auth-warning --user admin $(tls_options) --cluster "$operation" "$(address_of 0):$(port_of 0)" "$@"
+  REDISCLI_AUTH="$admin" redis-cli --no-auth-warning --user admin $(tls_options "$CERTS") --cluster "$operation" "$(address_of 0):$(port_of 0)" "$@"
 }
 
 id_of() { node "$1" CLUSTER MYID; }

@@ -26,20 +26,29 @@ port_of() { echo $((PORT + $1 * PORT_STEP)); }
 # The address of a node's pod, or nothing. DNS knows pods that are not ready, too.
 address_of() { getent hosts "$NAME-$1.$HEADLESS" | while read -r address _; do echo "$address"; break; done; }
 
+# tls_options DIRECTORY
 tls_options() {
   [ "$TLS_ENABLED" = true ] || return 0
-  echo "--tls --cacert $CERTS/ca.crt --cert $CERTS/tls.crt --key $CERTS/tls.key"
+  echo "--tls --cacert $1/ca.crt --cert $1/tls.crt --key $1/tls.key"
 }
 
-# ask USER PASSWORD HOST PORT COMMAND…: passwords in the environment only.
+# ask CERTIFICATES USER PASSWORD HOST PORT COMMAND…: passwords in the environment only.
 ask() {
-  user="$1"; password="$2"; host="$3"; port="$4"; shift 4
+  certificates="$1"; user="$2"; password="$3"; host="$4"; port="$5"; shift 5
   # shellcheck disable=SC2046 # options are words
-  REDISCLI_AUTH="$password" redis-cli --no-auth-warning --user "$user" -h "$host" -p "$port" $(tls_options) "$@"
+  REDISCLI_AUTH="$password" redis-cli --no-auth-warning --user "$user" -h "$host" -p "$port" $(tls_options "$certificates") "$@"
 }
 
-# To the node of this pod, as a user that exists in this pod only.
-ask_here() { ask keeper "$(cat "$RUN/keeper")" 127.0.0.1 "$(port_of "${POD_NAME##*-}")" "$@"; }
+# To the node of this pod, with what is in effect in it, whatever the Secrets say by now.
+ask_here() { ask "$RUN/tls" keeper "$(cat "$RUN/keeper")" 127.0.0.1 "$(port_of "${POD_NAME##*-}")" "$@"; }
+
+# Copies the mounted certificates.
+copy_certificates() {
+  [ "$TLS_ENABLED" = true ] || return 0
+  rm -rf "$1"
+  mkdir "$1"
+  cp "$CERTS/ca.crt" "$CERTS/tls.crt" "$CERTS/tls.key" "$1"
+}
 
 # A field of INFO or CLUSTER INFO.
 field() { tr -d '\r' | sed -n "s/^$1://p"; }

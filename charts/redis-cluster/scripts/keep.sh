@@ -6,15 +6,21 @@ set -eu
 umask 077
 trap 'exit 0' TERM INT
 
+use_certificates() {
+  ask_here CONFIG SET tls-ca-cert-file "$1/ca.crt" tls-cert-file "$1/tls.crt" tls-key-file "$1/tls.key" | grep -qx OK
+}
+
 reload() {
   write_users > "$RUN/users.acl.new"
   mv "$RUN/users.acl.new" "$RUN/users.acl"
   ask_here ACL LOAD | grep -qx OK || { say "the ACL file was refused: $(ask_here ACL LOAD)"; return 1; }
   secret admin-password password | ask_here -x CONFIG SET masterauth | grep -qx OK || return 1
-  if [ "$TLS_ENABLED" = true ]; then
-    ask_here CONFIG SET tls-ca-cert-file "$CERTS/ca.crt" tls-cert-file "$CERTS/tls.crt" tls-key-file "$CERTS/tls.key" | grep -qx OK ||
-      { say "the new certificate was refused: does the key belong to it?"; return 1; }
-  fi
+  [ "$TLS_ENABLED" = true ] || return 0
+  copy_certificates "$RUN/tls.new"
+  use_certificates "$RUN/tls.new" || { say "the new certificate was refused: does the key belong to it?"; return 1; }
+  rm -rf "$RUN/tls"
+  mv "$RUN/tls.new" "$RUN/tls"
+  use_certificates "$RUN/tls"
 }
 
 meet() {

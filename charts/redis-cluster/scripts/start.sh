@@ -8,6 +8,8 @@ number="${POD_NAME##*-}"
 # For what runs in this pod: probes and the keeper do not depend on the Secret's passwords being the ones that are in effect.
 head -c 32 /dev/urandom | sha256 | tr -d '\n' > "$RUN/keeper"
 write_users > "$RUN/users.acl"
+# A copy, which stays what is in effect until the keeper has told Redis of another.
+copy_certificates "$RUN/tls"
 
 hostname="$(sed -n "$((number + 1))p" "$CONFIG/hostnames")"
 [ -n "$hostname" ] || die "there is no host name for node $number: external.hostnames needs one for each node"
@@ -17,15 +19,16 @@ escaped="$(secret admin-password password | sed 's/[\\"]/\\&/g')"
   echo "aclfile $RUN/users.acl"
   echo "dir $DATA"
   echo "masteruser admin"
-  echo "masterauth \"$escaped\""
+  # Not echo: some shells' would read the backslashes.
+  printf 'masterauth "%s"\n' "$escaped"
   echo "cluster-announce-ip $POD_IP"
   echo "cluster-announce-hostname $hostname"
   if [ "$TLS_ENABLED" = true ]; then
     echo "port 0"
     echo "tls-port $(port_of "$number")"
-    echo "tls-ca-cert-file $CERTS/ca.crt"
-    echo "tls-cert-file $CERTS/tls.crt"
-    echo "tls-key-file $CERTS/tls.key"
+    echo "tls-ca-cert-file $RUN/tls/ca.crt"
+    echo "tls-cert-file $RUN/tls/tls.crt"
+    echo "tls-key-file $RUN/tls/tls.key"
   else
     echo "port $(port_of "$number")"
   fi

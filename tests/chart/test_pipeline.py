@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from support import HELMS, PIPELINE, TELEMETRY, Authority, find, materialize, objects, one, pods, refused, relocate, render, run
+from support import HELMS, PIPELINE, TELEMETRY, Authority, awaited, find, materialize, objects, one, pods, refused, relocate, render, run
 from test_render import CASES, IDS, rendered
 
 EDGE = {"collector.enabled": False, "apiGateway.enabled": False, "postgresql.enabled": False, "redis.enabled": False, "redis.external.host": "redis.example.com"}
@@ -109,6 +109,7 @@ def test_the_program_takes_what_is_rendered(case, tmp_path):
     if case[0] != PIPELINE:
         pytest.skip("not of the pipeline")
     docs = objects(rendered(case))
+    commands = run(TELEMETRY, "--help").stdout
     checked = 0
     pair = Authority(tmp_path / "pki").issue(["redis.example.com"])
     # Secrets that exist beside the release.
@@ -118,6 +119,9 @@ def test_the_program_takes_what_is_rendered(case, tmp_path):
     for name, spec in pods(docs):
         for c in spec["containers"]:
             if not any(a in ("stream", "collect", "serve", "probe", "check") for a in c.get("args", [])[:1]):
+                continue
+            role = c["args"][0]
+            if awaited(f"telemetry {role}", f"\n  {role} " in commands):
                 continue
             root = tmp_path / name.replace(" ", "-")
             csv = [d for d in docs if d["kind"] == "ConfigMap" and d["metadata"]["name"] == "exports"]
@@ -141,6 +145,11 @@ def test_the_program_takes_what_is_rendered(case, tmp_path):
             assert all(flag in help_text for flag in flags), (name, flags)
             env.update({f"TELEMETRY__HTTP__{f[2:].upper().replace('-', '_')}": "true" for f in flags})
             said = run(TELEMETRY, "--config", config, "config", "check", env=env, ok=False)
+            over_tls = {"TLS to Redis": env.get("REDIS_URL", "").startswith("rediss"), "TLS to PostgreSQL": "sslmode=verify" in env.get("DATABASE_URL", "")}
+            if any([wanted and awaited(what, said.returncode == 0) for what, wanted in over_tls.items()]):
+                assert "this version" in said.stderr, said.stderr
+                checked += 1
+                continue
             assert said.returncode == 0, f"{name}: {said.stderr}"
             shown = run(TELEMETRY, "--config", config, "config", "show", env=env).stdout
             assert "0.0.0.0:9464" in shown or "[::]:9464" in shown, shown

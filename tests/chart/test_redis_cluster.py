@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from support import REDIS_CLUSTER, Authority, Process, free_ports, materialize, one, render, run, until
+from support import REDIS_CLUSTER, TELEMETRY, Authority, Postgres, Process, free_ports, materialize, one, render, run, until
 
 PASSWORD = 'a "quoted\\ pass$word'
 
@@ -100,7 +100,9 @@ class Cluster:
         pki = self.directory / "client"
         pki.mkdir(exist_ok=True)
         for name, text in self.secrets["redis-cluster-tls"].items():
-            (pki / name).write_text(text)
+            # Only what changed: roles read these files at any time.
+            if not (pki / name).exists() or (pki / name).read_text() != text:
+                (pki / name).write_text(text)
         return ["--tls", "--cacert", pki / "ca.crt"]
 
     def resolve(self, number, address):
@@ -181,8 +183,8 @@ class Cluster:
 
 
 @pytest.fixture
-def cluster(tmp_path):
-    made = Cluster(tmp_path)
+def cluster(tmp_path, request):
+    made = Cluster(tmp_path, **getattr(request, "param", {}))
     try:
         made.scale()
         yield made
@@ -271,3 +273,41 @@ def test_a_wrong_password_gets_in_nowhere(cluster):
     assert answer != "PONG", "there is no user edge without a password for it"
     assert cluster.pods[0].cli("PING", user="default") == "PONG"
     assert "NOPERM" in cluster.pods[0].cli("FLUSHALL", user="default", ok=False)
+
+
+SIDES = {"auth.password": "", "auth.admin.password": PASSWORD, "auth.edge.password": "edge%/pass", "auth.central.password": "central%/pass",
+         "external.domain": "", "external.hostnames": ["localhost"] * 6}
+
+
+@pytest.mark.parametrize("cluster", [SIDES], indirect=True, ids=["sides"])
+def test_the_real_roles_over_tls_with_their_own_users(cluster, tmp_path):
+    """An edge publishes and central stores while nodes are replaced: each row once."""
+    cluster.job("grow")
+    until(cluster.settled, "all are ready")
+    cluster.tls_flags()
+    base = {"PATH": os.environ["PATH"], "REDIS_URL": f"rediss://localhost:{cluster.port + 3}", "REDIS_CA_CERT": str(tmp_path / "client/ca.crt")}
+    postgres = Postgres(tmp_path / "postgres")
+    running = []
+    try:
+        central = {**base, "REDIS_USERNAME": "central", "REDIS_PASSWORD": "central%/pass", "DB_PASSWORD": postgres.password,
+                   "DATABASE_URL": f"postgres://telemetry@127.0.0.1:{postgres.port}/telemetry"}
+        sample = tmp_path / "sample.csv"
+        sample.write_text(run(TELEMETRY, "generate", "--gpus", "16", "--duration", "5m", "--interval", "1s").stdout)
+        rows = len(sample.read_text().splitlines()) - 1
+        running.append(Process([TELEMETRY, "collect", "--admin-listen", "off"], tmp_path / "collect.log", central))
+        edge = {**base, "REDIS_USERNAME": "edge", "REDIS_PASSWORD": "edge%/pass", "TELEMETRY__BATCH__MAX_ROWS": "500", "TELEMETRY__STREAM__RATE": str(rows // 20)}
+        stream = Process([TELEMETRY, "stream", "--csv", sample, "--until", "stored"], tmp_path / "stream.log", edge)
+        running.append(stream)
+        cluster.generation = 1
+        for number in cluster.masters():
+            cluster.pods[number].stop()
+            cluster.pods[number] = cluster.add(number)
+            until(lambda: cluster.pods[number].probe("readinessProbe"), f"node {number} is back")
+        until(lambda: not stream.alive(), "all is stored", 150)
+        assert stream.child.returncode == 0, stream.text()
+        assert postgres.sql("SELECT count(*) FROM samples") == str(rows)
+    finally:
+        for process in running:
+            process.stop()
+            print(f"--- {process.log.name}\n" + "\n".join(process.text().splitlines()[-15:]))
+        postgres.stop()

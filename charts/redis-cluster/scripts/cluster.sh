@@ -1,4 +1,5 @@
 #!/bin/sh
+# shellcheck disable=SC2153 # NODES is set by the Job
 # Makes the cluster what the values say. May be run at any time, any number of times: it looks first, and does what is missing.
 #   cluster.sh grow     after an install or upgrade: joins nodes, gives slots, makes replicas, forgets nodes that are gone
 #   cluster.sh shrink   before an upgrade: empties nodes that the upgrade will take away

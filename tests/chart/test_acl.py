@@ -7,7 +7,7 @@ import urllib.request
 
 import pytest
 
-from support import REDIS_CLUSTER, ROOT, TELEMETRY, Postgres, Process, awaited, free_ports, materialize, one, render, run, until
+from support import REDIS_CLUSTER, TELEMETRY, Postgres, Process, awaited, free_ports, materialize, one, render, run, until
 
 EDGE, CENTRAL, ADMIN = "edge-pass/w#rd?@%", "central:pass%word", "admin \"pass"
 
@@ -170,11 +170,3 @@ def test_what_each_side_may(tmp_path):
     finally:
         redis.process.stop()
 
-
-def test_managed_redis_gets_the_same_rights():
-    """docs/managed-redis.md quotes the rights as they are made from acl.yaml."""
-    rules = one(render(REDIS_CLUSTER, {"auth.password": "x"}), "ConfigMap")["data"]["acl.rules"]
-    text = (ROOT / "docs/managed-redis.md").read_text()
-    for user in ("edge", "central"):
-        rights = next(line for line in rules.splitlines() if line.startswith(f"{user} ")).split(" ", 1)[1]
-        assert rights in text, f"the rights of {user} in docs/managed-redis.md are not those of acl.yaml: {rights}"

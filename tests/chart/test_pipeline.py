@@ -6,8 +6,8 @@ import re
 
 import pytest
 
-from support import HELMS, PIPELINE, TELEMETRY, Authority, awaited, find, materialize, objects, one, pods, refused, relocate, render, run
-from test_render import CASES, IDS, rendered
+from support import HELMS, PIPELINE, TELEMETRY, Authority, awaited, find, materialize, objects, one, pods, refused, relocate, render, run, sets
+from test_render import CASES, rendered
 
 EDGE = {"collector.enabled": False, "apiGateway.enabled": False, "postgresql.enabled": False, "redis.enabled": False, "redis.external.host": "redis.example.com"}
 BOTH = {"postgresql.auth.password": "db"}
@@ -103,19 +103,19 @@ def test_all_mistakes_are_said_at_once():
         assert part in error
 
 
-@pytest.mark.parametrize("case", CASES, ids=IDS)
+PIPELINE_CASES = [case for case in CASES if case[0] == PIPELINE]
+
+
+@pytest.mark.parametrize("case", PIPELINE_CASES, ids=[case[1] for case in PIPELINE_CASES])
 def test_the_program_takes_what_is_rendered(case, tmp_path):
     """Arguments, environment and files of each pod, laid out as a kubelet does it: the real program's `config check`."""
-    if case[0] != PIPELINE:
-        pytest.skip("not of the pipeline")
     docs = objects(rendered(case))
     commands = run(TELEMETRY, "--help").stdout
     checked = 0
     pair = Authority(tmp_path / "pki").issue(["redis.example.com"])
     # Secrets that exist beside the release.
     secrets = {"redis": {"password": "p\n", "username": "u"}, "redis-tls": pair, "db": {"password": "p"}, "db-tls": pair, "api-tokens": {"tokens": f"sha256:{'0' * 64} someone\n"},
-               "api-tls": pair, "t-redis-tls": pair, "t-api-gateway-tls": pair, "telemetry-redis": {"edge-password": "p", "central-password": "p"},
-               "redis-central": {"password": "p"}, "redis-edge": {"password": "p"}, "redis-ca": pair, "telemetry-db": {"password": "p"}}
+               "api-tls": pair, "t-redis-tls": pair, "t-api-gateway-tls": pair, "redis-central": {"password": "p"}, "redis-edge": {"password": "p"}, "redis-ca": pair, "telemetry-db-app": {"password": "p"}, "telemetry-db-ca": pair}
     for name, spec in pods(docs):
         for c in spec["containers"]:
             if not any(a in ("stream", "collect", "serve", "probe", "check") for a in c.get("args", [])[:1]):
@@ -319,3 +319,19 @@ def test_an_alias_is_verified_by_the_real_name():
     assert service["spec"] == {"type": "ExternalName", "externalName": "redis.example.com"}
     env = variables(container(docs, "t-streamer")[1])
     assert env["REDIS_URL"] == "rediss://external-redis:6379" and env["REDIS_TLS_SERVER_NAME"] == "redis.example.com"
+
+
+def test_the_notes_say_what_runs_and_warn():
+    def notes(values, release="t"):
+        done = run(HELMS["helm 4"], "install", release, PIPELINE, "--dry-run=client", "--namespace", "telemetry-system", *sets(values))
+        return done.stdout.split("NOTES:")[1]
+
+    text = notes({**EDGE, "redis.external.tls": True, "redis.external.existingSecret": "redis"}, "telemetry-edge")
+    assert "rediss://redis.example.com:6379" in text and "helm test telemetry-edge" in text and "create configmap telemetry-edge-csv" in text
+    assert "deployment/telemetry-edge-streamer -- telemetry check" in text and "clusterName is not set" in text
+    assert "without TLS" not in text and "PostgreSQL" not in text
+    text = notes({**BOTH, "clusterName": "x"})
+    assert "asks for no token" in text and "port-forward service/t-api-gateway" in text
+    text = notes({**BOTH, "redis.enabled": False, "redis.external.host": "h", "redis.external.password": "hunter2", "redis.tls.enabled": True, "redis.tls.insecureSkipVerify": True,
+                  "apiGateway.auth.existingSecret": "t"})
+    assert "hunter2" not in text and "insecureSkipVerify" in text and "existingSecret" in text and "asks for no token" not in text

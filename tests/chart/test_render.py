@@ -204,7 +204,7 @@ def test_as_a_subchart_with_global_values(tmp_path):
     (parent / "values.yaml").write_text(yaml.dump({"global": {"imageRegistry": "x"}, "telemetry-pipeline": {"enabled": True, "postgresql": {"auth": {"password": "db"}}}}))
     shutil.copytree(PIPELINE, parent / "charts/telemetry-pipeline")
     for helm in HELMS.values():
-        assert find(render(parent, helm=helm), "Deployment", "t-collector")
+        assert find(render(parent, helm=helm), "Deployment", "t-telemetry-pipeline-collector")
 
 
 def test_a_changed_value_renews_the_pods_that_it_concerns():

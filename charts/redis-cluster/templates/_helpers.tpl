@@ -1,5 +1,5 @@
 {{- define "redis.fullname" -}}
-{{- $name := default .Release.Name .Values.fullnameOverride -}}
+{{- $name := default (ternary .Release.Name (printf "%s-%s" .Release.Name .Chart.Name) .Chart.IsRoot) .Values.fullnameOverride -}}
 {{- if gt (len $name) 40 -}}
 {{- printf "%s-%s" (trunc 31 $name | trimSuffix "-") (sha256sum $name | trunc 8) -}}
 {{- else -}}

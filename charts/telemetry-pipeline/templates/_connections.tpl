@@ -45,7 +45,11 @@ ca: {{ $tls.existingSecretKeys.ca | quote }}
 cert: {{ $tls.existingSecretKeys.cert | quote }}
 key: {{ $tls.existingSecretKeys.key | quote }}
 {{- else if $tls.certificate.create -}}
-{name: {{ include "telemetry.fullname" . }}-redis-tls, ca: ca.crt, cert: tls.crt, key: tls.key}
+name: {{ include "telemetry.fullname" . }}-redis-tls
+{{- /* Issuers whose authority is public give no ca.crt. */}}
+ca: {{ $tls.existingSecretKeys.ca | quote }}
+cert: tls.crt
+key: tls.key
 {{- else if or $tls.ca $tls.cert -}}
 name: {{ include "telemetry.fullname" . }}-redis-tls
 ca: {{ ternary "ca.crt" "" (not (empty $tls.ca)) | quote }}

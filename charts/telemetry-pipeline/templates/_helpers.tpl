@@ -1,4 +1,4 @@
-{{/* Names. A release's name is single in its namespace, so objects are named by it. */}}
+{{/* Names. A release's name is single in its namespace, so objects are named by it; as a part of another chart, by the chart's, too. */}}
 
 {{- define "telemetry.name" -}}
 {{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" -}}
@@ -6,7 +6,7 @@
 
 {{/* At most 40 characters, so that every suffix fits into 63; a name that is cut keeps a hash of the whole, so that no two become one. */}}
 {{- define "telemetry.fullname" -}}
-{{- $name := default .Release.Name .Values.fullnameOverride -}}
+{{- $name := default (ternary .Release.Name (printf "%s-%s" .Release.Name .Chart.Name) .Chart.IsRoot) .Values.fullnameOverride -}}
 {{- if gt (len $name) 40 -}}
 {{- printf "%s-%s" (trunc 31 $name | trimSuffix "-") (sha256sum $name | trunc 8) -}}
 {{- else -}}

@@ -135,7 +135,10 @@ containers:
     args:
       {{- toYaml (.args | default $c.args) | nindent 6 }}
     env:
-      {{- include "telemetry.env" (dict "own" $c.env "extra" (default list $v.extraEnv)) | nindent 6 }}
+      {{- $env := $c.env }}
+      {{- /* What the role is told by a flag. */}}
+      {{- if and .args (has "--insecure-open" $c.args) }}{{- $env = append $env (dict "name" "TELEMETRY__HTTP__INSECURE_OPEN" "value" "true") }}{{- end }}
+      {{- include "telemetry.env" (dict "own" $env "extra" (default list $v.extraEnv)) | nindent 6 }}
     {{- with $v.extraEnvFrom }}
     envFrom:
       {{- toYaml . | nindent 6 }}

@@ -4,6 +4,7 @@ import base64
 import contextlib
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -157,9 +158,10 @@ def materialize(docs, spec, container, root, secrets=None):
 
 def relocate(text, made):
     """Mount paths in a text → the directories made for them."""
-    for path in sorted(made, key=len, reverse=True):
-        text = text.replace(path, str(made[path]))
-    return text
+    if not made:
+        return text
+    paths = "|".join(re.escape(path) for path in sorted(made, key=len, reverse=True))
+    return re.sub(rf"({paths})(?![\w-])", lambda found: str(made[found[1]]), text)
 
 
 class Authority:

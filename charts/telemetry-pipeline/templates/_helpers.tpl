@@ -55,6 +55,11 @@ app.kubernetes.io/component: {{ .component }}
 {{- toYaml (merge $labels (default dict .extra) .root.Values.commonLabels) -}}
 {{- end }}
 
+{{/* Labels of pods: without versions, so that a new version of the chart alone replaces no pod. */}}
+{{- define "telemetry.podLabels" -}}
+{{- omit (include "telemetry.labels" . | fromYaml) "helm.sh/chart" "app.kubernetes.io/version" | toYaml -}}
+{{- end }}
+
 {{/* repository:tag or repository@digest. */}}
 {{- define "telemetry.image" -}}
 {{- if .image.digest -}}

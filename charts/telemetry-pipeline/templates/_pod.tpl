@@ -107,7 +107,7 @@ metadata:
     {{- toYaml . | nindent 4 }}
     {{- end }}
   labels:
-    {{- include "telemetry.labels" (dict "root" $root "component" $c.label "extra" $v.podLabels) | nindent 4 }}
+    {{- include "telemetry.podLabels" (dict "root" $root "component" $c.label "extra" $v.podLabels) | nindent 4 }}
 spec:
   {{- include "telemetry.podSpec" (dict "root" $root "key" .key "component" $c "args" $test) | nindent 2 }}
 {{- end }}

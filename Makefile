@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup test web page api demo bench build lint fmt advisories reference fuzz test-chart chart-golden chart-docs image sbom
+.PHONY: help setup test web page api demo chaos bench bench-wan build lint fmt advisories reference fuzz test-chart chart-golden chart-docs image sbom
 
 CARGO ?= cargo
 # Seconds that each fuzz target runs.
@@ -35,6 +35,12 @@ demo: ## build, and show it all on a made-up fleet until Ctrl-C (with npm: with 
 
 bench: ## measure everything against psql in one run, and write docs/benchmarks.md (BENCH_ROWS, BENCH_RUNS)
 	$(CARGO) bench --bench pipeline
+
+bench-wan: ## measure stream over a long line, and its memory over a dead one (BENCH_ROWS, BENCH_RUNS, WAN_CUT_SECONDS)
+	$(CARGO) bench --bench wan
+
+chaos: ## let everything fail for CHAOS_SECONDS (600) and compare every row (SEED, CHAOS_REDIS=cluster|single, CHAOS_ONLY=kind,…)
+	$(CARGO) bench --bench chaos
 
 build: ## build the release binary: target/release/telemetry
 	$(CARGO) build --release

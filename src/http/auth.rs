@@ -13,7 +13,7 @@ use axum::http::header::AUTHORIZATION;
 use sha2::{Digest as _, Sha256};
 
 use super::problem::Problem;
-use super::watched::Watched;
+use crate::watched::Watched;
 
 /// How often denials of one client are logged.
 const LOG_EVERY: Duration = Duration::from_secs(60);

@@ -11,7 +11,6 @@
 //! | `openapi` | the description, and Swagger UI |
 //! | `ui`, `page` | the page's files, and how they are served |
 //! | `health` | /livez, /readyz, /metrics |
-//! | `watched` | files that take effect when they change |
 
 mod ahead;
 mod auth;
@@ -28,7 +27,6 @@ mod rows;
 mod server;
 mod tls;
 pub mod ui;
-mod watched;
 
 use axum::Router;
 use axum::http::StatusCode;

@@ -68,10 +68,9 @@ impl Inspector for RedisTransport {
             let keys = vec![self.shared.keys.positions(partition), self.shared.keys.committed(partition)];
             let conn = self.link(partition)?.get().await?;
             known += reply::number(&conn.run(&script::RESET, keys, vec![argument.clone()]).await?)?;
-        }
-        if source.is_none() {
-            let args = vec![self.shared.keys.meta().into(), self.store_field().into()];
-            self.control.get().await?.call("HDEL", args).await?;
+            if source.is_none() {
+                conn.call("HDEL", vec![self.shared.keys.meta(partition).into(), self.store_field().into()]).await?;
+            }
         }
         Ok(known)
     }

@@ -9,12 +9,13 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use telemetry::config::Postgres as Config;
+use telemetry::config::{Postgres as Config, PostgresTls};
 use telemetry::store::Store;
 use telemetry::store::postgres::PostgresStore;
 use tokio_postgres::{Client, NoTls};
 
-const PASSWORD: &str = "a-secret-of-tests";
+/// Of the superuser.
+pub const PASSWORD: &str = "a-secret-of-tests";
 const TEMPLATE: &str = "telemetry_template";
 
 /// A server.
@@ -132,7 +133,7 @@ impl Server {
             }
             server.port = free_port();
         }
-        panic!("PostgreSQL does not start: {}", std::fs::read_to_string(server.dir.join("log")).unwrap_or_default());
+        panic!("PostgreSQL does not start: {}", server.log());
     }
 
     /// Starts it (again), on its port.
@@ -153,6 +154,16 @@ impl Server {
     /// Kills it as a crash would: no checkpoint, no goodbye.
     pub fn crash(&self) {
         run(self.pg_ctl().args(["-w", "-m", "immediate", "stop"]));
+    }
+
+    /// Stops it as an administrator would: sessions are ended, everything is written.
+    pub fn stop(&self) {
+        run(self.pg_ctl().args(["-w", "-m", "fast", "stop"]));
+    }
+
+    /// What it wrote to its log.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.join("log")).unwrap_or_default()
     }
 
     fn pg_ctl(&self) -> Command {
@@ -218,6 +229,7 @@ impl Database {
             statement_timeout: Duration::from_secs(30),
             idle_transaction_timeout: Duration::from_secs(30),
             series_cache: 100_000,
+            tls: PostgresTls::default(),
         }
     }
 

@@ -1,0 +1,85 @@
+//! What a certificate says of itself.
+
+use std::net::IpAddr;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+
+/// A certificate in words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Facts {
+    /// Whose it is.
+    pub subject: String,
+    /// Who signed it.
+    pub issuer: String,
+    /// DNS names and addresses it is good for.
+    pub names: Vec<String>,
+    /// Not before.
+    pub begins: SystemTime,
+    /// Not after.
+    pub ends: SystemTime,
+}
+
+impl Facts {
+    /// Whole days until it ends, rounded down; negative when it has ended.
+    #[must_use]
+    pub fn days_left(&self, now: SystemTime) -> i64 {
+        const DAY: u64 = 86_400;
+        match self.ends.duration_since(now) {
+            Ok(left) => i64::try_from(left.as_secs() / DAY).unwrap_or(i64::MAX),
+            Err(over) => -i64::try_from(over.duration().as_secs() / DAY + 1).unwrap_or(i64::MAX),
+        }
+    }
+}
+
+/// Reads a certificate (DER).
+///
+/// # Errors
+/// What is wrong with it.
+pub fn facts(der: &[u8]) -> Result<Facts, String> {
+    let (_, certificate) = X509Certificate::from_der(der).map_err(|error| format!("it is no X.509 certificate: {error}"))?;
+    let names = match certificate.subject_alternative_name() {
+        Ok(Some(names)) => names.value.general_names.iter().filter_map(name).collect(),
+        _ => Vec::new(),
+    };
+    let time = |seconds: i64| match u64::try_from(seconds) {
+        Ok(after) => UNIX_EPOCH + Duration::from_secs(after),
+        Err(_) => UNIX_EPOCH,
+    };
+    Ok(Facts {
+        subject: certificate.subject().to_string(),
+        issuer: certificate.issuer().to_string(),
+        names,
+        begins: time(certificate.validity().not_before.timestamp()),
+        ends: time(certificate.validity().not_after.timestamp()),
+    })
+}
+
+fn name(name: &GeneralName<'_>) -> Option<String> {
+    match name {
+        GeneralName::DNSName(name) => Some((*name).to_owned()),
+        GeneralName::IPAddress(bytes) => match bytes.len() {
+            4 => <[u8; 4]>::try_from(*bytes).ok().map(|b| IpAddr::from(b).to_string()),
+            16 => <[u8; 16]>::try_from(*bytes).ok().map(|b| IpAddr::from(b).to_string()),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certificate_says_its_names_and_days() {
+        let mut params = rcgen::CertificateParams::new(vec!["redis.example".to_owned(), "10.0.0.1".to_owned()]).unwrap();
+        params.not_after = rcgen::date_time_ymd(2030, 1, 2);
+        let made = params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap();
+        let facts = facts(made.der()).unwrap();
+        assert_eq!(facts.names, ["redis.example", "10.0.0.1"]);
+        assert_eq!(facts.days_left(facts.ends - Duration::from_secs(2 * 86_400 + 5)), 2);
+        assert_eq!(facts.days_left(facts.ends + Duration::from_secs(5)), -1);
+        assert!(super::facts(b"nonsense").is_err());
+    }
+}

@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup test web page api demo bench build lint fmt advisories reference fuzz
+.PHONY: help setup test web page api demo bench capacity build lint fmt advisories reference fuzz
 
 CARGO ?= cargo
 # Seconds that each fuzz target runs.
@@ -35,6 +35,9 @@ demo: ## build, and show it all on a made-up fleet until Ctrl-C (with npm: with 
 
 bench: ## measure everything against psql in one run, and write docs/benchmarks.md (BENCH_ROWS, BENCH_RUNS)
 	$(CARGO) bench --bench pipeline
+
+capacity: ## measure what docs/capacity.md reckons with, and print its tables
+	$(CARGO) bench --bench capacity
 
 build: ## build the release binary: target/release/telemetry
 	$(CARGO) build --release

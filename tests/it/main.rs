@@ -12,3 +12,4 @@ mod source;
 mod store;
 mod support;
 mod transport;
+mod views;

@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup test web page api demo chaos bench bench-wan build lint fmt advisories reference fuzz test-chart chart-golden chart-docs image sbom
+.PHONY: help setup test web page api demo chaos bench bench-wan capacity build lint fmt advisories reference fuzz test-chart chart-golden chart-docs image sbom
 
 CARGO ?= cargo
 # Seconds that each fuzz target runs.
@@ -41,6 +41,9 @@ bench-wan: ## measure stream over a long line, and its memory over a dead one (B
 
 chaos: ## let everything fail for CHAOS_SECONDS (600) and compare every row (SEED, CHAOS_REDIS=cluster|single, CHAOS_ONLY=kind,…)
 	$(CARGO) bench --bench chaos
+
+capacity: ## measure what docs/capacity.md reckons with, and print its tables
+	$(CARGO) bench --bench capacity
 
 build: ## build the release binary: target/release/telemetry
 	$(CARGO) build --release

@@ -80,6 +80,11 @@ pub enum Command {
     DeadLetters(DeadLetters),
     /// Has sources sent again from their start; what is stored stays single
     Replay(Replay),
+    /// Shows rates, lag, sources and connections, live
+    Top(Top),
+    /// Lists consumer groups, and takes one away that is gone for good
+    #[command(subcommand)]
+    Groups(Groups),
     /// Shows, checks and describes the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -249,6 +254,47 @@ pub struct Audit {
     /// JSON instead of a table
     #[arg(long)]
     pub json: bool,
+    /// Only the sources that have rows elsewhere than in the store
+    #[arg(long)]
+    pub differences: bool,
+}
+
+/// `telemetry top`.
+#[derive(Debug, Clone, Args)]
+#[command(after_long_help = "\
+Examples:
+  telemetry top                          at an edge, with REDIS_URL alone: what the queue knows
+  telemetry top --once | grep 'held by'
+Keys: q quit, arrows or j k scroll, Tab next list, s sort, p pause, ? help")]
+pub struct Top {
+    /// Prints it once, as text, and ends; so it does when stdout is no terminal
+    #[arg(long)]
+    pub once: bool,
+    /// Time between two looks
+    #[arg(long, value_name = "D", default_value = "2s", value_parser = positive)]
+    pub interval: Duration,
+}
+
+/// `telemetry groups`.
+#[derive(Debug, Clone, Subcommand)]
+pub enum Groups {
+    /// Lists the consumer groups: what waits for each, and which of them is at work
+    List {
+        /// JSON instead of a table
+        #[arg(long)]
+        json: bool,
+    },
+    /// Takes a group away that is gone for good, and frees what Redis keeps for it alone
+    #[command(after_long_help = "\
+What the group has not read is not stored by it, and is deleted from Redis where the other groups have done with it. A group that is
+still configured somewhere (redis.group of a collector or a streamer) comes back with the next batch.")]
+    Retire {
+        /// Its name
+        group: String,
+        /// Also if a consumer of it was heard within the last minute, or it is the group of this configuration
+        #[arg(long)]
+        force: bool,
+    },
 }
 
 /// `telemetry dead-letters`.
@@ -260,26 +306,46 @@ pub enum DeadLetters {
         #[arg(long)]
         json: bool,
     },
-    /// Shows one with what can be decoded of it
+    /// Shows one with what can be decoded of it: whose series, the first rows
     Show {
         /// Its number, as `list` gives it
         id: i64,
+        /// How many series and rows are shown
+        #[arg(long, value_name = "N", default_value_t = 10)]
+        rows: usize,
+        /// JSON, with all series and rows
+        #[arg(long, conflicts_with = "rows")]
+        json: bool,
     },
     /// Stores what they hold, and removes them
     Retry {
-        /// Their numbers
-        #[arg(required_unless_present = "all", conflicts_with = "all")]
-        ids: Vec<i64>,
-        /// All of them
+        /// Which
+        #[command(flatten)]
+        which: Letters,
+        /// JSON instead of text
         #[arg(long)]
-        all: bool,
+        json: bool,
     },
     /// Gives their rows up for good, and notes that
     Drop {
-        /// Their numbers
-        #[arg(required = true)]
-        ids: Vec<i64>,
+        /// Which
+        #[command(flatten)]
+        which: Letters,
+        /// JSON instead of text
+        #[arg(long)]
+        json: bool,
     },
+}
+
+/// Some dead letters.
+#[derive(Debug, Clone, Args)]
+pub struct Letters {
+    /// Their numbers
+    #[arg(required_unless_present = "all", conflicts_with = "all")]
+    pub ids: Vec<i64>,
+    /// All of them
+    #[arg(long)]
+    pub all: bool,
 }
 
 /// `telemetry replay`.

@@ -308,6 +308,21 @@ pub struct Partition {
     pub pending: u64,
     /// Age of the oldest; null when nothing waits.
     pub oldest_age_seconds: Option<f64>,
+    /// Who reads it: of each consumer group those that were heard of last.
+    pub consumers: Vec<Consumer>,
+}
+
+/// A consumer of a partition.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Consumer {
+    /// Its consumer group.
+    pub group: String,
+    /// Its name.
+    pub name: String,
+    /// Batches that it has read and not acknowledged.
+    pub pending: u64,
+    /// How long ago it was heard of.
+    pub idle_seconds: f64,
 }
 
 /// A source.
@@ -358,11 +373,18 @@ pub struct SourceCluster {
 
 impl From<Pipeline> for PipelineState {
     fn from(p: Pipeline) -> Self {
+        let consumer = |c: crate::query::PipelineConsumer| Consumer {
+            group: c.group,
+            name: c.name,
+            pending: c.pending,
+            idle_seconds: c.idle_ms as f64 / 1000.0,
+        };
         let partition = |p: crate::query::PipelinePartition| Partition {
             partition: p.partition,
             backlog: p.backlog,
             pending: p.pending,
             oldest_age_seconds: p.oldest_ms.map(|ms| ms as f64 / 1000.0),
+            consumers: p.consumers.into_iter().map(consumer).collect(),
         };
         Self {
             partitions: p.partitions.map(|some| some.into_iter().map(partition).collect()),

@@ -34,7 +34,7 @@ pub use self::gpu::Gpu;
 pub use self::latest::{LatestRequest, LatestRow};
 pub use self::lists::{CatalogueEntry, ListRequest, Place};
 pub use self::params::Params;
-pub use self::pipeline::{Pipeline, PipelineCluster, PipelinePartition, PipelineSource};
+pub use self::pipeline::{Pipeline, PipelineCluster, PipelineConsumer, PipelinePartition, PipelineSource};
 pub use self::range::{Range, parse_time_parameter, time_text};
 pub use self::slices::Sample;
 pub use self::telemetry::{Order, RowSeries, Telemetry, TelemetryRequest};

@@ -5,6 +5,9 @@ use std::collections::{BTreeMap, HashMap};
 use super::{Query, Result};
 use crate::model::{SourceId, now_ms};
 
+/// Consumers of each group that are listed for a partition.
+const CONSUMERS: usize = 32;
+
 /// Queue and sources.
 #[derive(Clone, Debug, Default)]
 pub struct Pipeline {
@@ -19,7 +22,7 @@ pub struct Pipeline {
 }
 
 /// One partition of the queue.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct PipelinePartition {
     /// Its number.
     pub partition: u16,
@@ -29,6 +32,21 @@ pub struct PipelinePartition {
     pub pending: u64,
     /// Age of the oldest, ms; `None` when nothing waits.
     pub oldest_ms: Option<u64>,
+    /// Consumers of each group that were heard of last.
+    pub consumers: Vec<PipelineConsumer>,
+}
+
+/// Who reads a partition.
+#[derive(Clone, Debug)]
+pub struct PipelineConsumer {
+    /// Its group.
+    pub group: String,
+    /// Its name.
+    pub name: String,
+    /// Batches that it has read and not acknowledged.
+    pub pending: u64,
+    /// How long ago it was heard of, ms.
+    pub idle_ms: u64,
 }
 
 /// One source.
@@ -122,9 +140,23 @@ impl Query {
         let Some(queue) = &self.queue else { return Ok((None, HashMap::new())) };
         let (mut partitions, mut published) = (Vec::new(), HashMap::new());
         for partition in 0..queue.partitions() {
-            let backlog = queue.backlog(partition).await?;
-            let oldest_ms = (backlog.entries > 0).then_some(backlog.oldest_ms);
-            partitions.push(PipelinePartition { partition, backlog: backlog.entries, pending: backlog.pending, oldest_ms });
+            let state = queue.look(partition, CONSUMERS).await?;
+            let (backlog, mut consumers) = (state.backlog, Vec::new());
+            for group in state.groups {
+                consumers.extend(group.latest.into_iter().map(|one| PipelineConsumer {
+                    group: group.name.clone(),
+                    name: one.name,
+                    pending: one.pending,
+                    idle_ms: one.idle_ms,
+                }));
+            }
+            partitions.push(PipelinePartition {
+                partition,
+                backlog: backlog.entries,
+                pending: backlog.pending,
+                oldest_ms: (backlog.entries > 0).then_some(backlog.oldest_ms),
+                consumers,
+            });
             published.extend(queue.sources(partition).await?.into_iter().map(|s| (s.source, s.position.map_or(0, |p| p.row))));
         }
         Ok((Some(partitions), published))

@@ -1,23 +1,29 @@
 //! `telemetry audit`: does every row that was read stand somewhere, once?
 //!
 //! Per source: rows sent (the queue's position) = stored + rejected + queued + dead + dropped. What is in none of them is missing.
+//! The queue is looked at as the group of this configuration sees it: another group stores into another store.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Serialize;
 
+use super::say;
 use crate::cli;
 use crate::config::Config;
 use crate::model::{RowRange, RowSet, SourceId};
 use crate::runtime::{Exit, Lifecycle};
 use crate::store::postgres::PostgresStore;
 use crate::store::{SourceLedger, Store};
-use crate::transport::Inspector;
 use crate::transport::redis::RedisTransport;
+use crate::transport::{Inspector, Partition, PartitionState, Publisher, TransportError};
+
+/// Ranges of rows that a line for people names.
+const RANGES: usize = 4;
 
 /// One source's account; all numbers are rows.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 pub struct Account {
     /// The source's id.
     pub source: String,
@@ -25,6 +31,8 @@ pub struct Account {
     pub cluster: String,
     /// Its name.
     pub name: String,
+    /// The partition of the queue that it belongs to.
+    pub partition: Partition,
     /// Rows that were read and sent.
     pub read: u64,
     /// Rows that the queue has accepted.
@@ -37,16 +45,45 @@ pub struct Account {
     pub rejected: BTreeMap<&'static str, u64>,
     /// Rows in the queue that are not yet stored.
     pub queued: u64,
+    /// Those rows, as ranges.
+    pub queued_rows: String,
     /// Rows in dead letters.
     pub dead: u64,
+    /// Those rows, as ranges.
+    pub dead_rows: String,
+    /// The dead letters of the source.
+    pub dead_letters: Vec<i64>,
     /// Rows of dead letters that were dropped by hand.
     pub dropped: u64,
+    /// Those rows, as ranges.
+    pub dropped_rows: String,
     /// Rows that are nowhere.
     pub missing: u64,
     /// The missing rows, as ranges.
     pub missing_rows: String,
     /// Whether the sum closes.
     pub closes: bool,
+    /// Why it cannot be told whether it does: its partition does not answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unknown: Option<String>,
+}
+
+/// What waits in a partition of the queue.
+#[derive(Debug, Serialize)]
+pub struct Waiting {
+    /// The partition.
+    pub partition: Partition,
+    /// Batches that our group has not acknowledged.
+    pub batches: u64,
+    /// Of those, the ones that a collector has read.
+    pub pending: u64,
+    /// Age of the oldest.
+    pub oldest_seconds: Option<f64>,
+    /// Another group, for whose sake alone batches are kept that ours has done with.
+    pub held_by: Option<String>,
+    /// Why nothing is known of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
 }
 
 /// The whole report.
@@ -54,43 +91,107 @@ pub struct Account {
 pub struct Report {
     /// Whether every sum closes.
     pub closes: bool,
+    /// The consumer group through whose eyes the queue was looked at.
+    pub group: String,
     /// The sources.
     pub sources: Vec<Account>,
+    /// The queue.
+    pub partitions: Vec<Waiting>,
+}
+
+/// What the queue knows.
+#[derive(Default)]
+struct Sent {
+    rows: HashMap<SourceId, u64>,
+    queued: HashMap<SourceId, RowSet>,
+    partitions: Vec<Result<PartitionState, TransportError>>,
 }
 
 /// Runs the command: `Exit::Failed` where a sum does not close.
 pub async fn run(config: Arc<Config>, _: Lifecycle, what: cli::Audit) -> anyhow::Result<Exit> {
     let store = PostgresStore::connect(&config.postgres()?)?;
     let queue = RedisTransport::connect(&config.redis()?).await?;
-    let report = audit(&*queue, &store).await?;
-    if what.json {
-        println!("{}", serde_json::to_string_pretty(&report)?);
-    } else {
-        print!("{}", table(&report));
+    let mut report = audit(&queue, &store).await?;
+    let exit = if report.closes { Exit::Done } else { Exit::Failed };
+    let known = report.sources.len();
+    if what.differences {
+        report.sources.retain(|s| !s.closes || [s.queued, s.dead, s.dropped].iter().any(|rows| *rows > 0));
     }
-    Ok(if report.closes { Exit::Done } else { Exit::Failed })
+    super::print(|out| {
+        if what.json {
+            writeln!(out, "{}", serde_json::to_string_pretty(&report)?)
+        } else {
+            out.write_all(text(&report, known).as_bytes())
+        }
+    })?;
+    Ok(exit)
 }
 
-async fn audit(queue: &dyn Inspector, store: &dyn Store) -> anyhow::Result<Report> {
+async fn audit(queue: &RedisTransport, store: &dyn Store) -> anyhow::Result<Report> {
     // In this order: what is queued when it is looked at is stored, or still queued, when the store is looked at later.
-    let (mut sent, mut queued) = (HashMap::new(), HashMap::<SourceId, RowSet>::new());
-    for partition in 0..queue.partitions() {
-        for state in queue.sources(partition).await? {
-            sent.insert(state.source, state.position.map_or(0, |p| p.row));
-        }
-        for (source, rows) in queue.queued(partition).await? {
-            queued.entry(source).or_default().insert(rows);
-        }
-    }
+    let sent = ask(queue).await?;
+    let letters = store.dead_letters().await?;
     let mut ledger: BTreeMap<SourceId, SourceLedger> = store.ledger().await?.into_iter().map(|l| (l.source, l)).collect();
-    for source in sent.keys().chain(queued.keys()) {
+    for source in sent.rows.keys().chain(sent.queued.keys()) {
         ledger.entry(*source).or_insert_with(|| SourceLedger { source: *source, ..SourceLedger::default() });
     }
-    let sources: Vec<_> = ledger
-        .values()
-        .map(|l| account(l, sent.get(&l.source).copied(), queued.get(&l.source).unwrap_or(&RowSet::new())))
-        .collect();
-    Ok(Report { closes: sources.iter().all(|s| s.closes), sources })
+    let none = RowSet::new();
+    let one = |l: &SourceLedger| {
+        let partition = queue.partition_of(l.source);
+        let mut account = account(l, sent.rows.get(&l.source).copied(), sent.queued.get(&l.source).unwrap_or(&none));
+        account.partition = partition;
+        account.dead_letters = letters.iter().filter(|letter| letter.source == l.source).map(|letter| letter.id).collect();
+        if let Err(error) = &sent.partitions[usize::from(partition)] {
+            account.closes = false;
+            account.unknown = Some(error.to_string());
+        }
+        account
+    };
+    let sources: Vec<Account> = ledger.values().map(one).collect();
+    let partitions: Vec<Waiting> = (0..).zip(&sent.partitions).map(|(p, state)| waiting(p, state)).collect();
+    let closes = sources.iter().all(|s| s.closes) && partitions.iter().all(|p| p.error.is_none());
+    Ok(Report { closes, group: queue.group().to_owned(), sources, partitions })
+}
+
+/// Asks every partition. One that does not answer takes only what it holds with it; where none does there is nothing to say.
+async fn ask(queue: &RedisTransport) -> Result<Sent, TransportError> {
+    let mut sent = Sent::default();
+    for partition in 0..Inspector::partitions(queue) {
+        let state = ask_one(queue, partition, &mut sent).await;
+        sent.partitions.push(state);
+    }
+    if sent.partitions.iter().all(Result::is_err)
+        && let Some(Err(error)) = sent.partitions.pop()
+    {
+        return Err(error);
+    }
+    Ok(sent)
+}
+
+async fn ask_one(queue: &RedisTransport, partition: Partition, sent: &mut Sent) -> Result<PartitionState, TransportError> {
+    for state in queue.sources(partition).await? {
+        sent.rows.insert(state.source, state.position.map_or(0, |p| p.row));
+    }
+    for (source, rows) in queue.queued(partition).await? {
+        sent.queued.entry(source).or_default().insert(rows);
+    }
+    queue.look(partition, 0).await
+}
+
+fn waiting(partition: Partition, state: &Result<PartitionState, TransportError>) -> Waiting {
+    let (state, error) = match state {
+        Ok(state) => (state.clone(), None),
+        Err(error) => (PartitionState::default(), Some(error.to_string())),
+    };
+    let backlog = state.backlog;
+    Waiting {
+        partition,
+        batches: backlog.entries,
+        pending: backlog.pending,
+        oldest_seconds: (backlog.entries > 0).then_some(backlog.oldest_ms as f64 / 1000.0),
+        held_by: state.held_by,
+        error,
+    }
 }
 
 /// `sent`: the row up to which the queue has accepted the source; `None` where the queue does not know it (any more).
@@ -105,6 +206,8 @@ fn account(ledger: &SourceLedger, sent: Option<u64>, queued: &RowSet) -> Account
     let missing = RowSet::from(RowRange { first: 0, end: published }).minus(&stands);
     let rejected: u64 = ledger.rejected.values().sum();
     let adds_up = ledger.valid + rejected == ledger.covered.len();
+    let dead = ledger.dead.minus(&ledger.covered);
+    let dropped = ledger.dropped.minus(&ledger.covered).minus(&ledger.dead);
     Account {
         source: ledger.source.to_string(),
         cluster: ledger.cluster.clone(),
@@ -115,47 +218,125 @@ fn account(ledger: &SourceLedger, sent: Option<u64>, queued: &RowSet) -> Account
         duplicate: ledger.duplicate,
         rejected: ledger.rejected.iter().map(|(reason, rows)| (reason.name(), *rows)).collect(),
         queued: waiting.len(),
-        dead: ledger.dead.minus(&ledger.covered).len(),
-        dropped: ledger.dropped.minus(&ledger.covered).minus(&ledger.dead).len(),
+        queued_rows: waiting.to_string(),
+        dead: dead.len(),
+        dead_rows: dead.to_string(),
+        dropped: dropped.len(),
+        dropped_rows: dropped.to_string(),
         missing: missing.len(),
         missing_rows: missing.to_string(),
         closes: missing.is_empty() && adds_up,
+        ..Account::default()
     }
 }
 
-fn table(report: &Report) -> String {
-    let mut rows = vec![
-        ["cluster", "source", "read", "stored", "rejected", "queued", "dead", "dropped", "missing", "id", ""].map(String::from),
-    ];
-    for s in &report.sources {
-        let name = if s.name.is_empty() { s.source.clone() } else { s.name.clone() };
-        let verdict = if s.closes { "closes".into() } else { format!("DOES NOT CLOSE {}", s.missing_rows) };
-        let n = |rows: u64| rows.to_string();
-        let rejected = n(s.rejected.values().sum());
-        rows.push([
-            s.cluster.clone(),
-            name,
-            n(s.read),
-            n(s.stored),
-            rejected,
-            n(s.queued),
-            n(s.dead),
-            n(s.dropped),
-            n(s.missing),
-            s.source.clone(),
-            verdict,
-        ]);
+/// `known`: how many sources there are in all.
+fn text(report: &Report, known: usize) -> String {
+    let mut out = String::new();
+    if !report.sources.is_empty() {
+        out.push_str(&table(&report.sources));
     }
-    let mut out = super::table::render(&rows);
-    out.push_str(if report.sources.is_empty() {
+    for source in &report.sources {
+        for line in differences(source, &report.partitions) {
+            out.push_str(&format!("  {} ({}): {line}\n", called(source), source.source));
+        }
+    }
+    for p in &report.partitions {
+        if let Some(error) = &p.error {
+            out.push_str(&format!("  partition {}: nothing is known of it: {error}\n", p.partition));
+        }
+    }
+    let mut holders: BTreeMap<&str, Vec<Partition>> = BTreeMap::new();
+    for p in &report.partitions {
+        if let Some(group) = p.held_by.as_deref().filter(|group| *group != report.group) {
+            holders.entry(group).or_default().push(p.partition);
+        }
+    }
+    for (group, partitions) in holders {
+        out.push_str(&format!(
+            "  Redis keeps batches in partition {} for the group `{group}` alone; see `telemetry groups list`.\n",
+            say::list(&partitions)
+        ));
+    }
+    out.push_str(if known == 0 {
         "No source is known: nothing has been streamed yet.\n"
     } else if report.closes {
         "Every row that was sent stands somewhere, once.\n"
+    } else if report.partitions.iter().any(|p| p.error.is_some()) {
+        "A part of the queue does not answer, so not every sum can be closed. Ask again when it is back.\n"
     } else {
         "Some sums do not close. Missing rows were accepted by Redis and are neither there nor stored: run the streamer of the source \
          again, or `telemetry replay --source ID`; what is stored stays single.\n"
     });
     out
+}
+
+fn table(sources: &[Account]) -> String {
+    let mut rows = vec![
+        ["cluster", "source", "read", "stored", "rejected", "queued", "dead", "dropped", "missing", "id", ""].map(String::from),
+    ];
+    let mut sums = [0u64; 7];
+    for s in sources {
+        let verdict = if s.closes { "closes" } else { "DOES NOT CLOSE" };
+        let numbers = [s.read, s.stored, s.rejected.values().sum(), s.queued, s.dead, s.dropped, s.missing];
+        sums.iter_mut().zip(numbers).for_each(|(sum, n)| *sum = sum.saturating_add(n));
+        rows.push(row(&s.cluster, called(s), numbers, &s.source, verdict));
+    }
+    if sources.len() > 1 {
+        rows.push(row("", "together", sums, "", ""));
+    }
+    super::table::render(&rows)
+}
+
+fn row(cluster: &str, name: &str, numbers: [u64; 7], source: &str, verdict: &str) -> [String; 11] {
+    let [read, stored, rejected, queued, dead, dropped, missing] = numbers.map(|n| n.to_string());
+    let (cluster, name, source, verdict) = (cluster.to_owned(), name.to_owned(), source.to_owned(), verdict.to_owned());
+    [cluster, name, read, stored, rejected, queued, dead, dropped, missing, source, verdict]
+}
+
+/// What a source is called.
+fn called(source: &Account) -> &str {
+    if source.name.is_empty() { "not named yet" } else { &source.name }
+}
+
+/// Where the rows of a source are that are not in the store.
+fn differences(s: &Account, partitions: &[Waiting]) -> Vec<String> {
+    let mut lines = Vec::new();
+    if s.queued > 0 {
+        let partition = partitions.iter().find(|p| p.partition == s.partition);
+        let oldest = partition
+            .and_then(|p| p.oldest_seconds)
+            .map(|s| format!(", whose oldest batch waits for {}", say::age(Duration::from_secs_f64(s))));
+        let rows = ranges(&s.queued_rows);
+        lines.push(format!("{} queued in partition {}{}: rows {rows}", s.queued, s.partition, oldest.unwrap_or_default()));
+    }
+    if s.dead > 0 {
+        lines.push(format!("{} in dead letter {}: rows {}", s.dead, say::list(&s.dead_letters), ranges(&s.dead_rows)));
+    }
+    if s.dropped > 0 {
+        lines.push(format!("{} given up by `dead-letters drop`: rows {}", s.dropped, ranges(&s.dropped_rows)));
+    }
+    if let Some(error) = &s.unknown {
+        lines.push(format!("partition {} does not answer: {error}", s.partition));
+    } else if s.missing > 0 {
+        lines.push(format!("{} missing: rows {}", s.missing, ranges(&s.missing_rows)));
+    } else if !s.closes {
+        lines.push(
+            "the store's own sum is wrong: stored + rejected is not what it says that it covers; please report this".to_owned(),
+        );
+    }
+    lines
+}
+
+/// The first of some ranges (`{[0,5),[9,12)}`), as people write them: 0–4, 9–11.
+fn ranges(set: &str) -> String {
+    let set: RowSet = set.parse().unwrap_or_default();
+    let mut shown: Vec<String> = set.ranges().iter().take(RANGES).map(|r| say::rows(*r)).collect();
+    let more = set.ranges().len().saturating_sub(RANGES);
+    if more > 0 {
+        shown.push(format!("and {more} more ranges"));
+    }
+    shown.join(", ")
 }
 
 #[cfg(test)]
@@ -187,5 +368,37 @@ mod tests {
         assert_eq!((a.read, a.missing, a.closes), (115, 0, true));
         let wrong = SourceLedger { valid: 97, ..ledger };
         assert!(!account(&wrong, None, &RowSet::new()).closes, "valid + rejected must be what is covered");
+    }
+
+    #[test]
+    fn a_difference_is_said_where_it_stands() {
+        let ledger = SourceLedger {
+            covered: set("{[0,100)}"),
+            dead: set("{[100,110)}"),
+            valid: 100,
+            name: "gpu.csv".to_owned(),
+            ..SourceLedger::default()
+        };
+        let mut source = account(&ledger, Some(140), &set("{[115,120),[122,123),[124,125),[126,127),[128,129)}"));
+        source.dead_letters = vec![4, 7];
+        let partition = Waiting {
+            partition: 0,
+            batches: 5,
+            pending: 0,
+            oldest_seconds: Some(75.0),
+            held_by: Some("archive".to_owned()),
+            error: None,
+        };
+        let report = Report { closes: false, group: "collectors".to_owned(), sources: vec![source], partitions: vec![partition] };
+        let said = text(&report, 1);
+        for line in [
+            "9 queued in partition 0, whose oldest batch waits for 1 min 15 s: rows 115–119, 122, 124, 126, and 1 more ranges",
+            "10 in dead letter 4, 7: rows 100–109",
+            "21 missing: rows 110–114, 120–121, 123, 125, and 2 more ranges",
+            "for the group `archive` alone",
+            "Some sums do not close",
+        ] {
+            assert!(said.contains(line), "`{line}` is not in:\n{said}");
+        }
     }
 }

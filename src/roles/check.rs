@@ -8,8 +8,7 @@ use crate::cli;
 use crate::config::{Config, ConfigError};
 use crate::diagnosis::{Outcome, Step};
 use crate::runtime::Exit;
-use crate::store::Reader as _;
-use crate::store::postgres::PostgresStore;
+use crate::store::postgres;
 use crate::transport::redis::{self, Side};
 
 /// What was found of one service.
@@ -47,7 +46,7 @@ pub async fn run(config: Arc<Config>, what: cli::Check) -> anyhow::Result<Exit> 
     }
     if config.postgres.url.is_some() {
         let steps = match config.postgres() {
-            Ok(postgres) => store(&postgres).await,
+            Ok(postgres) => postgres::diagnose(&postgres).await,
             Err(error) => vec![Step::failed("configuration", error.to_string(), "")],
         };
         parts.push(Part { service: "postgres", steps });
@@ -61,14 +60,6 @@ pub async fn run(config: Arc<Config>, what: cli::Check) -> anyhow::Result<Exit> 
         super::print(|out| out.write_all(lines(&report).as_bytes()))?;
     }
     Ok(if report.good { Exit::Done } else { Exit::Failed })
-}
-
-async fn store(config: &crate::config::Postgres) -> Vec<Step> {
-    let ready = async { PostgresStore::connect(config)?.ready().await };
-    vec![match ready.await {
-        Ok(()) => Step::ok("store", "it answers"),
-        Err(error) => Step::failed("store", error.to_string(), ""),
-    }]
 }
 
 fn configuration(config: &Config) -> Step {

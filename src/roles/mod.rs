@@ -10,14 +10,17 @@ pub mod config;
 pub mod dead_letters;
 pub mod demo;
 pub mod generate;
+pub mod groups;
 mod link;
 pub mod migrate;
 pub mod probe;
 pub mod reference;
 pub mod replay;
+mod say;
 pub mod serve;
 pub mod stream;
 mod table;
+pub mod top;
 
 use std::ffi::OsString;
 use std::future::Future;
@@ -71,6 +74,8 @@ fn execute(cli: Cli, variables: impl IntoIterator<Item = (OsString, OsString)>) 
         Command::Migrate => once(&config, "migrate", migrate::run),
         Command::Audit(audit) => once(&config, "audit", move |config, life| audit::run(config, life, audit)),
         Command::DeadLetters(what) => once(&config, "dead-letters", move |config, life| dead_letters::run(config, life, what)),
+        Command::Groups(what) => once(&config, "groups", move |config, life| groups::run(config, life, what)),
+        Command::Top(what) => once(&config, "top", move |config, life| top::run(config, life, what)),
         Command::Replay(what) => once(&config, "replay", move |config, life| replay::run(config, life, what)),
         Command::Config(what) => config::run(what, &config),
         Command::Generate(_) | Command::Demo(_) | Command::Completions { .. } | Command::Reference { .. } => Ok(Exit::Done),

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use anyhow::bail;
+use anyhow::Context as _;
 
 use crate::cli;
 use crate::config::Config;
@@ -10,22 +10,30 @@ use crate::runtime::{Exit, Lifecycle};
 use crate::transport::Inspector;
 use crate::transport::redis::RedisTransport;
 
-/// Runs the command.
+/// Runs the command: `Exit::Failed` where a source is not known.
 pub async fn run(config: Arc<Config>, _: Lifecycle, what: cli::Replay) -> anyhow::Result<Exit> {
     let queue = RedisTransport::connect(&config.redis()?).await?;
+    let mut exit = Exit::Done;
     let mut set_back = 0;
     if what.all {
-        set_back = queue.reset(None).await?;
+        set_back = queue.reset(None).await.context("not every source was set back; run it again, twice does no harm")?;
     }
     for source in what.source {
-        if queue.reset(Some(source)).await? == 0 {
-            bail!("Redis knows no source {source}; `telemetry audit` lists those there are");
+        match queue.reset(Some(source)).await? {
+            0 => {
+                eprintln!(
+                    "error: Redis knows no source {source}: it is sent from its start as it is; `telemetry audit` lists those there are"
+                );
+                exit = Exit::Failed;
+            }
+            _ => set_back += 1,
         }
-        set_back += 1;
     }
-    println!(
-        "{set_back} sources are set back to their start. Streamers that follow them send them again by themselves; run the others again. \
-         What is stored stays single."
-    );
-    Ok(Exit::Done)
+    if set_back > 0 || exit == Exit::Done {
+        println!(
+            "{set_back} sources are set back to their start. Streamers that follow them send them again by themselves; run the others \
+             again. What is stored stays single."
+        );
+    }
+    Ok(exit)
 }

@@ -18,7 +18,7 @@ use crate::runtime::{Exit, Lifecycle};
 use crate::store::postgres::PostgresStore;
 use crate::store::{Reader, StoreError};
 use crate::transport::redis::RedisTransport;
-use crate::transport::{Backlog, Consumer, Inspector, Partition, SourceState, TransportError};
+use crate::transport::{Backlog, Consumer, Inspector, Partition, PartitionState, SourceState, TransportError};
 
 /// How often store and queue are tried. What does not answer shows within this and the time limit of an attempt.
 const HEARTBEAT: Duration = Duration::from_secs(1);
@@ -124,6 +124,10 @@ impl Inspector for Late {
 
     async fn backlog(&self, partition: Partition) -> crate::transport::Result<Backlog> {
         Inspector::backlog(&*self.get()?, partition).await
+    }
+
+    async fn look(&self, partition: Partition, consumers: usize) -> crate::transport::Result<PartitionState> {
+        self.get()?.look(partition, consumers).await
     }
 }
 

@@ -2,15 +2,20 @@
 
 /// Left-aligned columns, two spaces apart; columns of numbers are right-aligned. The first row is the head.
 #[must_use]
-pub fn render<const N: usize>(rows: &[[String; N]]) -> String {
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let is_number = |text: &String| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
-    let numeric: Vec<bool> = (0..N).map(|c| rows.len() > 1 && rows.iter().skip(1).all(|row| is_number(&row[c]))).collect();
+pub fn render<R: AsRef<[String]>>(rows: &[R]) -> String {
+    let columns = rows.first().map_or(0, |head| head.as_ref().len());
+    let cell = |row: &R, column: usize| row.as_ref().get(column).cloned().unwrap_or_default();
+    let width = |column: usize| rows.iter().map(|row| cell(row, column).chars().count()).max().unwrap_or(0);
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    let numeric: Vec<bool> =
+        (0..columns).map(|c| rows.len() > 1 && rows.iter().skip(1).all(|row| is_number(&cell(row, c)))).collect();
     let mut out = String::new();
     for row in rows {
         let mut line = String::new();
-        for (column, text) in row.iter().enumerate() {
-            let pad = " ".repeat(width(column) - text.chars().count());
+        for column in 0..columns {
+            let text = cell(row, column);
+            let pad = " ".repeat(widths[column] - text.chars().count());
             let gap = if column == 0 { "" } else { "  " };
             line.push_str(&if numeric[column] { format!("{gap}{pad}{text}") } else { format!("{gap}{text}{pad}") });
         }

@@ -10,7 +10,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::{Console, Health, Progress, Pulse};
+use super::{Console, Health, Held, Progress, Pulse};
 
 /// Clones share one life.
 #[derive(Clone, Default)]
@@ -127,6 +127,12 @@ impl Lifecycle {
     /// Says where metrics are recorded, once.
     pub(super) fn measured_by(&self, metrics: PrometheusHandle) {
         let _ = self.0.metrics.set(metrics);
+    }
+
+    /// Holds back what is logged to the terminal, as long as what is returned is there.
+    #[must_use]
+    pub fn hold_log(&self) -> Held {
+        self.0.console.hold()
     }
 
     /// Starts showing progress on stderr: a bar on a terminal, else a log line every 10 s. `total`: bytes to read, where known.

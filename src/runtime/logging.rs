@@ -1,7 +1,8 @@
 //! Logs on stderr, beside the progress bar; the panic hook.
 
+use std::collections::VecDeque;
 use std::io::{self, IsTerminal, Write};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::Context;
 use indicatif::ProgressBar;
@@ -10,19 +11,79 @@ use tracing_subscriber::fmt::MakeWriter;
 
 use crate::config::{Format, Log};
 
-/// stderr, shared by log lines and the progress bar: a line moves the bar out of its way.
+/// Lines that are remembered while they are held back.
+const HELD: usize = 100;
+
+/// stderr, shared by log lines and the progress bar: a line moves the bar out of its way. While somebody has the whole terminal, the
+/// lines are held back.
 #[derive(Clone, Debug, Default)]
-pub struct Console(Arc<Mutex<Option<ProgressBar>>>);
+pub struct Console(Arc<Mutex<Shown>>);
+
+#[derive(Debug, Default)]
+struct Shown {
+    bar: Option<ProgressBar>,
+    held: Option<VecDeque<Vec<u8>>>,
+}
 
 impl Console {
+    fn shown(&self) -> MutexGuard<'_, Shown> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(super) fn show(&self, bar: Option<ProgressBar>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = bar;
+        self.shown().bar = bar;
+    }
+
+    /// Holds log lines back from now on, unless they go elsewhere than to the terminal.
+    pub(super) fn hold(&self) -> Held {
+        if io::stderr().is_terminal() {
+            self.shown().held.get_or_insert_default();
+        }
+        Held(self.clone())
+    }
+}
+
+/// Log lines are held back as long as this is there; then they are printed.
+#[derive(Debug)]
+pub struct Held(Console);
+
+impl Held {
+    /// The last line that was held back, without colours.
+    #[must_use]
+    pub fn last_line(&self) -> Option<String> {
+        let shown = self.0.shown();
+        let line = String::from_utf8_lossy(shown.held.as_ref()?.back()?);
+        // A colour is `ESC [ … m`.
+        let mut parts = line.split('\u{1b}');
+        let mut plain = parts.next().unwrap_or_default().to_owned();
+        plain.extend(parts.map(|part| part.split_once('m').map_or(part, |(_, rest)| rest)));
+        Some(plain.trim_end().to_owned())
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let held = self.0.shown().held.take();
+        for line in held.into_iter().flatten() {
+            // A closed stderr must not end a process that works.
+            let _ = io::stderr().write_all(&line);
+        }
     }
 }
 
 impl Write for Console {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        let bar = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let bar = {
+            let mut shown = self.shown();
+            if let Some(held) = &mut shown.held {
+                if held.len() == HELD {
+                    held.pop_front();
+                }
+                held.push_back(line.to_vec());
+                return Ok(line.len());
+            }
+            shown.bar.clone()
+        };
         // A closed stderr must not end a process that works.
         let print = || io::stderr().write_all(line).or(Ok(()));
         bar.map_or_else(print, |bar| bar.suspend(print)).map(|()| line.len())

@@ -17,7 +17,7 @@ mod signals;
 pub use exit::{Exit, exit_code, report};
 pub use health::Health;
 pub use lifecycle::Lifecycle;
-pub use logging::Console;
+pub use logging::{Console, Held};
 pub use progress::Progress;
 pub use pulse::Pulse;
 

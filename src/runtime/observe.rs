@@ -72,6 +72,18 @@ pub const BACKLOG_ENTRIES: &str = "telemetry_backlog_entries";
 pub const BACKLOG_OLDEST: &str = "telemetry_backlog_oldest_seconds";
 /// Those a consumer has read.
 pub const PENDING: &str = "telemetry_pending_entries";
+/// The same for all partitions together: what scaling looks at.
+pub const LAG_ENTRIES: &str = "telemetry_lag_entries";
+/// Age of the oldest of all of them.
+pub const LAG_SECONDS: &str = "telemetry_lag_seconds";
+/// Entries that a group has not acknowledged.
+pub const GROUP_LAG_ENTRIES: &str = "telemetry_group_lag_entries";
+/// Age of the oldest of them.
+pub const GROUP_LAG_SECONDS: &str = "telemetry_group_lag_seconds";
+/// Dead letters that there are.
+pub const DEAD_LETTERS_KEPT: &str = "telemetry_dead_letters_kept";
+/// When something of a cluster was stored last.
+pub const LAST_STORED: &str = "telemetry_last_stored_timestamp_seconds";
 /// Batches buried.
 pub const DEAD_LETTERS: &str = "telemetry_dead_letters_total";
 /// Duration of publishing.
@@ -106,7 +118,7 @@ const fn described(name: &'static str, kind: Kind, unit: Unit, labels: &'static 
 }
 
 /// Every metric.
-pub const METRICS: [Described; 27] = [
+pub const METRICS: [Described; 33] = [
     described(
         LATENCY,
         Kind::Histogram,
@@ -144,6 +156,48 @@ pub const METRICS: [Described; 27] = [
     described(BACKLOG_ENTRIES, Kind::Gauge, Unit::Count, &["partition"], "Entries of the queue that are not acknowledged yet."),
     described(BACKLOG_OLDEST, Kind::Gauge, Unit::Seconds, &["partition"], "Age of the oldest entry that is not acknowledged."),
     described(PENDING, Kind::Gauge, Unit::Count, &["partition"], "Entries that a collector has read and not acknowledged yet."),
+    described(
+        LAG_ENTRIES,
+        Kind::Gauge,
+        Unit::Count,
+        &[],
+        "Entries that this collector's group has not acknowledged yet, all partitions together. Every collector of a group says the same: take the max, not the sum.",
+    ),
+    described(
+        LAG_SECONDS,
+        Kind::Gauge,
+        Unit::Seconds,
+        &[],
+        "Age of the oldest entry that this collector's group has not acknowledged, in whichever partition; 0 when nothing waits. Scale and alert on it.",
+    ),
+    described(
+        GROUP_LAG_ENTRIES,
+        Kind::Gauge,
+        Unit::Count,
+        &["group"],
+        "Entries that a consumer group, ours or another, has not acknowledged. What one group does not read is kept for all: telemetry groups list.",
+    ),
+    described(
+        GROUP_LAG_SECONDS,
+        Kind::Gauge,
+        Unit::Seconds,
+        &["group"],
+        "Age of the oldest entry that a consumer group has not acknowledged; 0 when nothing waits for it, or it was retired.",
+    ),
+    described(
+        DEAD_LETTERS_KEPT,
+        Kind::Gauge,
+        Unit::Count,
+        &[],
+        "Dead letters that are in the store now: not yet retried with success, and not dropped.",
+    ),
+    described(
+        LAST_STORED,
+        Kind::Gauge,
+        Unit::Seconds,
+        &["cluster"],
+        "When rows of an edge cluster were committed last, by whichever collector, in seconds since 1970 by the clock of the store.",
+    ),
     described(
         DEAD_LETTERS,
         Kind::Counter,
@@ -322,6 +376,28 @@ pub fn backlog(partition: u16, entries: u64, pending: u64, oldest: Duration) {
     gauge!(BACKLOG_ENTRIES, "partition" => label.clone()).set(entries as f64);
     gauge!(PENDING, "partition" => label.clone()).set(pending as f64);
     gauge!(BACKLOG_OLDEST, "partition" => label).set(oldest.as_secs_f64());
+}
+
+/// What waits for a group, ours or another, in all partitions.
+pub fn group_lag(group: &str, entries: u64, oldest: Duration) {
+    gauge!(GROUP_LAG_ENTRIES, "group" => group.to_owned()).set(entries as f64);
+    gauge!(GROUP_LAG_SECONDS, "group" => group.to_owned()).set(oldest.as_secs_f64());
+}
+
+/// What waits for our group, in all partitions.
+pub fn lag(entries: u64, oldest: Duration) {
+    gauge!(LAG_ENTRIES).set(entries as f64);
+    gauge!(LAG_SECONDS).set(oldest.as_secs_f64());
+}
+
+/// Dead letters that the store has.
+pub fn dead_letters_kept(letters: u64) {
+    gauge!(DEAD_LETTERS_KEPT).set(letters as f64);
+}
+
+/// When something of a cluster was committed last.
+pub fn last_stored(cluster: &str, at_ms: i64) {
+    gauge!(LAST_STORED, "cluster" => cluster.to_owned()).set(at_ms as f64 / 1000.0);
 }
 
 /// Batches became dead letters.

@@ -142,6 +142,15 @@ pub struct SourceLedger {
     pub newest_sample_ms: Option<i64>,
 }
 
+/// What gauges say of a store.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// How many dead letters there are.
+    pub dead_letters: u64,
+    /// When something of each cluster was committed last, ms.
+    pub last_commit_ms: BTreeMap<String, i64>,
+}
+
 /// Where samples end.
 #[async_trait]
 pub trait Store: Send + Sync {
@@ -175,6 +184,9 @@ pub trait Store: Send + Sync {
 
     /// The ledger of every source.
     async fn ledger(&self) -> Result<Vec<SourceLedger>>;
+
+    /// What gauges say.
+    async fn standing(&self) -> Result<Standing>;
 
     /// How far these sources are settled (see [`Committed::settled`]); unknown ones are at 0.
     async fn settled(&self, sources: &[SourceId]) -> Result<Vec<(SourceId, u64)>>;

@@ -248,6 +248,47 @@ pub struct SourceState {
     pub committed: u64,
 }
 
+/// A consumer of a group, in one partition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConsumerState {
+    /// Its name.
+    pub name: String,
+    /// Entries that it has read and not acknowledged.
+    pub pending: u64,
+    /// How long ago it was last heard of, ms.
+    pub idle_ms: u64,
+}
+
+/// A consumer group, in one partition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupState {
+    /// Its name.
+    pub name: String,
+    /// What it has not acknowledged.
+    pub backlog: Backlog,
+    /// How many consumers it has.
+    pub consumers: u64,
+    /// Those heard of last, as many as were asked for.
+    pub latest: Vec<ConsumerState>,
+}
+
+/// How a partition is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PartitionState {
+    /// What waits for our group.
+    pub backlog: Backlog,
+    /// Entries that are kept, for whichever group.
+    pub entries: u64,
+    /// Entries that there ever were; `None` where the queue does not say.
+    pub added: Option<u64>,
+    /// Age of the newest entry there ever was, ms; `None` = there was none.
+    pub newest_ms: Option<u64>,
+    /// The groups, by name.
+    pub groups: Vec<GroupState>,
+    /// The group for whose sake alone entries are kept that all others have done with.
+    pub held_by: Option<String>,
+}
+
 /// For `audit`, `replay`, `top`: looking, and setting back.
 #[async_trait]
 pub trait Inspector: Send + Sync {
@@ -266,4 +307,7 @@ pub trait Inspector: Send + Sync {
 
     /// How much waits.
     async fn backlog(&self, partition: Partition) -> Result<Backlog>;
+
+    /// How a partition and its groups are; of each group at most so many consumers.
+    async fn look(&self, partition: Partition, consumers: usize) -> Result<PartitionState>;
 }

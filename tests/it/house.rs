@@ -135,6 +135,13 @@ const RULES: &[Rule] = &[
         broken_by: ("roles/all.rs", "use rusqlite::Connection;"),
     },
     Rule {
+        why: "one command has the whole terminal; what others print stays plain text that can be piped",
+        rooms: &[""],
+        except: &["roles/top"],
+        forbidden: &["ratatui"],
+        broken_by: ("roles/audit.rs", "use ratatui::Frame;"),
+    },
+    Rule {
         why: "http reaches the store only through query, where filters and limits are checked",
         rooms: &["http"],
         except: &[],

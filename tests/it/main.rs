@@ -14,3 +14,4 @@ mod source;
 mod store;
 mod support;
 mod transport;
+mod views;

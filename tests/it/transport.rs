@@ -338,6 +338,34 @@ async fn sources_are_listed_and_set_back(place: &dyn Place) {
     Consumer::ping(&*q).await.unwrap();
 }
 
+async fn a_partition_and_its_groups_are_looked_at(place: &dyn Place) {
+    let q = place.open(Tune::default()).await;
+    let empty = q.look(P, 8).await.unwrap();
+    assert_eq!((empty.backlog, empty.entries, empty.newest_ms, empty.held_by), (Backlog::default(), 0, None, None));
+    fill(&*q, SOURCE, 0, 30).await;
+    let got = take(&*q, P, 2).await;
+    let other = place.open(Tune { consumer: "two", ..Tune::default() }).await;
+    let more = take(&*other, P, 1).await;
+    let seen = q.look(P, 8).await.unwrap();
+    assert_eq!((seen.backlog.entries, seen.backlog.pending, seen.entries), (3, 3, 3));
+    assert!(seen.newest_ms.is_some_and(|age| age < 60_000), "{seen:?}");
+    assert!(seen.added.is_none_or(|added| added == 3), "{seen:?}");
+    let [group] = seen.groups.as_slice() else { panic!("one group: {seen:?}") };
+    assert_eq!((group.name.as_str(), group.consumers, group.backlog.entries), ("collectors", 2, 3));
+    let mut pending: Vec<_> = group.latest.iter().map(|c| (c.name.as_str(), c.pending)).collect();
+    pending.sort_unstable();
+    assert_eq!(pending, [("one", 2), ("two", 1)]);
+    assert!(group.latest.iter().all(|c| c.idle_ms < 60_000), "{group:?}");
+    assert_eq!(q.look(P, 1).await.unwrap().groups[0].latest.len(), 1, "as many as were asked for");
+    assert_eq!(q.look(P, 0).await.unwrap().groups[0].latest.len(), 0);
+
+    acknowledge(&*q, &got, &[]).await;
+    acknowledge(&*other, &more, &[]).await;
+    let seen = q.look(P, 8).await.unwrap();
+    assert_eq!((seen.backlog, seen.entries), (Backlog::default(), 0));
+    assert!(seen.newest_ms.is_some(), "there was one");
+}
+
 /// Runs the suite at the places that the expressions make.
 macro_rules! conformance {
     ($($name:ident = $place:expr),* ; $tests:tt) => {
@@ -370,4 +398,5 @@ conformance! { on_redis = super::redis::Server::start(), in_memory = super::memo
     the_registry_is_changed_by_one_at_a_time,
     the_store_is_said_once,
     sources_are_listed_and_set_back,
+    a_partition_and_its_groups_are_looked_at,
 ] }

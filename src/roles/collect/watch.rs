@@ -1,17 +1,21 @@
 //! What goes on beside the rows: reaching the store, whether it is the one we know, gauges, claims kept.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::bail;
+use futures_util::future::join_all;
 
 use super::Shared;
 use crate::runtime::observe;
 use crate::store::StoreError;
-use crate::transport::TransportError;
+use crate::transport::{Backlog, Partition, PartitionState, TransportError};
 
+/// Between two looks at the queue.
 const GAUGES: Duration = Duration::from_secs(2);
+/// Between two looks at what the store says of itself.
+const STANDING: Duration = Duration::from_secs(15);
 
 /// Brings the schema up to date and makes sure that the store is the one this group commits to; `false` when the process is to
 /// end first.
@@ -84,13 +88,29 @@ pub(super) fn start(shared: &Arc<Shared>) {
     let lifecycle = &shared.lifecycle;
     let s = shared.clone();
     lifecycle.spawn("gauges", async move {
+        let mut queue = vec![PartitionState::default(); usize::from(s.queue.partitions())];
+        let mut groups = BTreeMap::new();
         loop {
-            for partition in 0..s.queue.partitions() {
-                if let Ok(backlog) = s.queue.backlog(partition).await {
-                    observe::backlog(partition, backlog.entries, backlog.pending, Duration::from_millis(backlog.oldest_ms));
-                }
-            }
+            look(&s, &mut queue).await;
+            observe_lag(&queue, &mut groups);
             if !s.rest(GAUGES).await {
+                return Ok(());
+            }
+        }
+    });
+    let s = shared.clone();
+    lifecycle.spawn("standing", async move {
+        loop {
+            match s.store.standing().await {
+                Ok(standing) => {
+                    observe::dead_letters_kept(standing.dead_letters);
+                    for (cluster, at_ms) in &standing.last_commit_ms {
+                        observe::last_stored(cluster, *at_ms);
+                    }
+                }
+                Err(error) => tracing::debug!(%error, "asking the store for what gauges say"),
+            }
+            if !s.rest(STANDING).await {
                 return Ok(());
             }
         }
@@ -115,4 +135,36 @@ pub(super) fn start(shared: &Arc<Shared>) {
         }
         Ok(())
     });
+}
+
+/// Looks at all partitions at once: one that does not answer holds up no other, and stays as it was seen last.
+async fn look(shared: &Shared, queue: &mut [PartitionState]) {
+    let ask = async |partition: Partition, seen: &mut PartitionState| {
+        if let Ok(state) = shared.inspector.look(partition, 0).await {
+            let Backlog { entries, pending, oldest_ms } = state.backlog;
+            observe::backlog(partition, entries, pending, Duration::from_millis(oldest_ms));
+            *seen = state;
+        }
+    };
+    join_all((0..).zip(queue).map(|(partition, seen)| ask(partition, seen))).await;
+}
+
+/// What the partitions come to. A group that is no longer there has nothing waiting.
+fn observe_lag(queue: &[PartitionState], groups: &mut BTreeMap<String, Backlog>) {
+    let add = |to: &mut Backlog, more: &Backlog| {
+        to.entries += more.entries;
+        to.oldest_ms = to.oldest_ms.max(more.oldest_ms);
+    };
+    let mut all = Backlog::default();
+    groups.values_mut().for_each(|group| *group = Backlog::default());
+    for partition in queue {
+        add(&mut all, &partition.backlog);
+        for group in &partition.groups {
+            add(groups.entry(group.name.clone()).or_default(), &group.backlog);
+        }
+    }
+    observe::lag(all.entries, Duration::from_millis(all.oldest_ms));
+    for (name, lag) in groups {
+        observe::group_lag(name, lag.entries, Duration::from_millis(lag.oldest_ms));
+    }
 }

@@ -103,9 +103,9 @@ pub(super) fn from_postgres(endpoint: &Endpoint, error: &tokio_postgres::Error) 
         "42501" => refused(
             "a right is missing: GRANT it to the user of DATABASE_URL, or let the owner of the schema run `telemetry migrate`",
         ),
-        "42P01" | "42703" | "42704" | "42883" | "3F000" => StoreError::Schema(format!(
-            "PostgreSQL at {at} does not have the schema this program needs ({reason}): run `telemetry migrate`"
-        )),
+        "42P01" | "42703" | "42704" | "42883" | "3F000" => {
+            StoreError::Schema(format!("{at} does not have the schema this program needs ({reason}): run `telemetry migrate`"))
+        }
         _ if is_missing_partition(state) => StoreError::Unavailable { endpoint: at, reason },
         // Not a lack that passes: the batch touches more days than the server can lock at once. Kept, it can be retried.
         "53200" if reason.contains("max_locks_per_transaction") => StoreError::BadBatch(format!(

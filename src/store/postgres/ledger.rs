@@ -14,8 +14,8 @@ use super::pool::Session;
 use super::types::{Time, Uuid, clean, parse_range, row_set};
 use crate::batch::Header;
 use crate::model::{Digest, Reason, RowSet, SourceId};
-use crate::store::SourceLedger;
 use crate::store::entry::{Entry, family_of};
+use crate::store::{SourceLedger, Standing};
 
 /// What the sources of some families cover.
 pub(super) const LEARN: &str =
@@ -182,6 +182,27 @@ pub(super) async fn settled_of(session: &Session, sources: &[SourceId]) -> Resul
     let (dead, rows) = join(session.query_prepared(&of_dead, &[&ids]), session.query_prepared(&of_sources, &[&ids])).await;
     let known: BTreeMap<SourceId, u64> = settled(session, &rows?, &dead?)?.into_iter().collect();
     Ok(sources.iter().map(|source| (*source, known.get(source).copied().unwrap_or(0))).collect())
+}
+
+/// What gauges say. Sources that were made for a dead letter alone have no cluster, and no commit.
+pub(super) async fn standing(session: &Session) -> Result<Standing> {
+    let rows = session
+        .query(
+            "SELECT NULL, NULL, (SELECT count(*) FROM dead_letter) UNION ALL \
+             SELECT cluster, max(last_commit), NULL FROM source WHERE last_commit IS NOT NULL GROUP BY cluster",
+            &[],
+        )
+        .await?;
+    let mut standing = Standing::default();
+    for row in &rows {
+        match row.get::<_, Option<i64>>(2) {
+            Some(letters) => standing.dead_letters = letters.cast_unsigned(),
+            None => {
+                standing.last_commit_ms.insert(row.get(0), row.get::<_, Time>(1).0);
+            }
+        }
+    }
+    Ok(standing)
 }
 
 /// The ledger of every source, as of one moment.

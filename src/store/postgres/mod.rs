@@ -47,7 +47,7 @@ pub use self::diagnose::diagnose;
 use self::pool::{Connections, Session};
 use self::series::Caches;
 pub use self::url::{Endpoint, validate_url};
-use super::{Committed, DeadLetter, Incoming, Result, SourceLedger, Store, StoreError};
+use super::{Committed, DeadLetter, Incoming, Result, SourceLedger, Standing, Store, StoreError};
 use crate::config::Postgres;
 use crate::model::SourceId;
 
@@ -193,6 +193,13 @@ impl Store for PostgresStore {
         let ledger = ledger::all(&session).await?;
         session.done();
         Ok(ledger)
+    }
+
+    async fn standing(&self) -> Result<Standing> {
+        let session = self.connections.session().await?;
+        let standing = ledger::standing(&session).await?;
+        session.done();
+        Ok(standing)
     }
 
     async fn settled(&self, sources: &[SourceId]) -> Result<Vec<(SourceId, u64)>> {

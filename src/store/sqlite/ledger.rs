@@ -7,9 +7,9 @@ use rusqlite::{Connection, OptionalExtension as _, Row, params};
 use super::error::{Fault, Result};
 use crate::batch::Header;
 use crate::model::{Digest, Reason, RowSet, SourceId, now_ms};
-use crate::store::SourceLedger;
 use crate::store::entry::{Entry, Rejected, family_of};
 use crate::store::text::{clean, parse_range, row_set};
+use crate::store::{SourceLedger, Standing};
 
 pub(super) fn set(text: Option<&str>) -> Result<RowSet> {
     row_set(text).map_err(Fault::Odd)
@@ -121,6 +121,19 @@ fn dead(connection: &Connection, source: SourceId) -> Result<RowSet> {
         dead.insert(parse_range(&row.get::<_, String>(0)?).map_err(Fault::Odd)?);
     }
     Ok(dead)
+}
+
+/// What gauges say. Sources that were made for a dead letter alone have no cluster, and no commit.
+pub(super) fn standing(connection: &Connection) -> Result<Standing> {
+    let letters: i64 = connection.query_row("SELECT count(*) FROM dead_letter", [], |row| row.get(0))?;
+    let mut standing = Standing { dead_letters: letters.cast_unsigned(), ..Standing::default() };
+    let mut statement = connection
+        .prepare_cached("SELECT cluster, max(last_commit) FROM source WHERE last_commit IS NOT NULL GROUP BY cluster")?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        standing.last_commit_ms.insert(row.get(0)?, row.get(1)?);
+    }
+    Ok(standing)
 }
 
 /// The ledger of every source, as of one moment.

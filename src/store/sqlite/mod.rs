@@ -28,7 +28,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use self::connections::Connections;
-use super::{Committed, DeadLetter, Incoming, Result, SourceLedger, Store};
+use super::{Committed, DeadLetter, Incoming, Result, SourceLedger, Standing, Store};
 use crate::model::SourceId;
 
 /// The store in a directory. Cheap to share behind an `Arc`.
@@ -107,6 +107,10 @@ impl Store for SqliteStore {
 
     async fn ledger(&self) -> Result<Vec<SourceLedger>> {
         self.connections.read(ledger::all).await
+    }
+
+    async fn standing(&self) -> Result<Standing> {
+        self.connections.read(ledger::standing).await
     }
 
     async fn settled(&self, sources: &[SourceId]) -> Result<Vec<(SourceId, u64)>> {

@@ -9,6 +9,7 @@
 mod registry;
 mod state;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -23,10 +24,13 @@ use tokio::sync::Notify;
 use self::registry::Registry;
 use self::state::{Entry, Partitions};
 use super::{
-    Backlog, Consumer, Delivery, Identity, Inspector, Lease, Outgoing, Partition, Published, Publisher, Receipt, Result,
-    SourceState,
+    Backlog, Consumer, ConsumerState, Delivery, GroupState, Identity, Inspector, Lease, Outgoing, Partition, PartitionState,
+    Published, Publisher, Receipt, Result, SourceState,
 };
 use crate::model::{Digest, Position, RowRange, SourceId, now_ms};
+
+/// What the one group is called where groups are listed.
+const GROUP: &str = "collectors";
 
 /// Limits of the queue, and how long things last.
 #[derive(Clone, Debug)]
@@ -318,6 +322,32 @@ impl Inspector for MemoryTransport {
             entries: entries.len() as u64,
             pending: entries.values().filter(|entry| entry.held.is_some()).count() as u64,
             oldest_ms: u64::try_from(oldest).unwrap_or(0),
+        })
+    }
+
+    async fn look(&self, partition: Partition, consumers: usize) -> Result<PartitionState> {
+        let backlog = Inspector::backlog(self, partition).await?;
+        let now = Instant::now();
+        let mut state = self.state();
+        let place = state.partition(partition);
+        let mut holders: BTreeMap<&str, ConsumerState> = BTreeMap::new();
+        for held in place.entries.values().filter_map(|entry| entry.held.as_ref()) {
+            let idle_ms = now.duration_since(held.since).as_millis() as u64;
+            let new = || ConsumerState { name: held.consumer.clone(), pending: 0, idle_ms };
+            let holder = holders.entry(&held.consumer).or_insert_with(new);
+            holder.pending += 1;
+            holder.idle_ms = holder.idle_ms.min(idle_ms);
+        }
+        let mut latest: Vec<_> = holders.into_values().collect();
+        latest.sort_by_key(|consumer| consumer.idle_ms);
+        let group = GroupState { name: GROUP.to_owned(), backlog, consumers: latest.len() as u64, latest };
+        Ok(PartitionState {
+            backlog,
+            entries: backlog.entries,
+            added: Some(place.accepted()),
+            newest_ms: place.newest_ms.map(|at| u64::try_from(now_ms() - at).unwrap_or(0)),
+            groups: vec![GroupState { latest: group.latest.into_iter().take(consumers).collect(), ..group }],
+            held_by: None,
         })
     }
 }

@@ -25,6 +25,8 @@ pub(super) struct Place {
     pub(super) positions: BTreeMap<SourceId, Position>,
     pub(super) committed: BTreeMap<SourceId, u64>,
     pub(super) dictionaries: HashMap<Digest, Dictionary>,
+    /// When the newest entry there ever was came, ms.
+    pub(super) newest_ms: Option<i64>,
     next: u64,
     bytes: usize,
 }
@@ -71,9 +73,15 @@ impl Place {
             }
         }
         self.bytes += batch.payload.len();
+        self.newest_ms = Some(at_ms);
         self.positions.insert(batch.source, batch.next);
         let (source, rows, payload) = (batch.source, batch.rows, batch.payload.clone());
         self.entries.insert(id, Entry { source, rows, payload, at_ms, held: None });
+    }
+
+    /// How many entries there ever were.
+    pub(super) fn accepted(&self) -> u64 {
+        self.next
     }
 
     pub(super) fn remove(&mut self, id: u64) -> bool {

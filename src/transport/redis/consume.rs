@@ -76,7 +76,7 @@ impl Consumer for RedisTransport {
         if ids.is_empty() && settled.is_empty() {
             return Ok(0);
         }
-        let keys = vec![self.shared.keys.stream(partition), self.shared.keys.committed(partition)];
+        let keys = vec![self.shared.keys.stream(partition), self.shared.keys.committed(partition, &self.shared.config.group)];
         let mut args: Vec<Value> = vec![self.shared.config.group.as_str().into(), ids.len().to_string().into()];
         args.extend(ids.iter().map(|id| Value::from(id.as_str())));
         for (source, row) in settled {
@@ -308,15 +308,8 @@ impl RedisTransport {
     pub(super) async fn waiting(&self, partition: Partition) -> Result<Backlog> {
         let conn = self.link(partition)?.get().await?;
         let args = vec![self.shared.config.group.as_str().into()];
-        let answer = reply::list(conn.run(&script::BACKLOG, vec![self.shared.keys.stream(partition)], args).await?);
-        match answer.as_slice() {
-            [entries, pending, oldest] => Ok(Backlog {
-                entries: reply::number(entries)?,
-                pending: reply::number(pending)?,
-                oldest_ms: reply::number(oldest)?,
-            }),
-            _ => Err(reply::unexpected("a backlog")),
-        }
+        let answer = conn.run(&script::BACKLOG, vec![self.shared.keys.stream(partition)], args).await?;
+        super::inspect::backlog(&reply::list(answer))
     }
 
     /// The field of `meta` that says which store the group commits to.

@@ -1,16 +1,59 @@
-//! Looking, and setting back.
+//! Looking, setting back, and taking groups away that are gone. Whatever is asked of Redis at once is bounded, however much is in it.
 
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use fred::types::Value;
 
 use super::{RedisTransport, reply, script};
 use crate::model::{RowRange, SourceId};
-use crate::transport::{Backlog, Inspector, Partition, Publisher, Result, SourceState};
+use crate::transport::{
+    Backlog, ConsumerState, GroupState, Inspector, Partition, PartitionState, Publisher, Result, SourceState,
+};
 
-/// Entries looked at in one call of [`script::QUEUED`]: Redis reads them with their payloads.
-const PAGE: usize = 16;
+/// Entries looked at in the first call of [`script::QUEUED`], and in any: Redis reads them with their payloads.
+const PAGE: (u64, u64) = (16, 512);
+/// Payloads that a call may make Redis read, about.
+const PAGE_BYTES: u64 = 2 << 20;
+/// Fields of a hash asked for at once.
+const FIELDS: &str = "512";
+
+/// A server that holds a partition, as it answered just now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// host:port.
+    pub address: String,
+    /// How long it took to answer.
+    pub round_trip: Duration,
+    /// Bytes that it uses.
+    pub used_memory: u64,
+    /// Bytes that it may use; 0 = as many as there are.
+    pub max_memory: u64,
+    /// What it does when they are used up; anything but `noeviction` throws parts of the queue away.
+    pub policy: String,
+}
+
+/// What became of a group that was to be taken away.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Retired {
+    /// There is no such group.
+    Unknown,
+    /// It is still at work, and stays.
+    Active {
+        /// One of its consumers.
+        consumer: String,
+        /// How long ago it was heard of.
+        idle: Duration,
+    },
+    /// It is gone.
+    Done {
+        /// Entries that it had not acknowledged.
+        unacknowledged: u64,
+        /// Entries that were kept only for it.
+        trimmed: u64,
+    },
+}
 
 #[async_trait]
 impl Inspector for RedisTransport {
@@ -19,17 +62,23 @@ impl Inspector for RedisTransport {
     }
 
     async fn sources(&self, partition: Partition) -> Result<Vec<SourceState>> {
-        let conn = self.link(partition)?.get().await?;
-        let (positions, committed) = (self.shared.keys.positions(partition), self.shared.keys.committed(partition));
+        let positions = self.shared.keys.positions(partition);
+        let committed = self.shared.keys.committed(partition, self.group());
         let mut states: BTreeMap<SourceId, SourceState> = BTreeMap::new();
         let state = |source| SourceState { source, position: None, committed: 0 };
-        for (source, position) in reply::pairs(conn.call("HGETALL", vec![positions.as_str().into()]).await?) {
-            let source = reply::parsed(&source, &positions)?;
-            states.entry(source).or_insert_with(|| state(source)).position = Some(reply::parsed(&position, &positions)?);
+        let mut cursor = String::new();
+        while let Some(page) = self.scan(partition, &positions, &mut cursor).await? {
+            for (source, position) in page {
+                let source = reply::parsed(&source, &positions)?;
+                states.entry(source).or_insert_with(|| state(source)).position = Some(reply::parsed(&position, &positions)?);
+            }
         }
-        for (source, row) in reply::pairs(conn.call("HGETALL", vec![committed.as_str().into()]).await?) {
-            let source = reply::parsed(&source, &committed)?;
-            states.entry(source).or_insert_with(|| state(source)).committed = reply::number(&row)?;
+        cursor.clear();
+        while let Some(page) = self.scan(partition, &committed, &mut cursor).await? {
+            for (source, row) in page {
+                let source = reply::parsed(&source, &committed)?;
+                states.entry(source).or_insert_with(|| state(source)).committed = reply::number(&row)?;
+            }
         }
         Ok(states.into_values().collect())
     }
@@ -37,12 +86,11 @@ impl Inspector for RedisTransport {
     async fn queued(&self, partition: Partition) -> Result<Vec<(SourceId, RowRange)>> {
         let conn = self.link(partition)?.get().await?;
         let stream = self.shared.keys.stream(partition);
-        let mut queued = Vec::new();
-        let mut from = String::new();
+        let (mut queued, mut from, mut count) = (Vec::new(), String::new(), PAGE.0);
         loop {
-            let args = vec![self.shared.config.group.as_str().into(), from.into(), PAGE.to_string().into()];
+            let args = vec![self.shared.config.group.as_str().into(), from.into(), count.to_string().into()];
             let page = reply::list(conn.run(&script::QUEUED, vec![stream.clone()], args).await?);
-            let (next, entries) = page.split_first().ok_or_else(|| reply::unexpected("a page"))?;
+            let [next, bytes, entries @ ..] = page.as_slice() else { return Err(reply::unexpected("a page")) };
             for entry in entries.chunks_exact(3) {
                 let rows = RowRange { first: reply::number(&entry[1])?, end: reply::number(&entry[2])? };
                 queued.push((reply::parsed(&entry[0], &stream)?, rows));
@@ -51,6 +99,8 @@ impl Inspector for RedisTransport {
             if from.is_empty() {
                 return Ok(queued);
             }
+            let mean = (reply::number(bytes)? / count).max(1);
+            count = (PAGE_BYTES / mean).clamp(PAGE.0, PAGE.1);
         }
     }
 
@@ -65,7 +115,7 @@ impl Inspector for RedisTransport {
         let argument: Value = source.map(|s| s.to_string()).unwrap_or_default().into();
         let mut known = 0;
         for partition in partitions {
-            let keys = vec![self.shared.keys.positions(partition), self.shared.keys.committed(partition)];
+            let keys = vec![self.shared.keys.positions(partition), self.shared.keys.committed(partition, self.group())];
             let conn = self.link(partition)?.get().await?;
             known += reply::number(&conn.run(&script::RESET, keys, vec![argument.clone()]).await?)?;
             if source.is_none() {
@@ -78,4 +128,150 @@ impl Inspector for RedisTransport {
     async fn backlog(&self, partition: Partition) -> Result<Backlog> {
         self.waiting(partition).await
     }
+
+    async fn look(&self, partition: Partition, consumers: usize) -> Result<PartitionState> {
+        let conn = self.link(partition)?.get().await?;
+        let args = vec![self.shared.config.group.as_str().into(), consumers.to_string().into()];
+        let answer = reply::list(conn.run(&script::LOOK, vec![self.shared.keys.stream(partition)], args).await?);
+        let [entries, added, newest, held_by, ours, groups @ ..] = answer.as_slice() else {
+            return Err(reply::unexpected("the state of a partition"));
+        };
+        Ok(PartitionState {
+            backlog: backlog(&reply::list(ours.clone()))?,
+            entries: reply::number(entries)?,
+            // -1 where there is none.
+            added: reply::number(added).ok(),
+            newest_ms: reply::number(newest).ok(),
+            groups: groups.iter().map(|one| group(&reply::list(one.clone()))).collect::<Result<_>>()?,
+            held_by: Some(reply::text(held_by)?).filter(|name| !name.is_empty()),
+        })
+    }
+}
+
+impl RedisTransport {
+    /// The group that this configuration reads as.
+    #[must_use]
+    pub fn group(&self) -> &str {
+        &self.shared.config.group
+    }
+
+    /// Some of a partition's sources, a few hundred at most: those after `cursor`, which is moved on. It is empty in the beginning,
+    /// and again when all have been given.
+    ///
+    /// # Errors
+    /// As every call.
+    pub async fn some_sources(&self, partition: Partition, cursor: &mut String) -> Result<Vec<SourceState>> {
+        let positions = self.shared.keys.positions(partition);
+        let committed = self.shared.keys.committed(partition, self.group());
+        let mut at = std::mem::take(cursor);
+        let page = self.scan(partition, &positions, &mut at).await?.unwrap_or_default();
+        *cursor = if at == "0" { String::new() } else { at };
+        if page.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut args = vec![Value::from(committed)];
+        args.extend(page.iter().map(|(source, _)| source.clone()));
+        let rows = reply::list(self.link(partition)?.get().await?.call("HMGET", args).await?);
+        let one = |((source, position), row): (&(Value, Value), &Value)| {
+            let committed = if row.is_null() { 0 } else { reply::number(row)? };
+            let position = Some(reply::parsed(position, &positions)?);
+            Ok(SourceState { source: reply::parsed(source, &positions)?, position, committed })
+        };
+        page.iter().zip(&rows).map(one).collect()
+    }
+
+    /// The next fields of a hash with their values; `None` when there are no more. The cursor is empty in the beginning and `0` in
+    /// the end.
+    async fn scan(&self, partition: Partition, key: &str, cursor: &mut String) -> Result<Option<Vec<(Value, Value)>>> {
+        if cursor == "0" {
+            return Ok(None);
+        }
+        let from = if cursor.is_empty() { "0" } else { cursor.as_str() };
+        let args = vec![key.into(), from.into(), "COUNT".into(), FIELDS.into()];
+        let mut answer = reply::list(self.link(partition)?.get().await?.call("HSCAN", args).await?).into_iter();
+        *cursor = reply::text(&answer.next().unwrap_or(Value::Null))?;
+        Ok(Some(answer.next().map(reply::pairs).unwrap_or_default()))
+    }
+
+    /// The server that holds a partition.
+    ///
+    /// # Errors
+    /// As every call.
+    pub async fn node(&self, partition: Partition) -> Result<Node> {
+        let conn = self.link(partition)?.get().await?;
+        let begun = Instant::now();
+        conn.call("PING", Vec::new()).await?;
+        let round_trip = begun.elapsed();
+        let info = reply::text(&conn.call("INFO", vec!["memory".into()]).await?)?;
+        let field = |name: &str| info.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(':')).unwrap_or_default().trim();
+        Ok(Node {
+            address: self.endpoint().to_owned(),
+            round_trip,
+            used_memory: field("used_memory").parse().unwrap_or(0),
+            max_memory: field("maxmemory").parse().unwrap_or(0),
+            policy: field("maxmemory_policy").to_owned(),
+        })
+    }
+
+    /// Takes a group away from a partition, and trims what the others have done with. A group of which a consumer was heard within
+    /// `active` stays.
+    ///
+    /// # Errors
+    /// As every call.
+    pub async fn retire(&self, partition: Partition, group: &str, active: Duration) -> Result<Retired> {
+        let conn = self.link(partition)?.get().await?;
+        let args = vec![group.into(), active.as_millis().to_string().into()];
+        let keys = vec![self.shared.keys.stream(partition), self.shared.keys.committed(partition, group)];
+        let answer = reply::list(conn.run(&script::RETIRE, keys, args).await?);
+        match (reply::text(answer.first().unwrap_or(&Value::Null))?.as_str(), answer.as_slice()) {
+            ("none", _) => Ok(Retired::Unknown),
+            ("active", [_, consumer, idle]) => {
+                Ok(Retired::Active { consumer: reply::text(consumer)?, idle: Duration::from_millis(reply::number(idle)?) })
+            }
+            ("retired", [_, open, trimmed]) => {
+                Ok(Retired::Done { unacknowledged: reply::number(open)?, trimmed: reply::number(trimmed)? })
+            }
+            _ => Err(reply::unexpected("what became of the group")),
+        }
+    }
+
+    /// Forgets which store a group commits to.
+    ///
+    /// # Errors
+    /// As every call.
+    pub async fn forget_store(&self, group: &str) -> Result<()> {
+        for partition in 0..self.shared.config.partitions {
+            let args = vec![self.shared.keys.meta(partition).into(), format!("store:{group}").into()];
+            self.link(partition)?.get().await?.call("HDEL", args).await?;
+        }
+        Ok(())
+    }
+}
+
+/// What waits, as `backlog.lua` and `look.lua` give it.
+pub(super) fn backlog(answer: &[Value]) -> Result<Backlog> {
+    match answer {
+        [entries, pending, oldest, ..] => {
+            Ok(Backlog { entries: reply::number(entries)?, pending: reply::number(pending)?, oldest_ms: reply::number(oldest)? })
+        }
+        _ => Err(reply::unexpected("a backlog")),
+    }
+}
+
+fn group(answer: &[Value]) -> Result<GroupState> {
+    let [name, entries, pending, oldest, consumers, latest @ ..] = answer else { return Err(reply::unexpected("a group")) };
+    let consumer = |one: &[Value]| {
+        Ok(ConsumerState {
+            name: reply::text(&one[0])?,
+            pending: reply::number(&one[1])?,
+            // A clock that was set back makes it negative.
+            idle_ms: reply::number(&one[2]).unwrap_or(0),
+        })
+    };
+    Ok(GroupState {
+        name: reply::text(name)?,
+        backlog: backlog(&[entries.clone(), pending.clone(), oldest.clone()])?,
+        consumers: reply::number(consumers)?,
+        latest: latest.chunks_exact(3).map(consumer).collect::<Result<_>>()?,
+    })
 }

@@ -28,9 +28,9 @@ impl Keys {
         self.of(partition, "positions")
     }
 
-    /// Hash: source → row up to which all is stored.
-    pub(super) fn committed(&self, partition: Partition) -> String {
-        self.of(partition, "committed")
+    /// Hash: source → row up to which a group has stored everything.
+    pub(super) fn committed(&self, partition: Partition, group: &str) -> String {
+        self.of(partition, &format!("committed:{group}"))
     }
 
     /// Hash: dictionary → id of the last entry that refers to it.

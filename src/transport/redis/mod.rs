@@ -10,7 +10,7 @@
 //! |---|---|---|
 //! | `{prefix:p}:stream` | stream | the batches of partition p: `s` source, `f` first row, `e` end row, `d` payload |
 //! | `{prefix:p}:positions` | hash | source → `row:offset:digest`: where the queue is in it |
-//! | `{prefix:p}:committed` | hash | source → the row up to which, from 0 on, everything is in the store |
+//! | `{prefix:p}:committed:<group>` | hash | source → the row up to which, from 0 on, everything is in the group's store |
 //! | `{prefix:p}:dict:<digest>` | string | a dictionary |
 //! | `{prefix:p}:dicts` | hash | dictionary → id of the last entry that refers to it |
 //! | `{prefix:p}:lease:<source>` | string | the streamer that works on the source; expires after `redis.lease_ttl` |
@@ -28,7 +28,8 @@
 //! | leave | deletes the consumer if it has nothing pending |
 //! | lease, release | take, renew, give back |
 //! | register, once | write if nobody else did |
-//! | backlog, queued, reset | look and set back |
+//! | backlog, look, queued, reset | look and set back |
+//! | retire | takes a group away that is gone, and trims what the others have done with |
 //!
 //! # What is promised
 //!
@@ -74,8 +75,8 @@
 //! # Rights
 //!
 //! An ACL user needs the keys `~{prefix:*`, and the commands HELLO, SELECT, PING, INFO, WAIT, SCRIPT, EVAL, EVALSHA, TIME, EXISTS, GET,
-//! SET, DEL, PEXPIRE, HGET, HSET, HDEL, HLEN, HKEYS, HEXISTS, HGETALL, LRANGE, RPUSH, XADD, XLEN, XRANGE, XTRIM, XINFO, XPENDING,
-//! XREADGROUP, XACK, XCLAIM, XAUTOCLAIM and XGROUP; in a cluster CLUSTER SLOTS too. A missing one is named by
+//! SET, DEL, PEXPIRE, HGET, HSET, HDEL, HLEN, HKEYS, HEXISTS, HGETALL, HSCAN, HMGET, LRANGE, RPUSH, XADD, XLEN, XRANGE, XTRIM, XINFO,
+//! XPENDING, XREADGROUP, XACK, XCLAIM, XAUTOCLAIM and XGROUP; in a cluster CLUSTER SLOTS too. A missing one is named by
 //! [`TransportError::Refused`].
 //!
 //! [`Published::Moved`]: super::Published::Moved
@@ -111,6 +112,7 @@ use tokio::time::Instant;
 
 pub use self::diagnose::{Probed, Side, diagnose};
 pub use self::dial::{Fault, Reached, Step};
+pub use self::inspect::{Node, Retired};
 pub use self::url::{Address, Endpoint, validate_url};
 
 use self::link::Link;

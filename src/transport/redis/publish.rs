@@ -47,7 +47,7 @@ impl Publisher for RedisTransport {
 
     async fn committed(&self, source: SourceId) -> Result<u64> {
         let partition = self.partition_of(source);
-        let key = self.shared.keys.committed(partition);
+        let key = self.shared.keys.committed(partition, &self.shared.config.group);
         let conn = self.link(partition)?.get().await?;
         let row = conn.call("HGET", vec![key.into(), source.to_string().into()]).await?;
         if row.is_null() { Ok(0) } else { reply::number(&row) }

@@ -62,6 +62,10 @@ scripts! {
     BACKLOG = "backlog";
     /// Lists what waits.
     QUEUED = "queued";
+    /// Looks at a partition and its groups.
+    LOOK = "look";
+    /// Takes a group away.
+    RETIRE = "retire";
     /// Refreshes entries being worked on.
     KEEP = "keep";
     /// Deletes an idle consumer.

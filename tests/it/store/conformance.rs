@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use telemetry::model::{Digest, MAX_TIME_MS, MIN_TIME_MS, Reason, RowRange};
-use telemetry::store::{Committed, DeadLetter, Incoming, Store, StoreError};
+use telemetry::store::{Committed, DeadLetter, Incoming, Standing, Store, StoreError};
 
 use super::rows::*;
 
@@ -240,6 +240,21 @@ pub async fn dead_letters_settle_and_can_be_revived(h: &dyn Harness) {
     assert!(store.dead_letters().await.expect("letters").is_empty());
     assert_eq!(h.samples().await, content.samples());
     assert!(ledger(&*store).await[0].dead.is_empty());
+}
+
+pub async fn what_gauges_say_is_what_there_is(h: &dyn Harness) {
+    let store = h.open();
+    assert_eq!(store.standing().await.expect("standing"), Standing::default());
+    let content = Content::new("a", plain(20));
+    // A source that is known by its dead letter alone belongs to no cluster.
+    store.bury(&letter(&Content::new("b", plain(20)), 0..10), "e").await.expect("it is kept");
+    let before = telemetry::model::now_ms();
+    commit(&*store, &[content.batch(0..10)]).await;
+    let standing = store.standing().await.expect("standing");
+    assert_eq!(standing.dead_letters, 1);
+    assert_eq!(standing.last_commit_ms.keys().collect::<Vec<_>>(), ["edge"]);
+    // The store's clock and ours are one; its transaction began a moment before or after ours looked.
+    assert!((before - 60_000..before + 60_000).contains(&standing.last_commit_ms["edge"]), "{standing:?} {before}");
 }
 
 pub async fn dead_letters_can_be_given_up(h: &dyn Harness) {

@@ -5,9 +5,8 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use secrecy::SecretString;
-use telemetry::model::Digest;
-use telemetry::transport::redis::RedisTransport;
+use telemetry::model::{Digest, RowRange};
+use telemetry::transport::redis::{RedisTransport, Retired};
 use telemetry::transport::{Consumer, Identity, Inspector, Lease, Published, Publisher, TransportError};
 
 use super::{ELSEWHERE, OTHER, Place, Queue, SOURCE, Tune, acknowledge, at, backlog, batch, fill, firsts, take};
@@ -76,6 +75,115 @@ async fn what_is_done_is_trimmed() {
     let got = take(&*q, 0, 1).await;
     acknowledge(&*q, &got, &[]).await;
     assert_eq!(server.int(&["XLEN", STREAM]), 0);
+}
+
+/// The queue as another group reads it.
+async fn open_as(server: &RedisServer, group: &str) -> Arc<RedisTransport> {
+    RedisTransport::connect(&telemetry::config::Redis { group: group.to_owned(), ..config(&server.url()) }).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_group_that_is_gone_is_retired_and_frees_what_it_held() {
+    let server = RedisServer::start_with(&["--maxmemory-policy", "noeviction"]);
+    let (q, gone) = (open(&server).await, open_as(&server, "gone").await);
+    fill(&*q, SOURCE, 0, 10).await;
+    // It comes late, and still sees everything.
+    assert_eq!(firsts(&take(&*gone, 0, 1).await), [0]);
+    gone.mark_store("another").await.unwrap();
+    assert_eq!(acknowledge(&*gone, &[], &[(SOURCE, 1)]).await, 0);
+    let row = fill_memory_from(&server, &*q, 10).await;
+    let entries = (row / 10) as usize;
+    let got = take(&*q, 0, entries).await;
+    acknowledge(&*q, &got, &[]).await;
+    let seen = q.look(0, 8).await.unwrap();
+    assert_eq!((seen.backlog.entries, seen.entries, seen.held_by.as_deref()), (0, entries as u64, Some("gone")));
+    let held = seen.groups.iter().find(|g| g.name == "gone").unwrap();
+    assert_eq!((held.backlog.entries, held.backlog.pending), (entries as u64, 1));
+
+    // Redis is full for the sake of a group; one that is at work stays.
+    let minute = Duration::from_secs(60);
+    assert!(matches!(q.publish(&batch(SOURCE, row)).await, Err(TransportError::Full { .. })));
+    let refused = q.retire(0, "gone", minute).await.unwrap();
+    assert!(matches!(&refused, Retired::Active { consumer, idle } if consumer == "one" && *idle < minute), "{refused:?}");
+    assert_eq!(server.int(&["XLEN", STREAM]), entries as i64);
+    let done = q.retire(0, "gone", Duration::ZERO).await.unwrap();
+    assert_eq!(done, Retired::Done { unacknowledged: entries as u64, trimmed: entries as u64 });
+    assert_eq!(server.int(&["XLEN", STREAM]), 0);
+    assert_eq!(gone.committed(SOURCE).await.unwrap(), 0);
+    assert_eq!(q.retire(0, "gone", Duration::ZERO).await.unwrap(), Retired::Unknown);
+    assert_eq!(q.retire(1, "gone", Duration::ZERO).await.unwrap(), Retired::Unknown, "it never was there");
+    assert_eq!(until_ok(|| q.publish(&batch(SOURCE, row))).await, Published::Accepted);
+    q.forget_store("gone").await.unwrap();
+    assert_eq!(gone.store_mark().await.unwrap(), None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_only_group_takes_nothing_with_it() {
+    let server = RedisServer::start();
+    let q = open(&server).await;
+    fill(&*q, SOURCE, 0, 20).await;
+    let done = q.retire(0, "collectors", Duration::ZERO).await.unwrap();
+    assert_eq!(done, Retired::Done { unacknowledged: 2, trimmed: 0 });
+    assert_eq!(backlog(&*q).await.entries, 2, "nobody has done with them");
+    assert_eq!(q.look(0, 8).await.unwrap().groups, []);
+    assert_eq!(firsts(&take(&*q, 0, 2).await), [0, 10], "whoever comes next sees them");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_group_has_an_account_of_its_own() {
+    let server = RedisServer::start();
+    let (q, other) = (open(&server).await, open_as(&server, "other").await);
+    fill(&*q, SOURCE, 0, 30).await;
+    let got = take(&*other, 0, 2).await;
+    acknowledge(&*other, &got, &[(SOURCE, 20)]).await;
+    let row = |first| RowRange { first, end: first + 10 };
+    assert_eq!(q.queued(0).await.unwrap(), [(SOURCE, row(0)), (SOURCE, row(10)), (SOURCE, row(20))]);
+    assert_eq!(other.queued(0).await.unwrap(), [(SOURCE, row(20))]);
+    // What one group has stored the other has not.
+    assert_eq!((q.committed(SOURCE).await.unwrap(), other.committed(SOURCE).await.unwrap()), (0, 20));
+    assert_eq!((q.sources(0).await.unwrap()[0].committed, other.sources(0).await.unwrap()[0].committed), (0, 20));
+    assert_eq!(q.look(0, 0).await.unwrap().held_by.as_deref(), Some("collectors"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_listed_comes_in_pages_and_whole() {
+    let server = RedisServer::start();
+    let q = RedisTransport::connect(&telemetry::config::Redis { max_backlog: 10_000, ..config(&server.url()) }).await.unwrap();
+    // Enough for several pages, entries small and large.
+    let sources: Vec<Digest> = (0..1_500u128).map(|n| Digest(2 * n)).collect();
+    for (n, source) in sources.iter().enumerate() {
+        let mut b = batch(*source, 0);
+        b.payload = Bytes::from(vec![b'x'; if n % 100 < 50 { 10 } else { 20_000 }]);
+        assert_eq!(q.publish(&b).await.unwrap(), Published::Accepted);
+    }
+    let queued = q.queued(0).await.unwrap();
+    assert_eq!(queued.iter().map(|(source, _)| *source).collect::<Vec<_>>(), sources);
+    let listed = q.sources(0).await.unwrap();
+    assert_eq!(listed.iter().map(|state| state.source).collect::<Vec<_>>(), sources);
+    assert!(listed.iter().all(|state| state.position == at(10)));
+    let (mut cursor, mut pages) = (String::new(), Vec::new());
+    loop {
+        pages.push(q.some_sources(0, &mut cursor).await.unwrap());
+        if cursor.is_empty() {
+            break;
+        }
+    }
+    assert!(pages.len() > 1 && pages.iter().all(|page| page.len() < 1_000), "{} pages", pages.len());
+    let mut seen: Vec<_> = pages.into_iter().flatten().map(|state| state.source).collect();
+    seen.sort_unstable();
+    seen.dedup();
+    assert_eq!(seen, sources);
+    assert_eq!(q.some_sources(1, &mut cursor).await.unwrap(), []);
+    assert!(cursor.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_server_behind_a_partition_says_how_it_is() {
+    let server = RedisServer::start_with(&["--maxmemory", "100mb", "--maxmemory-policy", "noeviction"]);
+    let node = open(&server).await.node(1).await.unwrap();
+    assert_eq!(node.address, format!("127.0.0.1:{}", server.port()));
+    assert_eq!((node.max_memory, node.policy.as_str()), (100 << 20, "noeviction"));
+    assert!(node.used_memory > 100_000 && node.used_memory < node.max_memory, "{node:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -157,8 +265,13 @@ async fn entries_deleted_by_hand_are_passed_over() {
 
 /// Fills Redis until it refuses a batch; returns the row at which it did.
 async fn fill_memory(server: &RedisServer, q: &dyn Queue) -> u64 {
+    fill_memory_from(server, q, 0).await
+}
+
+/// The same where something is there already.
+async fn fill_memory_from(server: &RedisServer, q: &dyn Queue, row: u64) -> u64 {
     server.ok(&["CONFIG", "SET", "maxmemory", "6mb"]);
-    for first in (0..).step_by(10) {
+    for first in (row..).step_by(10) {
         let mut b = batch(SOURCE, first);
         b.payload = Bytes::from(vec![b'x'; 100_000]);
         match q.publish(&b).await {

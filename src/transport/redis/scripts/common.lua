@@ -52,6 +52,28 @@ local function unacknowledged(stream, group)
   return redis.call('XLEN', stream)
 end
 
+local function now_ms()
+  local time = redis.call('TIME')
+  return tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+end
+
+-- What a group has not acknowledged: entries, those of them that were read, the age of the oldest in ms. No group has read nothing.
+local function waiting(stream, group)
+  local pending, entries, oldest = 0, redis.call('XLEN', stream), '-'
+  if group then
+    pending = group['pending']
+    entries = unacknowledged(stream, group)
+    oldest = needed_by(stream, group)
+  end
+  if entries == 0 then return 0, 0, 0 end
+  if pending == 0 then
+    local entry = redis.call('XRANGE', stream, oldest, '+', 'COUNT', 1)[1]
+    if not entry then return 0, 0, 0 end
+    oldest = entry[1]
+  end
+  return entries, pending, math.max(now_ms() - split(oldest), 0)
+end
+
 -- Trims what every group has done with; nothing when there is no group. Returns how many entries went.
 local function trim(stream)
   local from = nil

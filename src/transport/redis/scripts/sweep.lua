@@ -11,8 +11,7 @@ elseif redis.call('EXISTS', KEYS[1]) == 1 then
   bound = redis.call('XINFO', 'STREAM', KEYS[1])[8]
 end
 
-local time = redis.call('TIME')
-local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+local now = now_ms()
 local removed = 0
 for i = 3, #KEYS do
   local digest, seen = ARGV[2 + (i - 3) * 2], ARGV[3 + (i - 3) * 2]

@@ -1,0 +1,220 @@
+//! `telemetry dead-letters`: batches that could not be stored for a reason of their own.
+
+mod show;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use anyhow::{Context, bail};
+use bytes::Bytes;
+use serde::Serialize;
+
+use super::say;
+use crate::batch::{self, Dictionary};
+use crate::cli;
+use crate::config::Config;
+use crate::model::{Digest, RowSet};
+use crate::runtime::{Exit, Lifecycle};
+use crate::store::postgres::PostgresStore;
+use crate::store::{DeadLetter, Incoming, Store};
+use crate::transport::redis::RedisTransport;
+use crate::transport::{Consumer, Publisher};
+
+/// Runs the command.
+pub async fn run(config: Arc<Config>, _: Lifecycle, what: cli::DeadLetters) -> anyhow::Result<Exit> {
+    let store = PostgresStore::connect(&config.postgres()?)?;
+    match what {
+        cli::DeadLetters::List { json } => list(&store, json).await?,
+        cli::DeadLetters::Show { id, rows, json } => {
+            let shown = show::Shown::new(&find(&store, id).await?, if json { usize::MAX } else { rows });
+            super::print(|out| {
+                if json {
+                    writeln!(out, "{}", serde_json::to_string_pretty(&shown)?)
+                } else {
+                    out.write_all(shown.text().as_bytes())
+                }
+            })?;
+        }
+        cli::DeadLetters::Retry { which, json } => {
+            let ids = which.ids(&store).await?;
+            let mut outcomes = Vec::new();
+            for id in ids {
+                outcomes.push(Outcome::of(id, retry(&config, &store, id).await));
+                say_outcome(&outcomes, json);
+            }
+            return ended(&outcomes, json);
+        }
+        cli::DeadLetters::Drop { which, json } => {
+            let ids = which.ids(&store).await?;
+            let mut outcomes = Vec::new();
+            for id in ids {
+                outcomes.push(Outcome::of(id, give_up(&store, id).await));
+                say_outcome(&outcomes, json);
+            }
+            return ended(&outcomes, json);
+        }
+    }
+    Ok(Exit::Done)
+}
+
+impl cli::Letters {
+    /// The letters that are meant.
+    async fn ids(self, store: &dyn Store) -> anyhow::Result<Vec<i64>> {
+        if self.all { Ok(store.dead_letters().await?.iter().map(|letter| letter.id).collect()) } else { Ok(self.ids) }
+    }
+}
+
+/// What became of a letter.
+#[derive(Debug, Serialize)]
+struct Outcome {
+    id: i64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+    #[serde(flatten)]
+    done: Option<Done>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(tag = "outcome", rename_all = "snake_case")]
+enum Done {
+    /// Its rows are in the store.
+    Stored { stored: u64, duplicate: u64, rejected: u64 },
+    /// Its rows are given up.
+    Dropped { source: String, first_row: u64, end_row: u64 },
+}
+
+impl Outcome {
+    fn of(id: i64, done: anyhow::Result<Done>) -> Self {
+        match done {
+            Ok(done) => Self { id, error: None, done: Some(done) },
+            Err(error) => Self { id, error: Some(format!("{error:#}")), done: None },
+        }
+    }
+}
+
+/// Says the last outcome to people, as soon as it is known.
+fn say_outcome(outcomes: &[Outcome], json: bool) {
+    let Some(Outcome { id, error, done }) = outcomes.last().filter(|_| !json) else { return };
+    match (error, done) {
+        (Some(error), _) => eprintln!("error: dead letter {id}: {error}"),
+        (None, Some(Done::Stored { stored, duplicate, rejected })) => {
+            println!(
+                "dead letter {id}: stored {stored} samples; {duplicate} were there already, {rejected} rows are rejected ones"
+            );
+        }
+        (None, Some(Done::Dropped { source, first_row, end_row })) => {
+            let rows = say::rows(crate::model::RowRange { first: *first_row, end: *end_row });
+            println!("dead letter {id}: dropped; rows {rows} of source {source} are given up");
+        }
+        (None, None) => {}
+    }
+}
+
+fn ended(outcomes: &[Outcome], json: bool) -> anyhow::Result<Exit> {
+    if json {
+        super::print(|out| writeln!(out, "{}", serde_json::to_string_pretty(outcomes)?))?;
+    } else if outcomes.is_empty() {
+        println!("There are no dead letters.");
+    }
+    // Each is tried, also after one that failed.
+    Ok(if outcomes.iter().all(|outcome| outcome.error.is_none()) { Exit::Done } else { Exit::Failed })
+}
+
+async fn find(store: &dyn Store, id: i64) -> anyhow::Result<DeadLetter> {
+    store
+        .dead_letter(id)
+        .await?
+        .with_context(|| format!("there is no dead letter {id}; `telemetry dead-letters list` shows those there are"))
+}
+
+async fn give_up(store: &dyn Store, id: i64) -> anyhow::Result<Done> {
+    let letter = find(store, id).await?;
+    if !store.drop_letter(id).await? {
+        bail!("it is gone: somebody else has retried or dropped it");
+    }
+    Ok(Done::Dropped { source: letter.source.to_string(), first_row: letter.rows.first, end_row: letter.rows.end })
+}
+
+fn time(ms: i64) -> String {
+    jiff::Timestamp::from_millisecond(ms).map_or_else(|_| ms.to_string(), |t| t.to_string())
+}
+
+/// A letter in a list.
+#[derive(Serialize)]
+struct Listed {
+    id: i64,
+    buried: String,
+    cluster: String,
+    name: String,
+    source: String,
+    first_row: u64,
+    end_row: u64,
+    /// Its rows came again, and are in the store: the letter can be dropped.
+    stored_since: bool,
+    reason: String,
+}
+
+async fn list(store: &dyn Store, json: bool) -> anyhow::Result<()> {
+    let letters = store.dead_letters().await?;
+    let known: HashMap<_, _> =
+        if letters.is_empty() { HashMap::new() } else { store.ledger().await?.into_iter().map(|l| (l.source, l)).collect() };
+    let listed: Vec<Listed> = letters
+        .into_iter()
+        .map(|l| {
+            let of = known.get(&l.source);
+            Listed {
+                id: l.id,
+                buried: time(l.buried_ms),
+                cluster: of.map(|s| s.cluster.clone()).unwrap_or_default(),
+                name: of.map(|s| s.name.clone()).unwrap_or_default(),
+                source: l.source.to_string(),
+                first_row: l.rows.first,
+                end_row: l.rows.end,
+                stored_since: of.is_some_and(|s| RowSet::from(l.rows).minus(&s.covered).is_empty()),
+                reason: l.reason,
+            }
+        })
+        .collect();
+    if json {
+        return super::print(|out| writeln!(out, "{}", serde_json::to_string_pretty(&listed)?));
+    }
+    if listed.is_empty() {
+        println!("There are no dead letters.");
+        return Ok(());
+    }
+    let mut rows = vec![["id", "buried", "cluster", "name", "source", "rows", "reason"].map(String::from)];
+    rows.extend(listed.into_iter().map(|l| {
+        let range = say::rows(crate::model::RowRange { first: l.first_row, end: l.end_row });
+        let reason = if l.stored_since { format!("(stored since: drop it) {}", l.reason) } else { l.reason };
+        [l.id.to_string(), l.buried, l.cluster, l.name, l.source, range, reason]
+    }));
+    super::print(|out| out.write_all(super::table::render(&rows).as_bytes()))
+}
+
+async fn retry(config: &Config, store: &dyn Store, id: i64) -> anyhow::Result<Done> {
+    let letter = find(store, id).await?;
+    let batch = batch::decode(&letter.payload).context("it still cannot be decoded")?;
+    let mut dictionaries = Vec::new();
+    for &digest in &batch.header.dictionaries {
+        let bytes = match letter.dictionaries.iter().find(|(d, _)| *d == digest) {
+            Some((_, bytes)) => bytes.clone(),
+            None => from_queue(config, &letter, digest).await?,
+        };
+        dictionaries.push(Arc::new(Dictionary::decode(&bytes, digest).context("its dictionary")?));
+    }
+    batch.check(&dictionaries).context("it still cannot be decoded")?;
+    let committed = store.revive(id, &Incoming { batch, dictionaries }).await.context("it still cannot be stored")?;
+    Ok(Done::Stored { stored: committed.stored.values().sum(), duplicate: committed.duplicate, rejected: committed.rejected })
+}
+
+/// The letter was kept without this dictionary; the queue may have got it since.
+async fn from_queue(config: &Config, letter: &DeadLetter, digest: Digest) -> anyhow::Result<Bytes> {
+    let queue = RedisTransport::connect(&config.redis()?).await?;
+    queue.dictionary(queue.partition_of(letter.source), digest).await?.with_context(|| {
+        format!(
+            "its dictionary {digest} is neither with it nor in Redis; `telemetry replay --source {}` has the source sent again, then \
+             drop the letter",
+            letter.source
+        )
+    })
+}

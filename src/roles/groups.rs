@@ -1,0 +1,228 @@
+//! `telemetry groups`: the consumer groups of the queue, and how one goes that is gone for good.
+//!
+//! A batch is kept until every group has done with it. A group that nobody reads for any more (a second store that was given up, a
+//! `redis.group` that was renamed) keeps everything, until publishers have to wait. Nobody but a person knows that it will not
+//! come back: so it is taken away by command.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::bail;
+use serde::Serialize;
+
+use super::say;
+use crate::cli;
+use crate::config::Config;
+use crate::runtime::{Exit, Lifecycle};
+use crate::transport::redis::{RedisTransport, Retired};
+use crate::transport::{Inspector, Partition, PartitionState, TransportError};
+
+/// A consumer that was heard within this time is at work. One that waits for entries asks again every `redis.block` (2 s).
+pub(super) const ACTIVE: Duration = Duration::from_secs(60);
+/// Consumers that are looked at, of each group in each partition.
+pub(super) const CONSUMERS: usize = 32;
+
+/// A group, in all partitions together.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub(super) struct Group {
+    /// Its name.
+    pub(super) group: String,
+    /// Whether it is the one of this configuration.
+    pub(super) ours: bool,
+    /// In how many partitions it is.
+    pub(super) partitions: usize,
+    /// Batches that it has not acknowledged.
+    pub(super) batches: u64,
+    /// Of those, the ones that a consumer has read.
+    pub(super) pending: u64,
+    /// Age of the oldest.
+    pub(super) oldest_seconds: Option<f64>,
+    /// Consumers at work.
+    pub(super) active_consumers: usize,
+    /// How long ago the last of its consumers was heard; `None` where it has none.
+    pub(super) idle_seconds: Option<f64>,
+    /// Partitions that keep batches for it alone.
+    pub(super) holds: Vec<Partition>,
+}
+
+/// Runs the command.
+pub async fn run(config: Arc<Config>, _: Lifecycle, what: cli::Groups) -> anyhow::Result<Exit> {
+    let queue = RedisTransport::connect(&config.redis()?).await?;
+    match what {
+        cli::Groups::List { json } => list(&queue, json).await,
+        cli::Groups::Retire { group, force } => retire(&queue, &group, force).await,
+    }
+}
+
+/// What the groups of some partitions come to, by name.
+pub(super) fn together<'a>(states: impl IntoIterator<Item = (Partition, &'a PartitionState)>, ours: &str) -> Vec<Group> {
+    let mut groups: BTreeMap<&str, (Group, BTreeMap<&str, u64>)> = BTreeMap::new();
+    for (partition, state) in states {
+        for one in &state.groups {
+            let (group, consumers) = groups.entry(&one.name).or_default();
+            group.partitions += 1;
+            group.batches += one.backlog.entries;
+            group.pending += one.backlog.pending;
+            if one.backlog.entries > 0 {
+                let oldest = one.backlog.oldest_ms as f64 / 1000.0;
+                group.oldest_seconds = Some(group.oldest_seconds.map_or(oldest, |other| oldest.max(other)));
+            }
+            if state.held_by.as_deref() == Some(&one.name) {
+                group.holds.push(partition);
+            }
+            for consumer in &one.latest {
+                let idle = consumers.entry(&consumer.name).or_insert(consumer.idle_ms);
+                *idle = consumer.idle_ms.min(*idle);
+            }
+        }
+    }
+    let finish = |(name, (group, consumers)): (&str, (Group, BTreeMap<&str, u64>))| Group {
+        group: name.to_owned(),
+        ours: name == ours,
+        active_consumers: consumers.values().filter(|idle| u128::from(**idle) < ACTIVE.as_millis()).count(),
+        idle_seconds: consumers.values().min().map(|idle| *idle as f64 / 1000.0),
+        ..group
+    };
+    groups.into_iter().map(finish).collect()
+}
+
+impl Group {
+    /// What is to be known of it, in words.
+    pub(super) fn state(&self) -> String {
+        let seconds = |s: f64| say::age(Duration::from_secs_f64(s));
+        if self.active_consumers > 0 {
+            return "at work".to_owned();
+        }
+        let silent = match self.idle_seconds {
+            Some(idle) => format!("nobody reads for it since {}", seconds(idle)),
+            None => "nobody reads for it".to_owned(),
+        };
+        if self.holds.is_empty() {
+            return silent;
+        }
+        format!("{silent}; partition {} held by it alone", say::list(&self.holds))
+    }
+}
+
+async fn list(queue: &RedisTransport, json: bool) -> anyhow::Result<Exit> {
+    let mut states = Vec::new();
+    for partition in 0..Inspector::partitions(queue) {
+        states.push((partition, queue.look(partition, CONSUMERS).await?));
+    }
+    let groups = together(states.iter().map(|(partition, state)| (*partition, state)), queue.group());
+    super::print(|out| {
+        if json { writeln!(out, "{}", serde_json::to_string_pretty(&groups)?) } else { out.write_all(text(&groups).as_bytes()) }
+    })?;
+    Ok(Exit::Done)
+}
+
+fn text(groups: &[Group]) -> String {
+    if groups.is_empty() {
+        return "There are no groups: nothing has been streamed yet.\n".to_owned();
+    }
+    let mut rows = vec![["group", "partitions", "batches", "pending", "oldest", "at work", "state"].map(String::from)];
+    rows.extend(groups.iter().map(|g| {
+        let name = if g.ours { format!("{} (ours)", g.group) } else { g.group.clone() };
+        let oldest = g.oldest_seconds.map_or_else(|| "-".to_owned(), |s| say::age(Duration::from_secs_f64(s)));
+        let (partitions, active) = (g.partitions.to_string(), g.active_consumers.to_string());
+        [name, partitions, g.batches.to_string(), g.pending.to_string(), oldest, active, g.state()]
+    }));
+    let mut out = super::table::render(&rows);
+    for group in groups.iter().filter(|g| g.active_consumers == 0 && !g.holds.is_empty() && !g.ours) {
+        out.push_str(&format!(
+            "If `{0}` is gone for good, `telemetry groups retire {0}` frees what Redis keeps for it.\n",
+            group.group
+        ));
+    }
+    out
+}
+
+async fn retire(queue: &RedisTransport, group: &str, force: bool) -> anyhow::Result<Exit> {
+    if group == queue.group() && !force {
+        bail!(
+            "`{group}` is the group of this configuration (redis.group): what its collectors have not read would never be stored. To \
+             retire it all the same, give --force"
+        );
+    }
+    let active = if force { Duration::ZERO } else { ACTIVE };
+    // All are looked at before the first is touched: a group at work is left whole.
+    let mut found = false;
+    for partition in 0..Inspector::partitions(queue) {
+        let state = queue.look(partition, 1).await?;
+        let Some(here) = state.groups.iter().find(|one| one.name == group) else { continue };
+        found = true;
+        if let Some(consumer) = here.latest.first().filter(|consumer| u128::from(consumer.idle_ms) < active.as_millis()) {
+            return Err(at_work(group, &consumer.name, Duration::from_millis(consumer.idle_ms)));
+        }
+    }
+    if !found {
+        bail!("there is no group `{group}`; `telemetry groups list` shows those there are");
+    }
+    let (mut unacknowledged, mut trimmed) = (0, 0);
+    for partition in 0..Inspector::partitions(queue) {
+        match queue.retire(partition, group, active).await.map_err(|error| partly(partition, error))? {
+            Retired::Unknown => {}
+            Retired::Active { consumer, idle } => return Err(at_work(group, &consumer, idle)),
+            Retired::Done { unacknowledged: open, trimmed: freed } => {
+                unacknowledged += open;
+                trimmed += freed;
+            }
+        }
+    }
+    queue.forget_store(group).await?;
+    println!(
+        "group `{group}` is retired: {unacknowledged} batches had not been acknowledged for it; {trimmed} that were kept for it alone are \
+         deleted from Redis"
+    );
+    Ok(Exit::Done)
+}
+
+fn at_work(group: &str, consumer: &str, idle: Duration) -> anyhow::Error {
+    anyhow::anyhow!(
+        "group `{group}` is at work: its consumer {consumer} was heard {} ago. Stop its collectors and wait for {}, or give --force",
+        say::age(idle),
+        say::age(ACTIVE)
+    )
+}
+
+fn partly(partition: Partition, error: TransportError) -> anyhow::Error {
+    anyhow::Error::from(error).context(format!("partition {partition} was not reached; those before it are done, run it again"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::transport::{Backlog, ConsumerState, GroupState};
+
+    fn state(name: &str, entries: u64, oldest_ms: u64, idle_ms: Option<u64>, held: bool) -> PartitionState {
+        let latest = idle_ms.map(|idle_ms| ConsumerState { name: "c".to_owned(), pending: 0, idle_ms });
+        let group = GroupState {
+            name: name.to_owned(),
+            backlog: Backlog { entries, pending: 0, oldest_ms },
+            consumers: latest.iter().count() as u64,
+            latest: latest.into_iter().collect(),
+        };
+        PartitionState { groups: vec![group], held_by: held.then(|| name.to_owned()), ..PartitionState::default() }
+    }
+
+    #[test]
+    fn a_group_is_at_work_where_one_consumer_is() {
+        let states = [state("a", 2, 5_000, Some(90_000), true), state("a", 3, 9_000, Some(1_000), false)];
+        let all = together((0..).zip(&states), "a");
+        assert_eq!(all.len(), 1);
+        assert_eq!((all[0].batches, all[0].oldest_seconds, all[0].active_consumers), (5, Some(9.0), 1));
+        assert_eq!(all[0].holds, [0]);
+        assert_eq!(all[0].state(), "at work");
+    }
+
+    #[test]
+    fn one_that_nobody_reads_for_is_said_to_hold_what_it_holds() {
+        let states = [state("gone", 2, 5_000, Some(90_000), true), state("gone", 0, 0, None, true)];
+        let all = together((0..).zip(&states), "a");
+        assert_eq!(all[0].state(), "nobody reads for it since 1 min 30 s; partition 0, 1 held by it alone");
+        assert!(text(&all).contains("`telemetry groups retire gone`"));
+        // Ours is not to be retired because its collectors rest.
+        assert!(!text(&together((0..).zip(&states), "gone")).contains("retire"));
+    }
+}

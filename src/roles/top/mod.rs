@@ -1,0 +1,188 @@
+//! `telemetry top`: how the pipeline is, live in a terminal or once as text.
+//!
+//! | file | what |
+//! |---|---|
+//! | `queue`, `store` | what is asked of Redis and of PostgreSQL, each at its own pace, and the rates that follow from it |
+//! | `lists` | what is seen, as lists of cells: pure |
+//! | `keys` | which list is shown, how it is sorted, how far it is scrolled: pure |
+//! | `draw`, `text` | the lists on a screen, and as text |
+//! | `screen` | the terminal: taken, and given back however the process ends |
+//!
+//! What is asked is bounded: of each partition one script and one page of sources a look, and the store at most a tenth of the time.
+
+mod draw;
+mod keys;
+mod lists;
+mod queue;
+mod screen;
+mod store;
+mod text;
+
+use std::io::IsTerminal as _;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use tokio::sync::watch;
+
+use self::keys::{Asked, Keys};
+use self::lists::View;
+use self::queue::{QueueLooker, QueueSeen};
+use self::screen::Screen;
+use self::store::{StoreLooker, StoreSeen};
+use crate::cli;
+use crate::config::Config;
+use crate::runtime::{Exit, Lifecycle};
+use crate::store::postgres::PostgresStore;
+use crate::transport::redis::RedisTransport;
+
+/// How often the screen is drawn at least: ages grow also while nothing is asked.
+const DRAW: Duration = Duration::from_millis(500);
+
+/// A connection, as it answered last.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Connection {
+    /// How long the last answer took, or why there was none; `None` before anything was heard.
+    state: Option<Result<Duration, String>>,
+    /// Since when it is up, or down.
+    since: Instant,
+}
+
+impl Connection {
+    fn new(now: Instant) -> Self {
+        Self { state: None, since: now }
+    }
+
+    fn note(&mut self, answer: Result<Duration, String>, now: Instant) {
+        if self.state.as_ref().is_none_or(|state| state.is_ok() != answer.is_ok()) {
+            self.since = now;
+        }
+        self.state = Some(answer);
+    }
+}
+
+/// Runs the command: `Exit::Failed` where it prints once, and Redis does not answer.
+pub async fn run(config: Arc<Config>, lifecycle: Lifecycle, what: cli::Top) -> anyhow::Result<Exit> {
+    let redis = config.redis()?;
+    let queue = match RedisTransport::connect(&redis).await {
+        Ok(queue) => queue,
+        // It is looked for as long as there is somebody who waits for it.
+        Err(error) if error.is_transient() => RedisTransport::new(&redis)?,
+        Err(error) => return Err(error.into()),
+    };
+    // An edge has no database.
+    let store = match config.postgres.url {
+        Some(_) => Some(StoreLooker::new(PostgresStore::connect(&config.postgres()?)?)),
+        None => None,
+    };
+    let queue = QueueLooker::new(queue);
+    if what.once || !std::io::stdout().is_terminal() {
+        return once(queue, store, what.interval).await;
+    }
+    live(lifecycle, queue, store, what.interval).await
+}
+
+/// Looks twice, since a rate needs two, and prints.
+async fn once(mut queue: QueueLooker, mut store: Option<StoreLooker>, interval: Duration) -> anyhow::Result<Exit> {
+    let look = async |queue: &mut QueueLooker, store: &mut Option<StoreLooker>| {
+        let of_store = async {
+            if let Some(store) = store {
+                store.look().await;
+            }
+        };
+        tokio::join!(queue.look_whole(), of_store);
+    };
+    look(&mut queue, &mut store).await;
+    tokio::time::sleep(interval).await;
+    look(&mut queue, &mut store).await;
+    let (queue, store) = (queue.seen(), store.map(|store| store.seen()));
+    let answers = queue.answers();
+    let view = View::new(queue, store, interval);
+    super::print(|out| out.write_all(text::render(&view, Instant::now()).as_bytes()))?;
+    Ok(if answers { Exit::Done } else { Exit::Failed })
+}
+
+/// Shows it until somebody has seen enough.
+async fn live(lifecycle: Lifecycle, queue: QueueLooker, store: Option<StoreLooker>, interval: Duration) -> anyhow::Result<Exit> {
+    let paused = watch::Sender::new(false);
+    let (tell_queue, mut queue_seen) = watch::channel(queue.seen());
+    let (tell_store, mut store_seen) = watch::channel(store.as_ref().map(StoreLooker::seen));
+    lifecycle.spawn("queue looker", look_at_queue(lifecycle.clone(), queue, tell_queue, paused.subscribe(), interval));
+    if let Some(store) = store {
+        lifecycle.spawn("store looker", look_at_store(lifecycle.clone(), store, tell_store, paused.subscribe(), interval));
+    }
+
+    let mut screen = Screen::take(&lifecycle).context("the terminal cannot be used; --once prints it as text")?;
+    let mut pressed = screen.keys();
+    let mut keys = Keys::default();
+    let draining = lifecycle.draining();
+    loop {
+        let view = View::new(queue_seen.borrow_and_update().clone(), store_seen.borrow_and_update().clone(), interval);
+        let said = screen.last_line();
+        screen.draw(|frame| draw::draw(frame, &view, &mut keys, said.as_deref(), Instant::now()))?;
+        tokio::select! {
+            biased;
+            () = draining.cancelled() => break,
+            key = pressed.recv() => match key {
+                // The terminal is gone: nobody looks any more.
+                None => break,
+                Some(event) => match keys.press(&event) {
+                    Asked::Quit => break,
+                    Asked::Draw => { paused.send_replace(keys.is_paused()); }
+                },
+            },
+            // A task that ends says so elsewhere; what was seen stays on the screen.
+            Ok(()) = queue_seen.changed() => {}
+            Ok(()) = store_seen.changed() => {}
+            () = tokio::time::sleep(DRAW) => {}
+        }
+    }
+    Ok(Exit::Done)
+}
+
+async fn look_at_queue(
+    lifecycle: Lifecycle,
+    mut looker: QueueLooker,
+    tell: watch::Sender<QueueSeen>,
+    paused: watch::Receiver<bool>,
+    interval: Duration,
+) -> anyhow::Result<()> {
+    loop {
+        let begun = Instant::now();
+        looker.look().await;
+        tell.send_replace(looker.seen());
+        if !rest(&lifecycle, paused.clone(), interval.saturating_sub(begun.elapsed()).max(interval / 2)).await {
+            return Ok(());
+        }
+    }
+}
+
+async fn look_at_store(
+    lifecycle: Lifecycle,
+    mut looker: StoreLooker,
+    tell: watch::Sender<Option<StoreSeen>>,
+    paused: watch::Receiver<bool>,
+    interval: Duration,
+) -> anyhow::Result<()> {
+    loop {
+        let begun = Instant::now();
+        looker.look().await;
+        tell.send_replace(Some(looker.seen()));
+        if !rest(&lifecycle, paused.clone(), interval.max(begun.elapsed() * 9)).await {
+            return Ok(());
+        }
+    }
+}
+
+/// Waits, and as long as it is paused; `false` when the process is to end.
+async fn rest(lifecycle: &Lifecycle, mut paused: watch::Receiver<bool>, time: Duration) -> bool {
+    let waited = async {
+        tokio::time::sleep(time).await;
+        // Its sender is gone only when the process ends.
+        let _ = paused.wait_for(|paused| !paused).await;
+    };
+    tokio::select! {
+        () = waited => true,
+        () = lifecycle.draining().cancelled_owned() => false,
+    }
+}

@@ -1,0 +1,274 @@
+//! What Redis says: what waits in each partition, for whom, and how far each source is.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Instant;
+
+use futures_util::future::join_all;
+
+use super::Connection;
+use crate::model::SourceId;
+use crate::roles::groups::CONSUMERS;
+use crate::transport::redis::{Node, RedisTransport};
+use crate::transport::{Inspector, Partition, PartitionState, SourceState, TransportError};
+
+/// How many rates are remembered, for the curve.
+const HISTORY: usize = 120;
+
+/// A source as the queue has it.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct QueuedSource {
+    /// Rows that the queue has accepted.
+    pub(super) published: u64,
+    /// The row up to which, from 0 on, everything is stored.
+    pub(super) committed: u64,
+    pub(super) partition: Partition,
+    /// Rows published a second.
+    pub(super) rate: Option<f64>,
+    /// Rows committed a second.
+    committed_rate: Option<f64>,
+    at: Instant,
+    round: u64,
+}
+
+/// A partition.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct PartitionSeen {
+    /// The server that holds it; empty before it was reached.
+    pub(super) address: String,
+    /// As it was seen last; `None` before.
+    pub(super) state: Option<PartitionState>,
+    /// Why it was not seen now.
+    pub(super) error: Option<String>,
+    /// Batches published a second.
+    pub(super) rate: Option<f64>,
+    /// When it was seen last.
+    pub(super) at: Option<Instant>,
+}
+
+/// A server.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct NodeSeen {
+    pub(super) connection: Connection,
+    /// What it said last.
+    pub(super) node: Option<Node>,
+    pub(super) partitions: Vec<Partition>,
+}
+
+/// What was seen.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct QueueSeen {
+    /// The group of this configuration.
+    pub(super) group: String,
+    pub(super) partitions: Vec<PartitionSeen>,
+    /// By address.
+    pub(super) nodes: BTreeMap<String, NodeSeen>,
+    pub(super) sources: HashMap<SourceId, QueuedSource>,
+    /// Whether every source has been seen once.
+    pub(super) complete: bool,
+    /// Rows published a second, all sources together.
+    pub(super) published: Option<f64>,
+    /// Rows committed a second.
+    pub(super) committed: Option<f64>,
+    /// The last rates of publishing, rows a second.
+    pub(super) history: Vec<u64>,
+}
+
+#[cfg(test)]
+impl QueuedSource {
+    /// One for tests of what is shown.
+    pub(super) fn fixed(published: u64, rate: f64, at: Instant) -> Self {
+        Self { published, committed: 0, partition: 1, rate: Some(rate), committed_rate: None, at, round: 0 }
+    }
+}
+
+impl QueueSeen {
+    /// Whether any part of it answered the last time.
+    pub(super) fn answers(&self) -> bool {
+        self.partitions.iter().any(|partition| partition.error.is_none())
+    }
+}
+
+/// Asks, and remembers for the rates.
+pub(super) struct QueueLooker {
+    queue: Arc<RedisTransport>,
+    /// The round through each partition's sources.
+    rounds: Vec<Round>,
+    seen: QueueSeen,
+}
+
+/// A round through the sources of a partition: a page a look.
+#[derive(Clone, Default)]
+struct Round {
+    /// Where it goes on; empty at the end.
+    cursor: String,
+    number: u64,
+    /// When the one before began: what it did not meet has come since.
+    before: Option<Instant>,
+    began: Option<Instant>,
+}
+
+/// What one partition said.
+type Said = Result<(PartitionState, Node, Vec<SourceState>, String), TransportError>;
+
+impl QueueLooker {
+    pub(super) fn new(queue: Arc<RedisTransport>) -> Self {
+        let partitions = usize::from(Inspector::partitions(&*queue));
+        let seen = QueueSeen {
+            group: queue.group().to_owned(),
+            partitions: vec![PartitionSeen::default(); partitions],
+            nodes: BTreeMap::new(),
+            sources: HashMap::new(),
+            complete: false,
+            published: None,
+            committed: None,
+            history: Vec::new(),
+        };
+        Self { queue, rounds: vec![Round::default(); partitions], seen }
+    }
+
+    /// What was seen last.
+    pub(super) fn seen(&self) -> QueueSeen {
+        self.seen.clone()
+    }
+
+    /// Looks until every source has been seen again.
+    pub(super) async fn look_whole(&mut self) {
+        let done = |looker: &Self| looker.rounds.iter().all(|round| round.cursor.is_empty());
+        self.look().await;
+        while !done(self) && self.seen.answers() {
+            self.look().await;
+        }
+    }
+
+    /// Looks at every partition, and on at a page of its sources.
+    pub(super) async fn look(&mut self) {
+        let ask = |(partition, round): (Partition, &Round)| {
+            let (queue, mut cursor) = (self.queue.clone(), round.cursor.clone());
+            async move {
+                let state = queue.look(partition, CONSUMERS).await?;
+                let node = queue.node(partition).await?;
+                let sources = queue.some_sources(partition, &mut cursor).await?;
+                Ok((state, node, sources, cursor))
+            }
+        };
+        let said: Vec<Said> = join_all((0..).zip(&self.rounds).map(ask)).await;
+        let now = Instant::now();
+        let mut nodes: BTreeMap<String, (Result<Node, String>, Vec<Partition>)> = BTreeMap::new();
+        for (partition, said) in (0..).zip(said) {
+            let place = &mut self.seen.partitions[usize::from(partition)];
+            let said = said.map_err(reason).map(|(state, node, sources, cursor)| {
+                place.see(state, &node, now);
+                (node, sources, cursor)
+            });
+            place.error = said.as_ref().err().cloned();
+            let address = if place.address.is_empty() { self.queue.endpoint().to_owned() } else { place.address.clone() };
+            let node = match said {
+                Ok((node, sources, cursor)) => {
+                    self.take(partition, sources, cursor, now);
+                    Ok(node)
+                }
+                Err(why) => Err(why),
+            };
+            let (known, partitions) = nodes.entry(address).or_insert_with(|| (node.clone(), Vec::new()));
+            partitions.push(partition);
+            // One partition that answers shows that the server does.
+            if node.is_ok() {
+                *known = node;
+            }
+        }
+        self.see_nodes(nodes, now);
+        self.sum();
+    }
+
+    /// What is read of a source makes a rate with what was read of it before, however long ago that is.
+    fn take(&mut self, partition: Partition, sources: Vec<SourceState>, cursor: String, now: Instant) {
+        let round = &mut self.rounds[usize::from(partition)];
+        round.began.get_or_insert(now);
+        let known = &mut self.seen.sources;
+        for source in sources {
+            let published = source.position.map_or(0, |position| position.row);
+            let (old, since) = match known.get(&source.source) {
+                Some(before) => ((before.published, before.committed), Some(before.at)),
+                None => ((0, 0), round.before),
+            };
+            let per_second = |new: u64, old: u64| {
+                let passed = now.duration_since(since?).as_secs_f64();
+                // One that was set back has no rate.
+                (new >= old && passed > 0.0).then(|| (new - old) as f64 / passed)
+            };
+            let seen = QueuedSource {
+                published,
+                committed: source.committed,
+                partition,
+                rate: per_second(published, old.0),
+                committed_rate: per_second(source.committed, old.1),
+                at: now,
+                round: round.number,
+            };
+            known.insert(source.source, seen);
+        }
+        if cursor.is_empty() {
+            known.retain(|_, source| source.partition != partition || source.round == round.number);
+            *round = Round { cursor, number: round.number + 1, before: round.began, began: None };
+        } else {
+            round.cursor = cursor;
+        }
+    }
+
+    fn see_nodes(&mut self, said: BTreeMap<String, (Result<Node, String>, Vec<Partition>)>, now: Instant) {
+        let mut before = std::mem::take(&mut self.seen.nodes);
+        for (address, (node, partitions)) in said {
+            let mut seen = before.remove(&address).unwrap_or_else(|| NodeSeen {
+                connection: Connection::new(now),
+                node: None,
+                partitions: Vec::new(),
+            });
+            seen.partitions = partitions;
+            match node {
+                Ok(node) => {
+                    seen.connection.note(Ok(node.round_trip), now);
+                    seen.node = Some(node);
+                }
+                Err(why) => seen.connection.note(Err(why), now),
+            }
+            self.seen.nodes.insert(address, seen);
+        }
+    }
+
+    fn sum(&mut self) {
+        let seen = &mut self.seen;
+        seen.complete = self.rounds.iter().all(|round| round.number > 0);
+        let sum = |rate: fn(&QueuedSource) -> Option<f64>| {
+            let rates: Vec<f64> = seen.sources.values().filter_map(rate).collect();
+            (!rates.is_empty() || seen.sources.is_empty()).then(|| rates.iter().sum::<f64>())
+        };
+        (seen.published, seen.committed) =
+            if seen.answers() { (sum(|s| s.rate), sum(|s| s.committed_rate)) } else { (None, None) };
+        if seen.history.len() == HISTORY {
+            seen.history.remove(0);
+        }
+        seen.history.push(seen.published.unwrap_or(0.0).round() as u64);
+    }
+}
+
+impl PartitionSeen {
+    fn see(&mut self, state: PartitionState, node: &Node, now: Instant) {
+        let before = self.state.as_ref().and_then(|state| state.added).zip(self.at);
+        self.rate = before.zip(state.added).and_then(|((old, at), new)| {
+            let passed = now.duration_since(at).as_secs_f64();
+            (new >= old && passed > 0.0).then(|| (new - old) as f64 / passed)
+        });
+        self.address.clone_from(&node.address);
+        self.state = Some(state);
+        self.at = Some(now);
+    }
+}
+
+/// Why a partition did not answer; where it is is said beside it.
+fn reason(error: TransportError) -> String {
+    match error {
+        TransportError::Unavailable { reason, .. } | TransportError::Refused { reason, .. } => reason,
+        other => other.to_string(),
+    }
+}

@@ -24,6 +24,10 @@ const NOTICE_THE_GONE: &str = "DO $$ BEGIN PERFORM set_config('client_connection
 /// What the server is given beyond its own statement timeout before we stop waiting for it: a frozen one keeps connections alive.
 pub(super) const GRACE: Duration = Duration::from_secs(5);
 
+/// A connection that was taken longer ago than this is tried before it is taken again: it may be dead without knowing. One that has
+/// just been used would cost each question a round trip.
+const FRESH: Duration = Duration::from_secs(1);
+
 /// The pool and where it leads.
 #[derive(Clone)]
 pub(super) struct Connections {
@@ -52,7 +56,7 @@ impl Connections {
             config.idle_transaction_timeout.as_millis().min(i32::MAX as u128)
         ));
         let on_new = Arc::new(on_new);
-        let method = ManagerConfig { recycling_method: RecyclingMethod::Verified };
+        let method = ManagerConfig { recycling_method: RecyclingMethod::Fast };
         let manager = Manager::from_connect(connector.config(), connector.clone(), method);
         let (made, reused) = (connector.clone(), connector.clone());
         let pool = Pool::builder(manager)
@@ -61,6 +65,15 @@ impl Connections {
             .create_timeout(Some(connector.timeout()))
             .recycle_timeout(Some(config.connect_timeout))
             .runtime(Runtime::Tokio1)
+            .pre_recycle(Hook::async_fn(|client, metrics| {
+                let verify = metrics.last_used() > FRESH;
+                Box::pin(async move {
+                    if verify {
+                        client.simple_query("").await.map_err(HookError::Backend)?;
+                    }
+                    Ok(())
+                })
+            }))
             .post_create(Hook::async_fn(move |client, _| {
                 let (settings, on_new) = (Arc::clone(&settings), Arc::clone(&on_new));
                 made.has_worked();

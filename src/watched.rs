@@ -207,7 +207,7 @@ mod tests {
         fs::write(next.path(), "hunter3\r\n").unwrap();
         fs::rename(next.path(), file.path()).unwrap();
         assert_eq!(secret.other_than(&used).unwrap().expose_secret(), "hunter3");
-        assert_eq!(secret.clone().get().expose_secret(), "hunter3");
+        assert_eq!(secret.get().expose_secret(), "hunter3");
         assert!(!format!("{secret:?} {:?}", Secret::from("hunter4")).contains("hunter"));
         fs::write(file.path(), "\n").unwrap();
         assert!(secret.other_than(&used).is_some_and(|still| still.expose_secret() == "hunter3"), "an empty one is a fault");

@@ -7,8 +7,8 @@ use super::link;
 use crate::config::Config;
 use crate::runtime::observe::{self, Component, ProbeStep};
 use crate::runtime::{Exit, Lifecycle};
-use crate::transport::Publisher;
 use crate::transport::redis::{Probed, RedisTransport};
+use crate::transport::{Publisher, TransportError};
 
 /// What latencies to Redis call the other side.
 const TARGET: &str = "redis";
@@ -38,9 +38,9 @@ pub async fn run(config: Arc<Config>, lifecycle: Lifecycle) -> anyhow::Result<Ex
                         }
                     }
                 }
-                said = say(failed.map(|error| error.to_string()), said);
+                said = say(failed.as_ref(), said);
             }
-            Err(error) => said = say(Some(error.to_string()), said),
+            Err(error) => said = say(Some(&error), said),
         }
         tokio::select! {
             () = tokio::time::sleep(config.probe.interval) => {}
@@ -50,8 +50,8 @@ pub async fn run(config: Arc<Config>, lifecycle: Lifecycle) -> anyhow::Result<Ex
 }
 
 /// A failure is said once, and that it is over.
-fn say(failed: Option<String>, said: bool) -> bool {
-    match (&failed, said) {
+fn say(failed: Option<&TransportError>, said: bool) -> bool {
+    match (failed, said) {
         (Some(error), false) => tracing::warn!("the way to Redis does not work: {error}"),
         (None, true) => tracing::info!("the way to Redis works again"),
         _ => {}

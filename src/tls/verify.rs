@@ -37,7 +37,7 @@ impl ServerCertVerifier for Pinned {
         // What remains of the check: the time, and the name.
         let time = facts(end_entity).map_err(|_| CertificateError::BadEncoding)?;
         let seconds = |time: std::time::SystemTime| {
-            UnixTime::since_unix_epoch(time.duration_since(std::time::UNIX_EPOCH).unwrap_or_default())
+            UnixTime::since_unix_epoch(time.duration_since(UNIX_EPOCH).unwrap_or_default())
         };
         let (not_before, not_after) = (seconds(time.begins), seconds(time.ends));
         if now > not_after {
@@ -173,7 +173,7 @@ impl ServerCertVerifier for Noting {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        if let Ok(facts) = super::facts(end_entity) {
+        if let Ok(facts) = facts(end_entity) {
             self.ends.store(facts.ends.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(), Ordering::Relaxed);
         }
         self.inner.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)

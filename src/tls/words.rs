@@ -45,6 +45,12 @@ fn certificate(wrong: &CertificateError, ca: &str) -> String {
         CertificateError::UnknownIssuer => {
             format!("the server's certificate is not signed by an authority we trust; {ca} must have the one that signed it")
         }
+        CertificateError::BadSignature => {
+            format!(
+                "the server's certificate is not signed by an authority we trust: {ca} has one of the same name, with another key; it must \
+                 have the one that signed it"
+            )
+        }
         CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
             format!("the server's certificate has expired ({wrong}); renew it on the server")
         }

@@ -173,11 +173,6 @@ impl Conn {
         Ok(Info(reply::text(&self.call("INFO", vec![section.into()]).await?)?))
     }
 
-    /// Where it leads.
-    pub(super) fn address(&self) -> &Address {
-        &self.wire.address
-    }
-
     /// What waiting cannot help.
     pub(super) fn refused(&self, reason: &str) -> TransportError {
         TransportError::Refused { endpoint: self.wire.address.to_string(), reason: reason.to_owned() }
@@ -305,11 +300,6 @@ impl Info {
     /// A field's value; empty where it is not there.
     pub(super) fn field(&self, name: &str) -> &str {
         self.0.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).unwrap_or_default().trim()
-    }
-
-    /// As it is.
-    pub(super) fn text(&self) -> &str {
-        &self.0
     }
 }
 

@@ -6,6 +6,8 @@
 mod nodes;
 mod rights;
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -21,7 +23,7 @@ use super::url::Address;
 use super::{RedisTransport, reply};
 use crate::config::Redis;
 use crate::diagnosis::{Outcome, Step};
-use crate::transport::{Result, TransportError};
+use crate::transport::{Partition, Result, TransportError};
 
 /// Days before its end that a certificate is warned of.
 const RENEW_DAYS: i64 = 21;
@@ -87,7 +89,7 @@ pub async fn diagnose(config: &Redis, side: Side) -> Vec<Step> {
     let looked = join_all(primaries.iter().map(|server| nodes::look(&shared, server))).await;
     steps.extend(nodes::summary(looked, matches!(known.kind, Kind::Cluster(_))));
     steps.extend(rights::look(&shared, &primaries, side).await);
-    steps.push(partitions(config).await);
+    steps.push(partitions(&shared).await);
     steps
 }
 
@@ -212,19 +214,45 @@ async fn announced(shared: &Arc<Shared>, nodes: &[Address], slots: &super::topol
     steps
 }
 
-/// Whether the queue was made with as many partitions as are configured.
-async fn partitions(config: &Redis) -> Step {
-    match RedisTransport::connect(config).await {
-        Ok(_) => Step::ok("partitions", format!("{} of them, under {}", config.partitions, config.prefix)),
-        Err(error) => {
-            let text = match error {
-                TransportError::Refused { reason, .. } | TransportError::Unavailable { reason, .. } => reason,
-                other => other.to_string(),
-            };
-            let (seen, todo) = text.split_once("; ").unwrap_or((&text, ""));
-            Step::failed("partitions", seen, todo)
+/// Whether the queue was made with as many partitions as are configured. Only looked at: who uses the queue first writes it.
+async fn partitions(shared: &Arc<Shared>) -> Step {
+    let ours = shared.config.partitions;
+    let (mut conns, mut unknown): (HashMap<Address, Conn>, u16) = (HashMap::new(), 0);
+    for partition in 0..ours {
+        match made_with(shared, &mut conns, partition).await {
+            Ok(None) => unknown += 1,
+            Ok(Some(made)) if made == ours.to_string() => {}
+            Ok(Some(made)) => {
+                return Step::failed(
+                    "partitions",
+                    format!("the queue was made with {made} partitions, and the configuration says {ours}"),
+                    format!("set redis.partitions to {made}"),
+                );
+            }
+            Err(error) => return Step::failed("partitions", error.to_string(), ""),
         }
     }
+    let prefix = &shared.config.prefix;
+    match unknown {
+        0 => Step::ok("partitions", format!("{ours}, under {prefix}")),
+        n if n == ours => {
+            Step::ok("partitions", format!("the queue {prefix} is not there yet: who comes first makes it, with {ours}"))
+        }
+        n => Step::ok("partitions", format!("{ours}, under {prefix}; {n} of them were not used yet")),
+    }
+}
+
+async fn made_with(shared: &Arc<Shared>, conns: &mut HashMap<Address, Conn>, partition: Partition) -> Result<Option<String>> {
+    let server = shared.topology.place(shared, partition).await?;
+    let conn = match conns.entry(server) {
+        Entry::Occupied(conn) => conn.into_mut(),
+        Entry::Vacant(place) => {
+            let conn = Conn::dial(shared, place.key(), Credentials::Server).await?;
+            place.insert(conn)
+        }
+    };
+    let made = conn.call("HGET", vec![shared.keys.meta(partition).into(), "partitions".into()]).await?;
+    if made.is_null() { Ok(None) } else { reply::text(&made).map(Some) }
 }
 
 /// A round trip, and what the server's clock says.

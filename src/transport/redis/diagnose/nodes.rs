@@ -16,30 +16,33 @@ const MEMORY: f64 = 0.8;
 /// What was found of one.
 pub(super) struct Looked {
     server: Address,
+    round_trip: Duration,
     steps: Vec<Step>,
 }
 
 /// Asks a primary.
 pub(super) async fn look(shared: &Arc<Shared>, server: &Address) -> Looked {
-    let steps = match ask(shared, server).await {
-        Ok(steps) => steps,
-        Err(error) => vec![Step::failed("server", error.to_string(), "")],
+    let (round_trip, steps) = match ask(shared, server).await {
+        Ok(asked) => asked,
+        Err(error) => (Duration::ZERO, vec![Step::failed("server", error.to_string(), "")]),
     };
-    Looked { server: server.clone(), steps }
+    Looked { server: server.clone(), round_trip, steps }
 }
 
-async fn ask(shared: &Arc<Shared>, server: &Address) -> Result<Vec<Step>> {
+async fn ask(shared: &Arc<Shared>, server: &Address) -> Result<(Duration, Vec<Step>)> {
     let conn = Conn::dial(shared, server, Credentials::Server).await?;
     let info = conn.info("server").await?;
     let (round_trip, ahead) = clock(&conn).await?;
-    Ok(vec![
+    let memory_info = conn.info("memory").await?;
+    let steps = vec![
         version(&info),
-        eviction(&conn.info("memory").await?),
-        memory(&conn.info("memory").await?),
+        eviction(&memory_info),
+        memory(&memory_info),
         persistence(&conn.info("persistence").await?),
         replication(&conn.info("replication").await?),
         skew(round_trip, ahead),
-    ])
+    ];
+    Ok((round_trip, steps))
 }
 
 fn version(info: &Info) -> Step {
@@ -115,7 +118,9 @@ fn skew(round_trip: Duration, ahead: f64) -> Step {
 }
 
 /// One line for each thing where all are alike and well; where they are not, those that are not.
-pub(super) fn summary(looked: Vec<Looked>, cluster: bool) -> Vec<Step> {
+pub(super) fn summary(mut looked: Vec<Looked>, cluster: bool) -> Vec<Step> {
+    // The farthest first: its clock stands for all where all are well.
+    looked.sort_by_key(|one| std::cmp::Reverse(one.round_trip));
     let mut steps: Vec<Step> = Vec::new();
     let mut names: Vec<&'static str> = Vec::new();
     for name in looked.iter().flat_map(|one| &one.steps).map(|step| step.name) {
@@ -130,8 +135,10 @@ pub(super) fn summary(looked: Vec<Looked>, cluster: bool) -> Vec<Step> {
             .collect();
         let wrong: Vec<_> = found.iter().filter(|(_, step)| step.outcome != Outcome::Ok).collect();
         match wrong.as_slice() {
+            [] if name == "clock" => steps.extend(found.first().map(|(_, step)| (*step).clone())),
             [] => {
                 let mut seen: Vec<&str> = found.iter().map(|(_, step)| step.seen.as_str()).collect();
+                seen.sort_unstable();
                 seen.dedup();
                 steps.push(Step::ok(name, seen.join(" · ")));
             }

@@ -34,12 +34,14 @@ pub async fn diagnose(config: &Postgres) -> Vec<Step> {
             return steps;
         }
         Err(_) => {
-            let seen = format!("no connection within {:?}: timed out", connector.timeout());
-            steps.push(Step::failed(
-                "login",
-                seen,
-                "look at the server's load and its log; postgres.connect_timeout says how long it may take",
-            ));
+            if !steps.iter().any(|step| step.outcome == Outcome::Failed) {
+                let seen = format!("no connection within {:?}: timed out", connector.timeout());
+                steps.push(Step::failed(
+                    "login",
+                    seen,
+                    "look at the server's load and its log; postgres.connect_timeout says how long it may take",
+                ));
+            }
             return steps;
         }
     };

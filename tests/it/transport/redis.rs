@@ -521,7 +521,7 @@ async fn a_missing_right_is_named() {
     }
     // Exactly what the documentation says.
     let documented = "HELLO SELECT PING INFO WAIT SCRIPT EVAL EVALSHA TIME EXISTS GET SET DEL PEXPIRE HGET HSET HDEL HLEN HKEYS \
-                      HEXISTS HGETALL LRANGE RPUSH XADD XLEN XRANGE XTRIM XINFO XPENDING XREADGROUP XACK XCLAIM XAUTOCLAIM XGROUP";
+                      HEXISTS HGETALL HSCAN HMGET LRANGE RPUSH XADD XLEN XRANGE XTRIM XINFO XPENDING XREADGROUP XACK XCLAIM XAUTOCLAIM XGROUP";
     let rights: Vec<String> = documented.split_whitespace().map(|c| format!("+{c}")).collect();
     let mut words = vec!["ACL", "SETUSER", "edge", "reset", "on", ">pässword/@", "~{t:*"];
     words.extend(rights.iter().map(String::as_str));

@@ -23,15 +23,6 @@ HELMS = {"helm 4": TOOLS / "bin/helm4", "helm 3": TOOLS / "bin/helm3"}
 HELM = HELMS["helm 4"]
 KUBERNETES = "1.36.0"
 
-# What the charts are written for and the program does not have yet. A test fails as soon as one of these is there: take it out then.
-AWAITED = {"docs/runbook.md"}
-
-
-def awaited(what, there):
-    """Whether something is still awaited."""
-    assert not (what in AWAITED and there), f"{what} is there now: take it out of AWAITED in tests/chart/support.py"
-    return what in AWAITED
-
 
 def run(*command, ok=True, **more):
     """The finished process, its output as text."""

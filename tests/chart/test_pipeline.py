@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from support import HELMS, PIPELINE, TELEMETRY, Authority, awaited, find, materialize, objects, one, pods, refused, relocate, render, run, sets
+from support import HELMS, PIPELINE, TELEMETRY, Authority, find, materialize, objects, one, pods, refused, relocate, render, run, sets
 from test_render import CASES, rendered
 
 EDGE = {"collector.enabled": False, "apiGateway.enabled": False, "postgresql.enabled": False, "redis.enabled": False, "redis.external.host": "redis.example.com"}
@@ -110,7 +110,6 @@ PIPELINE_CASES = [case for case in CASES if case[0] == PIPELINE]
 def test_the_program_takes_what_is_rendered(case, tmp_path):
     """Arguments, environment and files of each pod, laid out as a kubelet does it: the real program's `config check`."""
     docs = objects(rendered(case))
-    commands = run(TELEMETRY, "--help").stdout
     checked = 0
     pair = Authority(tmp_path / "pki").issue(["redis.example.com"])
     # Secrets that exist beside the release.
@@ -119,9 +118,6 @@ def test_the_program_takes_what_is_rendered(case, tmp_path):
     for name, spec in pods(docs):
         for c in spec["containers"]:
             if not any(a in ("stream", "collect", "serve", "probe", "check") for a in c.get("args", [])[:1]):
-                continue
-            role = c["args"][0]
-            if awaited(f"telemetry {role}", f"\n  {role} " in commands):
                 continue
             root = tmp_path / name.replace(" ", "-")
             csv = [d for d in docs if d["kind"] == "ConfigMap" and d["metadata"]["name"] == "exports"]
@@ -136,8 +132,12 @@ def test_the_program_takes_what_is_rendered(case, tmp_path):
                 else:
                     env[variable["name"]] = relocate(variable["value"], made)
             for path in made.values():
-                for file in path.glob("*.toml"):
-                    file.write_text(relocate(file.read_text(), made))
+                for file in path.iterdir():
+                    if file.suffix == ".toml":
+                        file.write_text(relocate(file.read_text(), made))
+                    elif "AA==" in file.read_text():
+                        # What stands for a certificate in the values of ci/.
+                        file.write_text(pair[file.name])
             config = relocate(c["args"][c["args"].index("--config") + 1], made)
             # The role's own flags: all must be known to it.
             flags = [a for a in c["args"][1:] if a.startswith("--") and a != "--config"]
@@ -145,11 +145,6 @@ def test_the_program_takes_what_is_rendered(case, tmp_path):
             assert all(flag in help_text for flag in flags), (name, flags)
             env.update({f"TELEMETRY__HTTP__{f[2:].upper().replace('-', '_')}": "true" for f in flags})
             said = run(TELEMETRY, "--config", config, "config", "check", env=env, ok=False)
-            over_tls = {"TLS to Redis": env.get("REDIS_URL", "").startswith("rediss"), "TLS to PostgreSQL": "sslmode=verify" in env.get("DATABASE_URL", "")}
-            if any([wanted and awaited(what, said.returncode == 0) for what, wanted in over_tls.items()]):
-                assert "this version" in said.stderr, said.stderr
-                checked += 1
-                continue
             assert said.returncode == 0, f"{name}: {said.stderr}"
             shown = run(TELEMETRY, "--config", config, "config", "show", env=env).stdout
             assert "0.0.0.0:9464" in shown or "[::]:9464" in shown, shown

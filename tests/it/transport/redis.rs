@@ -522,7 +522,7 @@ async fn a_missing_right_is_named() {
     }
     // Exactly what the documentation says.
     let documented = "HELLO SELECT PING INFO WAIT SCRIPT EVAL EVALSHA TIME EXISTS GET SET DEL PEXPIRE HGET HSET HDEL HLEN HKEYS \
-                      HEXISTS HGETALL LRANGE RPUSH XADD XLEN XRANGE XTRIM XINFO XPENDING XREADGROUP XACK XCLAIM XAUTOCLAIM XGROUP";
+                      HEXISTS HGETALL HSCAN HMGET LRANGE RPUSH XADD XLEN XRANGE XTRIM XINFO XPENDING XREADGROUP XACK XCLAIM XAUTOCLAIM XGROUP";
     let rights: Vec<String> = documented.split_whitespace().map(|c| format!("+{c}")).collect();
     let mut words = vec!["ACL", "SETUSER", "edge", "reset", "on", ">pässword/@", "~{t:*", "~t:*"];
     words.extend(rights.iter().map(String::as_str));
@@ -548,6 +548,11 @@ async fn a_missing_right_is_named() {
     q.leave(0).await.unwrap();
     q.mark_store("store").await.unwrap();
     assert_eq!(q.sources(0).await.unwrap().len(), 1);
+    assert_eq!(q.some_sources(0, &mut String::new()).await.unwrap().len(), 1);
+    assert_eq!(q.look(0, 8).await.unwrap().groups.len(), 1);
+    q.node(0).await.unwrap();
+    assert!(matches!(q.retire(0, "collectors", Duration::ZERO).await.unwrap(), Retired::Done { .. }));
+    q.forget_store("collectors").await.unwrap();
     assert_eq!(q.reset(Some(SOURCE)).await.unwrap() + q.reset(None).await.unwrap(), 1);
 }
 

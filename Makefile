@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup test web page api demo bench capacity build lint fmt advisories reference fuzz
+.PHONY: help setup test web page api demo chaos bench bench-wan capacity build lint fmt advisories reference fuzz test-chart chart-golden chart-docs image sbom
 
 CARGO ?= cargo
 # Seconds that each fuzz target runs.
@@ -36,6 +36,12 @@ demo: ## build, and show it all on a made-up fleet until Ctrl-C (with npm: with 
 bench: ## measure everything against psql in one run, and write docs/benchmarks.md (BENCH_ROWS, BENCH_RUNS)
 	$(CARGO) bench --bench pipeline
 
+bench-wan: ## measure stream over a long line, and its memory over a dead one (BENCH_ROWS, BENCH_RUNS, WAN_CUT_SECONDS)
+	$(CARGO) bench --bench wan
+
+chaos: ## let everything fail for CHAOS_SECONDS (600) and compare every row (SEED, CHAOS_REDIS=cluster|single, CHAOS_ONLY=kind,…)
+	$(CARGO) bench --bench chaos
+
 capacity: ## measure what docs/capacity.md reckons with, and print its tables
 	$(CARGO) bench --bench capacity
 
@@ -64,3 +70,27 @@ fuzz: ## run each fuzz target for FUZZ_SECONDS (needs cargo-fuzz)
 	@for target in $$($(CARGO) fuzz list); do \
 		echo "fuzzing $$target for $(FUZZ_SECONDS) s"; \
 		RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run -s none "$$target" -- -max_total_time=$(FUZZ_SECONDS) || exit 1; done
+
+# pytest's arguments, such as -k alerts.
+CHART_TESTS ?=
+
+test-chart: ## install helm and the like below target/, and test the charts: renders, refusals, the real program, a real Redis Cluster
+	@./tests/chart/setup
+	@[ -n "$$TELEMETRY_BIN" ] || $(CARGO) build --bin telemetry
+	"$${CARGO_TARGET_DIR:-target}/chart-tools/venv/bin/python" -m pytest -q -p no:cacheprovider tests/chart $(CHART_TESTS)
+
+chart-golden: ## write tests/chart/golden from what the charts render now
+	@./tests/chart/setup
+	"$${CARGO_TARGET_DIR:-target}/chart-tools/venv/bin/python" -m pytest -q -p no:cacheprovider tests/chart/test_render.py -k golden --golden
+
+chart-docs: ## write the charts' README.md from their values
+	@./tests/chart/setup
+	@for chart in charts/*; do "$${CARGO_TARGET_DIR:-target}/chart-tools/bin/helm-docs" --chart-search-root $$chart --template-files README.md.gotmpl --badge-style flat; done
+
+IMAGE ?= telemetry:$(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
+
+image: ## build the container image (needs Docker with buildx): IMAGE, PLATFORMS=linux/amd64,linux/arm64 with OUTPUT=--push
+	docker buildx build $(if $(PLATFORMS),--platform $(PLATFORMS)) --tag $(IMAGE) $(or $(OUTPUT),--load) .
+
+sbom: ## write telemetry.cdx.json, the bill of materials (needs Docker with buildx)
+	docker buildx build --target sbom --output type=local,dest=. .

@@ -67,6 +67,10 @@ pub enum Command {
     All(All),
     /// Shows it all on a made-up fleet, live, with nothing else needed; nothing of it stays
     Demo(Demo),
+    /// Measures the way to Redis until stopped, and exports it on /metrics
+    Probe(Probe),
+    /// Looks at everything that roles need, step by step, and says what is wrong and what to do
+    Check(Check),
     /// Brings PostgreSQL's schema up to date and ends
     Migrate,
     /// Says for each source where its rows are: stored, rejected, queued, dead; exit code 0 when the sum closes
@@ -220,6 +224,28 @@ pub struct AdminListen {
     /// IP:PORT of /livez, /readyz and /metrics, or off [default: 127.0.0.1:9464; none for a stream that ends]
     #[arg(long, value_name = "ADDR", help_heading = "Observation")]
     pub admin_listen: Option<Listen>,
+}
+
+/// `telemetry probe`.
+#[derive(Debug, Clone, Args)]
+pub struct Probe {
+    /// This cluster's name, as source_cluster in metrics
+    #[arg(long, value_name = "NAME")]
+    pub cluster: Option<String>,
+    /// Where /livez, /readyz and /metrics are served
+    #[command(flatten)]
+    pub admin: AdminListen,
+}
+
+/// `telemetry check`.
+#[derive(Debug, Clone, Args)]
+#[command(after_long_help = "\
+Looks at Redis where REDIS_URL is set, at PostgreSQL where DATABASE_URL is. Nothing is changed.
+Exit codes: 0 all good, or warnings only · 1 something failed · 2 wrong usage or configuration.")]
+pub struct Check {
+    /// JSON instead of lines
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `telemetry audit`.
@@ -391,6 +417,10 @@ impl Cli {
             Command::Collect(collect) => {
                 flags.text("cluster", "--cluster", collect.cluster.as_deref());
                 collect.admin.flags(&mut flags);
+            }
+            Command::Probe(probe) => {
+                flags.text("cluster", "--cluster", probe.cluster.as_deref());
+                probe.admin.flags(&mut flags);
             }
             Command::All(all) => {
                 all.stream.flags(&mut flags);

@@ -16,11 +16,12 @@
 //! | [`roles`] | one file per command: the only place where two rooms meet. |
 //! | [`cli`] | the commands and their flags. |
 //!
-//! `retry`, `tls` and `watched` (files that take effect without a restart) are small leaves.
+//! `diagnosis` (the steps of a check), `retry`, `tls` and `watched` (files that take effect without a restart) are small leaves.
 
 pub mod batch;
 pub mod cli;
 pub mod config;
+pub mod diagnosis;
 pub mod http;
 pub mod model;
 pub mod query;

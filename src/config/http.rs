@@ -30,6 +30,10 @@ pub struct Http {
     /// Its private key (PEM).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls_key_file: Option<PathBuf>,
+    /// Authority (PEM) of clients; read again when it changes. Where it is set, only clients with a certificate of it are served, to
+    /// all paths.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls_client_ca_file: Option<PathBuf>,
     /// How long an answer may take to begin.
     #[serde(with = "humantime_serde")]
     #[schemars(schema_with = "units::duration")]
@@ -87,6 +91,7 @@ impl Default for Http {
             cors_origins: Vec::new(),
             tls_cert_file: None,
             tls_key_file: None,
+            tls_client_ca_file: None,
             request_timeout: Duration::from_secs(30),
             head_timeout: Duration::from_secs(5),
             idle_timeout: Duration::from_secs(75),
@@ -150,6 +155,10 @@ impl Http {
             let (set, missing) = if self.tls_cert_file.is_some() { ("cert", "key") } else { ("key", "cert") };
             check.refuse(&format!("http.tls_{set}_file"), format!("is of no use alone: set http.tls_{missing}_file, too"));
         }
+        if self.tls_client_ca_file.is_some() && self.tls_cert_file.is_none() {
+            let reason = "clients show certificates only over HTTPS: set http.tls_cert_file and http.tls_key_file, too";
+            check.refuse("http.tls_client_ca_file", reason.to_owned());
+        }
         for origin in &self.cors_origins {
             let plain = url::Url::parse(origin).is_ok_and(|url| url.origin().ascii_serialization() == *origin);
             if !plain {
@@ -163,7 +172,8 @@ impl Http {
 
     /// Why this may not be served as it is: everybody who reaches the address could read.
     pub(super) fn open_to_others(&self) -> Option<String> {
-        let guarded = self.listen.ip().is_loopback() || self.tokens_file.is_some() || self.insecure_open;
+        let keys = self.tokens_file.is_some() || self.tls_client_ca_file.is_some();
+        let guarded = self.listen.ip().is_loopback() || keys || self.insecure_open;
         (!guarded).then(|| {
             format!(
                 "{} can be reached by others, and no tokens are configured: set http.tokens_file (TELEMETRY_API_TOKENS_FILE) to a file of \

@@ -116,12 +116,13 @@ fn collect(schema: &Value, prefix: &str, keys: &mut Vec<Key>) {
 }
 
 fn kind(property: &Value) -> Kind {
+    // What need not be set is one of its kind, or null.
+    let nested = property.get("anyOf").and_then(Value::as_array).and_then(|any| any.first());
+    let property = nested.unwrap_or(property);
     let choices = choices(property);
     if !choices.is_empty() {
         return Kind::Choice(choices);
     }
-    let nested = property.get("anyOf").and_then(Value::as_array).and_then(|any| any.first());
-    let property = nested.unwrap_or(property);
     match property.get("format").and_then(Value::as_str) {
         Some("duration") => return Kind::Duration,
         Some("size") => return Kind::Size,

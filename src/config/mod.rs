@@ -17,6 +17,7 @@ mod load;
 mod log;
 mod origin;
 mod postgres;
+mod probe;
 mod redis;
 mod resolve;
 mod show;
@@ -36,7 +37,8 @@ pub use keys::{Key, Kind, keys, schema};
 pub use load::{Flag, load};
 pub use log::{Format, Log};
 pub use origin::{Origin, Origins};
-pub use postgres::{Postgres, PostgresSection};
+pub use postgres::{Postgres, PostgresSection, PostgresTls, SslMode};
+pub use probe::Probe;
 pub use redis::{Redis, RedisSection, RedisTls};
 pub use shutdown::Shutdown;
 pub use stream::{Stream, Until};
@@ -70,6 +72,8 @@ pub struct Config {
     pub collect: Collect,
     /// The API.
     pub http: Http,
+    /// What `telemetry probe` does.
+    pub probe: Probe,
     /// What `telemetry all` keeps by itself.
     pub data: Data,
     /// How a role ends.
@@ -96,6 +100,7 @@ impl Default for Config {
             batch: Batch::default(),
             collect: Collect::default(),
             http: Http::default(),
+            probe: Probe::default(),
             data: Data::default(),
             shutdown: Shutdown::default(),
             origins: Origins::default(),
@@ -127,6 +132,7 @@ impl Config {
         self.batch.validate(check);
         self.collect.validate(check);
         self.http.validate(check);
+        self.probe.validate(check);
         self.data.validate(check);
         self.shutdown.validate(check);
     }

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::check::Check;
 use super::units;
+use crate::watched::Secret;
 
 /// The store's address and limits. Resolved by [`super::Config::postgres`].
 #[derive(Clone, Debug)]
@@ -16,7 +17,9 @@ pub struct Postgres {
     /// `postgres://user@host:port/database`; never printed with its password.
     pub url: SecretString,
     /// Password; overrides the URL's.
-    pub password: Option<SecretString>,
+    pub password: Option<Secret>,
+    /// TLS, beside what the URL says of it.
+    pub tls: PostgresTls,
     /// Connections at most.
     pub pool_size: usize,
     /// How long a connection attempt may take.
@@ -33,7 +36,8 @@ pub struct Postgres {
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, expecting = "a table")]
 pub struct PostgresSection {
-    /// `postgres://user@host:port/database`, with `sslmode` and `sslrootcert` as libpq knows them.
+    /// `postgres://user@host:port/database`, with sslmode, sslrootcert, sslcert, sslkey, sslnegotiation and channel_binding as libpq
+    /// knows them.
     #[serde(serialize_with = "units::secret::url", skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "units::secret_schema")]
     pub url: Option<SecretString>,
@@ -41,7 +45,7 @@ pub struct PostgresSection {
     #[serde(serialize_with = "units::secret::redacted", skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "units::secret_schema")]
     pub password: Option<SecretString>,
-    /// File that holds the password; overrides the URL's.
+    /// File that holds the password; overrides the URL's. Read again when it changes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub password_file: Option<PathBuf>,
     /// Connections at most.
@@ -60,6 +64,64 @@ pub struct PostgresSection {
     pub idle_transaction_timeout: Duration,
     /// Series ids that are cached; others are looked up again.
     pub series_cache: usize,
+    /// TLS to PostgreSQL, where the URL does not say it.
+    pub tls: PostgresTls,
+}
+
+/// TLS to PostgreSQL. The same can stand in the URL, as libpq knows it (sslmode, sslrootcert, sslcert, sslkey); what stands in both
+/// must be the same.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields, expecting = "a table")]
+pub struct PostgresTls {
+    /// As libpq's sslmode. Not set, and no sslmode in the URL: verify-full where `ca` is set, else prefer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mode: Option<SslMode>,
+    /// Certificate authority of the server (sslrootcert): PEM text, or a path to it. `system`: those of the system.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca: Option<String>,
+    /// Client certificate (sslcert): PEM text, or a path to it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cert: Option<String>,
+    /// Client key (sslkey): PEM text, or a path to it.
+    #[serde(serialize_with = "units::secret::redacted", skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "units::secret_schema")]
+    pub key: Option<SecretString>,
+}
+
+/// libpq's sslmode: whether to use TLS, and how closely to look at the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum SslMode {
+    /// Without TLS.
+    Disable,
+    /// Without; with TLS where the server does not take us without.
+    Allow,
+    /// With TLS; without where the server has none.
+    Prefer,
+    /// With TLS, to whomever; with an authority given, as verify-ca.
+    Require,
+    /// With TLS, to a server that the authority has signed.
+    VerifyCa,
+    /// With TLS, to a server that the authority has signed for the name we connect to.
+    VerifyFull,
+}
+
+impl SslMode {
+    /// All, from the weakest on.
+    pub const ALL: [Self; 6] = [Self::Disable, Self::Allow, Self::Prefer, Self::Require, Self::VerifyCa, Self::VerifyFull];
+
+    /// As it is written.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Disable => "disable",
+            Self::Allow => "allow",
+            Self::Prefer => "prefer",
+            Self::Require => "require",
+            Self::VerifyCa => "verify-ca",
+            Self::VerifyFull => "verify-full",
+        }
+    }
 }
 
 impl Default for PostgresSection {
@@ -73,6 +135,7 @@ impl Default for PostgresSection {
             statement_timeout: Duration::from_secs(60),
             idle_transaction_timeout: Duration::from_secs(15),
             series_cache: 200_000,
+            tls: PostgresTls::default(),
         }
     }
 }

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::check::Check;
 use super::units;
+use crate::watched::Secret;
 
 /// The queue's address, identity and limits. Resolved by [`super::Config::redis`]: no secret files left to read.
 #[derive(Clone, Debug)]
@@ -18,7 +19,7 @@ pub struct Redis {
     /// ACL user; overrides the URL's.
     pub username: Option<String>,
     /// Password; overrides the URL's.
-    pub password: Option<SecretString>,
+    pub password: Option<Secret>,
     /// Prefix of every key.
     pub prefix: String,
     /// Partitions; kept in Redis at first use.
@@ -45,6 +46,14 @@ pub struct Redis {
     pub claim_idle: Duration,
     /// How long a read waits for new entries.
     pub block: Duration,
+    /// After what time the map of a cluster is looked at again without a reason.
+    pub topology_refresh: Duration,
+    /// TLS: switched on here or by the URL.
+    pub tls: RedisTls,
+    /// The user for sentinels.
+    pub sentinel_username: Option<String>,
+    /// The password for sentinels.
+    pub sentinel_password: Option<Secret>,
 }
 
 /// The section as it is written; [`Redis`] is what comes of it.
@@ -107,17 +116,32 @@ pub struct RedisSection {
     #[serde(with = "humantime_serde")]
     #[schemars(schema_with = "units::duration")]
     pub block: Duration,
-    /// TLS to Redis; not in this version yet.
+    /// After what time the map of a cluster (or the server that sentinels name) is looked at again without a reason. Every error
+    /// that speaks of it has it looked at at once.
+    #[serde(with = "humantime_serde")]
+    #[schemars(schema_with = "units::duration")]
+    pub topology_refresh: Duration,
+    /// ACL user for sentinels, where they want one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sentinel_username: Option<String>,
+    /// Password for sentinels, where they want one.
+    #[serde(serialize_with = "units::secret::redacted", skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "units::secret_schema")]
+    pub sentinel_password: Option<SecretString>,
+    /// File that holds the password for sentinels.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sentinel_password_file: Option<PathBuf>,
+    /// TLS to Redis.
     pub tls: RedisTls,
 }
 
-/// TLS to Redis. The keys are there, TLS is not in this version yet.
+/// TLS to Redis: 1.2 and 1.3. Files are read again when they change.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, expecting = "a table")]
 pub struct RedisTls {
-    /// Force TLS even for redis://. Not in this version yet.
+    /// Force TLS even for redis://.
     pub enabled: bool,
-    /// Certificate authority: PEM text, or a path to it.
+    /// Certificate authority: PEM text, or a path to it. Not set: the system's authorities.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ca: Option<String>,
     /// Client certificate: PEM text, or a path to it.
@@ -127,10 +151,10 @@ pub struct RedisTls {
     #[serde(serialize_with = "units::secret::redacted", skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "units::secret_schema")]
     pub key: Option<SecretString>,
-    /// Name to verify, for one endpoint behind an alias.
+    /// Name to verify in the server's certificate (and to ask for, SNI) instead of the host it is reached by; of every node.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub server_name: Option<String>,
-    /// Do not verify the server's certificate.
+    /// Do not verify the server's certificate: anybody on the way can be the server. For trying things out.
     pub insecure_skip_verify: bool,
 }
 
@@ -153,7 +177,11 @@ impl Default for RedisSection {
             group: "collectors".to_owned(),
             consumer: None,
             claim_idle: Duration::from_secs(10),
-            block: Duration::from_secs(2),
+            block: Duration::from_millis(1500),
+            topology_refresh: Duration::from_secs(30),
+            sentinel_username: None,
+            sentinel_password: None,
+            sentinel_password_file: None,
             tls: RedisTls::default(),
         }
     }
@@ -199,6 +227,13 @@ impl RedisSection {
             Duration::from_millis(10),
             "an empty queue would be asked without a pause",
         );
+        check.at_least_duration(
+            "redis.topology_refresh",
+            self.topology_refresh,
+            Duration::from_secs(1),
+            "Redis would be asked for its map all the time",
+        );
+        check.at_most("redis.topology_refresh", self.topology_refresh, hour, "a node that was added would be found late");
         check.at_most("redis.block", self.block, Duration::from_secs(60), "a dead connection would not be noticed");
     }
 }

@@ -7,6 +7,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::units::Listen;
 use super::{Config, ConfigError, Http, Postgres, Redis};
+use crate::watched::Secret;
 
 /// Where roles that run until they are stopped serve /livez, /readyz and /metrics.
 const ADMIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9464);
@@ -22,13 +23,15 @@ impl Config {
             });
         };
         self.check_url("redis.url", &url, redis_url)?;
-        if section.tls.enabled {
-            return Err(self.invalid("redis.tls.enabled", NO_TLS));
-        }
+        self.check_redis_tls(&url)?;
         Ok(Redis {
             url,
             username: section.username.clone(),
-            password: self.password("redis", section.password.as_ref(), section.password_file.as_deref())?,
+            password: self.password(
+                ("redis.password", section.password.as_ref()),
+                ("redis.password_file", section.password_file.as_deref()),
+                "contents of redis.password_file",
+            )?,
             prefix: section.prefix.clone(),
             partitions: section.partitions,
             max_backlog: section.max_backlog,
@@ -42,6 +45,14 @@ impl Config {
             consumer: section.consumer.clone().unwrap_or_else(|| self.generated_consumer.clone()),
             claim_idle: section.claim_idle,
             block: section.block,
+            topology_refresh: section.topology_refresh,
+            tls: section.tls.clone(),
+            sentinel_username: section.sentinel_username.clone(),
+            sentinel_password: self.password(
+                ("redis.sentinel_password", section.sentinel_password.as_ref()),
+                ("redis.sentinel_password_file", section.sentinel_password_file.as_deref()),
+                "contents of redis.sentinel_password_file",
+            )?,
         })
     }
 
@@ -54,16 +65,27 @@ impl Config {
                 how: "set DATABASE_URL=postgres://user@host:5432/database, or url under [postgres] in a file given with --config",
             });
         };
-        self.check_url("postgres.url", &url, postgres_url)?;
-        Ok(Postgres {
+        self.check_url("postgres.url", &url, |_| Ok(()))?;
+        let postgres = Postgres {
             url,
-            password: self.password("postgres", section.password.as_ref(), section.password_file.as_deref())?,
+            password: self.password(
+                ("postgres.password", section.password.as_ref()),
+                ("postgres.password_file", section.password_file.as_deref()),
+                "contents of postgres.password_file",
+            )?,
             pool_size: section.pool_size,
             connect_timeout: section.connect_timeout,
             statement_timeout: section.statement_timeout,
             idle_transaction_timeout: section.idle_transaction_timeout,
             series_cache: section.series_cache,
-        })
+            tls: section.tls.clone(),
+        };
+        // The store's own check; files are read, too.
+        crate::store::postgres::validate(&postgres).map_err(|reason| match reason.split_once(": ") {
+            Some((key, reason)) if key.starts_with("postgres.tls.") && !key.contains(' ') => self.invalid(key, reason),
+            _ => self.invalid("postgres.url", reason),
+        })?;
+        Ok(postgres)
     }
 
     /// The HTTP server, for a command that has one: refused where it would be open to others without anybody having said so.
@@ -109,38 +131,42 @@ impl Config {
         check(text).map_err(|reason| self.invalid(key, reason))
     }
 
+    /// Certificates without TLS: somebody believes that the line is protected, and it is not.
+    fn check_redis_tls(&self, url: &SecretString) -> Result<(), ConfigError> {
+        let tls = &self.redis.tls;
+        let wanted = tls.enabled || crate::transport::redis::validate_url(url.expose_secret()).is_ok_and(|endpoint| endpoint.tls);
+        let given = [
+            ("redis.tls.ca", tls.ca.is_some()),
+            ("redis.tls.cert", tls.cert.is_some()),
+            ("redis.tls.key", tls.key.is_some()),
+            ("redis.tls.server_name", tls.server_name.is_some()),
+        ];
+        if let Some((key, _)) = given.into_iter().find(|(_, given)| *given && !wanted) {
+            let how = "is set, but TLS is off: write rediss:// in redis.url (REDIS_URL), or set redis.tls.enabled (REDIS_TLS_ENABLED=true)";
+            return Err(self.invalid(key, how));
+        }
+        Ok(())
+    }
+
     /// The password: what is nearest to the user wins between the two keys; a file in the same layer goes before the plain one.
     fn password(
         &self,
-        section: &'static str,
-        plain: Option<&SecretString>,
-        file: Option<&Path>,
-    ) -> Result<Option<SecretString>, ConfigError> {
-        let Some(path) = file else { return Ok(plain.cloned()) };
-        let key = format!("{section}.password_file");
-        if plain.is_some() && self.origin(&key).layer() < self.origin(&format!("{section}.password")).layer() {
-            return Ok(plain.cloned());
+        (key, plain): (&str, Option<&SecretString>),
+        (file_key, file): (&str, Option<&Path>),
+        what: &'static str,
+    ) -> Result<Option<Secret>, ConfigError> {
+        let plain = plain.cloned().map(Secret::from);
+        let Some(path) = file else { return Ok(plain) };
+        if plain.is_some() && self.origin(file_key).layer() < self.origin(key).layer() {
+            return Ok(plain);
         }
-        let text = std::fs::read_to_string(path)
-            .map_err(|error| self.invalid(&key, format!("{} cannot be read: {error}", path.display())))?;
-        let password = text.trim_end_matches(['\r', '\n']);
-        if password.is_empty() {
-            return Err(self.invalid(&key, format!("{} is empty", path.display())));
-        }
-        Ok(Some(SecretString::from(password)))
+        Secret::file(what, path.to_owned()).map(Some).map_err(|reason| self.invalid(file_key, reason))
     }
 }
-
-const NO_TLS: &str = "TLS to Redis is not in this version yet: use redis:// on a network that is protected otherwise";
 
 /// The queue's own check: what it cannot reach it cannot work with.
 fn redis_url(text: &str) -> Result<(), String> {
     crate::transport::redis::validate_url(text).map(|_| ())
-}
-
-/// The store's own check.
-fn postgres_url(text: &str) -> Result<(), String> {
-    crate::store::postgres::validate_url(text).map(|_| ())
 }
 
 /// Host name, process id, random suffix: no two collectors share one, not even after a restart with the same process id.

@@ -85,9 +85,13 @@ pub(super) mod secret {
     pub(in super::super) const REDACTED: &str = "<redacted>";
 
     /// Query parameters that cannot be secret.
-    const PLAIN: [&str; 10] = [
+    const PLAIN: [&str; 14] = [
         "sslmode",
         "sslrootcert",
+        "sslcert",
+        "sslnegotiation",
+        "channel_binding",
+        "hostaddr",
         "application_name",
         "connect_timeout",
         "target_session_attrs",

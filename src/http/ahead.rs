@@ -1,34 +1,35 @@
-//! Work ahead of a client: an answer is made on one core while its beginning is sent on another.
+//! Work ahead of a client: what comes next is fetched on one core while what is there is sent on another.
 
 use std::future::Future;
 use std::io;
 
-use axum::body::Bytes;
 use futures_util::stream::{self, Stream};
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
-/// Pieces that wait for the client.
-const AHEAD: usize = 3;
+/// Things that wait for the client.
+const AHEAD: usize = 2;
 
-/// Where an answer's pieces go.
-pub(super) struct Pieces(mpsc::Sender<io::Result<Option<Bytes>>>);
+/// Where what was made goes.
+pub(super) struct Made<T>(mpsc::Sender<io::Result<Option<T>>>);
 
-impl Pieces {
-    /// Hands a piece over; waits while enough of them wait. `false`: nobody takes them any more.
-    pub(super) async fn give(&self, piece: Vec<u8>) -> bool {
-        self.0.send(Ok(Some(Bytes::from(piece)))).await.is_ok()
+impl<T> Made<T> {
+    /// Hands a thing over; waits while enough of them wait. `false`: nobody takes them any more.
+    pub(super) async fn give(&self, thing: T) -> bool {
+        self.0.send(Ok(Some(thing))).await.is_ok()
     }
 }
 
 /// What `make` hands over, in order. It ends with its answer: when what is returned is dropped, it is not polled again. An error, and
 /// an end that was not reached (a panic), break the answer off, so that nobody takes a part for the whole.
-pub(super) fn ahead<F>(make: impl FnOnce(Pieces) -> F) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static
+pub(super) fn ahead<T, F>(make: impl FnOnce(Made<T>) -> F) -> impl Stream<Item = io::Result<T>> + Send + 'static
 where
+    T: Send + 'static,
     F: Future<Output = io::Result<()>> + Send + 'static,
 {
-    let (sender, receiver) = mpsc::channel(AHEAD);
-    let made = make(Pieces(sender.clone()));
+    let ahead = std::env::var("ND_AHEAD").ok().and_then(|t| t.parse().ok()).unwrap_or(AHEAD);
+    let (sender, receiver) = mpsc::channel(ahead);
+    let made = make(Made(sender.clone()));
     let task = AbortOnDropHandle::new(tokio::spawn(async move {
         let end = made.await.map(|()| None);
         // Nobody waits for it: then nobody misses it.
@@ -36,7 +37,7 @@ where
     }));
     stream::try_unfold((receiver, task), |(mut receiver, task)| async move {
         match receiver.recv().await {
-            Some(Ok(Some(piece))) => Ok(Some((piece, (receiver, task)))),
+            Some(Ok(Some(thing))) => Ok(Some((thing, (receiver, task)))),
             Some(Ok(None)) => Ok(None),
             Some(Err(error)) => Err(error),
             None => Err(io::Error::other("the answer was not made to its end")),
@@ -51,34 +52,34 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn pieces_come_in_order_and_the_end_is_the_end() {
-        let all = ahead(|pieces| async move {
-            for n in 0..10u8 {
-                assert!(pieces.give(vec![n]).await);
+    async fn things_come_in_order_and_the_end_is_the_end() {
+        let all = ahead(|made| async move {
+            for n in 0..10 {
+                assert!(made.give(n).await);
             }
             Ok(())
         });
-        let all: Vec<Bytes> = all.try_collect().await.unwrap();
-        assert_eq!(all.concat(), (0..10).collect::<Vec<u8>>());
+        let all: Vec<u8> = all.try_collect().await.unwrap();
+        assert_eq!(all, (0..10).collect::<Vec<u8>>());
     }
 
     #[tokio::test]
     async fn what_breaks_off_is_no_end() {
-        let failed = ahead(|pieces| async move {
-            pieces.give(vec![1]).await;
+        let failed = ahead(|made| async move {
+            made.give(1).await;
             Err(io::Error::other("away"))
         });
-        assert_eq!(failed.try_collect::<Vec<Bytes>>().await.unwrap_err().to_string(), "away");
-        let panicked = ahead(|_| async { panic!("boom") });
-        assert!(panicked.try_collect::<Vec<Bytes>>().await.is_err());
+        assert_eq!(failed.try_collect::<Vec<u8>>().await.unwrap_err().to_string(), "away");
+        let panicked = ahead(|_: Made<u8>| async { panic!("boom") });
+        assert!(panicked.try_collect::<Vec<u8>>().await.is_err());
     }
 
     #[tokio::test]
     async fn it_ends_with_its_answer() {
         let (alive, gone) = tokio::sync::oneshot::channel::<()>();
-        let endless = ahead(|pieces| async move {
+        let endless = ahead(|made| async move {
             let _alive = alive;
-            while pieces.give(vec![0]).await {}
+            while made.give(0).await {}
             Ok(())
         });
         drop(endless);

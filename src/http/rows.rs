@@ -1,6 +1,10 @@
-//! Samples as text: JSON, NDJSON, CSV. Written by hand, for there may be millions: what a series' rows have in common is prepared once.
+//! Samples as text: JSON, NDJSON, CSV. Written by hand, for there may be millions: a row is its series' row before it, with another
+//! time and, where it has changed, another value.
 
-use std::io::Write;
+use std::ops::Range;
+
+use axum::body::Bytes;
+use bytes::BytesMut;
 
 use crate::query::{RowSeries, Sample, time_text};
 
@@ -56,17 +60,30 @@ pub(super) const CSV_HEAD: &str = "timestamp,metric_name,value,namespace,pod,con
 
 /// Writes rows.
 pub struct Writer {
-    form: Form,
-    /// What stands between time and value, and after the value, for each series.
-    around: Vec<(String, String)>,
+    lines: Vec<Line>,
     clock: Clock,
     numbers: zmij::Buffer,
     integers: itoa::Buffer,
 }
 
+/// The row of a series that was written last.
+struct Line {
+    text: Vec<u8>,
+    /// Where the time stands.
+    time: Range<usize>,
+    /// Where the value begins.
+    number: usize,
+    /// The value, as its bits; none: not a row yet.
+    value: Option<u64>,
+    /// What stands before the time, between time and value, and after the value.
+    before: &'static str,
+    between: String,
+    after: String,
+}
+
 impl std::fmt::Debug for Writer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Writer").field("form", &self.form).finish_non_exhaustive()
+        f.debug_struct("Writer").field("series", &self.lines.len()).finish_non_exhaustive()
     }
 }
 
@@ -74,59 +91,107 @@ impl Writer {
     /// For rows of these series.
     #[must_use]
     pub fn new(form: Form, series: &[RowSeries]) -> Self {
-        let around = series.iter().map(|s| if form == Form::Csv { csv_around(s) } else { json_around(s) }).collect();
-        Self { form, around, clock: Clock::new(), numbers: zmij::Buffer::new(), integers: itoa::Buffer::new() }
+        let line = |s| {
+            let (before, between, after) = match form {
+                Form::Json => json_around(s, ""),
+                Form::Ndjson => json_around(s, "\n"),
+                Form::Csv => csv_around(s),
+            };
+            Line { text: Vec::new(), time: 0..0, number: 0, value: None, before, between, after }
+        };
+        let lines = series.iter().map(line).collect();
+        Self { lines, clock: Clock::new(), numbers: zmij::Buffer::new(), integers: itoa::Buffer::new() }
     }
 
     /// Appends one row, without what separates rows in JSON; with its newline otherwise.
-    pub fn row(&mut self, out: &mut Vec<u8>, sample: &Sample) {
-        let Some((before, after)) = self.around.get(sample.series as usize) else { return };
-        if self.form != Form::Csv {
-            out.extend_from_slice(b"{\"timestamp\":\"");
+    #[inline]
+    pub fn row(&mut self, out: &mut BytesMut, sample: &Sample) {
+        let Some(line) = self.lines.get_mut(sample.series as usize) else { return };
+        let (time, value) = (self.clock.text(sample.time_ms), sample.value.to_bits());
+        if line.value.is_some() && line.time.len() == time.len() {
+            line.text[line.time.clone()].copy_from_slice(time);
+        } else {
+            line.begin(time);
         }
-        out.extend_from_slice(self.clock.text(sample.time_ms));
-        out.extend_from_slice(before.as_bytes());
-        out.extend_from_slice(number(sample.value, &mut self.numbers, &mut self.integers).as_bytes());
-        out.extend_from_slice(after.as_bytes());
+        if line.value != Some(value) {
+            line.value = Some(value);
+            line.text.truncate(line.number);
+            line.text.extend_from_slice(number(sample.value, &mut self.numbers, &mut self.integers).as_bytes());
+            line.text.extend_from_slice(line.after.as_bytes());
+        }
+        out.extend_from_slice(&line.text);
     }
 }
 
-/// Times as [`time_text`] writes them: what a day's times have in common is made once.
+impl Line {
+    /// A row without its value.
+    fn begin(&mut self, time: &[u8]) {
+        self.value = None;
+        self.text.clear();
+        self.text.extend_from_slice(self.before.as_bytes());
+        self.text.extend_from_slice(time);
+        self.time = self.before.len()..self.text.len();
+        self.text.extend_from_slice(self.between.as_bytes());
+        self.number = self.text.len();
+    }
+}
+
+/// Times as [`time_text`] writes them: what is as it was is not made again.
 struct Clock {
     day: i64,
+    second: i64,
     time_ms: i64,
     text: Vec<u8>,
 }
 
 impl Clock {
-    const DAY_MS: i64 = 86_400_000;
+    const DAY: i64 = 86_400;
     /// Of the years 1970 to 9999.
     const DAYS: i64 = 2_932_897;
     /// `2025-07-18T`
     const DATE: usize = 11;
+    /// `2025-07-18T20:42:34`
+    const SECONDS: usize = 19;
 
     fn new() -> Self {
-        Self { day: i64::MIN, time_ms: i64::MIN, text: Vec::new() }
+        Self { day: i64::MIN, second: i64::MIN, time_ms: i64::MIN, text: Vec::new() }
     }
 
+    #[inline]
     fn text(&mut self, time_ms: i64) -> &[u8] {
-        if self.time_ms == time_ms && !self.text.is_empty() {
-            return &self.text;
+        if self.time_ms != time_ms || self.text.is_empty() {
+            self.set(time_ms);
         }
+        &self.text
+    }
+
+    fn set(&mut self, time_ms: i64) {
         self.time_ms = time_ms;
-        let (day, of_day) = (time_ms.div_euclid(Self::DAY_MS), time_ms.rem_euclid(Self::DAY_MS));
-        if self.day != day {
-            self.text = time_text(day.saturating_mul(Self::DAY_MS)).into_bytes();
-            // What is not of the years 1970 to 9999 is written out each time.
-            self.day = if (0..Self::DAYS).contains(&day) { day } else { i64::MIN };
-        }
-        if self.day != day {
+        let (second, ms) = (time_ms.div_euclid(1000), time_ms.rem_euclid(1000));
+        if self.second != second && !self.set_second(second) {
             self.text = time_text(time_ms).into_bytes();
-            return &self.text;
+            return;
         }
-        let (second, ms) = (of_day / 1000, of_day % 1000);
-        let digit = |n: i64| b'0' + (n % 10).unsigned_abs().to_le_bytes()[0];
-        let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+        self.text.truncate(Self::SECONDS);
+        if ms > 0 {
+            self.text.extend_from_slice(&[b'.', digit(ms / 100), digit(ms / 10), digit(ms)]);
+        }
+        self.text.push(b'Z');
+    }
+
+    /// `false`: it is not of the years 1970 to 9999, and is written out each time.
+    fn set_second(&mut self, second: i64) -> bool {
+        let (day, of_day) = (second.div_euclid(Self::DAY), second.rem_euclid(Self::DAY));
+        if !(0..Self::DAYS).contains(&day) {
+            (self.day, self.second) = (i64::MIN, i64::MIN);
+            return false;
+        }
+        if self.day != day {
+            self.text = time_text(day * Self::DAY * 1000).into_bytes();
+            self.day = day;
+        }
+        self.second = second;
+        let (hour, minute, second) = (of_day / 3600, of_day / 60 % 60, of_day % 60);
         self.text.truncate(Self::DATE);
         self.text.extend_from_slice(&[
             digit(hour / 10),
@@ -138,12 +203,12 @@ impl Clock {
             digit(second / 10),
             digit(second),
         ]);
-        if ms > 0 {
-            self.text.extend_from_slice(&[b'.', digit(ms / 100), digit(ms / 10), digit(ms)]);
-        }
-        self.text.push(b'Z');
-        &self.text
+        true
     }
+}
+
+fn digit(n: i64) -> u8 {
+    b'0' + (n % 10).unsigned_abs().to_le_bytes()[0]
 }
 
 /// The shortest text that reads as the same value; whole numbers without a point.
@@ -158,9 +223,9 @@ fn number<'a>(value: f64, numbers: &'a mut zmij::Buffer, integers: &'a mut itoa:
     }
 }
 
-fn json_around(s: &RowSeries) -> (String, String) {
+fn json_around(s: &RowSeries, end: &str) -> (&'static str, String, String) {
     let text = |text: &str| serde_json::Value::from(text).to_string();
-    let before = format!("\",\"metric_name\":{},\"value\":", text(&s.row.metric));
+    let between = format!("\",\"metric_name\":{},\"value\":", text(&s.row.metric));
     let mut after = String::new();
     let named = [
         ("namespace", &s.row.namespace),
@@ -173,13 +238,12 @@ fn json_around(s: &RowSeries) -> (String, String) {
             after.push_str(&format!(",\"{name}\":{}", text(value)));
         }
     }
-    after.push('}');
-    (before, after)
+    ("{\"timestamp\":\"", between, after + "}" + end)
 }
 
-fn csv_around(s: &RowSeries) -> (String, String) {
+fn csv_around(s: &RowSeries) -> (&'static str, String, String) {
     let cells = [&s.row.namespace, &s.row.pod, &s.row.container, &s.mig_instance].map(|text| cell(text));
-    (format!(",{},", cell(&s.row.metric)), format!(",{}\n", cells.join(",")))
+    ("", format!(",{},", cell(&s.row.metric)), format!(",{}\n", cells.join(",")))
 }
 
 /// A CSV cell (RFC 4180).
@@ -188,19 +252,19 @@ fn cell(text: &str) -> String {
 }
 
 /// A page as one document.
-pub(super) fn page(samples: &[Sample], series: &[RowSeries], next: Option<&str>) -> Vec<u8> {
+pub(super) fn page(samples: &[Sample], series: &[RowSeries], next: Option<&str>) -> Bytes {
     let mut writer = Writer::new(Form::Json, series);
-    let mut out = Vec::with_capacity(64 + samples.len() * 112);
+    let mut out = BytesMut::with_capacity(64 + samples.len() * 112);
     out.extend_from_slice(b"{\"data\":[");
     for (at, sample) in samples.iter().enumerate() {
         if at > 0 {
-            out.push(b',');
+            out.extend_from_slice(b",");
         }
         writer.row(&mut out, sample);
     }
-    // Writing to a Vec cannot fail.
-    let _ = write!(out, "],\"next_cursor\":{}}}", serde_json::Value::from(next));
-    out
+    let end = format!("],\"next_cursor\":{}}}", serde_json::Value::from(next));
+    out.extend_from_slice(end.as_bytes());
+    out.freeze()
 }
 
 #[cfg(test)]
@@ -225,10 +289,10 @@ mod tests {
             json["data"][0].to_string(),
             r#"{"metric_name":"m","pod":"p,\"1\"","timestamp":"2025-07-18T20:42:34Z","value":80}"#
         );
-        let mut out = Vec::new();
+        let mut out = BytesMut::new();
         let mut writer = Writer::new(Form::Csv, &series());
         samples.iter().for_each(|sample| writer.row(&mut out, sample));
-        let text = String::from_utf8(out).unwrap();
+        let text = std::str::from_utf8(&out).unwrap();
         assert_eq!(text.lines().next(), Some("2025-07-18T20:42:34Z,m,80,,\"p,\"\"1\"\"\",,"));
         assert_eq!(text.lines().nth(1).unwrap().split(',').nth(2), Some("0.1"));
         assert_eq!(CSV_HEAD.matches(',').count(), 6);

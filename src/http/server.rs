@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use axum::Router;
 use axum::extract::Request;
@@ -15,6 +15,7 @@ use hyper_util::server::conn::auto;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_rustls::rustls;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
@@ -27,6 +28,8 @@ use crate::runtime::{Lifecycle, observe};
 
 /// How often each connection is looked at.
 const LOOK: Duration = Duration::from_millis(500);
+/// Clients without a good certificate are spoken of so often.
+const SAY_AGAIN: Duration = Duration::from_secs(60);
 /// Requests of one HTTP/2 connection at the same time.
 const STREAMS: u32 = 64;
 /// Header lines of a request.
@@ -38,7 +41,7 @@ const SEND_BUFFER: usize = 256 << 10;
 #[derive(Debug)]
 pub struct Server {
     listener: TcpListener,
-    tls: Option<Tls>,
+    tls: Option<Arc<Tls>>,
     config: Http,
 }
 
@@ -50,7 +53,7 @@ impl Server {
     /// The address cannot be had, or certificate and key cannot be used: in words.
     pub async fn bind(config: &Http) -> Result<Self, String> {
         let tls = match (&config.tls_cert_file, &config.tls_key_file) {
-            (Some(chain), Some(key)) => Some(Tls::load(chain, key)?),
+            (Some(chain), Some(key)) => Some(Arc::new(Tls::load(chain, key, config.tls_client_ca_file.as_deref())?)),
             _ => None,
         };
         let listener = TcpListener::bind(config.listen).await.map_err(|error| {
@@ -71,6 +74,11 @@ impl Server {
         self.tls.is_some()
     }
 
+    /// Says when the certificate in use ends, whenever it is asked; `None` without TLS.
+    pub fn certificate(&self) -> Option<impl Fn() -> SystemTime + Send + Sync + use<>> {
+        self.tls.clone().map(|tls| move || tls.ends())
+    }
+
     /// Serves until `lifecycle` drains; then what is being answered may end, for `stop_grace` at most.
     pub async fn run(self, router: Router, lifecycle: &Lifecycle) {
         let (draining, stopping) = (lifecycle.draining(), lifecycle.stopping());
@@ -86,6 +94,7 @@ impl Server {
             open: Mutex::default(),
             draining: draining.clone(),
             cut: CancellationToken::new(),
+            said: Mutex::default(),
         });
         let (permits, tasks) = (Arc::new(Semaphore::new(self.config.max_connections)), TaskTracker::new());
         let accepting = async {
@@ -123,12 +132,14 @@ impl Server {
 struct Shared {
     patience: Patience,
     max_head: usize,
-    tls: Option<Tls>,
+    tls: Option<Arc<Tls>>,
     router: Router,
     /// Connections by age.
     open: Mutex<BTreeMap<u64, (Arc<Watch>, CancellationToken)>>,
     draining: CancellationToken,
     cut: CancellationToken,
+    /// When it was last said that a client has no good certificate.
+    said: Mutex<Option<Instant>>,
 }
 
 impl Shared {
@@ -144,6 +155,22 @@ impl Shared {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         open.remove(&id);
         observe::http_connections(open.len());
+    }
+
+    /// Says who got no connection. Port scans and load balancers that only knock are no news; somebody without the certificate that is
+    /// asked for is, once in a while.
+    fn refused(&self, peer: SocketAddr, error: &std::io::Error) {
+        let unknown = error
+            .get_ref()
+            .and_then(|error| error.downcast_ref::<rustls::Error>())
+            .is_some_and(|error| matches!(error, rustls::Error::NoCertificatesPresented | rustls::Error::InvalidCertificate(_)));
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        if unknown && said.is_none_or(|said| said.elapsed() >= SAY_AGAIN) {
+            *said = Some(Instant::now());
+            tracing::warn!(%peer, %error, "a client was refused: its certificate is not one of http.tls_client_ca_file");
+        } else {
+            tracing::debug!(%peer, %error, "a TLS handshake failed");
+        }
     }
 
     fn evict(&self) {
@@ -177,7 +204,7 @@ async fn connection(shared: Arc<Shared>, stream: TcpStream, peer: SocketAddr, id
             None => serve(&shared, stream, peer, &watch).await,
             Some(tls) => match tls.acceptor().accept(stream).await {
                 Ok(stream) => serve(&shared, stream, peer, &watch).await,
-                Err(error) => tracing::debug!(%peer, %error, "a TLS handshake failed"),
+                Err(error) => shared.refused(peer, &error),
             },
         }
     };

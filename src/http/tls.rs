@@ -1,51 +1,79 @@
-//! HTTPS: certificate and key from files, read again when they change. TLS 1.2 and 1.3.
+//! HTTPS: certificate and key from files, read again when they change; where an authority for clients is set, only those with a
+//! certificate of it get in. TLS 1.2 and 1.3.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::rustls::crypto::ring;
-use tokio_rustls::rustls::pki_types::pem::PemObject;
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use tokio_rustls::rustls::{ServerConfig, version};
+use tokio_rustls::rustls::server::WebPkiClientVerifier;
+use tokio_rustls::rustls::{RootCertStore, ServerConfig, version};
 
+use crate::tls::{Pem, certificates, facts, private_key, provider};
 use crate::watched::Watched;
+
+const CERT: &str = "http.tls_cert_file";
+const KEY: &str = "http.tls_key_file";
+const CLIENT_CA: &str = "http.tls_client_ca_file";
 
 /// How connections are encrypted. A new certificate counts from the next handshake on.
 #[derive(Debug)]
-pub(super) struct Tls(Watched<ServerConfig>);
+pub(super) struct Tls(Watched<Current>);
+
+/// What counts now.
+#[derive(Debug)]
+struct Current {
+    config: Arc<ServerConfig>,
+    ends: SystemTime,
+}
 
 impl Tls {
-    /// From a certificate chain and its key, both PEM.
+    /// From a certificate chain and its key, and the authority of clients, all PEM.
     ///
     /// # Errors
     ///
     /// Which file cannot be used, and why.
-    pub(super) fn load(chain: &Path, key: &Path) -> Result<Self, String> {
-        Watched::new("certificate and key", vec![chain.to_owned(), key.to_owned()], read).map(Self)
+    pub(super) fn load(chain: &Path, key: &Path, client_ca: Option<&Path>) -> Result<Self, String> {
+        let files = [Some(chain), Some(key), client_ca].into_iter().flatten().map(Path::to_owned).collect();
+        Watched::new("certificates of HTTPS", files, |files| read(&files[0], &files[1], files.get(2).map(|file| &**file)))
+            .map(Self)
     }
 
     pub(super) fn acceptor(&self) -> TlsAcceptor {
-        TlsAcceptor::from(self.0.get())
+        TlsAcceptor::from(Arc::clone(&self.0.get().config))
+    }
+
+    /// When the certificate in use ends.
+    pub(super) fn ends(&self) -> SystemTime {
+        self.0.get().ends
     }
 }
 
-fn read(files: &[PathBuf]) -> Result<ServerConfig, String> {
-    let (chain_file, key_file) = (files[0].display(), files[1].display());
-    let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(&files[0])
-        .and_then(Iterator::collect)
-        .map_err(|error| format!("http.tls_cert_file: {chain_file} is no certificate in PEM: {error}"))?;
-    if chain.is_empty() {
-        return Err(format!("http.tls_cert_file: {chain_file} has no certificate in it"));
-    }
-    let key = PrivateKeyDer::from_pem_file(&files[1])
-        .map_err(|error| format!("http.tls_key_file: {key_file} is no private key in PEM: {error}"))?;
-    let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+fn read(chain_file: &Path, key_file: &Path, client_ca: Option<&Path>) -> Result<Current, String> {
+    let pem = |path: &Path| Pem::File(path.to_owned());
+    let chain = certificates(CERT, &pem(chain_file))?;
+    let first = chain.first().ok_or_else(|| format!("{CERT}: {} has no certificate in it", chain_file.display()))?;
+    let ends = facts(first).map_err(|error| format!("{CERT}: {error}"))?.ends;
+    let key = private_key(KEY, &pem(key_file))?;
+    let builder = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&version::TLS13, &version::TLS12])
-        .map_err(|error| format!("TLS cannot be set up: {error}"))?
-        .with_no_client_auth()
+        .map_err(|error| format!("TLS cannot be set up: {error}"))?;
+    let builder = match client_ca {
+        None => builder.with_no_client_auth(),
+        Some(file) => {
+            let mut roots = RootCertStore::empty();
+            for certificate in certificates(CLIENT_CA, &pem(file))? {
+                roots.add(certificate).map_err(|error| format!("{CLIENT_CA}: {}: {error}", file.display()))?;
+            }
+            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider())
+                .build()
+                .map_err(|error| format!("{CLIENT_CA}: {}: {error}", file.display()))?;
+            builder.with_client_cert_verifier(verifier)
+        }
+    };
+    let mut config = builder
         .with_single_cert(chain, key)
-        .map_err(|error| format!("http.tls_cert_file, http.tls_key_file: {chain_file} and {key_file} do not fit: {error}"))?;
+        .map_err(|error| format!("{CERT}, {KEY}: {} and {} do not fit: {error}", chain_file.display(), key_file.display()))?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(config)
+    Ok(Current { config: Arc::new(config), ends })
 }

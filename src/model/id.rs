@@ -29,6 +29,20 @@ impl Digest {
         Self(hasher.digest128())
     }
 
+    /// The same but for its last 32 bits, which are the other's: what decides on the partition is the same in both.
+    #[must_use]
+    pub fn beside(self, other: Self) -> Self {
+        const LAST: u128 = u32::MAX as u128;
+        Self(self.0 & !LAST | other.0 & LAST)
+    }
+
+    /// Which of so many partitions it belongs to, by its last 32 bits.
+    #[must_use]
+    pub fn partition(self, partitions: u16) -> u16 {
+        let last = (self.0 & u128::from(u32::MAX)) % u128::from(partitions.max(1));
+        u16::try_from(last).expect("a remainder of a u16 is a u16")
+    }
+
     /// Big-endian bytes: sorting them sorts the digests.
     #[must_use]
     pub fn to_bytes(self) -> [u8; 16] {

@@ -1,11 +1,13 @@
 //! Groups of series over time: first each series in a step becomes one value, then those of a group.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::ops;
 use std::sync::Arc;
 
 use super::bucket::Bucket;
 use super::range::take_duration;
-use super::slices::Slices;
+use super::samples::Run;
+use super::slices::{Slices, Wanted};
 use super::{Aggregate, GpuFilter, Order, Page, Params, Query, QueryError, Range, Result, cursor, lists, telemetry};
 use crate::store::{GpuSummary, SeriesFilter, SeriesRow};
 
@@ -99,8 +101,8 @@ impl AggregateRequest {
     }
 }
 
-/// A step of a group: the series' values, and how many samples they came from.
-type Groups = BTreeMap<(i64, Vec<Option<String>>), (Bucket, u64)>;
+/// By step and group (its position among all, in order): the series' values, and how many samples they came from.
+type Groups = BTreeMap<(i64, u32), (Bucket, u64)>;
 
 impl Query {
     /// A page of groups, by time and group.
@@ -126,14 +128,20 @@ impl Query {
             ..SeriesFilter::default()
         };
         let series = self.all_series(&filter).await?;
+        let group_of: Vec<_> = series.iter().map(|s| group(request.group_by, s, &by_id)).collect();
+        let known: BTreeSet<&Vec<Option<String>>> = group_of.iter().collect();
+        let known: Vec<_> = known.into_iter().collect();
+        let place = |group| known.binary_search(&group).ok().and_then(|at| u32::try_from(at).ok()).unwrap_or(u32::MAX);
+        let places: Vec<u32> = group_of.iter().map(place).collect();
         let mut groups = Groups::new();
-        for some in series.chunks(SERIES_AT_ONCE) {
-            self.add_series(request, some, &by_id, (from, to), &mut groups).await?;
+        for (some, places) in series.chunks(SERIES_AT_ONCE).zip(places.chunks(SERIES_AT_ONCE)) {
+            self.add_series(request, some, places, (from, to), &mut groups).await?;
         }
         let names = names(request.group_by);
         let mut rows = Vec::new();
-        for ((time_ms, group), (mut bucket, samples)) in groups {
-            if request.after.as_ref().is_some_and(|after| (time_ms, &group) <= (after.0, &after.1)) {
+        for ((time_ms, place), (mut bucket, samples)) in groups {
+            let group = known[place as usize];
+            if request.after.as_ref().is_some_and(|after| (time_ms, group) <= (after.0, &after.1)) {
                 continue;
             }
             if rows.len() > request.limit {
@@ -142,7 +150,7 @@ impl Query {
             let value = if request.agg == Aggregate::Count { samples as f64 } else { bucket.value(request.agg) };
             rows.push(AggregateRow {
                 time_ms,
-                group: names.iter().copied().zip(group).collect(),
+                group: names.iter().copied().zip(group.iter().cloned()).collect(),
                 value,
                 series: bucket.n,
                 samples,
@@ -169,7 +177,7 @@ impl Query {
         &self,
         request: &AggregateRequest,
         series: &[SeriesRow],
-        gpus: &HashMap<i64, &GpuSummary>,
+        places: &[u32],
         (from, to): (i64, i64),
         groups: &mut Groups,
     ) -> Result<()> {
@@ -179,17 +187,36 @@ impl Query {
             Aggregate::Min | Aggregate::Max | Aggregate::Last => request.agg,
             Aggregate::Avg | Aggregate::Sum | Aggregate::Count | Aggregate::Percentile(_) => Aggregate::Avg,
         };
-        let ids = series.iter().map(|s| s.id).collect();
-        let mut slices = Slices::new(Arc::clone(&self.reader), ids, from, to, Order::Asc, usize::MAX);
-        let mut open: BTreeMap<(i64, u32), (Bucket, i64)> = BTreeMap::new();
+        let complete = |groups: &mut Groups, step: i64, series: u32, mut bucket: Bucket| {
+            let entry = groups.entry((step, places[series as usize])).or_default();
+            entry.0.add(request.agg, bucket.last_ms(), bucket.value(over_time));
+            entry.1 += bucket.n;
+        };
+        let wanted = Wanted {
+            series: series.iter().map(|s| s.id).collect(),
+            live: series.iter().map(|s| s.gpu_id).collect::<HashSet<_>>().len(),
+            range: (from, to),
+            order: Order::Asc,
+            hint: None,
+        };
+        let mut slices = Slices::new(Arc::clone(&self.reader), wanted);
+        // Steps that more than one slice has samples of.
+        let mut open: BTreeMap<(i64, u32), Bucket> = BTreeMap::new();
         loop {
             let slice = slices.next().await?;
-            let before = slice.as_ref().map_or(i64::MAX, |(_, b, _)| *b);
-            for sample in slice.iter().flat_map(|(_, _, samples)| samples) {
-                let step = request.step_ms.map_or(from, |ms| sample.time_ms.div_euclid(ms) * ms);
-                let (bucket, last) = open.entry((step, sample.series)).or_default();
-                bucket.add(over_time, sample.time_ms, sample.value);
-                *last = sample.time_ms;
+            let (begin, before) = slice.as_ref().map_or((i64::MAX, i64::MAX), |slice| (slice.from, slice.before));
+            for run in slice.iter().flat_map(|slice| &slice.runs) {
+                for (step, range) in parts(run, request.step_ms, from) {
+                    let samples = run.times[range.clone()].iter().zip(&run.values[range]);
+                    if request.step_ms.is_some_and(|ms| step >= begin && step.saturating_add(ms) <= before) {
+                        let mut bucket = Bucket::default();
+                        samples.for_each(|(time_ms, value)| bucket.add(over_time, *time_ms, *value));
+                        complete(groups, step, run.series, bucket);
+                    } else {
+                        let bucket = open.entry((step, run.series)).or_default();
+                        samples.for_each(|(time_ms, value)| bucket.add(over_time, *time_ms, *value));
+                    }
+                }
             }
             // Steps are aligned: what begins before the step of `before` is complete.
             let border = match (slice.is_some(), request.step_ms) {
@@ -198,11 +225,8 @@ impl Query {
                 (true, Some(ms)) => before.div_euclid(ms) * ms,
             };
             let rest = open.split_off(&(border, 0));
-            for ((step, at), (mut bucket, last)) in std::mem::replace(&mut open, rest) {
-                let key = (step, group(request.group_by, &series[at as usize], gpus));
-                let entry = groups.entry(key).or_default();
-                entry.0.add(request.agg, last, bucket.value(over_time));
-                entry.1 += bucket.n;
+            for ((step, series), bucket) in std::mem::replace(&mut open, rest) {
+                complete(groups, step, series, bucket);
             }
             let held: usize =
                 if matches!(request.agg, Aggregate::Percentile(_)) { groups.values().map(|g| g.0.held()).sum() } else { 0 };
@@ -217,6 +241,11 @@ impl Query {
             }
         }
     }
+}
+
+/// The steps of a run; without steps, all of it as one that begins at `from`.
+fn parts(run: &Run, step_ms: Option<i64>, from: i64) -> Vec<(i64, ops::Range<usize>)> {
+    step_ms.map_or_else(|| vec![(from, 0..run.times.len())], |ms| run.steps(ms).collect())
 }
 
 fn names(by: GroupBy) -> &'static [&'static str] {

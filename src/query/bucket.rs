@@ -83,6 +83,11 @@ impl Bucket {
         self.values.len()
     }
 
+    /// The latest time.
+    pub(super) fn last_ms(&self) -> i64 {
+        self.last.0
+    }
+
     /// Of at least one sample.
     pub(super) fn value(&mut self, agg: Aggregate) -> f64 {
         let sum = self.sum + self.lost;

@@ -7,7 +7,8 @@
 //! | `cursor` | where a list goes on |
 //! | `lists` | clusters, hosts, GPUs, the metric catalogue |
 //! | `gpu` | which GPU an id means |
-//! | `slices` | samples of series in time order, a slice at a time, in bounded memory |
+//! | `slices` | samples of series, a slice of time after the other, in bounded memory |
+//! | `samples` | the samples of a slice in one order, or in steps |
 //! | `telemetry` | one GPU's samples, as they are or in steps |
 //! | `bucket` | what becomes of the samples in a step |
 //! | `latest`, `aggregate` | the newest values; groups of series |
@@ -22,6 +23,7 @@ mod lists;
 mod params;
 mod pipeline;
 mod range;
+mod samples;
 mod slices;
 mod telemetry;
 
@@ -36,7 +38,7 @@ pub use self::lists::{CatalogueEntry, ListRequest, Place};
 pub use self::params::Params;
 pub use self::pipeline::{Pipeline, PipelineCluster, PipelineConsumer, PipelinePartition, PipelineSource};
 pub use self::range::{Range, parse_time_parameter, time_text};
-pub use self::slices::Sample;
+pub use self::samples::{Sample, Samples};
 pub use self::telemetry::{Order, RowSeries, Telemetry, TelemetryRequest};
 pub use crate::store::{ClusterSummary, GpuFilter, GpuPlace, GpuSummary, HostSummary, SeriesRow};
 use crate::store::{Reader, StoreError};

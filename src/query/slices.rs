@@ -3,11 +3,12 @@
 //! Forwards, a slice [a, b) needs the chunks that begin in it and what is left of chunks that began before. Backwards, those that
 //! end in it and what is left of chunks that end later. So each chunk is fetched once. The width follows how many samples came.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use super::samples::Run;
 use super::{Order, QueryError, Result};
-use crate::store::{Chunk, ChunkRange, Reader};
+use crate::store::{Chunk, ChunkRange, Reader, Span};
 
 const DAY_MS: i64 = 86_400_000;
 /// Samples that a slice is made for; four times as many are taken before it is made smaller.
@@ -17,15 +18,16 @@ const MOST: usize = 16 << 20;
 /// The width of a slice at most: what is wide and dense is found out by asking, and asked again.
 const WIDEST_MS: i64 = 64 * DAY_MS;
 
-/// A sample: its time in ms, its series (the position in the list that was asked for), its value.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Sample {
-    /// Time, ms.
-    pub time_ms: i64,
-    /// Position in the list of series.
-    pub series: u32,
-    /// Value.
-    pub value: f64,
+/// Series that are asked for without knowing whether they have anything to give.
+const FEW: usize = 64;
+/// Slices over which it is looked ahead which series have.
+const LOOK: i64 = 16;
+
+/// The samples in [from, before): runs in the order of their series, each series once at most.
+pub(super) struct Slice {
+    pub(super) from: i64,
+    pub(super) before: i64,
+    pub(super) runs: Vec<Run>,
 }
 
 pub(super) struct Slices {
@@ -43,17 +45,43 @@ pub(super) struct Slices {
     most: usize,
     target: usize,
     left: Vec<Chunk>,
+    few: usize,
+    /// Most of the series had nothing in the last slice: a GPU has series for each workload that it ever had.
+    sparse: bool,
+    ahead: Option<Ahead>,
+}
+
+/// What there is in [from, before).
+struct Ahead {
+    from: i64,
+    before: i64,
+    spans: Vec<Span>,
+}
+
+/// Which samples are wanted.
+pub(super) struct Wanted {
+    /// Ids of series, each once.
+    pub(super) series: Vec<i64>,
+    /// How many of them may have samples at one time.
+    pub(super) live: usize,
+    /// From and to, both included.
+    pub(super) range: (i64, i64),
+    pub(super) order: Order,
+    /// How many samples are likely to be wanted, where not all are.
+    pub(super) hint: Option<usize>,
 }
 
 impl Slices {
-    /// The samples of `series` (ids, each once) from `from` to `to`, both included. `hint`: how many are likely to be wanted.
-    pub(super) fn new(reader: Arc<dyn Reader>, series: Vec<i64>, from: i64, to: i64, order: Order, hint: usize) -> Self {
+    pub(super) fn new(reader: Arc<dyn Reader>, wanted: Wanted) -> Self {
+        let Wanted { series, live, range: (from, to), order, hint } = wanted;
         let before = to.saturating_add(1);
-        let target = hint.clamp(1024, TARGET);
+        let tuned = std::env::var("ND_TARGET").ok().and_then(|t| t.parse().ok()).unwrap_or(TARGET);
+        let target = hint.unwrap_or(usize::MAX).clamp(1024, tuned);
         let places = series.iter().enumerate().map(|(at, id)| (*id, u32::try_from(at).unwrap_or(u32::MAX))).collect();
-        // As if every series had a sample a second: right soon, whatever is true.
-        let width = (target as i64 * 1000 / (series.len().max(1) as i64)).max(1000);
-        let at = if order == Order::Asc { from } else { before };
+        // As if every series had a sample a second: right soon, whatever is true. What would be two slices is one.
+        let width = (target as i64 * 1000 / (live.max(1) as i64)).max(1000);
+        let all = before.saturating_sub(from);
+        let width = if all <= width.saturating_mul(2) { all } else { width };
         Self {
             reader,
             series: series.into(),
@@ -61,41 +89,58 @@ impl Slices {
             from,
             before,
             order,
-            at,
+            at: if order == Order::Asc { from } else { before },
             first: true,
             width,
             most: target * 4,
             target,
             left: Vec::new(),
+            few: FEW,
+            sparse: false,
+            ahead: None,
         }
     }
 
-    /// The next slice, [a, b) and its samples: by (time, series) in the order that was asked for, of a series' samples with the same
-    /// time only the later one. `None` at the end.
-    pub(super) async fn next(&mut self) -> Result<Option<(i64, i64, Vec<Sample>)>> {
+    /// The next slice; of a series' samples with the same time only the later one. `None` at the end.
+    pub(super) async fn next(&mut self) -> Result<Option<Slice>> {
         loop {
-            if self.series.is_empty()
-                || (self.order == Order::Asc && self.at >= self.before)
-                || (self.order == Order::Desc && self.at <= self.from)
-            {
-                return Ok(None);
-            }
             let (a, b) = match self.order {
                 Order::Asc => (self.at, self.at.saturating_add(self.width).min(self.before)),
                 Order::Desc => (self.at.saturating_sub(self.width).max(self.from), self.at),
             };
-            let range = self.range(a, b);
-            let Some(chunks) = self.reader.chunks(&self.series, &range, self.most).await? else {
+            if self.series.is_empty() || a >= b {
+                return Ok(None);
+            }
+            let series = self.present(a, b).await?;
+            let Some(chunks) = self.reader.chunks(&series, &self.range(a, b), self.most).await? else {
                 self.too_many()?;
                 continue;
             };
             self.first = false;
+            self.sparse = self.series.len() > self.few && self.series.len() > 4 * different(&chunks);
             self.at = if self.order == Order::Asc { b } else { a };
-            let fetched: usize = chunks.iter().map(|chunk| chunk.times.len()).sum();
-            self.adapt(fetched);
+            self.adapt(chunks.iter().map(|chunk| chunk.times.len()).sum());
             self.left.extend(chunks);
-            return Ok(Some((a, b, self.take(a, b))));
+            return Ok(Some(Slice { from: a, before: b, runs: self.take(a, b) }));
         }
+    }
+
+    /// The series to ask for chunks of a slice: all, or where most have none, those that have.
+    async fn present(&mut self, a: i64, b: i64) -> Result<Arc<[i64]>> {
+        if self.first || !self.sparse {
+            return Ok(Arc::clone(&self.series));
+        }
+        if !self.ahead.as_ref().is_some_and(|ahead| ahead.from <= a && b <= ahead.before) {
+            let width = self.width.saturating_mul(LOOK);
+            let (from, before) = match self.order {
+                Order::Asc => (a, a.saturating_add(width).min(self.before)),
+                Order::Desc => (b.saturating_sub(width).max(self.from), b),
+            };
+            let spans = self.reader.spans(&self.series, &self.range(from, before)).await?;
+            self.ahead = Some(Ahead { from, before, spans });
+        }
+        let spans = self.ahead.iter().flat_map(|ahead| &ahead.spans);
+        Ok(spans.filter(|span| span.first_ms < b && span.last_ms >= a).map(|span| span.series).collect())
     }
 
     fn range(&self, a: i64, b: i64) -> ChunkRange {
@@ -128,33 +173,29 @@ impl Slices {
         Ok(())
     }
 
-    fn adapt(&mut self, fetched: usize) {
-        if fetched < self.target / 2 {
-            let factor = if fetched < self.target / 16 { 8 } else { 2 };
+    /// A slice of the width had `n` samples.
+    fn adapt(&mut self, n: usize) {
+        if n < self.target / 2 {
+            let factor = (self.target / n.max(1)).min(8) as i64;
             self.width = self.width.saturating_mul(factor).min(WIDEST_MS);
-        } else if fetched > self.target * 2 {
+        } else if n > self.target * 2 {
             self.width = (self.width / 2).max(1);
         }
     }
 
     /// Takes the samples in [a, b) out of the chunks at hand, and keeps what will be asked for later.
-    fn take(&mut self, a: i64, b: i64) -> Vec<Sample> {
+    fn take(&mut self, a: i64, b: i64) -> Vec<Run> {
         let mut chunks = std::mem::take(&mut self.left);
         // Per series in the order of chunks, so that of two samples with the same time the later chunk's comes later.
         chunks.sort_by_key(|chunk| (self.places.get(&chunk.series).copied(), chunk.times[0], chunk.id));
-        let mut samples: Vec<Sample> = Vec::with_capacity(chunks.iter().map(|chunk| chunk.times.len()).sum());
-        let mut at = 0;
-        while at < chunks.len() {
-            let end = at + chunks[at..].iter().take_while(|chunk| chunk.series == chunks[at].series).count();
-            if let Some(place) = self.places.get(&chunks[at].series) {
-                one_series(&mut chunks[at..end], *place, a, b, &mut samples);
+        let mut runs = Vec::new();
+        for chunks in chunks.chunk_by_mut(|one, other| one.series == other.series) {
+            if let Some(place) = self.places.get(&chunks[0].series) {
+                let run = one_series(chunks, *place, a, b);
+                if !run.times.is_empty() {
+                    runs.push(run);
+                }
             }
-            at = end;
-        }
-        // Runs that are sorted each: a merge.
-        samples.sort_by_key(|sample| (sample.time_ms, sample.series));
-        if self.order == Order::Desc {
-            samples.reverse();
         }
         self.left = chunks
             .into_iter()
@@ -163,38 +204,53 @@ impl Slices {
                 Order::Desc => cut(chunk, |times| 0..times.partition_point(|t| *t < a)),
             })
             .collect();
-        samples
+        runs
     }
 }
 
-/// Appends the samples of one series in [a, b), in order, each time once.
-fn one_series(chunks: &mut [Chunk], place: u32, a: i64, b: i64, samples: &mut Vec<Sample>) {
-    let begin = samples.len();
+/// How many series these are of.
+fn different(chunks: &[Chunk]) -> usize {
+    chunks.iter().map(|chunk| chunk.series).collect::<HashSet<_>>().len()
+}
+
+/// The samples of one series in [a, b), in order, each time once.
+fn one_series(chunks: &mut [Chunk], series: u32, a: i64, b: i64) -> Run {
     let in_row = chunks.windows(2).all(|pair| pair[0].times.last() < pair[1].times.first());
     if !in_row {
         chunks.sort_by_key(|chunk| chunk.id);
     }
+    let n = chunks.iter().map(|chunk| chunk.times.len()).sum();
+    let mut run = Run { series, times: Vec::with_capacity(n), values: Vec::with_capacity(n) };
     for chunk in &*chunks {
         let (first, end) = (chunk.times.partition_point(|t| *t < a), chunk.times.partition_point(|t| *t < b));
-        let pairs = chunk.times[first..end].iter().zip(&chunk.values[first..end]);
-        samples.extend(pairs.map(|(time_ms, value)| Sample { time_ms: *time_ms, series: place, value: *value }));
+        run.times.extend_from_slice(&chunk.times[first..end]);
+        run.values.extend_from_slice(&chunk.values[first..end]);
     }
-    let mine = &mut samples[begin..];
-    if !in_row {
-        mine.sort_by_key(|sample| sample.time_ms);
+    if !in_row && !run.times.is_sorted() {
+        let mut order: Vec<usize> = (0..run.times.len()).collect();
+        order.sort_by_key(|at| run.times[*at]);
+        run.times = order.iter().map(|at| run.times[*at]).collect();
+        run.values = order.iter().map(|at| run.values[*at]).collect();
     }
-    if mine.windows(2).any(|pair| pair[0].time_ms == pair[1].time_ms) {
-        // The last of those with the same time stays.
-        let mut kept = 0;
-        for at in 0..mine.len() {
-            if kept > 0 && mine[kept - 1].time_ms == mine[at].time_ms {
-                kept -= 1;
-            }
-            mine[kept] = mine[at];
-            kept += 1;
+    if run.times.windows(2).any(|pair| pair[0] == pair[1]) {
+        keep_last(&mut run);
+    }
+    run
+}
+
+/// Of the samples with the same time, the last stays.
+fn keep_last(run: &mut Run) {
+    let mut kept = 0;
+    for at in 0..run.times.len() {
+        if kept > 0 && run.times[kept - 1] == run.times[at] {
+            kept -= 1;
         }
-        samples.truncate(begin + kept);
+        run.times[kept] = run.times[at];
+        run.values[kept] = run.values[at];
+        kept += 1;
     }
+    run.times.truncate(kept);
+    run.values.truncate(kept);
 }
 
 fn cut(mut chunk: Chunk, range: impl Fn(&[i64]) -> std::ops::Range<usize>) -> Option<Chunk> {
@@ -215,6 +271,7 @@ pub(super) mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::query::samples::{Sample, Samples};
     use crate::store::{
         self, ClusterSummary, GpuFilter, GpuPlace, GpuSummary, HostSummary, Latest, SeriesFilter, SeriesRow, SourceLedger,
     };
@@ -254,6 +311,14 @@ pub(super) mod tests {
             let n: usize = found.iter().map(|chunk| chunk.times.len()).sum();
             Ok((n <= max).then_some(found))
         }
+        async fn spans(&self, series: &[i64], r: &ChunkRange) -> store::Result<Vec<Span>> {
+            let chunks = self.chunks(series, r, usize::MAX).await?.unwrap_or_default();
+            let span = |id: &i64| {
+                let mine = || chunks.iter().filter(|chunk| chunk.series == *id).flat_map(|chunk| &chunk.times);
+                Some(Span { series: *id, first_ms: *mine().min()?, last_ms: *mine().max()? })
+            };
+            Ok(series.iter().filter_map(span).collect())
+        }
         async fn ledger(&self) -> store::Result<Vec<SourceLedger>> {
             Ok(Vec::new())
         }
@@ -282,7 +347,8 @@ pub(super) mod tests {
     proptest! {
         /// Whatever the chunks: each (series, time) once, with the value of the latest chunk, in order, and none outside.
         #[test]
-        fn slices_give_each_sample_once(chunks in chunks(), from in -10..2 * DAY_MS, length in 0..3 * DAY_MS, forwards: bool) {
+        fn slices_give_each_sample_once(chunks in chunks(), from in -10..2 * DAY_MS, length in 0..3 * DAY_MS, width in 1..DAY_MS,
+            forwards: bool, sparse: bool) {
             let (order, to) = (if forwards { Order::Asc } else { Order::Desc }, from + length);
             let mut want = std::collections::BTreeMap::new();
             for chunk in &chunks {
@@ -298,11 +364,16 @@ pub(super) mod tests {
             }
             let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
             let have = runtime.block_on(async {
-                let mut slices = Slices::new(Arc::new(Chunks(chunks)), vec![1, 2], from, to, order, 1);
-                slices.most = 64;
+                // Series that have nothing are looked for in vain, and then not any more.
+                let series = if sparse { (1..=2).chain(10..20).collect() } else { vec![1, 2] };
+                let wanted = Wanted { series, live: 2, range: (from, to), order, hint: None };
+                let mut slices = Slices::new(Arc::new(Chunks(chunks)), wanted);
+                (slices.most, slices.target, slices.few) = (64, 16, 4);
+                slices.width = slices.width.min(width);
                 let mut have = Vec::new();
-                while let Some((a, b, some)) = slices.next().await.unwrap() {
-                    assert!(some.iter().all(|s| (a..b).contains(&s.time_ms)));
+                while let Some(slice) = slices.next().await.unwrap() {
+                    let some: Vec<Sample> = Samples::merged(slice.runs, order).collect();
+                    assert!(some.iter().all(|s| (slice.from..slice.before).contains(&s.time_ms)));
                     have.extend(some);
                 }
                 have

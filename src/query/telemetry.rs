@@ -1,13 +1,14 @@
 //! One GPU's samples: as they are, or in steps.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::bucket::{Bucket, NAMES};
 use super::range::take_duration;
-use super::slices::Slices;
-use super::{Aggregate, Gpu, Page, Params, Query, QueryError, Range, Result, Sample, SeriesRow, cursor, lists};
+use super::samples::Run;
+use super::slices::{Slices, Wanted};
+use super::{Aggregate, Gpu, Page, Params, Query, QueryError, Range, Result, Sample, Samples, SeriesRow, cursor, lists};
 
 /// Which end comes first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -160,9 +161,16 @@ impl Query {
         if from > to {
             return Ok(telemetry);
         }
-        let hint = if step_ms.is_some() { usize::MAX } else { request.limit.map_or(usize::MAX, |limit| limit * 2) };
-        let ids = telemetry.series.iter().map(|series| series.row.id).collect();
-        telemetry.slices = Some(Slices::new(Arc::clone(&self.reader), ids, from, to, request.order, hint));
+        // A workload's series take turns with those of others.
+        let live: HashSet<_> = telemetry.series.iter().map(|series| (&series.row.metric, &series.mig_instance)).collect();
+        let wanted = Wanted {
+            series: telemetry.series.iter().map(|series| series.row.id).collect(),
+            live: live.len(),
+            range: (from, to),
+            order: request.order,
+            hint: request.limit.filter(|_| step_ms.is_none()).map(|limit| limit.saturating_mul(2)),
+        };
+        telemetry.slices = Some(Slices::new(Arc::clone(&self.reader), wanted));
         telemetry.steps = request.step.map(|(_, agg)| Steps {
             ms: step_ms.unwrap_or(1),
             agg,
@@ -207,7 +215,7 @@ impl Query {
         let mut rows = Vec::new();
         while rows.len() <= limit {
             let Some(some) = telemetry.next().await? else { break };
-            rows.extend(some);
+            rows.extend(some.take(limit + 1 - rows.len()));
         }
         let series = Arc::clone(&telemetry.series);
         let page = lists::page(rows, limit, &request.question, |sample| (sample.time_ms, series[sample.series as usize].row.id));
@@ -239,51 +247,53 @@ impl Telemetry {
     /// # Errors
     ///
     /// The store's; too many values for a percentile.
-    pub async fn next(&mut self) -> Result<Option<Vec<Sample>>> {
+    pub async fn next(&mut self) -> Result<Option<Samples>> {
         loop {
             let Some(slices) = &mut self.slices else { return Ok(None) };
             let slice = slices.next().await?;
             let ended = slice.is_none();
-            let mut samples = match (&mut self.steps, slice) {
-                (None, slice) => slice.map_or_else(Vec::new, |(_, _, samples)| samples),
-                (Some(steps), Some((a, b, samples))) => {
-                    steps.add(&samples)?;
-                    steps.complete(self.order, a, b)
+            let samples = match (&mut self.steps, slice) {
+                (None, slice) => Samples::merged(slice.map_or_else(Vec::new, |slice| slice.runs), self.order),
+                (Some(steps), Some(slice)) => {
+                    steps.add(&slice.runs)?;
+                    steps.complete(self.order, slice.from, slice.before).into()
                 }
-                (Some(steps), None) => steps.rest(self.order),
+                (Some(steps), None) => steps.rest(self.order).into(),
             };
             if ended {
                 self.slices = None;
             }
-            self.skip(&mut samples);
-            if !samples.is_empty() {
+            let samples = self.skip(samples);
+            if samples.len() > 0 {
                 return Ok(Some(samples));
             }
         }
     }
 
     /// Leaves out what was before the cursor.
-    fn skip(&mut self, samples: &mut Vec<Sample>) {
-        let Some((time, id)) = self.after else { return };
-        let known = samples
-            .iter()
-            .take_while(|sample| {
-                let here = (sample.time_ms, self.series[sample.series as usize].row.id);
-                if self.order == Order::Asc { here <= (time, id) } else { here >= (time, id) }
-            })
-            .count();
-        samples.drain(..known);
-        if !samples.is_empty() {
+    fn skip(&mut self, samples: Samples) -> Samples {
+        let Some((time, id)) = self.after else { return samples };
+        let known = |sample: &Sample| {
+            let here = (sample.time_ms, self.series[sample.series as usize].row.id);
+            if self.order == Order::Asc { here <= (time, id) } else { here >= (time, id) }
+        };
+        let rest: Vec<Sample> = samples.skip_while(known).collect();
+        if !rest.is_empty() {
             self.after = None;
         }
+        rest.into()
     }
 }
 
 impl Steps {
-    fn add(&mut self, samples: &[Sample]) -> Result<()> {
-        for sample in samples {
-            let key = (sample.time_ms.div_euclid(self.ms) * self.ms, self.groups[sample.series as usize]);
-            self.open.entry(key).or_default().add(self.agg, sample.time_ms, sample.value);
+    fn add(&mut self, runs: &[Run]) -> Result<()> {
+        for run in runs {
+            for (step, range) in run.steps(self.ms) {
+                let bucket = self.open.entry((step, self.groups[run.series as usize])).or_default();
+                for (time_ms, value) in run.times[range.clone()].iter().zip(&run.values[range]) {
+                    bucket.add(self.agg, *time_ms, *value);
+                }
+            }
         }
         let held: usize = self.open.values().map(Bucket::held).sum();
         if held > self.max_held {

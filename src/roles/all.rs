@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 
-use super::{collect, link, serve, stream};
+use super::{certificates, collect, link, serve, stream};
 use crate::config::{Config, ConfigError};
 use crate::runtime::observe::{self, Component};
 use crate::runtime::{Exit, Lifecycle};
@@ -47,7 +47,7 @@ pub async fn run(config: Arc<Config>, lifecycle: Lifecycle) -> anyhow::Result<Ex
     // What can be wrong is said before anything begins.
     config.http()?;
     let work = if config.stream.csv.is_empty() { None } else { Some(stream::Work::look(&config).await?) };
-    let kept = open_store(&config)?;
+    let kept = open_store(&config, &lifecycle)?;
     let Some(queue) = open_queue(&config, &lifecycle).await? else { return Ok(Exit::Done) };
 
     let later = lifecycle.drained_later();
@@ -113,9 +113,10 @@ fn is_configuration(error: &anyhow::Error) -> bool {
 }
 
 /// The configured store, else one in the data directory.
-fn open_store(config: &Config) -> anyhow::Result<Kept> {
+fn open_store(config: &Config, lifecycle: &Lifecycle) -> anyhow::Result<Kept> {
     if config.postgres.url.is_some() {
         let store = Arc::new(PostgresStore::connect(&config.postgres()?)?);
+        certificates::watch_store(lifecycle, &store);
         return Ok(Kept { store: store.clone(), reader: store, name: collect::POSTGRESQL });
     }
     let directory = &config.data.dir;

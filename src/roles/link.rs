@@ -1,12 +1,14 @@
 //! The line to the queue, as every role that has one keeps it: reached in the beginning, watched by a heartbeat.
 
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::retry::Backoff;
 use crate::runtime::Lifecycle;
-use crate::runtime::observe::{self, Component};
+use crate::runtime::observe::{self, Certificate, Component};
 use crate::transport::TransportError;
+use crate::transport::redis::RedisTransport;
 
 /// How often the line is tried. A line that does not answer shows within this and a command's timeout.
 const HEARTBEAT: Duration = Duration::from_secs(1);
@@ -61,6 +63,30 @@ pub(super) fn heartbeat<F>(
             life.health().set("redis", answer.map(|_| ()).map_err(|e| e.to_string()));
             tokio::select! {
                 () = tokio::time::sleep(HEARTBEAT) => {}
+                () = life.stopping().cancelled_owned() => return Ok(()),
+            }
+        }
+    });
+}
+
+/// Between two looks at what the line itself counts.
+const MEASURE: Duration = Duration::from_secs(5);
+
+/// Tells the metrics, for the life of the process, what went over the line and how long its certificates are good.
+pub(super) fn measure(lifecycle: &Lifecycle, queue: &Arc<RedisTransport>) {
+    let (life, queue) = (lifecycle.clone(), Arc::clone(queue));
+    lifecycle.spawn("line metrics", async move {
+        loop {
+            let (sent, received) = queue.traffic();
+            observe::wan_bytes(sent, received);
+            let (ours, theirs) = queue.certificates();
+            for (of, ends) in [(Certificate::RedisClient, ours), (Certificate::RedisServer, theirs)] {
+                if let Some(ends) = ends {
+                    observe::certificate(of, ends);
+                }
+            }
+            tokio::select! {
+                () = tokio::time::sleep(MEASURE) => {}
                 () = life.stopping().cancelled_owned() => return Ok(()),
             }
         }

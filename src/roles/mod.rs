@@ -2,6 +2,8 @@
 
 pub mod all;
 pub mod audit;
+mod certificates;
+pub mod check;
 pub mod collect;
 pub mod completions;
 pub mod config;
@@ -11,6 +13,7 @@ pub mod generate;
 pub mod groups;
 mod link;
 pub mod migrate;
+pub mod probe;
 pub mod reference;
 pub mod replay;
 mod say;
@@ -66,6 +69,8 @@ fn execute(cli: Cli, variables: impl IntoIterator<Item = (OsString, OsString)>) 
         Command::Collect(_) => role(&config, "collect", true, collect::run),
         Command::Serve(_) => role(&config, "serve", true, serve::run),
         Command::All(_) => role(&config, "all", true, all::run),
+        Command::Probe(_) => role(&config, "probe", true, probe::run),
+        Command::Check(what) => once(&config, "check", move |config, _| check::run(config, what)),
         Command::Migrate => once(&config, "migrate", migrate::run),
         Command::Audit(audit) => once(&config, "audit", move |config, life| audit::run(config, life, audit)),
         Command::DeadLetters(what) => once(&config, "dead-letters", move |config, life| dead_letters::run(config, life, what)),

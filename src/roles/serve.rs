@@ -7,12 +7,13 @@ use anyhow::Context as _;
 use arc_swap::ArcSwapOption;
 use async_trait::async_trait;
 
+use super::certificates;
 use crate::config::{Config, ConfigError, Http};
 use crate::http::{self, Api, Server};
 use crate::model::{RowRange, SourceId};
 use crate::query::{Limits, Query};
 use crate::retry::Backoff;
-use crate::runtime::observe::{self, Component};
+use crate::runtime::observe::{self, Certificate, Component};
 use crate::runtime::{Exit, Lifecycle};
 use crate::store::postgres::PostgresStore;
 use crate::store::{Reader, StoreError};
@@ -26,7 +27,9 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Runs the role.
 pub async fn run(config: Arc<Config>, lifecycle: Lifecycle) -> anyhow::Result<Exit> {
-    let store: Arc<dyn Reader> = Arc::new(PostgresStore::connect(&config.postgres()?)?);
+    let store = Arc::new(PostgresStore::connect(&config.postgres()?)?);
+    certificates::watch_store(&lifecycle, &store);
+    let store: Arc<dyn Reader> = store;
     // What is wrong in the configuration is said at once; what waiting can help is awaited.
     if let Ok(Err(refused @ StoreError::Refused { .. })) = tokio::time::timeout(PATIENCE, store.ready()).await {
         return Err(refused.into());
@@ -56,9 +59,14 @@ pub(super) async fn run_with(
     tracing::info!(
         url = format!("{scheme}://{}", server.address()),
         tokens = settings.tokens_file.is_some(),
+        client_certificates = settings.tls_client_ca_file.is_some(),
         "serving the API and the page; /docs describes it"
     );
-    if settings.insecure_open && settings.tokens_file.is_none() && !settings.listen.ip().is_loopback() {
+    if let Some(ends) = server.certificate() {
+        certificates::watch(lifecycle, Certificate::Http, move || Some(ends()));
+    }
+    let keys = settings.tokens_file.is_some() || settings.tls_client_ca_file.is_some();
+    if settings.insecure_open && !keys && !settings.listen.ip().is_loopback() {
         tracing::warn!(address = %server.address(), "served without tokens to everybody who reaches it (http.insecure_open)");
     }
     lifecycle.watch(name, HEARTBEAT, PATIENCE, move || {

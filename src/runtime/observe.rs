@@ -98,6 +98,16 @@ pub const QUERY_SECONDS: &str = "telemetry_query_seconds";
 pub const HTTP_CONNECTIONS: &str = "telemetry_http_connections";
 /// Connections made again.
 pub const RECONNECTS: &str = "telemetry_reconnects_total";
+/// How long a certificate is still good.
+pub const CERTIFICATE_EXPIRY: &str = "telemetry_certificate_expiry_seconds";
+/// Bytes over the line to the queue.
+pub const WAN_BYTES: &str = "telemetry_wan_bytes_total";
+/// Duration of the parts of the way to the queue.
+pub const PROBE_SECONDS: &str = "telemetry_probe_seconds";
+/// Probes that did not arrive.
+pub const PROBE_FAILURES: &str = "telemetry_probe_failures_total";
+/// How far a server's clock is ahead.
+pub const CLOCK_AHEAD: &str = "telemetry_clock_ahead_seconds";
 /// Version.
 pub const BUILD_INFO: &str = "telemetry_build_info";
 /// When the process began.
@@ -108,7 +118,7 @@ const fn described(name: &'static str, kind: Kind, unit: Unit, labels: &'static 
 }
 
 /// Every metric.
-pub const METRICS: [Described; 28] = [
+pub const METRICS: [Described; 33] = [
     described(
         LATENCY,
         Kind::Histogram,
@@ -218,6 +228,35 @@ pub const METRICS: [Described; 28] = [
         Unit::Count,
         &["target"],
         "Connections that were lost and made again, by target: redis or postgres.",
+    ),
+    described(
+        CERTIFICATE_EXPIRY,
+        Kind::Gauge,
+        Unit::Seconds,
+        &["target"],
+        "Seconds until a certificate in use ends, negative when it has ended. target: http (the server's own), postgres-client (shown to PostgreSQL), redis-client (shown to Redis), redis-server (shown by Redis).",
+    ),
+    described(
+        WAN_BYTES,
+        Kind::Counter,
+        Unit::Bytes,
+        &["direction"],
+        "Bytes over the line to Redis, by direction: sent or received. Commands and answers as they are written; TLS and TCP add some per cent.",
+    ),
+    described(
+        PROBE_SECONDS,
+        Kind::Histogram,
+        Unit::Seconds,
+        &["step", "node"],
+        "Time of a step of a probe to a node of Redis: resolve, connect, tls, round_trip (on a connection that is there; needs no clocks).",
+    ),
+    described(PROBE_FAILURES, Kind::Counter, Unit::Count, &["node"], "Probes of a node of Redis that failed."),
+    described(
+        CLOCK_AHEAD,
+        Kind::Gauge,
+        Unit::Seconds,
+        &["node"],
+        "How far the clock of a node of Redis is ahead of ours; half of a round trip is the error. What one-way latencies have to be read with.",
     ),
     described(BUILD_INFO, Kind::Gauge, Unit::Count, &["version", "role"], "Always 1; the labels say what runs."),
     described(START_TIME, Kind::Gauge, Unit::Seconds, &[], "When the process began, in seconds since 1970."),
@@ -391,6 +430,84 @@ pub fn http_connections(open: usize) {
 /// A connection was lost and made again.
 pub fn reconnect(target: Target) {
     counter!(RECONNECTS, "target" => target.name()).increment(1);
+}
+
+/// A certificate that this process shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Certificate {
+    /// To clients of the API.
+    Http,
+    /// To PostgreSQL.
+    PostgresClient,
+    /// To Redis.
+    RedisClient,
+    /// That of Redis, as it was shown last.
+    RedisServer,
+}
+
+impl Certificate {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::PostgresClient => "postgres-client",
+            Self::RedisClient => "redis-client",
+            Self::RedisServer => "redis-server",
+        }
+    }
+}
+
+/// When a certificate ends.
+pub fn certificate(of: Certificate, ends: SystemTime) {
+    let left = match ends.duration_since(SystemTime::now()) {
+        Ok(left) => left.as_secs_f64(),
+        Err(over) => -over.duration().as_secs_f64(),
+    };
+    gauge!(CERTIFICATE_EXPIRY, "target" => of.name()).set(left);
+}
+
+/// A part of the way to the queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProbeStep {
+    /// The name.
+    Resolve,
+    /// TCP.
+    Connect,
+    /// The TLS handshake.
+    Tls,
+    /// A command and its answer.
+    RoundTrip,
+}
+
+impl ProbeStep {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Resolve => "resolve",
+            Self::Connect => "connect",
+            Self::Tls => "tls",
+            Self::RoundTrip => "round_trip",
+        }
+    }
+}
+
+/// A part of a probe took this long.
+pub fn probe_step(step: ProbeStep, node: &str, took: Duration) {
+    histogram!(PROBE_SECONDS, "step" => step.name(), "node" => node.to_owned()).record(took.as_secs_f64());
+}
+
+/// A probe did not arrive.
+pub fn probe_failed(node: &str) {
+    counter!(PROBE_FAILURES, "node" => node.to_owned()).increment(1);
+}
+
+/// How far a server's clock is ahead of ours.
+pub fn clock_ahead(node: &str, seconds: f64) {
+    gauge!(CLOCK_AHEAD, "node" => node.to_owned()).set(seconds);
+}
+
+/// Bytes that went over the line to the queue since the start.
+pub fn wan_bytes(sent: u64, received: u64) {
+    counter!(WAN_BYTES, "direction" => "sent").absolute(sent);
+    counter!(WAN_BYTES, "direction" => "received").absolute(received);
 }
 
 /// Whether the connection to the queue works.

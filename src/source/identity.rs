@@ -25,10 +25,10 @@ pub struct Known {
 }
 
 impl Known {
-    /// The content that begins so, with the id that follows from it.
-    fn new(cluster: &str, prefix: Digest, length: u64) -> Self {
+    /// The content that begins so, with the id that follows from it: in the partition of its first record.
+    fn new(cluster: &str, first_record: Digest, prefix: Digest, length: u64) -> Self {
         let source = Digest::of_parts(&[b"content", cluster.as_bytes(), &prefix.to_bytes(), &length.to_be_bytes()]);
-        Self { length, prefix, source }
+        Self { length, prefix, source: source.beside(first_record) }
     }
 }
 
@@ -53,7 +53,7 @@ pub fn named(cluster: &str, text: &str) -> SourceId {
 /// The id of one round of `--loop`, or of a run with `--restamp`; the source's own id is the family of all of them.
 #[must_use]
 pub fn round(source: SourceId, nonce: u64, round: u64) -> SourceId {
-    Digest::of_parts(&[b"round", &source.to_bytes(), &nonce.to_be_bytes(), &round.to_be_bytes()])
+    Digest::of_parts(&[b"round", &source.to_bytes(), &nonce.to_be_bytes(), &round.to_be_bytes()]).beside(source)
 }
 
 impl CsvReader {
@@ -89,10 +89,11 @@ impl CsvReader {
         let first = first.strip_suffix(b"\n").unwrap_or(first);
         let first = first.strip_suffix(b"\r").unwrap_or(first);
         let prefix = &bytes[..bytes.len().min(PREFIX_BYTES as usize)];
+        let first_record = Digest::of_parts(&[b"first record", cluster.as_bytes(), first]);
         Ok(Beginning {
-            first_record: Digest::of_parts(&[b"first record", cluster.as_bytes(), first]),
+            first_record,
             has_record: record_end.is_some(),
-            fresh: Known::new(cluster, Digest::of(prefix), prefix.len() as u64),
+            fresh: Known::new(cluster, first_record, Digest::of(prefix), prefix.len() as u64),
         })
     }
 
@@ -153,10 +154,10 @@ impl CsvReader {
     ///
     /// # Errors
     /// The content cannot be read, or is a pipe.
-    pub async fn fork(&self, cluster: &str, checkpoint: u64) -> Result<Known, SourceError> {
+    pub async fn fork(&self, cluster: &str, first_record: Digest, checkpoint: u64) -> Result<Known, SourceError> {
         let found = self.prefixes(&[checkpoint]).await?;
         match found.first() {
-            Some((length, digest)) => Ok(Known::new(cluster, *digest, *length)),
+            Some((length, digest)) => Ok(Known::new(cluster, first_record, *digest, *length)),
             None => Err(SourceError::CannotRewind { name: self.name.clone(), offset: 0 }),
         }
     }

@@ -15,6 +15,7 @@ mod text;
 
 pub use read::{
     Chunk, ChunkRange, ClusterSummary, GpuFilter, GpuPlace, GpuSummary, HostSummary, Latest, Reader, SeriesFilter, SeriesRow,
+    Span,
 };
 
 use std::collections::BTreeMap;

@@ -151,6 +151,17 @@ pub struct Chunk {
     pub values: Vec<f64>,
 }
 
+/// What a series has in a range of chunks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// The series.
+    pub series: i64,
+    /// Its oldest sample there, ms.
+    pub first_ms: i64,
+    /// Its newest sample there, ms.
+    pub last_ms: i64,
+}
+
 /// The newest sample of a series.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Latest {
@@ -187,6 +198,9 @@ pub trait Reader: Send + Sync {
     /// The chunks of these series in a range, in any order; `None` when they have more than `max_samples` samples in all: ask for
     /// less.
     async fn chunks(&self, series: &[i64], range: &ChunkRange, max_samples: usize) -> Result<Option<Vec<Chunk>>>;
+
+    /// From when to when each of these series has samples in the chunks of a range; series without are left out. In any order.
+    async fn spans(&self, series: &[i64], range: &ChunkRange) -> Result<Vec<Span>>;
 
     /// The ledger of every source.
     async fn ledger(&self) -> Result<Vec<SourceLedger>>;

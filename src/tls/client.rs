@@ -2,15 +2,17 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use secrecy::{ExposeSecret, SecretString};
 use tokio_rustls::rustls::client::WebPkiServerVerifier;
 use tokio_rustls::rustls::client::danger::ServerCertVerifier;
-use tokio_rustls::rustls::{ClientConfig, RootCertStore, version};
+use tokio_rustls::rustls::pki_types::CertificateDer;
+use tokio_rustls::rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion, version};
 
 use super::pem::{Pem, certificates, private_key};
-use super::verify::{AnyName, Anybody};
+use super::verify::{AnyName, Anybody, Noting, Pinned};
 use super::{facts, provider};
 use crate::watched::Watched;
 
@@ -53,6 +55,23 @@ pub struct ClientSettings {
     pub names: Names,
 }
 
+/// How the handshake is made, where it is not the usual way.
+#[derive(Clone, Debug)]
+pub struct Handshake {
+    /// Versions of TLS.
+    pub versions: Vec<&'static SupportedProtocolVersion>,
+    /// What is to be spoken (ALPN); empty: that is not said.
+    pub alpn: &'static [&'static str],
+    /// Whether the server is told the name that it was asked for (SNI).
+    pub sni: bool,
+}
+
+impl Default for Handshake {
+    fn default() -> Self {
+        Self { versions: vec![&version::TLS13, &version::TLS12], alpn: &[], sni: true }
+    }
+}
+
 /// What counts for the next handshake.
 #[derive(Clone, Debug)]
 pub struct Current {
@@ -64,7 +83,10 @@ pub struct Current {
 
 /// A client's TLS, read again when its files change.
 #[derive(Debug)]
-pub struct ClientTls(Watched<Current>);
+pub struct ClientTls {
+    watched: Watched<Current>,
+    server_ends: Arc<AtomicU64>,
+}
 
 impl ClientTls {
     /// Reads everything once.
@@ -72,6 +94,14 @@ impl ClientTls {
     /// # Errors
     /// The setting and what is wrong with it.
     pub fn load(settings: ClientSettings) -> Result<Self, String> {
+        Self::load_with(settings, Handshake::default())
+    }
+
+    /// The same, with a handshake of one's own.
+    ///
+    /// # Errors
+    /// The setting and what is wrong with it.
+    pub fn load_with(settings: ClientSettings, handshake: Handshake) -> Result<Self, String> {
         let names = settings.names;
         match (&settings.cert, &settings.key) {
             (Some(_), None) => {
@@ -84,50 +114,68 @@ impl ClientTls {
         }
         let given = [settings.ca.as_deref(), settings.cert.as_deref(), settings.key.as_ref().map(|key| key.expose_secret())];
         let files = given.into_iter().flatten().filter_map(|text| Pem::of(text).file().map(PathBuf::from)).collect();
-        Watched::new(names.what, files, move |_| read(&settings)).map(Self)
+        let server_ends = Arc::new(AtomicU64::new(0));
+        let ends = Arc::clone(&server_ends);
+        let watched = Watched::new(names.what, files, move |_| read(&settings, &handshake, &ends))?;
+        Ok(Self { watched, server_ends })
     }
 
     /// What counts now.
     #[must_use]
     pub fn current(&self) -> Arc<Current> {
-        self.0.get()
+        self.watched.get()
+    }
+
+    /// When the certificate ends that a server showed last; `None` before the first handshake.
+    #[must_use]
+    pub fn server_ends(&self) -> Option<SystemTime> {
+        let ends = self.server_ends.load(Ordering::Relaxed);
+        (ends > 0).then(|| UNIX_EPOCH + Duration::from_secs(ends))
     }
 }
 
-fn read(settings: &ClientSettings) -> Result<Current, String> {
+fn read(settings: &ClientSettings, handshake: &Handshake, server_ends: &Arc<AtomicU64>) -> Result<Current, String> {
     let names = settings.names;
     let provider = provider();
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
-        .with_protocol_versions(&[&version::TLS13, &version::TLS12])
+        .with_protocol_versions(&handshake.versions)
         .map_err(|error| format!("TLS cannot be set up: {error}"))?;
     let verifier: Arc<dyn ServerCertVerifier> = match settings.verify {
         Verify::Nothing => Arc::new(Anybody(provider)),
         Verify::Full | Verify::Chain => {
-            let roots = Arc::new(roots(settings)?);
-            let usual = WebPkiServerVerifier::builder_with_provider(roots, provider)
+            let (roots, given) = roots(settings)?;
+            let usual = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
                 .build()
                 .map_err(|error| format!("{}: {error}", names.ca))?;
-            if settings.verify == Verify::Full { usual } else { Arc::new(AnyName(usual)) }
+            let pinned = Pinned { usual, given };
+            if settings.verify == Verify::Full { Arc::new(pinned) } else { Arc::new(AnyName(pinned)) }
         }
     };
+    let verifier = Arc::new(Noting { inner: verifier, ends: Arc::clone(server_ends) });
     let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
-    let (Some(cert), Some(key)) = (&settings.cert, &settings.key) else {
-        return Ok(Current { config: Arc::new(builder.with_no_client_auth()), ends: None });
+    let (mut config, ends) = match (&settings.cert, &settings.key) {
+        (Some(cert), Some(key)) => {
+            let chain = certificates(names.cert, &Pem::of(cert))?;
+            let ends = chain
+                .first()
+                .map(|first| facts(first).map(|facts| facts.ends))
+                .transpose()
+                .map_err(|error| format!("{}: {error}", names.cert))?;
+            let key = private_key(names.key, &Pem::of(key.expose_secret()))?;
+            let config = builder
+                .with_client_auth_cert(chain, key)
+                .map_err(|error| format!("{} and {} do not fit: {error}", names.cert, names.key))?;
+            (config, ends)
+        }
+        _ => (builder.with_no_client_auth(), None),
     };
-    let chain = certificates(names.cert, &Pem::of(cert))?;
-    let ends = chain
-        .first()
-        .map(|first| facts(first).map(|facts| facts.ends))
-        .transpose()
-        .map_err(|error| format!("{}: {error}", names.cert))?;
-    let key = private_key(names.key, &Pem::of(key.expose_secret()))?;
-    let config = builder
-        .with_client_auth_cert(chain, key)
-        .map_err(|error| format!("{} and {} do not fit: {error}", names.cert, names.key))?;
+    config.alpn_protocols = handshake.alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
+    config.enable_sni = handshake.sni;
     Ok(Current { config: Arc::new(config), ends })
 }
 
-fn roots(settings: &ClientSettings) -> Result<RootCertStore, String> {
+/// The authorities, and the certificates as they were given.
+fn roots(settings: &ClientSettings) -> Result<(RootCertStore, Vec<CertificateDer<'static>>), String> {
     let mut roots = RootCertStore::empty();
     let Some(ca) = &settings.ca else {
         // One that cannot be read keeps nobody from using the others.
@@ -139,12 +187,13 @@ fn roots(settings: &ClientSettings) -> Result<RootCertStore, String> {
                 settings.names.ca
             ));
         }
-        return Ok(roots);
+        return Ok((roots, Vec::new()));
     };
-    for certificate in certificates(settings.names.ca, &Pem::of(ca))? {
-        roots.add(certificate).map_err(|error| format!("{}: {error}", settings.names.ca))?;
+    let given = certificates(settings.names.ca, &Pem::of(ca))?;
+    for certificate in &given {
+        roots.add(certificate.clone()).map_err(|error| format!("{}: {error}", settings.names.ca))?;
     }
-    Ok(roots)
+    Ok((roots, given))
 }
 
 #[cfg(test)]

@@ -9,10 +9,10 @@ mod pem;
 mod verify;
 mod words;
 
-pub use self::client::{ClientSettings, ClientTls, Current, Names, Verify};
+pub use self::client::{ClientSettings, ClientTls, Current, Handshake, Names, Verify};
 pub use self::facts::{Facts, facts};
 pub use self::pem::{Pem, certificates, private_key};
-pub use self::words::{explain, explain_io};
+pub use self::words::{Remedy, explain, explain_io, remedy, within};
 
 use std::sync::Arc;
 

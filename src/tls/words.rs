@@ -45,11 +45,22 @@ fn certificate(wrong: &CertificateError, ca: &str) -> String {
         CertificateError::UnknownIssuer => {
             format!("the server's certificate is not signed by an authority we trust; {ca} must have the one that signed it")
         }
+        CertificateError::BadSignature => {
+            format!(
+                "the server's certificate is not signed by an authority we trust: {ca} has one of the same name, with another key; it must \
+                 have the one that signed it"
+            )
+        }
         CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
             format!("the server's certificate has expired ({wrong}); renew it on the server")
         }
         CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
             format!("the server's certificate is not valid yet ({wrong}); check the clocks of both sides")
+        }
+        CertificateError::NotValidForNameContext { presented, .. } if presented.is_empty() => {
+            "the server's certificate is for no name: it has at most a common name, and what counts are subject alternative names; make \
+             one with them on the server"
+                .to_owned()
         }
         CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
             format!(
@@ -65,15 +76,47 @@ fn certificate(wrong: &CertificateError, ca: &str) -> String {
     }
 }
 
-/// As [`explain`], of an error of a stream; `None` where it has nothing of TLS in it.
+/// What an error calls for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Remedy {
+    /// The other side does not speak TLS at all.
+    NotTls,
+    /// Waiting: a certificate of the server that has run out, or is not valid yet, is for its people to renew.
+    Wait,
+    /// Changing the configuration of one side.
+    Change,
+}
+
+/// What an error calls for.
 #[must_use]
-pub fn explain_io(error: &io::Error, ca: &str, cert: &str) -> Option<String> {
+pub fn remedy(error: &Error) -> Remedy {
+    match error {
+        Error::InvalidMessage(InvalidMessage::InvalidContentType | InvalidMessage::UnknownProtocolVersion) => Remedy::NotTls,
+        Error::InvalidCertificate(
+            CertificateError::Expired
+            | CertificateError::ExpiredContext { .. }
+            | CertificateError::NotValidYet
+            | CertificateError::NotValidYetContext { .. },
+        ) => Remedy::Wait,
+        _ => Remedy::Change,
+    }
+}
+
+/// The error of TLS in an error of a stream, if there is one.
+#[must_use]
+pub fn within(error: &io::Error) -> Option<&Error> {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = error.get_ref().map(|inner| inner as _);
     while let Some(inner) = cause {
         if let Some(tls) = inner.downcast_ref::<Error>() {
-            return Some(explain(tls, ca, cert));
+            return Some(tls);
         }
         cause = inner.source();
     }
     None
+}
+
+/// As [`explain`], of an error of a stream; `None` where it has nothing of TLS in it.
+#[must_use]
+pub fn explain_io(error: &io::Error, ca: &str, cert: &str) -> Option<String> {
+    within(error).map(|error| explain(error, ca, cert))
 }

@@ -124,7 +124,7 @@ pub trait Publisher: Send + Sync {
 
     /// The partition of a source.
     fn partition_of(&self, source: SourceId) -> Partition {
-        Partition::try_from(source.0 % u128::from(self.partitions().max(1))).expect("a remainder of a u16 is a u16")
+        source.partition(self.partitions())
     }
 
     /// Where the queue is in a source.
@@ -143,7 +143,8 @@ pub trait Publisher: Send + Sync {
     /// Gives a lease back.
     async fn release(&self, source: SourceId, owner: &str) -> Result<()>;
 
-    /// The registered contents that begin with the same record.
+    /// The registered contents that begin with the same record. They are kept in the partition of `first_record`, which is that of
+    /// the sources too ([`Digest::beside`]): what is away takes only its own sources with it.
     async fn identities(&self, first_record: Digest) -> Result<Vec<Identity>>;
 
     /// Registers a content, if the registry still is as it was `seen`; else gives what it is now, and nothing was written.

@@ -66,7 +66,7 @@ fn an_empty_variable_counts_as_unset() {
 fn a_password_of_digits_stays_text() {
     let config = from_variables(&[("REDIS_URL", "redis://h"), ("REDIS_PASSWORD", "0123"), ("REDIS_USERNAME", "5")]).unwrap();
     let redis = config.redis().unwrap();
-    assert_eq!(redis.password.unwrap().expose_secret(), "0123");
+    assert_eq!(redis.password.unwrap().get().expose_secret(), "0123");
     assert_eq!(redis.username.as_deref(), Some("5"));
 }
 
@@ -89,7 +89,7 @@ fn password_files_are_read_without_their_line_end_and_named_when_they_cannot_be(
     let (_directory, path) = written("hunter2\n");
     let path = path.to_str().unwrap();
     let config = from_variables(&[("DATABASE_URL", "postgres://u@h/d"), ("DB_PASSWORD_FILE", path)]).unwrap();
-    assert_eq!(config.postgres().unwrap().password.unwrap().expose_secret(), "hunter2");
+    assert_eq!(config.postgres().unwrap().password.unwrap().get().expose_secret(), "hunter2");
 
     let config = from_variables(&[("REDIS_URL", "redis://h"), ("REDIS_PASSWORD_FILE", "/no/such/file")]).unwrap();
     let error = config.redis().unwrap_err().to_string();
@@ -146,7 +146,7 @@ fn a_bad_url_is_refused_by_name_and_never_printed() {
         ("REDIS_URL", "hunter2"),
         ("REDIS_URL", "redis://u:hunter2@h:port"),
         ("REDIS_URL", "redis://"),
-        ("REDIS_URL", "rediss://u:hunter2@h"),
+        ("REDIS_URL", "rediss://u:hunter2@h:0"),
         ("REDIS_URL", "redis://u:hunter2@h\n"),
         ("DATABASE_URL", " postgres://u:hunter2@h/d"),
         ("DATABASE_URL", "mysql://u:hunter2@x/d"),
@@ -157,8 +157,10 @@ fn a_bad_url_is_refused_by_name_and_never_printed() {
         assert!(error.contains(name) && !error.contains("hunter2"), "{url}: {error}");
         assert!(!config.show().contains("hunter2") && !format!("{config:?}").contains("hunter2"), "{url}");
     }
-    let error = from_variables(&[("REDIS_URL", "redis://h"), ("REDIS_TLS_ENABLED", "true")]).unwrap().redis().unwrap_err();
-    assert!(error.to_string().contains("TLS to Redis is not in this version yet"), "{error}");
+    let error = from_variables(&[("REDIS_URL", "redis://h"), ("REDIS_CA_CERT", "/ca.crt")]).unwrap().redis().unwrap_err();
+    assert!(error.to_string().contains("REDIS_CA_CERT") && error.to_string().contains("TLS is off"), "{error}");
+    let encrypted = from_variables(&[("REDIS_URL", "redis://h"), ("REDIS_CA_CERT", "/ca.crt"), ("REDIS_TLS_ENABLED", "true")]);
+    assert!(encrypted.unwrap().redis().unwrap().tls.enabled);
 }
 
 #[test]

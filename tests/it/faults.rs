@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::support::app::{App, Holds, Role, Seeded, wait_for};
 use crate::support::postgres::{Database, Server};
+use crate::support::proxy::Proxy;
 use crate::support::redis::RedisServer;
 
 /// The edge's streams; those that have ended well are left alone, others are started again.
@@ -84,7 +85,11 @@ async fn every_row_is_stored_once_whatever_is_killed() {
                 0..3 => streams.kill_one(seed.below(3)),
                 3..6 => collectors[seed.below(2) as usize].kill(),
                 6 => {
-                    server.crash();
+                    if seed.below(2) == 0 {
+                        server.crash();
+                    } else {
+                        server.stop();
+                    }
                     tokio::time::sleep(Duration::from_millis(seed.below(1500))).await;
                     server.start_again();
                 }
@@ -227,4 +232,85 @@ async fn signals_drain_first_and_end_hard_then() {
     let _collect = app.start(&["collect"]);
     app.run(&["stream", "--csv", &csv, "--cluster", "s"]).exits(0);
     holds.arrive(&database, "s").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn acknowledged_writes_that_redis_loses_are_sent_again() {
+    let redis = RedisServer::start();
+    let database = Server::shared().empty_database().await;
+    let app = App::new(&redis.url(), &database.url);
+    let (csv, holds) = app.export("a.csv", 16, 200, 5);
+    let mut stream = app.start(&["stream", "--csv", &csv, "--cluster", "l", "--rate", "6000"]);
+    let published = |stream: &Role| stream.metric("telemetry_rows_published_total").unwrap_or(0.0);
+    wait_for("some rows in the queue", || async { published(&stream) > 2000.0 }).await;
+    let kept = redis.save();
+    let at = published(&stream);
+    // Nobody collects: the rows from here on are in Redis and nowhere else.
+    wait_for("more rows in the queue", || async { published(&stream) > at + 6000.0 }).await;
+    redis.set_back(&kept);
+    let mut accepted = 0.0;
+    while stream.ended().is_none() {
+        accepted = stream.metric("telemetry_rows_published_total").unwrap_or(accepted);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(stream.wait(), 0, "{}", stream.log());
+    assert!(accepted > holds.rows() as f64 + 3000.0, "Redis lost rows and took them again: {accepted}");
+    let _collect = app.start(&["collect"]);
+    holds.arrive(&database, "l").await;
+    app.run(&["audit", "--json"]).exits(0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_line_that_is_cut_or_dead_is_mended_without_a_trace() {
+    let redis = RedisServer::start();
+    let database = Server::shared().empty_database().await;
+    let (edge, centre) = (Proxy::to(redis.port()).await, Proxy::to(redis.port()).await);
+    let through = |line: &Proxy, database: &str| App::new(&format!("redis://127.0.0.1:{}", line.port()), database);
+    let (far, near) = (through(&edge, ""), through(&centre, &database.url));
+    let (csv, holds) = far.export("a.csv", 16, 200, 5);
+    let collect = near.start(&["collect"]);
+    let mut stream = far.start(&["stream", "--csv", &csv, "--cluster", "w", "--rate", "4000"]);
+    let up = |role: &Role| role.metric("message_queue_connection_status") == Some(1.0);
+    for (line, role, rows) in [(&edge, &stream, 2_000), (&centre, &collect, 8_000)] {
+        wait_for("more rows", || async { stored(&database, "w").await > rows }).await;
+        for silent in [true, false] {
+            if silent {
+                line.silence();
+            } else {
+                line.cut();
+            }
+            wait_for("a line that shows as lost", || async { !up(role) }).await;
+            line.mend();
+            wait_for("a line that is back", || async { up(role) }).await;
+        }
+    }
+    assert_eq!(stream.wait(), 0, "{}", stream.log());
+    holds.arrive(&database, "w").await;
+    near.run(&["audit", "--json"]).exits(0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_was_frozen_and_wakes_does_no_harm() {
+    let redis = RedisServer::start();
+    let database = Server::shared().empty_database().await;
+    let app = App::new(&redis.url(), &database.url).with("TELEMETRY__BATCH__MAX_ROWS", "200");
+    let (csv, holds) = app.export("a.csv", 16, 200, 5);
+    let mut collectors = [app.start(&["collect"]), app.start(&["collect"])];
+    let arguments = ["stream", "--csv", &csv, "--cluster", "y", "--rate", "6000"];
+    let mut streams = [app.start(&arguments), app.start(&arguments)];
+    let works = |role: &Role, metric: &str| role.metric(metric).is_some_and(|rows| rows > 0.0);
+    wait_for("rows from both collectors", || async { collectors.iter().all(|role| works(role, "telemetry_rows_stored_total")) })
+        .await;
+    // Who holds the lease, and one of those who may hold entries or locks.
+    let holder = usize::from(!works(&streams[0], "telemetry_rows_published_total"));
+    streams[holder].signal("STOP");
+    collectors[0].signal("STOP");
+    assert_eq!(streams[1 - holder].wait(), 0, "{}", streams[1 - holder].log());
+    wait_for("all rows without them", || async { stored(&database, "y").await == holds.rows() }).await;
+    streams[holder].signal("CONT");
+    collectors[0].signal("CONT");
+    assert_eq!(streams[holder].wait(), 0, "{}", streams[holder].log());
+    holds.arrive(&database, "y").await;
+    assert!(collectors.iter_mut().all(|role| role.ended().is_none()), "{}", collectors[0].log());
+    app.run(&["audit", "--json"]).exits(0);
 }

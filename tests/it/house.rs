@@ -94,7 +94,14 @@ const RULES: &[Rule] = &[
         rooms: &[""],
         // A connection's driver lives as long as the connection, which owns and ends it; the server counts its connections, and waits
         // for the last one; work ahead ends with the answer that it is for.
-        except: &["roles", "runtime", "transport/redis/client.rs", "http/server.rs", "http/ahead.rs"],
+        except: &[
+            "roles",
+            "runtime",
+            "transport/redis/client.rs",
+            "store/postgres/connect.rs",
+            "http/server.rs",
+            "http/ahead.rs",
+        ],
         forbidden: &[
             "tokio::spawn",
             "tokio::task::spawn$",

@@ -567,7 +567,7 @@ async fn content_is_recognised_wherever_it_lies_and_however_it_has_grown() {
         assert_eq!(grown.recognise(&[begins.fresh, first.fresh]).await.expect("reads"), Some(begins.fresh), "the longest wins");
         assert_eq!(grown.recognise(&[first.fresh]).await.expect("reads"), Some(first.fresh));
         assert_eq!(drain(&mut grown).await.expect("readable").len(), 2000, "looking takes no row");
-        let fork = grown.fork("edge", 200_000).await.expect("reads");
+        let fork = grown.fork("edge", telemetry::model::Digest::default(), 200_000).await.expect("reads");
         assert_eq!(fork.length, 200_000);
         let mut again = open(&path(name), false).await;
         again.beginning("edge").await.expect("reads");

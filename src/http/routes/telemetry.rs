@@ -1,29 +1,30 @@
 //! One GPU's samples: a page of JSON, or all of them as NDJSON or CSV.
 
-use std::future::{poll_fn, ready};
 use std::io;
-use std::task::Poll;
 
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::header::ACCEPT;
 use axum::http::{HeaderMap, Uri};
-use futures_util::FutureExt as _;
-use futures_util::future::BoxFuture;
+use bytes::BytesMut;
+use futures_util::TryStreamExt as _;
+use futures_util::stream::{self, Stream};
 use utoipa::IntoParams;
 
 use super::lists::ClusterParam;
 use super::{Answer, Api, params, segment, typed};
-use crate::http::ahead::{Pieces, ahead};
+use crate::http::ahead::{Made, ahead};
 use crate::http::dto::{List, Row};
 use crate::http::problem::{Problem, ProblemBody};
 use crate::http::rows::{CSV_HEAD, Form, Writer, page};
 use crate::model::now_ms;
-use crate::query::{QueryError, Sample, Telemetry, TelemetryRequest};
+use crate::query::{Samples, Telemetry, TelemetryRequest};
 
 /// Bytes after which a piece of a download is sent.
-const PIECE: usize = 512 << 10;
+const PIECE: usize = 128 << 10;
+/// What a piece may be longer by: most rows are shorter.
+const ROOM: usize = 1 << 10;
 
 /// Which samples.
 #[derive(IntoParams)]
@@ -88,61 +89,55 @@ pub(super) async fn gpu_telemetry(
     let mut telemetry = api.0.telemetry(&gpu, &request).await?;
     // Before the first byte an error can still be said in its own status.
     let first = telemetry.next().await?;
+    let writer = Writer::new(form, telemetry.series());
+    let head = if form == Form::Csv { CSV_HEAD } else { "" };
     let left = request.limit.unwrap_or(usize::MAX);
-    let body = ahead(|pieces| write(pieces, telemetry, first, form, left));
-    Ok(typed(Body::from_stream(body), form.media_type()))
+    let samples = ahead(|made| read(made, telemetry, first, left));
+    Ok(typed(Body::from_stream(pieces(samples, writer, head)), form.media_type()))
 }
 
-/// The samples that come next, and where they came from.
-type Next = BoxFuture<'static, (Telemetry, Result<Option<Vec<Sample>>, QueryError>)>;
-
-/// Piece after piece, `left` rows at most. The store works on the next slice while one is written.
-async fn write(pieces: Pieces, telemetry: Telemetry, first: Option<Vec<Sample>>, form: Form, mut left: usize) -> io::Result<()> {
-    let mut writer = Writer::new(form, telemetry.series());
-    let mut out = Vec::with_capacity(PIECE + 1024);
-    if form == Form::Csv {
-        out.extend_from_slice(CSV_HEAD.as_bytes());
-    }
-    let mut next: Next = ready((telemetry, Ok(first))).boxed();
-    loop {
-        let samples = match next.await {
-            (telemetry, Ok(Some(mut samples))) => {
-                samples.truncate(left);
-                left -= samples.len();
-                next = if left > 0 { ask(telemetry).await } else { ready((telemetry, Ok(None))).boxed() };
-                samples
-            }
-            (_, Ok(None)) => break,
-            (_, Err(error)) => {
-                tracing::warn!(%error, "a download was cut off");
-                return Err(io::Error::other(error));
-            }
-        };
-        for sample in &samples {
-            writer.row(&mut out, sample);
-            if form == Form::Ndjson {
-                out.push(b'\n');
-            }
-            if out.len() >= PIECE && !pieces.give(std::mem::replace(&mut out, Vec::with_capacity(PIECE + 1024))).await {
-                return Ok(());
-            }
+/// Reads on, `left` rows at most: the store works on what comes next while what is there is written.
+async fn read(made: Made<Samples>, mut telemetry: Telemetry, first: Option<Samples>, mut left: usize) -> io::Result<()> {
+    let mut next = first;
+    while let Some(mut samples) = next {
+        samples.truncate(left);
+        left -= samples.len();
+        if !made.give(samples).await || left == 0 {
+            break;
         }
-    }
-    if !out.is_empty() {
-        pieces.give(out).await;
+        next = telemetry.next().await.map_err(|error| {
+            tracing::warn!(%error, "a download was cut off");
+            io::Error::other(error)
+        })?;
     }
     Ok(())
 }
 
-/// Asks for the next samples now: the store works on them while those at hand are written.
-async fn ask(mut telemetry: Telemetry) -> Next {
-    let mut next = async move {
-        let samples = telemetry.next().await;
-        (telemetry, samples)
-    }
-    .boxed();
-    match poll_fn(|context| Poll::Ready(next.as_mut().poll(context))).await {
-        Poll::Ready(done) => ready(done).boxed(),
-        Poll::Pending => next,
-    }
+/// Samples as text, after `head`. A piece is made when the client has taken the one before, and where that was, if it can be: in memory
+/// that is at hand.
+fn pieces(
+    samples: impl Stream<Item = io::Result<Samples>> + Send,
+    writer: Writer,
+    head: &str,
+) -> impl Stream<Item = io::Result<Bytes>> + Send {
+    let piece = std::env::var("ND_PIECE").ok().and_then(|t| t.parse().ok()).unwrap_or(PIECE);
+    let mut out = BytesMut::with_capacity(piece + ROOM);
+    out.extend_from_slice(head.as_bytes());
+    let state = (Box::pin(samples), writer, out, None::<Samples>);
+    stream::try_unfold(state, move |(mut samples, mut writer, mut out, mut rows)| async move {
+        // Nearly always this finds the piece before gone, and takes its place.
+        out.reserve(piece + ROOM);
+        while out.len() < piece {
+            match rows.as_mut().and_then(Iterator::next) {
+                Some(sample) => writer.row(&mut out, &sample),
+                None => match samples.try_next().await? {
+                    Some(more) => rows = Some(more),
+                    None if out.is_empty() => return Ok(None),
+                    None => break,
+                },
+            }
+        }
+        let piece = out.split().freeze();
+        Ok(Some((piece, (samples, writer, out, rows))))
+    })
 }

@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 
 use crate::config::Config;
 use crate::retry::Backoff;
-use crate::roles::link;
+use crate::roles::{certificates, link};
 use crate::runtime::observe::Component;
 use crate::runtime::{Exit, Lifecycle};
 use crate::store::postgres::PostgresStore;
@@ -95,7 +95,8 @@ impl Shared {
 
 /// Runs the role.
 pub async fn run(config: Arc<Config>, lifecycle: Lifecycle) -> anyhow::Result<Exit> {
-    let store: Arc<dyn Store> = Arc::new(PostgresStore::connect(&config.postgres()?)?);
+    let store = Arc::new(PostgresStore::connect(&config.postgres()?)?);
+    certificates::watch_store(&lifecycle, &store);
     let redis = config.redis()?;
     lifecycle.health().set(POSTGRESQL, Err("not reached yet".into()));
     let Some(queue) = link::connect(&lifecycle, || RedisTransport::connect(&redis)).await? else { return Ok(Exit::Done) };
@@ -104,6 +105,7 @@ pub async fn run(config: Arc<Config>, lifecycle: Lifecycle) -> anyhow::Result<Ex
         let line = line.clone();
         async move { Consumer::ping(&*line).await }
     });
+    link::measure(&lifecycle, &queue);
     tracing::info!(
         partitions = Consumer::partitions(&*queue),
         group = redis.group,

@@ -4,7 +4,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Mutex, mpsc};
+use tokio::sync::{Mutex, mpsc, oneshot};
 
 use super::suspect::{Suspect, suspect};
 use super::{Ready, Shared, watch};
@@ -16,6 +16,8 @@ use crate::transport::Receipt;
 
 /// How often an acknowledgement is tried before it is left to redelivery, which finds the rows stored.
 const ACKNOWLEDGE_TRIES: u32 = 5;
+/// How long a writer waits for acknowledgements before it takes the next group.
+const ACKNOWLEDGE_PATIENCE: Duration = Duration::from_millis(250);
 
 /// Commits groups until the readers have ended and nothing waits.
 pub(super) async fn run(
@@ -47,7 +49,7 @@ async fn gather(shared: &Shared, waiting: &Mutex<mpsc::Receiver<Ready>>) -> Opti
 }
 
 /// Commits a group; `false` when the process is to end before that could be done (the batches stay pending).
-async fn commit(shared: &Shared, group: Vec<Ready>, suspects: &mpsc::Sender<Suspect>) -> anyhow::Result<bool> {
+async fn commit(shared: &Arc<Shared>, group: Vec<Ready>, suspects: &mpsc::Sender<Suspect>) -> anyhow::Result<bool> {
     let (mut receipts, mut payloads, mut batches) = (Vec::new(), Vec::new(), Vec::new());
     for ready in group {
         receipts.push(ready.receipt);
@@ -69,7 +71,7 @@ async fn commit(shared: &Shared, group: Vec<Ready>, suspects: &mpsc::Sender<Susp
         Some(Ok(committed)) => {
             observe::commit(began.elapsed());
             note(shared, &batches, &committed);
-            acknowledge(shared, receipts, &committed.settled).await;
+            acknowledge_group(shared, receipts, &committed.settled).await;
             Ok(true)
         }
         Some(Err(reason)) => {
@@ -85,7 +87,12 @@ async fn commit(shared: &Shared, group: Vec<Ready>, suspects: &mpsc::Sender<Susp
 }
 
 /// One batch of a group cannot be stored: each is committed alone, and the one that fails is doubted.
-async fn part(shared: &Shared, mut group: Vec<Ready>, reason: String, suspects: &mpsc::Sender<Suspect>) -> anyhow::Result<bool> {
+async fn part(
+    shared: &Arc<Shared>,
+    mut group: Vec<Ready>,
+    reason: String,
+    suspects: &mpsc::Sender<Suspect>,
+) -> anyhow::Result<bool> {
     if group.len() == 1 {
         let ready = group.remove(0);
         // Where nobody judges any more the process is ending, and the batch stays pending.
@@ -150,6 +157,31 @@ pub(super) fn note(shared: &Shared, group: &[Incoming], committed: &Committed) {
             Component::Collector,
             (now - header.created_ms) as f64 / 1000.0,
         );
+    }
+}
+
+/// Acknowledges a group, each partition in a task of its own: the node of one may be gone, and neither other partitions nor the next
+/// group are to wait for it. A partition whose node is gone delivers nothing more, which bounds the tasks.
+async fn acknowledge_group(shared: &Arc<Shared>, receipts: Vec<Receipt>, settled: &[(SourceId, u64)]) {
+    let mut by_partition = std::collections::BTreeMap::<_, Vec<Receipt>>::new();
+    for receipt in receipts {
+        by_partition.entry(receipt.partition).or_default().push(receipt);
+    }
+    let mut tasks = Vec::new();
+    for receipts in by_partition.into_values() {
+        let (shared, settled) = (shared.clone(), settled.to_vec());
+        let (done, waits) = oneshot::channel();
+        shared.lifecycle.clone().spawn("acknowledge", async move {
+            acknowledge(&shared, receipts, &settled).await;
+            // The writer may have gone on.
+            let _ = done.send(());
+            Ok(())
+        });
+        tasks.push(waits);
+    }
+    let until = tokio::time::Instant::now() + ACKNOWLEDGE_PATIENCE;
+    for task in tasks {
+        let _late = tokio::time::timeout_at(until, task).await;
     }
 }
 

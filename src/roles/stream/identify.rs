@@ -60,9 +60,9 @@ pub(super) async fn fork(
     from: Identified,
     differs_before: u64,
 ) -> Result<Identified, Unidentified> {
-    let content = reader.fork(cluster, differs_before).await?;
+    let content = reader.fork(cluster, from.family, differs_before).await?;
     // A content that is cut off, or that goes on within a line, may begin just as the one it parts from was registered.
-    let source = Digest::of_parts(&[b"fork", &from.source.to_bytes(), &content.source.to_bytes()]);
+    let source = Digest::of_parts(&[b"fork", &from.source.to_bytes(), &content.source.to_bytes()]).beside(from.family);
     let new = Identity { source, ..identity(content) };
     put(publisher, from.family, new).await?;
     Ok(Identified { source, family: from.family, registered: Some(new) })

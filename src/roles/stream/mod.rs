@@ -39,6 +39,7 @@ pub async fn run(config: Arc<Config>, lifecycle: Lifecycle) -> anyhow::Result<Ex
         let line = line.clone();
         async move { Publisher::ping(&*line).await }
     });
+    link::measure(&lifecycle, &publisher);
     work.run(config, lifecycle, publisher, "Redis").await
 }
 

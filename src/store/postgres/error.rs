@@ -5,12 +5,29 @@
 //! buried for a reason that was not its own.
 
 use std::error::Error as _;
+use std::io;
 
 use deadpool_postgres::{HookError, PoolError, TimeoutType};
 use tokio_postgres::error::SqlState;
+use tokio_rustls::rustls::{AlertDescription, Error as TlsError};
 
+use super::tls::{CA, CERT};
 use super::url::Endpoint;
 use crate::store::StoreError;
+use crate::tls::{Remedy, explain, remedy, within};
+
+/// What there is to log in with.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Login {
+    /// We show a certificate.
+    pub(super) certificate: bool,
+    /// TLS from the first byte on.
+    pub(super) direct: bool,
+    /// It was good before: what is refused now may be changing on one side before it does on the other, and waiting can help.
+    pub(super) worked: bool,
+    /// The password can become another one without a restart.
+    pub(super) password_can_change: bool,
+}
 
 /// A store error with the SQLSTATE it came from, for those who can do something about certain states.
 #[derive(Debug)]
@@ -52,7 +69,7 @@ fn is_missing_partition(state: &SqlState) -> bool {
 }
 
 /// The error and its causes in one line.
-fn chain(error: &tokio_postgres::Error) -> String {
+pub(super) fn chain(error: &tokio_postgres::Error) -> String {
     if let Some(db) = error.as_db_error() {
         let mut text = format!("{} (SQLSTATE {}", db.message(), db.code().code());
         for (name, part) in [("detail", db.detail()), ("hint", db.hint()), ("table", db.table()), ("column", db.column())] {
@@ -72,27 +89,16 @@ fn chain(error: &tokio_postgres::Error) -> String {
     text
 }
 
-/// What an error of a connection or statement means.
+/// What an error of a statement means.
 pub(super) fn from_postgres(endpoint: &Endpoint, error: &tokio_postgres::Error) -> Fault {
     let reason = chain(error);
     let at = format!("PostgreSQL at {endpoint}");
     let Some(state) = error.code() else {
-        // The client has no kind for this: the server wants a password and we have none.
-        let error = if reason.contains("password missing") {
-            let reason =
-                "it wants a password and none is configured: put it in DATABASE_URL, DB_PASSWORD or DB_PASSWORD_FILE".into();
-            StoreError::Refused { endpoint: at, reason }
-        } else {
-            StoreError::Unavailable { endpoint: at, reason }
-        };
-        return Fault { error, state: None };
+        return Fault { error: StoreError::Unavailable { endpoint: at, reason }, state: None };
     };
     let code = state.code();
     let refused = |what: &str| StoreError::Refused { endpoint: at.clone(), reason: format!("{reason}: {what}") };
     let error = match code {
-        _ if code.starts_with("28") => refused(
-            "check the user and the password in DATABASE_URL, DB_PASSWORD or DB_PASSWORD_FILE, and pg_hba.conf on the server",
-        ),
         "3D000" => refused("create the database, or correct its name in DATABASE_URL"),
         "42501" => refused(
             "a right is missing: GRANT it to the user of DATABASE_URL, or let the owner of the schema run `telemetry migrate`",
@@ -111,12 +117,140 @@ pub(super) fn from_postgres(endpoint: &Endpoint, error: &tokio_postgres::Error) 
     Fault { error, state: Some(state.clone()) }
 }
 
-/// What an error of the pool means.
-pub(super) fn from_pool(endpoint: &Endpoint, error: PoolError) -> Fault {
-    let reason = match error {
-        PoolError::Backend(error) | PoolError::PostCreateHook(HookError::Backend(error)) => {
-            return from_postgres(endpoint, &error);
+/// What an error of connecting means to those who connect by themselves.
+pub(super) fn login_fault(endpoint: &Endpoint, login: Login, error: &tokio_postgres::Error) -> StoreError {
+    from_login(endpoint, login, error).error
+}
+
+/// What an error of connecting means.
+fn from_login(endpoint: &Endpoint, login: Login, error: &tokio_postgres::Error) -> Fault {
+    let at = format!("PostgreSQL at {endpoint}");
+    let (reason, may_change) = match (error.code(), refusal(error)) {
+        (Some(state), _) if state.code().starts_with("28") => {
+            let may_change = login.password_can_change || login.certificate;
+            (format!("{}: {}", chain(error), hint(error, login)), may_change)
         }
+        (None, Some(reason)) => (reason, true),
+        (None, None) if is_tls(error) => {
+            let reason = rustls_error(error).map_or_else(
+                || {
+                    let direct = if login.direct { "; sslnegotiation=direct needs PostgreSQL 17 or later" } else { "" };
+                    format!("the connection broke in the TLS handshake: {}{direct}", chain(error))
+                },
+                |tls| explain(tls, CA, CERT),
+            );
+            return StoreError::Unavailable { endpoint: at, reason }.into();
+        }
+        _ => return from_postgres(endpoint, error),
+    };
+    let said = if login.worked && may_change {
+        StoreError::Unavailable { endpoint: at, reason: format!("{reason}; it was good before: waiting for it to be put right") }
+    } else {
+        StoreError::Refused { endpoint: at, reason }
+    };
+    Fault { error: said, state: error.code().cloned() }
+}
+
+/// What to do about a refused login. The server's words are all there is to tell them apart by.
+fn hint(error: &tokio_postgres::Error, login: Login) -> String {
+    let said = error.as_db_error().map_or("", |error| error.message());
+    if said.contains("requires a valid client certificate") {
+        return format!("the server wants a client certificate: set {CERT} and its key");
+    }
+    if said.contains("certificate authentication failed") {
+        return format!(
+            "the common name in {CERT} must be the user of DATABASE_URL, or be mapped to it by pg_ident.conf on the server"
+        );
+    }
+    if said.contains("pg_hba.conf") && said.contains("no encryption") {
+        return "the server does not take this user without TLS: use sslmode=verify-full, or add a line to its pg_hba.conf"
+            .to_owned();
+    }
+    if said.contains("pg_hba.conf") {
+        return "add a line for this host, user and database to pg_hba.conf on the server".to_owned();
+    }
+    let certificate = if login.certificate {
+        format!("; with clientcert=verify-full, the common name in {CERT} must be the user")
+    } else {
+        String::new()
+    };
+    format!(
+        "check the user and the password in DATABASE_URL, DB_PASSWORD or DB_PASSWORD_FILE, and pg_hba.conf on the server{certificate}"
+    )
+}
+
+/// Whether a person has to put something right before a connection can be made.
+pub(super) fn is_refusal(error: &tokio_postgres::Error) -> bool {
+    match error.code() {
+        Some(state) => state.code().starts_with("28") || *state == SqlState::INVALID_CATALOG_NAME,
+        None => refusal(error).is_some(),
+    }
+}
+
+/// Whether an error is one of TLS. The client has no other way to say so than its text.
+pub(super) fn is_tls(error: &tokio_postgres::Error) -> bool {
+    rustls_error(error).is_some() || error.to_string() == "error performing TLS handshake"
+}
+
+/// What waiting cannot help, of what comes without an SQLSTATE: in words, with what to do.
+fn refusal(error: &tokio_postgres::Error) -> Option<String> {
+    if let Some(tls) = rustls_error(error) {
+        let passes = match tls {
+            TlsError::InvalidCertificate(_) => remedy(tls) == Remedy::Wait,
+            TlsError::AlertReceived(alert) => matches!(alert, AlertDescription::InternalError | AlertDescription::CloseNotify),
+            TlsError::PeerIncompatible(_) | TlsError::InvalidMessage(_) => false,
+            _ => true,
+        };
+        return (!passes).then(|| explain(tls, CA, CERT));
+    }
+    // The client has no kinds for these, only texts.
+    let cause = error.source().map(ToString::to_string).unwrap_or_default();
+    match (error.to_string().as_str(), cause.as_str()) {
+        ("error performing TLS handshake", "server does not support TLS") => Some(
+            "the server has no TLS, and sslmode wants it: switch it on there (ssl = on, with a certificate), or use sslmode=prefer where \
+             the network is protected otherwise"
+                .to_owned(),
+        ),
+        ("invalid configuration", "password missing") => Some(
+            "it wants a password and none is configured: put it in DATABASE_URL, DB_PASSWORD or DB_PASSWORD_FILE".to_owned(),
+        ),
+        ("authentication error", "server did not use channel binding") => Some(
+            "channel_binding=require, and the server did not offer it: it needs TLS (sslmode=require or stricter) and a password stored as \
+             scram-sha-256"
+                .to_owned(),
+        ),
+        ("authentication error", cause) => Some(format!("the password cannot be checked as the server wants it ({cause})")),
+        ("error performing TLS handshake", _) if is_bad_name(error) => {
+            Some(format!("the host of DATABASE_URL is no name that a certificate can have: {cause}"))
+        }
+        _ => None,
+    }
+}
+
+fn io_error(error: &tokio_postgres::Error) -> Option<&io::Error> {
+    error.source().and_then(|cause| cause.downcast_ref::<io::Error>())
+}
+
+fn is_bad_name(error: &tokio_postgres::Error) -> bool {
+    io_error(error).is_some_and(|error| error.kind() == io::ErrorKind::InvalidInput)
+}
+
+fn rustls_error(error: &tokio_postgres::Error) -> Option<&TlsError> {
+    io_error(error).and_then(within)
+}
+
+/// The line was cut, without a word from the server.
+pub(super) fn was_cut_off(error: &tokio_postgres::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+    let cut = |error: &io::Error| matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof);
+    error.is_closed() || io_error(error).is_some_and(cut)
+}
+
+/// What an error of the pool means.
+pub(super) fn from_pool(endpoint: &Endpoint, login: Login, error: PoolError) -> Fault {
+    let reason = match error {
+        PoolError::Backend(error) => return from_login(endpoint, login, &error),
+        PoolError::PostCreateHook(HookError::Backend(error)) => return from_postgres(endpoint, &error),
         PoolError::Timeout(TimeoutType::Wait) => "no connection of the pool became free in time (postgres.pool_size)".to_owned(),
         PoolError::Timeout(TimeoutType::Create) => "connecting timed out (postgres.connect_timeout)".to_owned(),
         PoolError::Timeout(TimeoutType::Recycle) => "an idle connection no longer answers".to_owned(),

@@ -2,7 +2,8 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `url` | `DATABASE_URL`: what it may be, and what is wrong with it |
+//! | `url`, `asked` | `DATABASE_URL`: what it may be, and what is wrong with it; what it says of TLS |
+//! | `tls`, `connect` | modes as libpq has them; how a connection is made, with the newest certificates and password |
 //! | `pool` | connections, timeouts, sessions that are thrown away unless they end well |
 //! | `error` | what an SQLSTATE means: wait, ask a person, or the batch's fault |
 //! | `migrate`, `migrations/` | the schema |
@@ -10,15 +11,19 @@
 //! | `copy` | chunks to binary COPY |
 //! | `commit`, `overlap` | the transaction: fast path, slow path |
 //! | `read`, `arrays` | what readers ask; chunks decoded in bulk |
+//! | `diagnose` | what `telemetry check` looks at |
 //! | `ledger`, `dead` | sources and what they cover, dead letters |
 //!
 //! Locks, in this order, by everybody: sources by id, then (not held together with each other) dead letters, then GPUs by id.
 //! Advisory locks (`telemetry migrate`, `telemetry partitions`) are taken by transactions that take none of these.
 
 mod arrays;
+mod asked;
 mod commit;
+mod connect;
 mod copy;
 mod dead;
+mod diagnose;
 mod error;
 mod ledger;
 mod migrate;
@@ -27,14 +32,18 @@ mod partitions;
 mod pool;
 mod read;
 mod series;
+mod tls;
 mod types;
 mod url;
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
+use std::time::SystemTime;
 
 use async_trait::async_trait;
 
+use self::connect::Connector;
+pub use self::diagnose::diagnose;
 use self::pool::{Connections, Session};
 use self::series::Caches;
 pub use self::url::{Endpoint, validate_url};
@@ -42,8 +51,18 @@ use super::{Committed, DeadLetter, Incoming, Result, SourceLedger, Standing, Sto
 use crate::config::Postgres;
 use crate::model::SourceId;
 
+/// Checks a configuration without reaching the server: the URL, what it and the keys say of TLS, and the files they name.
+///
+/// # Errors
+///
+/// What is wrong, in words, without secrets.
+pub fn validate(config: &Postgres) -> std::result::Result<(), String> {
+    Connector::new(config).map(|_| ())
+}
+
 /// The store in PostgreSQL. Cheap to share behind an `Arc`; connections are made when they are needed.
 pub struct PostgresStore {
+    connector: Connector,
     connections: Connections,
     /// One more connection, so that whether the server answers can be asked while the others are busy.
     pulse: Connections,
@@ -63,13 +82,30 @@ impl PostgresStore {
     ///
     /// # Errors
     ///
-    /// [`StoreError::Refused`]: the URL is wrong (see [`validate_url`]).
+    /// [`StoreError::Refused`]: what [`validate`] says.
     pub fn connect(config: &Postgres) -> Result<Self> {
+        let connector = Connector::new(config)
+            .map_err(|reason| StoreError::Refused { endpoint: "PostgreSQL at the configured address".to_owned(), reason })?;
+        if let Some(warning) = connector.warning() {
+            tracing::warn!("PostgreSQL at {}: {warning}", connector.endpoint());
+        }
         let caches = Arc::new(Caches::new(config.series_cache));
         let on_new = Arc::clone(&caches);
-        let connections = Connections::new(config, move || on_new.forget())?;
-        let pulse = Connections::new(&Postgres { pool_size: 1, ..config.clone() }, || {})?;
-        Ok(Self { connections, pulse, caches, id: OnceLock::new() })
+        let connections = Connections::new(&connector, config, config.pool_size, move || on_new.forget())?;
+        let pulse = Connections::new(&connector, config, 1, || {})?;
+        Ok(Self { connector, connections, pulse, caches, id: OnceLock::new() })
+    }
+
+    /// When the certificate ends that is shown to the server, where one is.
+    #[must_use]
+    pub fn certificate_ends(&self) -> Option<SystemTime> {
+        self.connector.certificate_ends()
+    }
+
+    /// Renews what is idle and was made with certificates that have been replaced.
+    pub fn renew(&self) {
+        self.connections.renew();
+        self.pulse.renew();
     }
 
     /// Where it is, without secrets.

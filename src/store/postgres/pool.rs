@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime};
-use secrecy::ExposeSecret;
 use tokio_postgres::types::ToSql;
-use tokio_postgres::{NoTls, Row, Statement};
+use tokio_postgres::{Row, Statement};
 
+use super::connect::Connector;
 use super::error::{Fault, Result, from_pool, from_postgres};
-use super::url::{Endpoint, parse};
+use super::url::Endpoint;
 use crate::config::Postgres;
 use crate::store::StoreError;
 
@@ -22,35 +22,30 @@ const NOTICE_THE_GONE: &str = "DO $$ BEGIN PERFORM set_config('client_connection
                                EXCEPTION WHEN OTHERS THEN NULL; END $$";
 
 /// What the server is given beyond its own statement timeout before we stop waiting for it: a frozen one keeps connections alive.
-const GRACE: Duration = Duration::from_secs(5);
+pub(super) const GRACE: Duration = Duration::from_secs(5);
+
+/// A connection that was taken longer ago than this is tried before it is taken again: it may be dead without knowing. One that has
+/// just been used would cost each question a round trip.
+const FRESH: Duration = Duration::from_secs(1);
 
 /// The pool and where it leads.
 #[derive(Clone)]
 pub(super) struct Connections {
     pool: Pool,
+    connector: Connector,
     pub(super) endpoint: Arc<Endpoint>,
     limit: Duration,
 }
 
 impl Connections {
-    /// A pool; nothing is connected yet. `on_new` runs whenever a connection has been made.
-    pub(super) fn new(config: &Postgres, on_new: impl Fn() + Send + Sync + 'static) -> crate::store::Result<Self> {
-        let refused =
-            |reason: String| StoreError::Refused { endpoint: "PostgreSQL at the configured address".to_owned(), reason };
-        let (mut client, endpoint) = parse(config.url.expose_secret()).map_err(refused)?;
-        if let Some(password) = &config.password {
-            client.password(password.expose_secret());
-        }
-        if client.get_application_name().is_none() {
-            client.application_name("telemetry");
-        }
-        client
-            .connect_timeout(config.connect_timeout)
-            .tcp_user_timeout(config.connect_timeout.max(GRACE))
-            .keepalives(true)
-            .keepalives_idle(Duration::from_secs(10))
-            .keepalives_interval(Duration::from_secs(5))
-            .keepalives_retries(3);
+    /// A pool of at most `size`; nothing is connected yet. `on_new` runs whenever a connection has been made.
+    pub(super) fn new(
+        connector: &Connector,
+        config: &Postgres,
+        size: usize,
+        on_new: impl Fn() + Send + Sync + 'static,
+    ) -> crate::store::Result<Self> {
+        let endpoint = connector.endpoint();
         // As statements and not as startup options: connection poolers refuse those. A server that is set to forget commits in a
         // crash would lose what was acknowledged; stricter settings than `on` are left as they are.
         let settings = Arc::new(format!(
@@ -61,29 +56,58 @@ impl Connections {
             config.idle_transaction_timeout.as_millis().min(i32::MAX as u128)
         ));
         let on_new = Arc::new(on_new);
-        let manager = Manager::from_config(client, NoTls, ManagerConfig { recycling_method: RecyclingMethod::Verified });
+        let method = ManagerConfig { recycling_method: RecyclingMethod::Fast };
+        let manager = Manager::from_connect(connector.config(), connector.clone(), method);
+        let (made, reused) = (connector.clone(), connector.clone());
         let pool = Pool::builder(manager)
-            .max_size(config.pool_size.max(1))
+            .max_size(size.max(1))
             .wait_timeout(Some(config.statement_timeout + GRACE))
-            .create_timeout(Some(config.connect_timeout))
+            .create_timeout(Some(connector.timeout()))
             .recycle_timeout(Some(config.connect_timeout))
             .runtime(Runtime::Tokio1)
+            .pre_recycle(Hook::async_fn(|client, metrics| {
+                let verify = metrics.last_used() > FRESH;
+                Box::pin(async move {
+                    if verify {
+                        client.simple_query("").await.map_err(HookError::Backend)?;
+                    }
+                    Ok(())
+                })
+            }))
             .post_create(Hook::async_fn(move |client, _| {
                 let (settings, on_new) = (Arc::clone(&settings), Arc::clone(&on_new));
+                made.has_worked();
                 Box::pin(async move {
                     client.batch_execute(&settings).await.map_err(HookError::Backend)?;
                     on_new();
                     Ok(())
                 })
             }))
+            .pre_recycle(Hook::sync_fn(move |_, metrics| match reused.stale_before() {
+                Some(since) if metrics.created < since => Err(HookError::message("its certificates have been replaced")),
+                _ => Ok(()),
+            }))
             .build()
-            .map_err(|error| refused(error.to_string()))?;
-        Ok(Self { pool, endpoint: Arc::new(endpoint), limit: config.statement_timeout + GRACE })
+            .map_err(|error| StoreError::Refused { endpoint: format!("PostgreSQL at {endpoint}"), reason: error.to_string() })?;
+        Ok(Self { pool, connector: connector.clone(), endpoint, limit: config.statement_timeout + GRACE })
+    }
+
+    /// Ends idle connections that were made with certificates that have been replaced. Others are ended when they come back.
+    pub(super) fn renew(&self) {
+        if let Some(since) = self.connector.stale_before() {
+            let kept = self.pool.retain(|_, metrics| metrics.created >= since);
+            if !kept.removed.is_empty() {
+                tracing::debug!(
+                    connections = kept.removed.len(),
+                    "connections to PostgreSQL are renewed: their certificates have been replaced"
+                );
+            }
+        }
     }
 
     /// A connection of one's own.
     pub(super) async fn session(&self) -> Result<Session> {
-        let object = self.pool.get().await.map_err(|error| from_pool(&self.endpoint, error))?;
+        let object = self.pool.get().await.map_err(|error| from_pool(&self.endpoint, self.connector.login(), error))?;
         Ok(Session { object: Some(object), endpoint: Arc::clone(&self.endpoint), limit: self.limit })
     }
 }

@@ -17,7 +17,7 @@ use super::pool::Session;
 use super::types::{Time, clean};
 use crate::store::{
     self, Chunk, ChunkRange, ClusterSummary, GpuFilter, GpuPlace, GpuSummary, HostSummary, Latest, Reader, SeriesFilter,
-    SeriesRow, SourceLedger, Store, StoreError,
+    SeriesRow, SourceLedger, Span, Store, StoreError,
 };
 
 /// A board with MIG slices is one GPU; one without a uuid is told by its place.
@@ -236,6 +236,15 @@ impl Reader for PostgresStore {
         Ok(chunks)
     }
 
+    async fn spans(&self, series: &[i64], range: &ChunkRange) -> store::Result<Vec<Span>> {
+        let session = self.connections.session().await?;
+        let sql = format!("SELECT series_id, min(t_min), max(t_max) FROM sample_chunk WHERE {IN_RANGE} GROUP BY series_id");
+        let times = borders(range);
+        let found = session.query(&sql, &[&series, &times[0], &times[1], &times[2], &times[3]]).await?;
+        session.done();
+        Ok(found.iter().map(|row| Span { series: row.get(0), first_ms: ms(row, 1), last_ms: ms(row, 2) }).collect())
+    }
+
     async fn ledger(&self) -> store::Result<Vec<SourceLedger>> {
         Store::ledger(self).await
     }
@@ -268,12 +277,18 @@ fn gpu(row: &Row) -> GpuSummary {
     }
 }
 
+/// Chunks of series in a range: $1 are the series, the rest are its [`borders`].
+const IN_RANGE: &str = "series_id = ANY($1) AND t_max >= $2 AND t_max < $3 AND t_min >= $4 AND t_min < $5";
+
+fn borders(range: &ChunkRange) -> [Time; 4] {
+    [range.ends_from_ms, range.ends_before_ms, range.begins_from_ms, range.begins_before_ms].map(Time)
+}
+
 /// `None` as soon as there are too many: the rest is left unread, and the session is not used again.
 async fn chunks(session: &Session, series: &[i64], range: &ChunkRange, max_samples: usize) -> Result<Option<Vec<Chunk>>> {
-    let sql = "SELECT series_id, id, t_min, n, step_ms, offsets, \"values\" FROM sample_chunk \
-                WHERE series_id = ANY($1) AND t_max >= $2 AND t_max < $3 AND t_min >= $4 AND t_min < $5";
-    let statement = session.prepare(sql).await?;
-    let times = [range.ends_from_ms, range.ends_before_ms, range.begins_from_ms, range.begins_before_ms].map(Time);
+    let sql = format!("SELECT series_id, id, t_min, n, step_ms, offsets, \"values\" FROM sample_chunk WHERE {IN_RANGE}");
+    let statement = session.prepare(&sql).await?;
+    let times = borders(range);
     let params: [&(dyn ToSql + Sync); 5] = [&series, &times[0], &times[1], &times[2], &times[3]];
     let rows = session.within(session.raw().query_raw(&statement, params)).await?;
     let mut rows = pin!(rows);

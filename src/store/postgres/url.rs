@@ -5,6 +5,8 @@ use std::fmt;
 use tokio_postgres::Config;
 use tokio_postgres::config::Host;
 
+use super::asked::{self, Asked};
+
 /// Where a store is, without secrets. As text: `host:port/database`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
@@ -23,7 +25,6 @@ impl fmt::Display for Endpoint {
 }
 
 const EXAMPLE: &str = "postgres://user@host:5432/database";
-const TLS_KEYS: [&str; 6] = ["sslrootcert", "sslcert", "sslkey", "sslcrl", "sslpassword", "sslnegotiation"];
 
 /// Checks a database URL (`postgres://…`, or `key=value` pairs) and says where it leads.
 ///
@@ -31,29 +32,27 @@ const TLS_KEYS: [&str; 6] = ["sslrootcert", "sslcert", "sslkey", "sslcrl", "sslp
 ///
 /// What is wrong with it, in words, without its password.
 pub fn validate_url(url: &str) -> Result<Endpoint, String> {
-    parse(url).map(|(_, endpoint)| endpoint)
+    parse(url).map(|(_, endpoint, _)| endpoint)
 }
 
-/// The client's configuration for a URL.
-pub(super) fn parse(url: &str) -> Result<(Config, Endpoint), String> {
+/// The client's configuration for a URL, and what it says of TLS.
+pub(super) fn parse(url: &str) -> Result<(Config, Endpoint, Asked), String> {
     if url.trim().is_empty() {
         return Err(format!("the database URL is empty; expected {EXAMPLE}"));
     }
-    let config = if let Some((scheme, rest)) = url.split_once("://").filter(|(scheme, _)| !scheme.contains('=')) {
+    if let Some((scheme, rest)) = url.split_once("://").filter(|(scheme, _)| !scheme.contains('=')) {
         if scheme != "postgres" && scheme != "postgresql" {
             let scheme = scheme.get(..20).unwrap_or(scheme);
             return Err(format!("the database URL has the scheme `{scheme}`; expected postgres:// or postgresql:// ({EXAMPLE})"));
         }
         check_parts(rest)?;
-        url.parse::<Config>().map_err(|error| explain(url, &error))?
-    } else if url.contains('=') {
-        check_pairs(url)?;
-        url.parse::<Config>().map_err(|error| explain(url, &error))?
-    } else {
+    } else if !url.contains('=') {
         return Err(format!("the database URL is no URL; expected {EXAMPLE}"));
-    };
+    }
+    let (rest, asked) = asked::take(url)?;
+    let config = rest.parse::<Config>().map_err(|error| explain(url, &error))?;
     let endpoint = endpoint_of(&config)?;
-    Ok((config, endpoint))
+    Ok((config, endpoint, asked))
 }
 
 /// What the client would refuse without saying where, or take without saying a word.
@@ -95,39 +94,7 @@ fn check_parts(rest: &str) -> Result<(), String> {
     if database.is_empty() && !query.split('&').any(|pair| pair.starts_with("dbname=")) {
         return Err(format!("the database URL names no database; expected {EXAMPLE}"));
     }
-    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-        check_tls(key, value)?;
-    }
     Ok(())
-}
-
-/// The TLS settings among `key=value` pairs.
-fn check_pairs(pairs: &str) -> Result<(), String> {
-    for pair in pairs.split_whitespace() {
-        if let Some((key, value)) = pair.split_once('=') {
-            check_tls(key, value.trim_matches('\''))?;
-        }
-    }
-    Ok(())
-}
-
-fn check_tls(key: &str, value: &str) -> Result<(), String> {
-    let wanted = match (key, value) {
-        ("sslmode", "disable" | "prefer") => return Ok(()),
-        ("sslmode", "require" | "verify-ca" | "verify-full") => format!("sslmode={value}"),
-        ("sslmode", _) => {
-            let value: String = value.chars().take(20).collect();
-            return Err(format!(
-                "the database URL has sslmode={value}; expected disable, prefer, require, verify-ca or verify-full"
-            ));
-        }
-        _ if TLS_KEYS.contains(&key) => key.to_owned(),
-        _ => return Ok(()),
-    };
-    Err(format!(
-        "the database URL asks for TLS ({wanted}), which this version cannot do to PostgreSQL yet; with sslmode=disable or prefer it connects without"
-    ))
 }
 
 /// The client's own complaint. It may quote what it does not understand, which next to a password may be a part of it.
@@ -163,6 +130,13 @@ fn endpoint_of(config: &Config) -> Result<Endpoint, String> {
     if database.is_empty() {
         return Err(format!("the database URL names no database; expected {EXAMPLE} or dbname=…"));
     }
+    let (hosts, addresses, ports) = (config.get_hosts().len(), config.get_hostaddrs().len(), config.get_ports().len());
+    if hosts > 0 && addresses > 0 && hosts != addresses {
+        return Err(format!("the database URL has {hosts} hosts and {addresses} of hostaddr; they belong together in pairs"));
+    }
+    if ports > 1 && ports != hosts.max(addresses) {
+        return Err(format!("the database URL has {ports} ports for {} hosts; give one, or one each", hosts.max(addresses)));
+    }
     Ok(Endpoint { host, port: config.get_ports().first().copied().unwrap_or(5432), database })
 }
 
@@ -179,6 +153,8 @@ mod tests {
             ("postgresql://db/telemetry?sslmode=disable", "db:5432/telemetry"),
             ("postgres://u:p%40%2F@[::1]:5432/t?sslmode=prefer&application_name=x", "::1:5432/t"),
             ("postgres://u@a:1,b:2/t", "a,b:1/t"),
+            ("postgres://u:p@db/t?sslmode=verify-full&sslrootcert=/ca.pem&channel_binding=require", "db:5432/t"),
+            ("host=db dbname=t sslmode=verify-ca sslrootcert='/my ca.pem' sslnegotiation=direct", "db:5432/t"),
             ("postgres://u@%2Frun%2Fpostgresql/t", "/run/postgresql:5432/t"),
             ("host=db user=u password='a b' dbname=t port=6000", "db:6000/t"),
         ] {
@@ -205,15 +181,15 @@ mod tests {
             ("postgres://u:hunter2@x@db/t", "%40"),
             ("postgres://u:hunter2 @db/t", "space"),
             ("postgres://u:hunter2@db/t\n", "line break"),
-            ("postgres://u:hunter2@db/t?sslmode=require", "TLS"),
-            ("postgres://u:hunter2@db/t?sslmode=verify-full", "verify-full"),
-            ("postgres://u:hunter2@db/t?sslrootcert=/x", "sslrootcert"),
             ("postgres://u:hunter2@db/t?sslmode=maybe", "maybe"),
+            ("postgres://u:hunter2@db/t?sslcrl=/x", "sslcrl"),
+            ("postgres://u:hunter2@db/t?host=a&hostaddr=127.0.0.1", "pairs"),
+            ("host=a,b port=1,2,3 dbname=t", "ports"),
             ("postgres://u:hunter2@db/t?nonsense=1", "unknown parameter"),
             ("host=db user=u password=hunter2", "no database"),
             ("host=db dbname=t password=x hunter2=1", "unknown parameter"),
             ("host=db dbname=t nonsense=1", "nonsense"),
-            ("host=db dbname=t sslmode=require", "TLS"),
+            ("host=db dbname=t sslmode=maybe", "maybe"),
             ("user=u dbname=t", "no host"),
         ] {
             let said = validate_url(url).expect_err(url);

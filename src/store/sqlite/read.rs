@@ -7,7 +7,7 @@ use super::error::{Fault, Result};
 use super::{SqliteStore, blob, lists};
 use crate::store::{
     self, Chunk, ChunkRange, ClusterSummary, GpuFilter, GpuPlace, GpuSummary, HostSummary, Latest, Reader, SeriesFilter,
-    SeriesRow, SourceLedger, Store,
+    SeriesRow, SourceLedger, Span, Store,
 };
 
 #[async_trait]
@@ -45,6 +45,11 @@ impl Reader for SqliteStore {
         self.connections.read(move |connection| chunks(connection, &series, &range, max_samples)).await
     }
 
+    async fn spans(&self, series: &[i64], range: &ChunkRange) -> store::Result<Vec<Span>> {
+        let (series, range) = (series.to_vec(), *range);
+        self.connections.read(move |connection| spans(connection, &series, &range)).await
+    }
+
     async fn ledger(&self) -> store::Result<Vec<SourceLedger>> {
         Store::ledger(self).await
     }
@@ -72,19 +77,34 @@ fn latest(connection: &Connection, series: &[i64], from: i64, before: i64) -> Re
     Ok(newest)
 }
 
+/// Chunks of a series in a range: the parameters are its [`borders`].
+const IN_RANGE: &str = "series_id = ?1 AND t_max >= ?2 AND t_max < ?3 AND t_min >= ?4 AND t_min < ?5";
+
+fn borders(series: i64, range: &ChunkRange) -> [i64; 5] {
+    [series, range.ends_from_ms, range.ends_before_ms, range.begins_from_ms, range.begins_before_ms]
+}
+
+fn spans(connection: &Connection, series: &[i64], range: &ChunkRange) -> Result<Vec<Span>> {
+    let mut statement = connection.prepare_cached(&format!("SELECT min(t_min), max(t_max) FROM chunk WHERE {IN_RANGE}"))?;
+    let mut spans = Vec::new();
+    for id in series {
+        let found: (Option<i64>, Option<i64>) = statement.query_row(borders(*id, range), |row| Ok((row.get(0)?, row.get(1)?)))?;
+        if let (Some(first_ms), Some(last_ms)) = found {
+            spans.push(Span { series: *id, first_ms, last_ms });
+        }
+    }
+    Ok(spans)
+}
+
 /// `None` as soon as there are too many: the rest is left unread.
 fn chunks(connection: &Connection, series: &[i64], range: &ChunkRange, max_samples: usize) -> Result<Option<Vec<Chunk>>> {
     // As of one moment: what is committed between two series is in all of them or in none.
     let moment = connection.unchecked_transaction()?;
-    let mut statement = moment.prepare_cached(
-        "SELECT id, t_min, n, data FROM chunk \
-          WHERE series_id = ?1 AND t_max >= ?2 AND t_max < ?3 AND t_min >= ?4 AND t_min < ?5",
-    )?;
+    let mut statement = moment.prepare_cached(&format!("SELECT id, t_min, n, data FROM chunk WHERE {IN_RANGE}"))?;
     let mut decoder = blob::Decoder::default();
     let (mut chunks, mut samples) = (Vec::new(), 0);
     for id in series {
-        let borders = [*id, range.ends_from_ms, range.ends_before_ms, range.begins_from_ms, range.begins_before_ms];
-        let mut rows = statement.query(borders)?;
+        let mut rows = statement.query(borders(*id, range))?;
         while let Some(row) = rows.next()? {
             let n: i64 = row.get(2)?;
             samples += usize::try_from(n).unwrap_or(usize::MAX / 2);

@@ -3,125 +3,55 @@
 //! A [`Conn`] is one TCP connection and never reconnects: what was sent over it is answered over it or fails. So nothing that was
 //! meant for one primary can reach another. Making a new one is the business of [`super::link::Link`].
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
 use fred::clients::Client;
 use fred::error::{Error, ErrorKind};
-use fred::interfaces::{ClientLike, EventInterface};
+use fred::interfaces::{ClientLike, EventInterface, MetricsInterface};
 use fred::types::config::{
-    Config, ConnectionConfig, Options, PerformanceConfig, ReplicaConfig, ServerConfig, TcpConfig, UnresponsiveConfig,
+    Config, ConnectionConfig, Options, PerformanceConfig, ReplicaConfig, Server, ServerConfig, TcpConfig, TlsConfig,
+    TlsConnector, TlsHostMapping, UnresponsiveConfig,
 };
 use fred::types::{ClusterHash, CustomCommand, RespVersion, Value};
 use futures_util::future::{BoxFuture, FutureExt, try_join_all};
+use rand::Rng as _;
 use secrecy::ExposeSecret;
 use socket2::TcpKeepalive;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::error::{Asked, Who, ends_connection, explain};
-use super::keys::Keys;
-use super::life::Life;
+use super::error::{Asked, Change, ends_connection, explain};
 use super::reply;
 use super::script::{self, Script};
-use super::url::{Endpoint, validate_url};
-use crate::transport::{Result, TransportError};
+use super::shared::Shared;
+use super::topology::Kind;
+use super::url::Address;
+use crate::tls::Current;
+use crate::transport::{Partition, Result, TransportError};
 
-/// What every connection of a transport shares.
-pub(super) struct Shared {
-    /// The configuration, with the secrets in it.
-    pub(super) config: crate::config::Redis,
-    /// host:port.
-    pub(super) endpoint: String,
-    /// Key names.
-    pub(super) keys: Keys,
-    /// Up or down, for the log.
-    pub(super) life: Life,
-    who: Who,
-    fred: Config,
-}
+/// Connections are renewed within this time after a certificate was: not all of them at once.
+const RENEW_WITHIN: Duration = Duration::from_secs(10);
 
-impl Shared {
-    /// Checks the configuration; no I/O.
-    pub(super) fn new(config: &crate::config::Redis) -> Result<Self> {
-        let bad = |key: &str, why: String| TransportError::Mismatch(format!("redis.{key}: {why}"));
-        let Endpoint { host, port, database, username, password } =
-            validate_url(config.url.expose_secret()).map_err(|why| bad("url", why))?;
-        if config.prefix.is_empty() || config.prefix.contains(['{', '}']) {
-            return Err(bad("prefix", "it must not be empty or contain { or }, which name the slot in a cluster".to_owned()));
-        }
-        if config.partitions == 0 {
-            return Err(bad("partitions", "there must be at least one".to_owned()));
-        }
-        let username = config.username.clone().or(username).filter(|name| !name.is_empty());
-        let password = config.password.clone().or(password);
-        if username.is_some() && password.is_none() {
-            return Err(bad(
-                "url",
-                "it has a user but no password; write redis://user:password@host or set REDIS_PASSWORD".to_owned(),
-            ));
-        }
-        let endpoint = Endpoint { host: host.clone(), port, database, username: None, password: None }.to_string();
-        let fred = Config {
-            fail_fast: true,
-            username: username.clone(),
-            password: password.map(|p| p.expose_secret().to_owned()),
-            server: ServerConfig::new_centralized(host, port),
-            version: RespVersion::RESP3,
-            database: (database > 0).then_some(database),
-            ..Config::default()
-        };
-        Ok(Self {
-            config: config.clone(),
-            life: Life::new(endpoint.clone()),
-            endpoint,
-            keys: Keys::new(&config.prefix),
-            who: Who {
-                user: username.unwrap_or_else(|| "default".to_owned()),
-                patterns: format!("~{{{0}:* ~{0}:*", config.prefix),
-            },
-            fred,
-        })
-    }
-
-    fn explain(&self, asked: &Asked, error: &Error) -> TransportError {
-        explain(&self.endpoint, &self.who, asked, error)
-    }
-
-    /// Not reachable, for this reason.
-    pub(super) fn unavailable(&self, reason: impl Into<String>) -> TransportError {
-        TransportError::Unavailable { endpoint: self.endpoint.clone(), reason: reason.into() }
-    }
-
-    fn client(&self) -> Client {
-        let connection = ConnectionConfig {
-            connection_timeout: self.config.connect_timeout,
-            internal_command_timeout: self.config.connect_timeout,
-            // A command that was written and not answered may have been done: we find out, the client must not guess.
-            max_command_attempts: 1,
-            max_redirections: 1,
-            unresponsive: UnresponsiveConfig::default(),
-            disable_cluster_health_check: true,
-            replica: ReplicaConfig { lazy_connections: true, ignore_reconnection_errors: true, ..ReplicaConfig::default() },
-            tcp: TcpConfig {
-                nodelay: Some(true),
-                keepalive: Some(TcpKeepalive::new().with_time(Duration::from_secs(15)).with_interval(Duration::from_secs(5))),
-                ..TcpConfig::default()
-            },
-            ..ConnectionConfig::default()
-        };
-        let performance =
-            PerformanceConfig { default_command_timeout: self.config.command_timeout, ..PerformanceConfig::default() };
-        Client::new(self.fred.clone(), Some(performance), Some(connection), None)
-    }
+/// As whom to greet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Credentials {
+    /// The user of the server.
+    Server,
+    /// That of the sentinels.
+    Sentinel,
 }
 
 /// A connection. Ends when dropped; calls that wait then fail.
 pub(super) struct Conn {
     wire: Arc<Wire>,
     client: Client,
+    /// The TLS that counted when it was made, and when a change of that ends it.
+    tls: Option<Arc<Current>>,
+    renew_at: OnceLock<Instant>,
+    partition: Partition,
     /// Identifies the server's process: another one after a restart, or when an address leads elsewhere.
     pub(super) run_id: String,
 }
@@ -129,6 +59,7 @@ pub(super) struct Conn {
 /// What a call needs of its connection while it waits.
 struct Wire {
     shared: Arc<Shared>,
+    address: Address,
     closed: CancellationToken,
     made: Instant,
 }
@@ -140,13 +71,35 @@ impl Drop for Conn {
 }
 
 impl Conn {
-    /// Connects and checks who answers: version, kind of server, number of partitions. Loads the scripts.
-    pub(super) async fn open(shared: &Arc<Shared>) -> Result<Self> {
-        let asked = Asked { command: "HELLO", script: None, keys: Vec::new() };
-        let client = shared.client();
+    /// Connects to the server that has a partition and checks who answers: version, number of partitions. Loads the scripts.
+    pub(super) async fn open(shared: &Arc<Shared>, partition: Partition) -> Result<Self> {
+        let address = shared.topology.place(shared, partition).await?;
+        let opened = async {
+            let mut conn = Self::dial(shared, &address, Credentials::Server).await?;
+            conn.partition = partition;
+            conn.check().await?;
+            Ok(conn)
+        };
+        match opened.await {
+            Ok(conn) => {
+                shared.lives.connected(&address, conn.wire.made);
+                Ok(conn)
+            }
+            Err(error) => {
+                shared.topology.doubt(None);
+                shared.lives.unreachable(&address, &error);
+                Err(error)
+            }
+        }
+    }
+
+    /// Connects to a server, and says who we are.
+    pub(super) async fn dial(shared: &Arc<Shared>, address: &Address, credentials: Credentials) -> Result<Self> {
+        let tls = shared.tls.as_ref().map(|tls| tls.current());
+        let client = client(shared, address, credentials, tls.as_deref());
         let mut up = client.reconnect_rx();
         let mut task = client.connect();
-        let outcome = tokio::time::timeout(shared.config.connect_timeout * 2, async {
+        let outcome = tokio::time::timeout(shared.config.connect_timeout, async {
             tokio::select! {
                 up = up.recv() => up.map(|_| ()).map_err(|_| Error::new(ErrorKind::Canceled, "")),
                 ended = &mut task => match ended {
@@ -156,21 +109,22 @@ impl Conn {
             }
         })
         .await;
-        match outcome {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => {
-                task.abort();
-                if matches!(error.kind(), ErrorKind::Timeout) {
-                    return Err(shared.unavailable("no answer in time to the connection attempt"));
-                }
-                return Err(shared.explain(&asked, &error));
-            }
-            Err(_) => {
-                task.abort();
-                return Err(shared.unavailable("no answer in time to the connection attempt"));
-            }
-        }
+        let error = match outcome {
+            Ok(Ok(())) => return Ok(Self::driven(shared, address, client, task, tls)),
+            Ok(Err(error)) => error,
+            Err(_) => Error::new(ErrorKind::Timeout, ""),
+        };
+        task.abort();
+        Err(failed_to_connect(shared, address, credentials, &error).await)
+    }
 
+    fn driven(
+        shared: &Arc<Shared>,
+        address: &Address,
+        client: Client,
+        mut task: fred::types::ConnectHandle,
+        tls: Option<Arc<Current>>,
+    ) -> Self {
         let closed = CancellationToken::new();
         let ended = closed.clone();
         // Lives as long as the connection, which ends it.
@@ -181,44 +135,59 @@ impl Conn {
             }
             ended.cancel();
         });
-        let wire = Arc::new(Wire { shared: shared.clone(), closed, made: Instant::now() });
-        let mut conn = Self { wire, client, run_id: String::new() };
-        conn.check().await?;
-        shared.life.connected(conn.wire.made);
-        Ok(conn)
+        let wire = Wire { shared: shared.clone(), address: address.clone(), closed, made: Instant::now() };
+        Self { wire: Arc::new(wire), client, tls, renew_at: OnceLock::new(), partition: 0, run_id: String::new() }
     }
 
     async fn check(&mut self) -> Result<()> {
-        let refused = |reason: String| TransportError::Refused { endpoint: self.wire.shared.endpoint.clone(), reason };
-        let info = reply::text(&self.call("INFO", vec!["server".into()]).await?)?;
-        let field = |name: &str| info.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(':')).unwrap_or_default().trim();
-        if field("redis_mode") == "cluster" {
-            return Err(refused(
-                "it is a Redis Cluster, which is not yet supported in this version; use a single server".to_owned(),
-            ));
+        let info = self.info("server").await?;
+        let shared = &self.wire.shared;
+        let stale = match (shared.topology.current().as_deref().map(|known| &known.kind), info.field("redis_mode")) {
+            (Some(Kind::Cluster(_)), "cluster") | (Some(Kind::Single(_)), "standalone") => None,
+            (Some(Kind::Watched { .. }), "standalone") => {
+                (self.info("replication").await?.field("role") == "slave").then_some("it is a replica now")
+            }
+            (_, "sentinel") => Some("it is a Sentinel, and was a server before"),
+            (None, _) => None,
+            // Servers that do not say it (as some managed ones) are taken at their word.
+            (_, "") => None,
+            _ => Some("another kind of Redis answers there than before"),
+        };
+        if let Some(stale) = stale {
+            return Err(self.unavailable(stale));
         }
-        if field("redis_mode") == "sentinel" {
-            return Err(refused(
-                "it is a Sentinel, which is not yet supported in this version; use the address of the server".to_owned(),
-            ));
-        }
-        let version = field("redis_version");
+        let version = info.field("redis_version");
         let mut parts = version.split('.').map(|p| p.parse::<u32>().unwrap_or(0));
         if (parts.next().unwrap_or(0), parts.next().unwrap_or(0)) < (6, 2) {
-            return Err(refused(format!("its version is {version}; 6.2 or newer is needed")));
+            return Err(self.refused(&format!("its version is {version}; 6.2 or newer is needed")));
         }
-        let run_id = field("run_id").to_owned();
+        let run_id = info.field("run_id").to_owned();
         try_join_all(script::ALL.iter().map(|s| self.call("SCRIPT", vec!["LOAD".into(), s.text.into()]))).await?;
         self.check_partitions().await?;
         self.run_id = run_id;
         Ok(())
     }
 
+    /// A section of INFO.
+    pub(super) async fn info(&self, section: &'static str) -> Result<Info> {
+        Ok(Info(reply::text(&self.call("INFO", vec![section.into()]).await?)?))
+    }
+
+    /// What waiting cannot help.
+    pub(super) fn refused(&self, reason: &str) -> TransportError {
+        TransportError::Refused { endpoint: self.wire.address.to_string(), reason: reason.to_owned() }
+    }
+
+    /// What waiting can help.
+    pub(super) fn unavailable(&self, reason: &str) -> TransportError {
+        TransportError::Unavailable { endpoint: self.wire.address.to_string(), reason: reason.to_owned() }
+    }
+
     /// Compares the number of partitions with the one that Redis keeps, and writes it if Redis has none (at first use, and after
     /// it lost everything).
     pub(super) async fn check_partitions(&self) -> Result<()> {
         let shared = &self.wire.shared;
-        let (key, ours) = (shared.keys.meta(), shared.config.partitions);
+        let (key, ours) = (shared.keys.meta(self.partition), shared.config.partitions);
         let known = self.run(&script::ONCE, vec![key.clone()], vec!["partitions".into(), ours.to_string().into()]).await;
         let known = match known {
             Ok(known) => reply::text(&known)?,
@@ -232,20 +201,31 @@ impl Conn {
         Err(TransportError::Mismatch(format!(
             "the queue in Redis at {} was made with {known} partitions ({key}), and the configuration says {ours}; set \
              redis.partitions to {known}",
-            shared.endpoint
+            self.wire.address
         )))
     }
 
-    /// Whether the connection is not known to be broken.
+    /// Whether the connection is not known to be broken, and not to be renewed.
     pub(super) fn is_alive(&self) -> bool {
-        !self.wire.closed.is_cancelled()
+        !self.wire.closed.is_cancelled() && !self.is_outdated()
+    }
+
+    /// Whether it was made with certificates that were renewed meanwhile. The old ones may end at any time, so it is made again, each
+    /// at a moment of its own.
+    fn is_outdated(&self) -> bool {
+        let (Some(tls), Some(used)) = (&self.wire.shared.tls, &self.tls) else { return false };
+        if Arc::ptr_eq(&tls.current(), used) {
+            return false;
+        }
+        let now = Instant::now();
+        now >= *self.renew_at.get_or_init(|| now + rand::rng().random_range(Duration::ZERO..RENEW_WITHIN))
     }
 
     /// Runs a command.
     pub(super) fn call(&self, command: &'static str, args: Vec<Value>) -> BoxFuture<'static, Result<Value>> {
         let wire = self.wire.clone();
         self.call_within(command, args, wire.shared.config.command_timeout)
-            .map(move |answer| answer?.ok_or_else(|| wire.shared.unavailable("the stream or its group is gone")))
+            .map(move |answer| answer?.ok_or_else(|| wire.unavailable("the stream or its group is gone")))
             .boxed()
     }
 
@@ -291,14 +271,101 @@ impl Conn {
 }
 
 impl Wire {
+    fn unavailable(&self, reason: &str) -> TransportError {
+        TransportError::Unavailable { endpoint: self.address.to_string(), reason: reason.to_owned() }
+    }
+
     fn failed(&self, asked: &Asked, error: &Error) -> TransportError {
-        let explained = self.shared.explain(asked, error);
+        let shared = &self.shared;
+        let explained = explain(&self.address.to_string(), &shared.who, asked, error);
+        let change = Change::said_by(error, &self.address);
+        if let Some(change) = &change {
+            shared.topology.doubt(change.to.clone());
+        }
         if ends_connection(error) {
             self.closed.cancel();
-            self.shared.life.lost(self.made, &explained);
+            shared.topology.doubt(None);
+            shared.lives.lost(&self.address, self.made, &explained);
+        } else if change.is_some_and(|change| change.ends) {
+            self.closed.cancel();
         }
         explained
     }
+}
+
+/// A section of INFO.
+pub(super) struct Info(String);
+
+impl Info {
+    /// A field's value; empty where it is not there.
+    pub(super) fn field(&self, name: &str) -> &str {
+        self.0.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).unwrap_or_default().trim()
+    }
+}
+
+/// A client for one connection.
+fn client(shared: &Shared, address: &Address, credentials: Credentials, tls: Option<&Current>) -> Client {
+    let config = &shared.config;
+    let (username, password, database) = match credentials {
+        Credentials::Server => (shared.username.clone(), shared.password.clone(), shared.database),
+        Credentials::Sentinel => (config.sentinel_username.clone(), config.sentinel_password.clone(), 0),
+    };
+    let server = Server {
+        host: address.host.as_str().into(),
+        port: address.port,
+        tls_server_name: config.tls.server_name.as_deref().map(Into::into),
+    };
+    let fred = Config {
+        fail_fast: true,
+        username,
+        password: password.map(|p| p.get().expose_secret().to_owned()),
+        server: ServerConfig::Centralized { server },
+        version: RespVersion::RESP3,
+        database: (database > 0).then_some(database),
+        tls: tls.map(|tls| TlsConfig {
+            connector: TlsConnector::from(tokio_rustls::TlsConnector::from(Arc::clone(&tls.config))),
+            hostnames: TlsHostMapping::None,
+        }),
+        ..Config::default()
+    };
+    let connection = ConnectionConfig {
+        connection_timeout: config.connect_timeout,
+        internal_command_timeout: config.connect_timeout,
+        // A command that was written and not answered may have been done: we find out, the client must not guess.
+        max_command_attempts: 1,
+        max_redirections: 0,
+        unresponsive: UnresponsiveConfig::default(),
+        disable_cluster_health_check: true,
+        replica: ReplicaConfig { lazy_connections: true, ignore_reconnection_errors: true, ..ReplicaConfig::default() },
+        tcp: TcpConfig {
+            nodelay: Some(true),
+            keepalive: Some(TcpKeepalive::new().with_time(Duration::from_secs(15)).with_interval(Duration::from_secs(5))),
+            ..TcpConfig::default()
+        },
+        ..ConnectionConfig::default()
+    };
+    let performance = PerformanceConfig { default_command_timeout: config.command_timeout, ..PerformanceConfig::default() };
+    Client::new(fred, Some(performance), Some(connection), None)
+}
+
+/// Why there is no connection. The client says little of it: where it is not about the password, the way is gone again, step by step.
+async fn failed_to_connect(shared: &Shared, address: &Address, credentials: Credentials, error: &Error) -> TransportError {
+    let asked = Asked { command: "HELLO", script: None, keys: Vec::new() };
+    let said = match error.kind() {
+        ErrorKind::Timeout => TransportError::Unavailable {
+            endpoint: address.to_string(),
+            reason: "no answer in time to the connection attempt".to_owned(),
+        },
+        _ => explain(&address.to_string(), &shared.who, &asked, error),
+    };
+    if credentials == Credentials::Sentinel || matches!(error.kind(), ErrorKind::Auth) || super::error::is_about_rights(error) {
+        return shared.lasting(said);
+    }
+    // One that froze is not asked for its reasons: that would take as long again.
+    if matches!(error.kind(), ErrorKind::Timeout) && shared.lives.ever_up() {
+        return said;
+    }
+    shared.diagnose(address, said).await
 }
 
 async fn raw(
@@ -314,11 +381,14 @@ async fn raw(
     let options = Options { timeout: Some(timeout), max_attempts: Some(1), ..Options::default() };
     let client = client.with_options(&options);
     let call = client.custom(CustomCommand::new_static(command, ClusterHash::FirstKey, false), args);
-    tokio::select! {
+    let answer = tokio::select! {
         biased;
         answer = call => answer,
         () = wire.closed.cancelled() => Err(Error::new(ErrorKind::Canceled, "")),
-    }
+    };
+    let bytes = |stats: fred::types::Stats| u64::try_from(stats.sum).unwrap_or_default();
+    wire.shared.count(bytes(client.take_req_size_metrics()), bytes(client.take_res_size_metrics()));
+    answer
 }
 
 /// Polls a call once, which hands its command to the connection: several calls made one after the other arrive in that order,

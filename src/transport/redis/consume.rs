@@ -6,6 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use fred::types::Value;
+use futures_util::future::join_all;
 use tokio::time::Instant;
 
 use super::session::{Kind, Reading, Sent, Session};
@@ -129,14 +130,13 @@ impl Consumer for RedisTransport {
     }
 
     async fn store_mark(&self) -> Result<Option<String>> {
-        let args = vec![self.shared.keys.meta().into(), self.store_field().into()];
-        let mark = self.control.get().await?.call("HGET", args).await?;
-        if mark.is_null() { Ok(None) } else { reply::text(&mark).map(Some) }
+        let marks = self.of_all(|partition| self.ask_mark(partition)).await?;
+        Ok(marks.into_iter().flatten().next())
     }
 
     async fn mark_store(&self, store: &str) -> Result<String> {
-        let args = vec![self.store_field().into(), store.into()];
-        reply::text(&self.control.get().await?.run(&script::ONCE, vec![self.shared.keys.meta()], args).await?)
+        let marks = self.of_all(|partition| self.set_mark(partition, store)).await?;
+        Ok(marks.into_iter().find(|mark| mark != store).unwrap_or_else(|| store.to_owned()))
     }
 
     async fn ping(&self) -> Result<Duration> {
@@ -145,6 +145,34 @@ impl Consumer for RedisTransport {
 }
 
 impl RedisTransport {
+    /// What every partition answers. Those whose node is away are left out, as long as others are there.
+    async fn of_all<T, F: Future<Output = Result<T>>>(&self, ask: impl Fn(Partition) -> F) -> Result<Vec<T>> {
+        let (mut found, mut away) = (Vec::new(), None);
+        for answer in join_all((0..self.shared.config.partitions).map(ask)).await {
+            match answer {
+                Ok(answer) => found.push(answer),
+                Err(error) if error.is_transient() => away = Some(error),
+                Err(error) => return Err(error),
+            }
+        }
+        match away {
+            Some(error) if found.is_empty() => Err(error),
+            _ => Ok(found),
+        }
+    }
+
+    async fn ask_mark(&self, partition: Partition) -> Result<Option<String>> {
+        let args = vec![self.shared.keys.meta(partition).into(), self.store_field().into()];
+        let mark = self.link(partition)?.get().await?.call("HGET", args).await?;
+        if mark.is_null() { Ok(None) } else { reply::text(&mark).map(Some) }
+    }
+
+    async fn set_mark(&self, partition: Partition, store: &str) -> Result<String> {
+        let args = vec![self.store_field().into(), store.into()];
+        let conn = self.link(partition)?.get().await?;
+        reply::text(&conn.run(&script::ONCE, vec![self.shared.keys.meta(partition)], args).await?)
+    }
+
     /// Sends the read that is due, or goes on waiting for the one that was sent, and gives its answer.
     async fn read(
         &self,

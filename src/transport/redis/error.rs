@@ -3,6 +3,7 @@
 use fred::error::{Error, ErrorKind};
 
 use super::script::Script;
+use super::url::Address;
 use crate::transport::TransportError;
 
 /// What was asked of Redis, for messages.
@@ -42,6 +43,44 @@ pub(super) fn ends_connection(error: &Error) -> bool {
         || matches!(code(error), "READONLY" | "MASTERDOWN")
 }
 
+/// What an answer says of a cluster's map.
+pub(super) struct Change {
+    /// Who may know better.
+    pub(super) to: Option<Address>,
+    /// Whether the partition has left the connection's node.
+    pub(super) ends: bool,
+}
+
+impl Change {
+    /// What an error of `from` says, if it is about the map.
+    pub(super) fn said_by(error: &Error, from: &Address) -> Option<Self> {
+        match code(error) {
+            "MOVED" => Some(Self { to: target(error.details(), from), ends: true }),
+            // While a slot moves, its keys are here and there; the old owner stays responsible until the end.
+            "ASK" => Some(Self { to: None, ends: false }),
+            "CLUSTERDOWN" | "READONLY" | "MASTERDOWN" => Some(Self { to: None, ends: false }),
+            _ => None,
+        }
+    }
+}
+
+/// `MOVED 3999 host:port`. A node that announces nothing (`?:port`, `:port`) is no help.
+fn target(text: &str, from: &Address) -> Option<Address> {
+    let (host, port) = text.split(' ').nth(2)?.rsplit_once(':')?;
+    let port = port.parse().ok()?;
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    match host {
+        "?" => None,
+        "" => Some(Address { host: from.host.clone(), port }),
+        host => Some(Address { host: host.to_owned(), port }),
+    }
+}
+
+/// Whether it is about who we are or what we may do.
+pub(super) fn is_about_rights(error: &Error) -> bool {
+    matches!(code(error), "WRONGPASS" | "NOAUTH" | "NOPERM") || error.details().contains("DB index is out of range")
+}
+
 /// Whether the stream or the group is gone.
 pub(super) fn lost_group(error: &Error) -> bool {
     matches!(code(error), "NOGROUP" | "UNBLOCKED")
@@ -73,8 +112,9 @@ pub(super) fn explain(endpoint: &str, who: &Who, asked: &Asked, error: &Error) -
                  something else? Delete the key or choose another prefix"
             ));
         }
-        "MOVED" | "ASK" | "CROSSSLOT" => {
-            return refused("it is a Redis Cluster, which is not yet supported in this version; use a single server".to_owned());
+        "MOVED" => return unavailable("it no longer has this partition's slot; the node that has it is looked for".to_owned()),
+        "ASK" => {
+            return unavailable("this partition's slot is being moved to another node; waiting until that is done".to_owned());
         }
         _ => {}
     }
@@ -126,5 +166,19 @@ mod tests {
         let old = "ERR Error running script (call to f_ab): @user_script:1: @user_script: 1: -OOM command not allowed";
         assert_eq!(code_of(old), "OOM");
         assert_eq!(code_of(""), "");
+    }
+
+    #[test]
+    fn a_moved_slot_says_where() {
+        let from = Address { host: "seed".to_owned(), port: 1 };
+        let to = |text: &str| {
+            let change = Change::said_by(&Error::new(ErrorKind::Unknown, text.to_owned()), &from)?;
+            Some(change.to.map(|to| to.to_string()))
+        };
+        assert_eq!(to("MOVED 3999 redis-2.example.test:7602"), Some(Some("redis-2.example.test:7602".to_owned())));
+        assert_eq!(to("MOVED 3999 ::1:7602"), Some(Some("[::1]:7602".to_owned())));
+        assert_eq!(to("MOVED 3999 :7602"), Some(Some("seed:7602".to_owned())));
+        assert_eq!(to("MOVED 3999 ?:7602"), Some(None));
+        assert_eq!(to("OOM command not allowed"), None);
     }
 }

@@ -118,10 +118,9 @@ impl Inspector for RedisTransport {
             let keys = vec![self.shared.keys.positions(partition), self.shared.keys.committed(partition, self.group())];
             let conn = self.link(partition)?.get().await?;
             known += reply::number(&conn.run(&script::RESET, keys, vec![argument.clone()]).await?)?;
-        }
-        if source.is_none() {
-            let args = vec![self.shared.keys.meta().into(), self.store_field().into()];
-            self.control.get().await?.call("HDEL", args).await?;
+            if source.is_none() {
+                conn.call("HDEL", vec![self.shared.keys.meta(partition).into(), self.store_field().into()]).await?;
+            }
         }
         Ok(known)
     }
@@ -241,8 +240,10 @@ impl RedisTransport {
     /// # Errors
     /// As every call.
     pub async fn forget_store(&self, group: &str) -> Result<()> {
-        let args = vec![self.shared.keys.meta().into(), format!("store:{group}").into()];
-        self.control.get().await?.call("HDEL", args).await?;
+        for partition in 0..self.shared.config.partitions {
+            let args = vec![self.shared.keys.meta(partition).into(), format!("store:{group}").into()];
+            self.link(partition)?.get().await?.call("HDEL", args).await?;
+        }
         Ok(())
     }
 }

@@ -49,12 +49,17 @@ impl Keys {
     }
 
     /// Hash: what was fixed at first use.
-    pub(super) fn meta(&self) -> String {
-        format!("{}:meta", self.prefix)
+    pub(super) fn meta(&self, partition: Partition) -> String {
+        self.of(partition, "meta")
     }
 
     /// List: the known contents that begin with the same record.
-    pub(super) fn registry(&self, first_record: Digest) -> String {
-        format!("{}:registry:{first_record}", self.prefix)
+    pub(super) fn registry(&self, partition: Partition, first_record: Digest) -> String {
+        self.of(partition, &format!("registry:{first_record}"))
+    }
+
+    /// The slot of all of a partition's keys in a cluster.
+    pub(super) fn slot(&self, partition: Partition) -> u16 {
+        fred::util::redis_keyslot(self.stream(partition).as_bytes())
     }
 }

@@ -1,13 +1,63 @@
-//! What the log says of the connection's life: one line when it is lost, one when it is back, however many connections there are.
+//! What the log says of a connection's life: one line for each server when it is lost, one when it is back, however many connections
+//! there are.
 
-use std::sync::{Mutex, PoisonError};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::time::Instant;
 
+use super::url::Address;
 use crate::transport::TransportError;
 
+/// Those of all servers that were met.
+#[derive(Default)]
+pub(super) struct Lives {
+    by_server: Mutex<HashMap<Address, Arc<Life>>>,
+    ever: AtomicBool,
+}
+
+impl Lives {
+    fn of(&self, server: &Address) -> Arc<Life> {
+        let mut lives = self.by_server.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(lives.entry(server.clone()).or_insert_with(|| Arc::new(Life::new(server.to_string()))))
+    }
+
+    /// A connection was made (begun then) and checked.
+    pub(super) fn connected(&self, server: &Address, made: Instant) {
+        self.ever.store(true, Ordering::Relaxed);
+        self.of(server).connected(made);
+    }
+
+    /// A connection that was made then is lost.
+    pub(super) fn lost(&self, server: &Address, made: Instant, error: &TransportError) {
+        self.of(server).lost(made, error);
+    }
+
+    /// A connection could not be made.
+    pub(super) fn unreachable(&self, server: &Address, error: &TransportError) {
+        self.of(server).unreachable(error);
+    }
+
+    /// Forgets servers that are no longer in use.
+    pub(super) fn retain(&self, used: impl Fn(&Address) -> bool) {
+        self.by_server.lock().unwrap_or_else(PoisonError::into_inner).retain(|server, _| used(server));
+    }
+
+    /// Whether there ever was a connection.
+    pub(super) fn ever_up(&self) -> bool {
+        self.ever.load(Ordering::Relaxed)
+    }
+
+    /// Whether the last that was heard of each server was good, and something was.
+    pub(super) fn are_up(&self) -> bool {
+        let lives = self.by_server.lock().unwrap_or_else(PoisonError::into_inner);
+        !lives.is_empty() && lives.values().all(|life| life.is_up())
+    }
+}
+
 /// Whether Redis is reachable, as far as is known.
-pub(super) struct Life {
+struct Life {
     endpoint: String,
     state: Mutex<State>,
 }
@@ -20,7 +70,7 @@ enum State {
 }
 
 impl Life {
-    pub(super) fn new(endpoint: String) -> Self {
+    fn new(endpoint: String) -> Self {
         Self { endpoint, state: Mutex::new(State::New) }
     }
 
@@ -30,7 +80,7 @@ impl Life {
     }
 
     /// A connection was made (begun then) and checked.
-    pub(super) fn connected(&self, made: Instant) {
+    fn connected(&self, made: Instant) {
         let endpoint = &self.endpoint;
         self.change(|state| match state {
             State::Up { .. } => state,
@@ -47,7 +97,7 @@ impl Life {
     }
 
     /// A connection that was made then is lost. Those that are older than the last reconnection were lost with the others.
-    pub(super) fn lost(&self, made: Instant, error: &TransportError) {
+    fn lost(&self, made: Instant, error: &TransportError) {
         self.change(|state| match state {
             State::Up { since } if made >= since => {
                 tracing::warn!("lost the connection: {error}");
@@ -58,7 +108,7 @@ impl Life {
     }
 
     /// A connection could not be made.
-    pub(super) fn unreachable(&self, error: &TransportError) {
+    fn unreachable(&self, error: &TransportError) {
         self.change(|state| match state {
             State::Down { .. } => state,
             State::New | State::Up { .. } => {
@@ -69,7 +119,7 @@ impl Life {
     }
 
     /// Whether the last that was heard was good.
-    pub(super) fn is_up(&self) -> bool {
+    fn is_up(&self) -> bool {
         matches!(*self.state.lock().unwrap_or_else(PoisonError::into_inner), State::Up { .. })
     }
 }

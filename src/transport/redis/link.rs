@@ -1,26 +1,29 @@
-//! A place for one connection, made when first needed and again when it is lost.
+//! A place for one connection to the server that has a partition, made when first needed and again when it is lost.
 
 use std::sync::Arc;
 
 use futures_util::future::FutureExt;
 use tokio::time::Instant;
 
-use super::client::{Conn, Shared};
+use super::client::Conn;
 use super::made::Made;
+use super::shared::Shared;
 use crate::retry::Backoff;
-use crate::transport::Result;
+use crate::transport::{Partition, Result};
 
 /// Holds at most one connection.
 pub(super) struct Link {
     shared: Arc<Shared>,
+    partition: Partition,
     conn: Made<Conn>,
 }
 
 impl Link {
-    pub(super) fn new(shared: &Arc<Shared>) -> Self {
+    pub(super) fn new(shared: &Arc<Shared>, partition: Partition) -> Self {
         let config = &shared.config;
         let backoff = Backoff::new(config.reconnect_min, config.reconnect_max);
-        Self { shared: shared.clone(), conn: Made::new(config.command_timeout + config.connect_timeout * 2, backoff) }
+        let patience = config.command_timeout + config.connect_timeout * 2;
+        Self { shared: shared.clone(), partition, conn: Made::new(patience, backoff) }
     }
 
     /// The connection, if there is one that is not known to be broken.
@@ -41,17 +44,8 @@ impl Link {
 
     /// As [`Link::get`], for a caller that has been waiting since then: an attempt that failed meanwhile is its answer.
     pub(super) async fn get_since(&self, begun: Instant) -> Result<Arc<Conn>> {
-        let shared = self.shared.clone();
-        let open = |_: Option<&Arc<Conn>>| {
-            async move {
-                let opened = Conn::open(&shared).await;
-                if let Err(error) = &opened {
-                    shared.life.unreachable(error);
-                }
-                opened.map(Arc::new)
-            }
-            .boxed()
-        };
+        let (shared, partition) = (self.shared.clone(), self.partition);
+        let open = |_: Option<&Arc<Conn>>| async move { Conn::open(&shared, partition).await.map(Arc::new) }.boxed();
         let late = || self.shared.unavailable("connecting takes too long");
         self.conn.get(begun, Conn::is_alive, open, late).await
     }

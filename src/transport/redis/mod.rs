@@ -2,8 +2,9 @@
 //!
 //! # Keys
 //!
-//! `redis.prefix` is `prefix` below. Those of a partition share a hash tag, so that they are on one node of a cluster and one script
-//! may touch them all; every key that a script touches is passed to it.
+//! `redis.prefix` is `prefix` below. All belong to a partition and share its hash tag, so that they are on one node of a cluster and one
+//! script may touch them all; every key that a script touches is passed to it. A node that is away takes its partitions with it, and
+//! nothing else.
 //!
 //! | key | type | holds |
 //! |---|---|---|
@@ -13,8 +14,8 @@
 //! | `{prefix:p}:dict:<digest>` | string | a dictionary |
 //! | `{prefix:p}:dicts` | hash | dictionary → id of the last entry that refers to it |
 //! | `{prefix:p}:lease:<source>` | string | the streamer that works on the source; expires after `redis.lease_ttl` |
-//! | `prefix:meta` | hash | `partitions`: their number, fixed at first use; `store:<group>`: the store that the group commits to |
-//! | `prefix:registry:<digest>` | list | the contents that begin with this record, `length:digest:source` each |
+//! | `{prefix:p}:meta` | hash | `partitions`: their number, fixed at first use; `store:<group>`: the store that the group commits to |
+//! | `{prefix:p}:registry:<digest>` | list | the contents that begin with this record, `length:digest:source` each |
 //!
 //! # Scripts (`scripts/`, `common.lua` before each)
 //!
@@ -53,25 +54,38 @@
 //! | Redis restarts | what its persistence kept; stream and position are of the same moment |
 //! | `FLUSHALL`, an empty Redis | nothing; publishers are told so by their next batch or lease, consumers make the group again |
 //! | `SCRIPT FLUSH` | everything; scripts are sent again |
+//! | a failover, by a cluster or by sentinels | what the replica had; publishers and consumers as after a restart |
+//! | a slot moves to another node | everything; its partition waits until the slot has moved |
+//!
+//! # Where it is
+//!
+//! `redis.url` names one server, or any nodes of a cluster, or sentinels: [`topology`] finds out which by asking, keeps the map from
+//! slots to nodes, and asks again (any node that answers) on MOVED, on a lost connection, when a server is no primary any more, and
+//! every `redis.topology_refresh`. Names and ports are those that nodes announce; who announces nothing is reached where the answer
+//! came from.
 //!
 //! # Connections
 //!
-//! One for publishing and looking per partition, one more to read and one to acknowledge per consumed partition, one for the keys
-//! outside of partitions; each made when first needed. None reconnects by itself: whoever needs a lost one makes it, with backoff
+//! Of a partition, to the node that has it: one for publishing and looking, one more to read and one to acknowledge where it is
+//! consumed; each made when first needed. None reconnects by itself: whoever needs a lost one makes it, with backoff
 //! ([`crate::retry`]). A command without an answer within its timeout ends its connection, also a blocked read (`redis.block` +
-//! `redis.command_timeout`), so a frozen server is noticed by every call.
+//! `redis.command_timeout`), so a frozen server is noticed by every call, and holds up no partition of another. With TLS
+//! ([`crate::tls`]) a connection is renewed soon after its certificate was.
 //!
 //! # Rights
 //!
-//! An ACL user needs the keys `~{prefix:*` and `~prefix:*`, and the commands HELLO, SELECT, PING, INFO, WAIT, SCRIPT, EVAL, EVALSHA,
-//! TIME, EXISTS, GET, SET, DEL, PEXPIRE, HGET, HSET, HDEL, HLEN, HKEYS, HEXISTS, HGETALL, HSCAN, HMGET, LRANGE, RPUSH, XADD, XLEN, XRANGE, XTRIM,
-//! XINFO, XPENDING, XREADGROUP, XACK, XCLAIM, XAUTOCLAIM and XGROUP. A missing one is named by [`TransportError::Refused`].
+//! An ACL user needs the keys `~{prefix:*`, and the commands HELLO, SELECT, PING, INFO, WAIT, SCRIPT, EVAL, EVALSHA, TIME, EXISTS, GET,
+//! SET, DEL, PEXPIRE, HGET, HSET, HDEL, HLEN, HKEYS, HEXISTS, HGETALL, HSCAN, HMGET, LRANGE, RPUSH, XADD, XLEN, XRANGE, XTRIM, XINFO,
+//! XPENDING, XREADGROUP, XACK, XCLAIM, XAUTOCLAIM and XGROUP; in a cluster CLUSTER SLOTS too. A missing one is named by
+//! [`TransportError::Refused`].
 //!
 //! [`Published::Moved`]: super::Published::Moved
 //! [`Publisher::publish`]: super::Publisher::publish
 
 mod client;
 mod consume;
+mod diagnose;
+mod dial;
 mod error;
 mod inspect;
 mod keys;
@@ -82,24 +96,35 @@ mod publish;
 mod reply;
 mod script;
 mod session;
+mod shared;
+mod topology;
 mod url;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
+use std::time::{Duration, SystemTime};
 
+use futures_util::StreamExt as _;
+use futures_util::future::try_join_all;
+use futures_util::stream::FuturesUnordered;
+use tokio::time::Instant;
+
+pub use self::diagnose::{Probed, Side, diagnose};
+pub use self::dial::{Fault, Reached, Step};
 pub use self::inspect::{Node, Retired};
-pub use self::url::{Endpoint, validate_url};
+pub use self::url::{Address, Endpoint, validate_url};
 
-use self::client::Shared;
 use self::link::Link;
 use self::session::Seat;
+use self::shared::Shared;
+use self::topology::Kind;
 use super::{Partition, Result, TransportError};
 
 /// The queue in one Redis. Implements [`Publisher`](super::Publisher), [`Consumer`](super::Consumer) and
 /// [`Inspector`](super::Inspector).
 pub struct RedisTransport {
     shared: Arc<Shared>,
-    control: Link,
     links: Vec<Arc<Link>>,
     seats: Vec<Seat>,
     acknowledgements: Vec<AtomicU32>,
@@ -112,24 +137,81 @@ impl RedisTransport {
     /// [`TransportError::Mismatch`] for a configuration that cannot be right; it names the key.
     pub fn new(config: &crate::config::Redis) -> Result<Arc<Self>> {
         let shared = Arc::new(Shared::new(config)?);
-        let partitions = usize::from(config.partitions);
+        let partitions = 0..config.partitions;
         Ok(Arc::new(Self {
-            control: Link::new(&shared),
-            links: (0..partitions).map(|_| Arc::new(Link::new(&shared))).collect(),
-            seats: (0..partitions).map(|_| Seat::new(&shared)).collect(),
-            acknowledgements: (0..partitions).map(|_| AtomicU32::new(0)).collect(),
+            links: partitions.clone().map(|p| Arc::new(Link::new(&shared, p))).collect(),
+            seats: partitions.clone().map(|p| Seat::new(&shared, p)).collect(),
+            acknowledgements: partitions.map(|_| AtomicU32::new(0)).collect(),
             shared,
         }))
     }
 
-    /// As [`RedisTransport::new`], and connects, so that a wrong address, password or number of partitions shows at once.
+    /// As [`RedisTransport::new`], and connects, so that a wrong address, password or number of partitions shows at once. One node of a
+    /// cluster is enough: the partitions of those that are away wait for them.
     ///
     /// # Errors
     /// Those of `new`, and whatever connecting brings; [`TransportError::is_transient`] says whether trying again can help.
     pub async fn connect(config: &crate::config::Redis) -> Result<Arc<Self>> {
         let transport = Self::new(config)?;
-        transport.control.get().await?;
-        Ok(transport)
+        let mut nodes: FuturesUnordered<_> = transport.by_node().await?.into_iter().map(|(_, p)| transport.link_to(p)).collect();
+        let mut away = None;
+        while let Some(reached) = nodes.next().await {
+            match reached {
+                Ok(()) => {
+                    drop(nodes);
+                    return Ok(transport);
+                }
+                Err(error) if error.is_transient() => away = Some(error),
+                Err(error) => return Err(error),
+            }
+        }
+        Err(away.unwrap_or_else(|| transport.shared.unavailable("it has no node")))
+    }
+
+    async fn link_to(&self, partition: Partition) -> Result<()> {
+        self.link(partition)?.get().await.map(|_| ())
+    }
+
+    /// Every server that has partitions, with one of them.
+    async fn by_node(&self) -> Result<Vec<(Address, Partition)>> {
+        let known = self.shared.topology.get(&self.shared).await?;
+        let slots = match &known.kind {
+            Kind::Single(server) | Kind::Watched { server, .. } => return Ok(vec![(server.clone(), 0)]),
+            Kind::Cluster(slots) => slots,
+        };
+        let mut nodes = BTreeMap::new();
+        for partition in 0..self.shared.config.partitions {
+            if let Some(owner) = slots.owner(self.shared.keys.slot(partition)) {
+                nodes.entry(owner.clone()).or_insert(partition);
+            }
+        }
+        Ok(nodes.into_iter().collect())
+    }
+
+    /// A round trip to every server that has partitions; the longest. An error where one does not answer, or a partition has none.
+    async fn round_trip(&self) -> Result<Duration> {
+        for partition in 0..self.shared.config.partitions {
+            self.shared.topology.place(&self.shared, partition).await?;
+        }
+        let trips = self.by_node().await?.into_iter().map(|(_, partition)| async move {
+            let conn = self.link(partition)?.get().await?;
+            let begun = Instant::now();
+            conn.call("PING", Vec::new()).await?;
+            Ok(begun.elapsed())
+        });
+        Ok(try_join_all(trips).await?.into_iter().max().unwrap_or_default())
+    }
+
+    /// Bytes sent and received since the start: commands and answers as they are written, without TLS and TCP around them.
+    #[must_use]
+    pub fn traffic(&self) -> (u64, u64) {
+        self.shared.traffic()
+    }
+
+    /// When our certificate ends, and that of the server that was reached last.
+    #[must_use]
+    pub fn certificates(&self) -> (Option<SystemTime>, Option<SystemTime>) {
+        self.shared.certificates()
     }
 
     /// host:port, for messages.
@@ -141,7 +223,7 @@ impl RedisTransport {
     /// Whether the last that was heard of Redis was good. Does not ask; [`Publisher::ping`](super::Publisher::ping) does.
     #[must_use]
     pub fn is_connected(&self) -> bool {
-        self.shared.life.is_up()
+        self.shared.lives.are_up()
     }
 
     fn link(&self, partition: Partition) -> Result<&Arc<Link>> {

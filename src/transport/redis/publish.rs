@@ -5,7 +5,6 @@ use std::time::Duration;
 use async_trait::async_trait;
 use fred::types::Value;
 use futures_util::future::{BoxFuture, FutureExt};
-use tokio::time::Instant;
 
 use super::client::{Conn, bytes};
 use super::{RedisTransport, reply, script};
@@ -80,8 +79,10 @@ impl Publisher for RedisTransport {
     }
 
     async fn identities(&self, first_record: Digest) -> Result<Vec<Identity>> {
-        let key = self.shared.keys.registry(first_record);
-        let list = self.control.get().await?.call("LRANGE", vec![key.as_str().into(), 0.into(), (-1).into()]).await?;
+        let partition = self.partition_of(first_record);
+        let key = self.shared.keys.registry(partition, first_record);
+        let conn = self.link(partition)?.get().await?;
+        let list = conn.call("LRANGE", vec![key.as_str().into(), 0.into(), (-1).into()]).await?;
         reply::list(list).iter().map(|item| identity(item, &key)).collect()
     }
 
@@ -91,9 +92,10 @@ impl Publisher for RedisTransport {
         seen: &[Identity],
         new: Identity,
     ) -> Result<std::result::Result<(), Vec<Identity>>> {
-        let key = self.shared.keys.registry(first_record);
+        let partition = self.partition_of(first_record);
+        let key = self.shared.keys.registry(partition, first_record);
         let args = std::iter::once(&new).chain(seen).map(|i| identity_text(i).into()).collect();
-        let answer = self.control.get().await?.run(&script::REGISTER, vec![key.clone()], args).await?;
+        let answer = self.link(partition)?.get().await?.run(&script::REGISTER, vec![key.clone()], args).await?;
         let answer = reply::list(answer);
         match answer.first().map(reply::text).transpose()?.as_deref() {
             Some("done") => Ok(Ok(())),
@@ -127,13 +129,6 @@ impl Publisher for RedisTransport {
 }
 
 impl RedisTransport {
-    pub(super) async fn round_trip(&self) -> Result<Duration> {
-        let conn = self.control.get().await?;
-        let begun = Instant::now();
-        conn.call("PING", Vec::new()).await?;
-        Ok(begun.elapsed())
-    }
-
     fn publish_call(&self, partition: Partition, batch: &Outgoing) -> (Vec<String>, Vec<Value>) {
         let names = &self.shared.keys;
         let mut keys = vec![names.stream(partition), names.positions(partition), names.dicts(partition)];
@@ -185,9 +180,9 @@ async fn published(conn: &Conn, answer: Value, knew: bool) -> Result<Published> 
 }
 
 async fn has_replicas(conn: &Conn) -> Result<bool> {
-    let info = reply::text(&conn.call("INFO", vec!["replication".into()]).await?)?;
-    let count = info.lines().find_map(|l| l.strip_prefix("connected_slaves:")).unwrap_or("0");
-    count.trim().parse::<u64>().map(|n| n > 0).map_err(|_| reply::unexpected("a number of replicas"))
+    let info = conn.info("replication").await?;
+    let count = Some(info.field("connected_slaves")).filter(|count| !count.is_empty()).unwrap_or("0");
+    count.parse::<u64>().map(|n| n > 0).map_err(|_| reply::unexpected("a number of replicas"))
 }
 
 fn identity_text(identity: &Identity) -> String {

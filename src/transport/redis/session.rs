@@ -11,11 +11,12 @@ use fred::types::Value;
 use futures_util::future::{BoxFuture, FutureExt};
 use tokio::time::{Duration, Instant};
 
-use super::client::{Conn, Shared};
+use super::client::Conn;
 use super::link::Link;
 use super::made::Made;
+use super::shared::Shared;
 use crate::retry::Backoff;
-use crate::transport::Result;
+use crate::transport::{Partition, Result};
 
 /// The place for a partition's session.
 pub(super) struct Seat {
@@ -119,9 +120,10 @@ impl Links {
 }
 
 impl Seat {
-    pub(super) fn new(shared: &Arc<Shared>) -> Self {
+    pub(super) fn new(shared: &Arc<Shared>, partition: Partition) -> Self {
         let config = &shared.config;
-        let links = Links { reader: Link::new(shared), writer: Link::new(shared), epochs: AtomicU64::new(0) };
+        let links =
+            Links { reader: Link::new(shared, partition), writer: Link::new(shared, partition), epochs: AtomicU64::new(0) };
         // The links wait between attempts; the session need not.
         let backoff = Backoff::new(Duration::ZERO, Duration::ZERO);
         let patience = (config.command_timeout + config.connect_timeout * 2) * 2;

@@ -4,22 +4,16 @@ use std::fmt;
 
 use secrecy::SecretString;
 
-/// A single Redis server, as a URL names it.
-#[derive(Clone, Debug)]
-pub struct Endpoint {
+/// A server's place.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Address {
     /// Host name or address, without brackets.
     pub host: String,
     /// TCP port.
     pub port: u16,
-    /// Database number.
-    pub database: u8,
-    /// ACL user.
-    pub username: Option<String>,
-    /// Password; not shown by `Debug`.
-    pub password: Option<SecretString>,
 }
 
-impl fmt::Display for Endpoint {
+impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.host.contains(':') {
             write!(f, "[{}]:{}", self.host, self.port)
@@ -29,7 +23,33 @@ impl fmt::Display for Endpoint {
     }
 }
 
-const FORM: &str = "it must look like redis://host:6379 or redis://user:password@host:6379/0";
+/// What a URL says. What is really there (a single server, a cluster, sentinels) is found out by asking.
+#[derive(Clone, Debug)]
+pub struct Endpoint {
+    /// Where to ask first, at least one; any node of a cluster, or any sentinel.
+    pub seeds: Vec<Address>,
+    /// Database number.
+    pub database: u8,
+    /// ACL user.
+    pub username: Option<String>,
+    /// Password; not shown by `Debug`.
+    pub password: Option<SecretString>,
+    /// Whether the URL asks for TLS.
+    pub tls: bool,
+    /// The name under which sentinels know the server.
+    pub service: Option<String>,
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (n, seed) in self.seeds.iter().enumerate() {
+            write!(f, "{}{seed}", if n > 0 { "," } else { "" })?;
+        }
+        Ok(())
+    }
+}
+
+const FORM: &str = "it must look like redis://host:6379, rediss://user:password@host:6379 or redis://host:6379/0";
 const ESCAPES: &str = "in a user name or password write / as %2F, ? as %3F, # as %23 and % as %25";
 
 /// Checks a URL and takes it apart. Percent-encoding in the user and password is decoded; what does not decode is taken as it is.
@@ -44,19 +64,20 @@ pub fn validate_url(url: &str) -> Result<Endpoint, String> {
         return Err(format!("it contains white space or a control character; {FORM}"));
     }
     let (scheme, rest) = url.split_once("://").ok_or_else(|| format!("it has no scheme; {FORM}"))?;
-    check_scheme(scheme)?;
+    let tls = tls_of(scheme)?;
 
     let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
     let (authority, tail) = rest.split_at(end);
     if tail.contains('@') {
         return Err(format!("there is an @ after the host; {ESCAPES}"));
     }
-    let (user, address) = match authority.rsplit_once('@') {
-        Some((user, address)) => (Some(user), address),
+    let (user, addresses) = match authority.rsplit_once('@') {
+        Some((user, addresses)) => (Some(user), addresses),
         None => (None, authority),
     };
-    let (host, port) = address_of(address)?;
-    let database = database_of(tail)?;
+    let mut seeds = addresses.split(',').map(address_of).collect::<Result<Vec<_>, _>>()?;
+    let (database, query) = database_of(tail)?;
+    let service = query_of(query, &mut seeds)?;
 
     let (username, password) = match user {
         None | Some("") => (None, None),
@@ -66,22 +87,22 @@ pub fn validate_url(url: &str) -> Result<Endpoint, String> {
         },
     };
     Ok(Endpoint {
-        host,
-        port,
+        seeds,
         database,
         username: username.filter(|n| !n.is_empty()).map(decoded),
         password: password.filter(|p| !p.is_empty()).map(|p| SecretString::from(decoded(p))),
+        tls,
+        service,
     })
 }
 
-fn check_scheme(scheme: &str) -> Result<(), String> {
+/// Whether a scheme asks for TLS. The forms for clusters and sentinels are taken too; what is there is found out by asking.
+fn tls_of(scheme: &str) -> Result<bool, String> {
     let lower = scheme.to_ascii_lowercase();
     let family = lower.strip_suffix("-cluster").or_else(|| lower.strip_suffix("-sentinel")).unwrap_or(&lower);
     match family {
-        "redis" | "valkey" if family == lower => Ok(()),
-        "rediss" | "valkeys" | "redis" | "valkey" => {
-            Err(format!("{lower}:// is not yet supported in this version; use redis:// to a single server"))
-        }
+        "redis" | "valkey" => Ok(false),
+        "rediss" | "valkeys" => Ok(true),
         // A scheme is shown only if it can be nothing else (not the beginning of a password with :// in it).
         _ if !lower.is_empty() && lower.len() <= 20 && lower.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c)) => {
             Err(format!("{lower}:// is not a scheme of Redis; {FORM}"))
@@ -90,10 +111,7 @@ fn check_scheme(scheme: &str) -> Result<(), String> {
     }
 }
 
-fn address_of(address: &str) -> Result<(String, u16), String> {
-    if address.contains(',') {
-        return Err("it lists several hosts; this version takes a single server".to_owned());
-    }
+fn address_of(address: &str) -> Result<Address, String> {
     let (host, port) = if let Some(inner) = address.strip_prefix('[') {
         let (host, after) = inner.split_once(']').ok_or("the [ of an IPv6 address is not closed")?;
         if host.parse::<std::net::Ipv6Addr>().is_err() {
@@ -123,24 +141,41 @@ fn address_of(address: &str) -> Result<(String, u16), String> {
             _ => return Err(format!("its port is not a number from 1 to 65535; {FORM}")),
         },
     };
-    Ok((host.to_owned(), port))
+    Ok(Address { host: host.to_owned(), port })
 }
 
-fn database_of(tail: &str) -> Result<u8, String> {
+/// The database, and the query.
+fn database_of(tail: &str) -> Result<(u8, &str), String> {
     if tail.contains('#') {
         return Err(format!("it contains a #; {ESCAPES}"));
     }
-    let (path, query) = tail.split_once('?').map_or((tail, None), |(path, query)| (path, Some(query)));
-    if query.is_some() {
-        return Err("it has a ?query, which a single server does not take (node= belongs to a cluster); remove it".to_owned());
-    }
-    match path.strip_prefix('/').unwrap_or(path) {
-        "" => Ok(0),
+    let (path, query) = tail.split_once('?').unwrap_or((tail, ""));
+    let database = match path.strip_prefix('/').unwrap_or(path) {
+        "" => 0,
         number if number.chars().all(|c| c.is_ascii_digit()) => {
-            number.parse().map_err(|_| "the database number after the host is above 255".to_owned())
+            number.parse().map_err(|_| "the database number after the host is above 255".to_owned())?
         }
-        _ => Err("what follows the host is not a database number; it must be like /0".to_owned()),
+        _ => return Err("what follows the host is not a database number; it must be like /0".to_owned()),
+    };
+    Ok((database, query))
+}
+
+/// `node=host:port` adds a seed, `sentinelServiceName=name` names the server that sentinels watch.
+fn query_of(query: &str, seeds: &mut Vec<Address>) -> Result<Option<String>, String> {
+    let mut service = None;
+    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+        match pair.split_once('=') {
+            Some(("node", address)) => seeds.push(address_of(address)?),
+            Some(("sentinelServiceName", name)) if !name.is_empty() => service = Some(decoded(name)),
+            _ => {
+                return Err(
+                    "after the ? it takes node=host:port (more nodes to ask) and sentinelServiceName=name, and nothing else"
+                        .to_owned(),
+                );
+            }
+        }
     }
+    Ok(service)
 }
 
 /// Percent-decoded; as it is, if it is not percent-encoded UTF-8.
@@ -177,6 +212,11 @@ mod tests {
         assert_eq!(at("REDIS://redis.edge-1.svc:6379"), Ok("redis.edge-1.svc:6379/0".into()));
         assert_eq!(at("redis://[::1]:7000/2"), Ok("[::1]:7000/2".into()));
         assert_eq!(at("redis://:p@h"), Ok("h:6379/0".into()));
+        assert_eq!(at("redis://a:1,b,[::1]:2"), Ok("a:1,b:6379,[::1]:2/0".into()));
+        assert_eq!(at("redis-cluster://a:1?node=b:2&node=c"), Ok("a:1,b:2,c:6379/0".into()));
+        let sentinel = validate_url("rediss-sentinel://u:p@a:26379?sentinelServiceName=my%20master").expect("a good URL");
+        assert_eq!((sentinel.tls, sentinel.service.as_deref()), (true, Some("my master")));
+        assert!(!validate_url("valkey-cluster://h").expect("a good URL").tls && validate_url("valkeys://h").expect("good").tls);
     }
 
     #[test]
@@ -212,18 +252,18 @@ mod tests {
             ("redis://h:1/abc", "database"),
             ("redis://h:1/300", "database"),
             ("redis://h:1/1/", "database"),
-            ("redis://h:1?node=b:2", "node="),
+            ("redis://h:1?nodes=b:2", "node="),
+            ("redis://h:1?node=b:x", "port"),
+            ("redis-sentinel://h:1?sentinelServiceName=", "sentinelServiceName"),
             ("redis://h:1#x", "#"),
             ("redis://h 1", "white space"),
             (" redis://h", "white space"),
-            ("redis://a,b", "several"),
+            ("redis://a,,b", "host"),
             ("redis://h!x", "character"),
             ("redis://[::1", "IPv6"),
             ("redis://[zz]:1", "IPv6"),
             ("redis://u:se/cret@h", "%2F"),
-            ("rediss://h", "not yet supported"),
-            ("redis-cluster://h", "not yet supported"),
-            ("valkeys-sentinel://h", "not yet supported"),
+            ("redisss-cluster://h", "scheme"),
         ] {
             let error = validate_url(url).expect_err(url);
             assert!(error.contains(word), "{url}: {error}");

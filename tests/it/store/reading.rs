@@ -219,6 +219,15 @@ pub async fn chunks_come_by_their_borders(h: &dyn Harness) {
     assert_eq!(one(ChunkRange { ends_from_ms: last, ends_before_ms: last + 1, ..EVERYTHING }).await, 1);
     assert_eq!(one(ChunkRange { ends_before_ms: last, ..EVERYTHING }).await, 0);
     assert_eq!(reader.chunks(&[], &EVERYTHING, 10).await.unwrap(), Some(Vec::new()));
+
+    let spans = async |range: ChunkRange| {
+        let mut spans = reader.spans(&[ids[0], ids[1], 999_999], &range).await.unwrap();
+        spans.sort_by_key(|span| span.series);
+        spans.iter().map(|span| (span.series, span.first_ms, span.last_ms)).collect::<Vec<_>>()
+    };
+    assert_eq!(spans(EVERYTHING).await, [(ids[0], DAY, DAY + 99_000), (ids[1], first, DAY + 86_400_000)]);
+    assert_eq!(spans(ChunkRange { ends_from_ms: last, ends_before_ms: last + 1, ..EVERYTHING }).await, [(ids[1], first, last)]);
+    assert_eq!(spans(ChunkRange { begins_before_ms: DAY, ..EVERYTHING }).await, []);
 }
 
 pub async fn the_newest_sample_is_the_later_one(h: &dyn Harness) {

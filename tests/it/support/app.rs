@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use telemetry::roles::generate::Generate;
 use tempfile::TempDir;
 
+use super::guard;
 use super::postgres::{Database, free_port};
 
 /// How long anything may take that is awaited: generous, since the machine may be busy.
@@ -32,6 +33,11 @@ pub struct Role {
 impl App {
     /// With a queue and a store; empty = not set.
     pub fn new(redis: &str, database: &str) -> Self {
+        Self::new_in(tempfile::tempdir().unwrap(), redis, database)
+    }
+
+    /// The same in this directory.
+    pub fn new_in(dir: TempDir, redis: &str, database: &str) -> Self {
         let mut variables = Vec::new();
         for (name, value) in [("REDIS_URL", redis), ("DATABASE_URL", database)] {
             if !value.is_empty() {
@@ -44,7 +50,7 @@ impl App {
         {
             variables.push((format!("TELEMETRY__REDIS__{name}"), value.to_owned()));
         }
-        Self { variables, dir: tempfile::tempdir().unwrap() }
+        Self { variables, dir }
     }
 
     /// The same with another variable.
@@ -53,9 +59,16 @@ impl App {
         self
     }
 
+    /// The same with all of these.
+    pub fn with_all(mut self, variables: Vec<(String, String)>) -> Self {
+        self.variables.extend(variables);
+        self
+    }
+
     /// A command of the program.
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_telemetry"));
+        let program = std::env::var_os("TELEMETRY_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_telemetry").into());
+        let mut command = guard::command(program);
         for (name, _) in std::env::vars_os() {
             let text = name.to_string_lossy();
             if ["TELEMETRY_", "REDIS_", "DATABASE_", "DB_", "CLUSTER_NAME"].iter().any(|prefix| text.starts_with(prefix)) {
@@ -159,6 +172,11 @@ impl Role {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
 
+    /// Where that is.
+    pub fn log_path(&self) -> &Path {
+        &self.log
+    }
+
     /// Its process.
     pub fn pid(&self) -> u32 {
         self.child.id()
@@ -172,8 +190,7 @@ impl Role {
 
     /// Another signal, by name.
     pub fn signal(&self, name: &str) {
-        let pid = self.pid();
-        assert!(Command::new("sh").args(["-c", &format!("kill -{name} {pid}")]).status().unwrap().success());
+        guard::signal(self.pid(), name);
     }
 
     /// Whether it has ended, and how.
@@ -189,7 +206,7 @@ impl Role {
             if let Some(status) = self.ended() {
                 return status.code().unwrap_or(-1);
             }
-            assert!(start.elapsed() < PATIENCE, "it does not end:\n{}", self.log());
+            assert!(start.elapsed() < PATIENCE, "it does not end ({}):\n{}", self.log_path().display(), self.log());
             std::thread::sleep(Duration::from_millis(20));
         }
     }

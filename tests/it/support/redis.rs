@@ -2,13 +2,14 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use secrecy::SecretString;
 use tempfile::TempDir;
 
+use super::guard;
 use super::postgres::free_port;
 
 /// A server. Its process ends when this is dropped.
@@ -55,7 +56,7 @@ impl RedisServer {
     }
 
     fn spawn(&self) {
-        let child = Command::new("redis-server")
+        let child = guard::command("redis-server")
             .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "yes"])
             .args(["--logfile", "log", "--dir"])
             .arg(self.dir.path())
@@ -100,9 +101,7 @@ impl RedisServer {
     }
 
     fn signal(&self, signal: &str) {
-        let child = self.child.lock().unwrap();
-        let pid = child.as_ref().expect("the server runs").id();
-        assert!(Command::new("sh").args(["-c", &format!("kill -{signal} {pid}")]).status().unwrap().success());
+        guard::signal(self.child.lock().unwrap().as_ref().expect("the server runs").id(), signal);
     }
 
     /// Stops its process where it is (SIGSTOP).
@@ -126,6 +125,27 @@ impl RedisServer {
     pub fn restart(&self) {
         self.spawn();
         assert!(self.wait_until_ready(), "redis-server did not start again:\n{}", self.log());
+    }
+
+    /// Copies what it has on disk now.
+    pub fn save(&self) -> TempDir {
+        let kept = TempDir::new().unwrap();
+        for file in std::fs::read_dir(self.dir.path().join("appendonlydir")).unwrap().map(Result::unwrap) {
+            std::fs::copy(file.path(), kept.path().join(file.file_name())).unwrap();
+        }
+        kept
+    }
+
+    /// Ends it, and starts it again with what it had on disk then: what a failover does that loses acknowledged writes.
+    pub fn set_back(&self, to: &TempDir) {
+        self.kill();
+        let files = self.dir.path().join("appendonlydir");
+        std::fs::remove_dir_all(&files).unwrap();
+        std::fs::create_dir(&files).unwrap();
+        for file in std::fs::read_dir(to.path()).unwrap().map(Result::unwrap) {
+            std::fs::copy(file.path(), files.join(file.file_name())).unwrap();
+        }
+        self.restart();
     }
 
     /// Runs a command and gives its answer; panics when there is none.
@@ -213,5 +233,9 @@ pub fn config(url: &str) -> telemetry::config::Redis {
         consumer: "one".to_owned(),
         claim_idle: Duration::from_secs(60),
         block: Duration::from_millis(50),
+        topology_refresh: Duration::from_secs(30),
+        tls: telemetry::config::RedisTls::default(),
+        sentinel_username: None,
+        sentinel_password: None,
     }
 }

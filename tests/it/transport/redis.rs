@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use secrecy::SecretString;
 use telemetry::model::{Digest, RowRange};
 use telemetry::transport::redis::{RedisTransport, Retired};
 use telemetry::transport::{Consumer, Identity, Inspector, Lease, Published, Publisher, TransportError};
@@ -335,7 +334,7 @@ async fn a_redis_that_lost_everything_is_noticed() {
     server.ok(&["FLUSHALL"]);
     server.ok(&["SCRIPT", "FLUSH"]);
     assert_eq!(q.publish(&batch(SOURCE, 30)).await.unwrap(), Published::Moved(None));
-    assert_eq!(server.command(&["HGET", "t:meta", "partitions"]), Reply::Text("2".into()), "written again");
+    assert_eq!(server.command(&["HGET", "{t:0}:meta", "partitions"]), Reply::Text("2".into()), "written again");
     assert_eq!(q.lease(SOURCE, "me").await.unwrap(), Lease::Held(None));
     fill(&*q, SOURCE, 0, 20).await;
     let after = take(&*q, 0, 2).await;
@@ -509,12 +508,12 @@ async fn a_missing_right_is_named() {
     let server = RedisServer::start();
     let mut config = config(&server.url());
     config.username = Some("edge".to_owned());
-    config.password = Some(SecretString::from("pässword/@".to_owned()));
+    config.password = Some("pässword/@".to_owned().into());
     for (rules, word) in [
         (["~*", "+@all", "-xadd"], "XADD"),
         (["~*", "+@all", "-evalsha"], "EVALSHA"),
         (["~*", "+@all", "-info"], "INFO"),
-        (["~x*", "+@all", "+@all"], "~{t:* ~t:*"),
+        (["~x*", "+@all", "+@all"], "~{t:*"),
     ] {
         server.ok(&[&["ACL", "SETUSER", "edge", "reset", "on", ">pässword/@"], &rules[..]].concat());
         let said = refused(&config).await;
@@ -524,7 +523,7 @@ async fn a_missing_right_is_named() {
     let documented = "HELLO SELECT PING INFO WAIT SCRIPT EVAL EVALSHA TIME EXISTS GET SET DEL PEXPIRE HGET HSET HDEL HLEN HKEYS \
                       HEXISTS HGETALL HSCAN HMGET LRANGE RPUSH XADD XLEN XRANGE XTRIM XINFO XPENDING XREADGROUP XACK XCLAIM XAUTOCLAIM XGROUP";
     let rights: Vec<String> = documented.split_whitespace().map(|c| format!("+{c}")).collect();
-    let mut words = vec!["ACL", "SETUSER", "edge", "reset", "on", ">pässword/@", "~{t:*", "~t:*"];
+    let mut words = vec!["ACL", "SETUSER", "edge", "reset", "on", ">pässword/@", "~{t:*"];
     words.extend(rights.iter().map(String::as_str));
     server.ok(&words);
     let q = RedisTransport::connect(&config).await.unwrap();
@@ -564,7 +563,7 @@ async fn a_wrong_password_is_refused() {
         assert!(said.contains("password") && !said.contains("wr0ng"), "{said}");
     }
     let mut overridden = config(&server.url().replace("//", "//:wr0ng@"));
-    overridden.password = Some(SecretString::from("right".to_owned()));
+    overridden.password = Some("right".to_owned().into());
     RedisTransport::connect(&overridden).await.unwrap();
 }
 

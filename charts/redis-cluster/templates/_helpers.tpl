@@ -1,0 +1,209 @@
+{{- define "redis.fullname" -}}
+{{- $name := default (ternary .Release.Name (printf "%s-%s" .Release.Name .Chart.Name) .Chart.IsRoot) .Values.fullnameOverride -}}
+{{- if gt (len $name) 40 -}}
+{{- printf "%s-%s" (trunc 31 $name | trimSuffix "-") (sha256sum $name | trunc 8) -}}
+{{- else -}}
+{{- $name | trimSuffix "-" -}}
+{{- end -}}
+{{- end }}
+
+{{- define "redis.selectorLabels" -}}
+app.kubernetes.io/name: redis-cluster
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: redis
+{{- end }}
+
+{{- define "redis.labels" -}}
+{{- $labels := dict
+  "app.kubernetes.io/name" "redis-cluster"
+  "app.kubernetes.io/instance" .Release.Name
+  "app.kubernetes.io/component" "redis"
+  "app.kubernetes.io/managed-by" .Release.Service
+  "app.kubernetes.io/part-of" "telemetry"
+  "app.kubernetes.io/version" .Chart.AppVersion
+  "helm.sh/chart" (printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-") -}}
+{{- toYaml (merge $labels .Values.commonLabels) -}}
+{{- end }}
+
+{{- define "redis.image" -}}
+{{- if .digest -}}{{ .repository }}@{{ .digest }}{{- else -}}{{ .repository }}:{{ .tag }}{{- end -}}
+{{- end }}
+
+{{- define "redis.nodes" -}}
+{{- mul (int .Values.cluster.shards) (add1 (int .Values.cluster.replicas)) -}}
+{{- end }}
+
+{{- define "redis.headless" -}}
+{{ include "redis.fullname" . }}-headless.{{ .Release.Namespace }}.svc.{{ .Values.clusterDomain }}
+{{- end }}
+
+{{/* Whether each node listens on a port of its own. */}}
+{{- define "redis.nodePorts" -}}
+{{- if and .Values.external.enabled (eq .Values.external.type "NodePort") }}true{{ end -}}
+{{- end }}
+{{- define "redis.port" -}}
+{{- if include "redis.nodePorts" . }}{{ int .Values.external.nodePortBase }}{{ else }}6379{{ end -}}
+{{- end }}
+
+{{/* The announced name of node .node. */}}
+{{- define "redis.hostname" -}}
+{{- $name := include "redis.fullname" .root -}}
+{{- if not .root.Values.external.enabled -}}
+{{ $name }}-{{ .node }}.{{ include "redis.headless" .root }}
+{{- else if .root.Values.external.hostnames -}}
+{{ index .root.Values.external.hostnames .node }}
+{{- else -}}
+{{ $name }}-{{ .node }}.{{ .root.Values.external.domain }}
+{{- end -}}
+{{- end }}
+
+{{- define "redis.authSecret" -}}
+{{- .Values.auth.existingSecret | default (printf "%s-auth" (include "redis.fullname" .)) -}}
+{{- end }}
+{{- define "redis.tlsSecret" -}}
+{{- .Values.tls.existingSecret | default (printf "%s-tls" (include "redis.fullname" .)) -}}
+{{- end }}
+{{/* "true" when cert-manager makes the certificate. */}}
+{{- define "redis.certManager" -}}
+{{- with .Values.tls }}{{- if and .enabled (not .existingSecret) (not .cert) }}true{{ end -}}{{- end -}}
+{{- end }}
+
+{{/* The rights of one user, as Redis writes them, from acl.yaml. {root, sides: [edge, central]} */}}
+{{- define "redis.rights" -}}
+{{- $acl := .root.Files.Get "acl.yaml" | fromYaml -}}
+{{- $rights := list -}}
+{{- range $acl.connection }}{{- $rights = append $rights (printf "+%s" .) }}{{- end -}}
+{{- range .sides -}}
+{{- range get $acl . -}}
+{{- $words := list -}}
+{{- range .commands }}{{- $words = append $words (printf "+%s" .) }}{{- end -}}
+{{- range .keys }}{{- $words = append $words (printf "~%s" (replace "{prefix:" (printf "{%s:" $.root.Values.acl.prefix) .)) }}{{- end -}}
+{{- $rights = append $rights (printf "(%s)" (join " " $words)) -}}
+{{- end -}}
+{{- end -}}
+{{- join " " $rights -}}
+{{- end }}
+
+{{/* Variables of every container that runs a script. */}}
+{{- define "redis.env" -}}
+- name: POD_NAME
+  valueFrom:
+    fieldRef:
+      fieldPath: metadata.name
+- name: POD_IP
+  valueFrom:
+    fieldRef:
+      fieldPath: status.podIP
+- name: NAME
+  value: {{ include "redis.fullname" . }}
+- name: HEADLESS
+  value: {{ include "redis.headless" . }}
+- name: PORT
+  value: {{ include "redis.port" . | quote }}
+- name: PORT_STEP
+  value: {{ ternary "1" "0" (eq (include "redis.nodePorts" .) "true") | quote }}
+- name: TLS_ENABLED
+  value: {{ .Values.tls.enabled | quote }}
+{{- end }}
+
+{{- define "redis.mounts" -}}
+- name: config
+  mountPath: /etc/redis/config
+  readOnly: true
+- name: auth
+  mountPath: /etc/redis/auth
+  readOnly: true
+{{- if .Values.tls.enabled }}
+- name: tls
+  mountPath: /etc/redis/tls
+  readOnly: true
+{{- end }}
+- name: run
+  mountPath: /run/redis
+{{- end }}
+
+{{- define "redis.volumes" -}}
+- name: config
+  configMap:
+    name: {{ include "redis.fullname" . }}
+- name: auth
+  secret:
+    secretName: {{ include "redis.authSecret" . }}
+    defaultMode: 0440
+{{- if .Values.tls.enabled }}
+- name: tls
+  secret:
+    secretName: {{ include "redis.tlsSecret" . }}
+    defaultMode: 0440
+{{- end }}
+- name: run
+  emptyDir:
+    medium: Memory
+    sizeLimit: 4Mi
+{{- end }}
+
+{{/* What contradicts itself or is missing. */}}
+{{- define "redis.problems" -}}
+{{- $v := .Values -}}
+{{- $passwords := dict "auth.password" $v.auth.password "auth.edge.password" $v.auth.edge.password "auth.central.password" $v.auth.central.password "auth.admin.password" $v.auth.admin.password "auth.exporter.password" $v.auth.exporter.password -}}
+{{- $given := list -}}
+{{- range $key, $value := $passwords -}}
+{{- if kindIs "float64" $value }}
+- {{ $key }} is a number in a values file, and would lose digits: put it in quotes
+{{- end -}}
+{{- if $value }}{{- $given = append $given $key }}{{- end -}}
+{{- if regexMatch "^\\$\\{" (toString $value) }}
+- {{ $key }} is the text ${…}: Helm does not expand variables in values files. Let the shell expand it: --set {{ $key }}="${NAME}"; or name a Secret in auth.existingSecret
+{{- end -}}
+{{- end }}
+{{- if and $given $v.auth.existingSecret }}
+- {{ join ", " $given }} and auth.existingSecret are both set: take one of them away
+{{- end }}
+{{- if not (or $v.auth.existingSecret $v.auth.password $v.auth.admin.password) }}
+- nodes need a password for each other: set auth.existingSecret (a Secret with admin-password), auth.admin.password or auth.password
+{{- end }}
+{{- if and (not $v.auth.existingSecret) $v.auth.admin.password (not (or $v.auth.password $v.auth.edge.password $v.auth.central.password)) }}
+- nobody could use it: set auth.edge.password and auth.central.password, or auth.password
+{{- end }}
+{{- with $v.tls }}
+{{- if not .enabled -}}
+{{- if or .existingSecret .ca .cert .key .certManager.issuerRef }}
+- certificates are given, and tls.enabled=false: set tls.enabled=true, or take them away
+{{- end -}}
+{{- else }}
+{{- if and .existingSecret (or .ca .cert .key .certManager.issuerRef) }}
+- tls.existingSecret goes with none of tls.ca, cert, key and certManager.issuerRef
+{{- end }}
+{{- if and (or .ca .cert .key) (not (and .ca .cert .key)) }}
+- tls.ca, tls.cert and tls.key are set together or not at all
+{{- end }}
+{{- if and .cert .certManager.issuerRef }}
+- tls.cert and tls.certManager.issuerRef are both set: take one of them away
+{{- end }}
+{{- end }}
+{{- end }}
+{{- with $v.external }}
+{{- $nodes := include "redis.nodes" $ | int }}
+{{- if and .enabled (not .domain) (not .hostnames) }}
+- external.enabled=true needs external.domain (nodes are {{ include "redis.fullname" $ }}-<n>.<domain>) or external.hostnames
+{{- end }}
+{{- if and .domain .hostnames }}
+- external.domain and external.hostnames are both set: take one of them away
+{{- end }}
+{{- if and .hostnames (ne (len .hostnames) $nodes) }}
+- external.hostnames has {{ len .hostnames }} names, and there are {{ $nodes }} nodes (cluster.shards × (1 + cluster.replicas))
+{{- end }}
+{{- if and (not .enabled) (or .domain .hostnames) }}
+- external.domain or external.hostnames is set, and external.enabled=false: set external.enabled=true
+{{- end }}
+{{- if and .enabled (eq .type "NodePort") (or (lt (int .nodePortBase) 1024) (gt (int (add (int .nodePortBase) $nodes)) 55535)) }}
+- external.nodePortBase={{ int .nodePortBase }}: there must be {{ $nodes }} ports from there on that are free on every Kubernetes node, between 1024 and 55535 (the bus is 10000 higher)
+{{- end }}
+{{- end }}
+{{- if and $v.exporter.enabled (include "redis.nodePorts" .) }}
+- exporter.enabled=true and external.type=NodePort: each node has a port of its own then, which the exporter beside it cannot know; run one exporter outside with all nodes as targets
+{{- end }}
+{{- if and $v.exporter.serviceMonitor.enabled (not $v.exporter.enabled) }}
+- exporter.serviceMonitor.enabled=true needs exporter.enabled=true
+{{- end }}
+{{- end }}

@@ -1,0 +1,61 @@
+{{/* The alerts, by name. `runbook` is the anchor in docs/runbook.md. */}}
+{{- define "telemetry.alerts" -}}
+{{- $t := .Values.monitoring.prometheusRule.thresholds -}}
+{{- $namespace := printf "namespace=%q" .Release.Namespace -}}
+TelemetryRedisUnreachable:
+  expr: min by (namespace, cluster, component) (message_queue_connection_status{ {{- $namespace -}} }) == 0
+  for: 2m
+  severity: critical
+  runbook: line-cut
+  summary: "{{ `{{ $labels.component }} of {{ $labels.cluster }} does not reach Redis` }}"
+  description: "{{ `For two minutes no command has been answered. Nothing is lost: streamers wait, and go on by themselves.` }}"
+TelemetryQueueLag:
+  expr: max by (namespace, partition) (telemetry_backlog_oldest_seconds{ {{- $namespace -}} }) > {{ $t.lagSeconds }}
+  for: 5m
+  severity: warning
+  runbook: lag
+  summary: "{{ `Partition {{ $labels.partition }} is {{ $value | humanizeDuration }} behind` }}"
+  description: "{{ `Its oldest entry has waited that long for being stored: collectors are too few, too slow, or PostgreSQL is.` }}"
+TelemetryNothingStored:
+  expr: sum by (namespace) (max by (namespace, partition) (telemetry_backlog_entries{ {{- $namespace -}} })) > 0 and sum by (namespace) (rate(telemetry_batches_total{direction="committed", {{ $namespace -}} }[5m])) == 0
+  for: 5m
+  severity: critical
+  runbook: postgres-down
+  summary: "{{ `Batches wait, and collectors store none` }}"
+  description: "{{ `{{ $value }} entries wait in the queue. PostgreSQL is away, or refuses: /readyz of the collectors says why.` }}"
+TelemetryNoData:
+  expr: count by (namespace, source_cluster) (count_over_time(cross_cluster_latency_seconds_count{component="collector", {{ $namespace -}} }[1d])) unless sum by (namespace, source_cluster) (increase(cross_cluster_latency_seconds_count{component="collector", {{ $namespace -}} }[{{ int $t.noDataMinutes }}m])) > 0
+  for: 5m
+  severity: warning
+  runbook: no-data
+  summary: "{{ `No data from {{ $labels.source_cluster }}` }}"
+  description: "{{ `It sent something within a day, and nothing within the last ` }}{{ int $t.noDataMinutes }}{{ ` minutes.` }}"
+TelemetryLatency:
+  expr: histogram_quantile(0.99, sum by (namespace, source_cluster, le) (rate(cross_cluster_latency_seconds_bucket{component="collector", {{ $namespace -}} }[10m]))) > {{ $t.latencySeconds }}
+  for: 10m
+  severity: warning
+  runbook: latency
+  summary: "{{ `From {{ $labels.source_cluster }} to the store it takes {{ $value | humanizeDuration }}` }}"
+  description: "{{ `99th percentile of ten minutes. The clocks of both clusters are in it.` }}"
+TelemetryDeadLetters:
+  expr: sum by (namespace) (increase(telemetry_dead_letters_total{ {{- $namespace -}} }[15m])) > 0
+  for: 0m
+  severity: warning
+  runbook: dead-letters
+  summary: "{{ `Batches could not be stored` }}"
+  description: "{{ `They are kept in PostgreSQL: telemetry dead-letters list.` }}"
+TelemetryRejectedRows:
+  expr: sum by (namespace) (rate(telemetry_rows_rejected_total{ {{- $namespace -}} }[15m])) / (sum by (namespace) (rate(telemetry_rows_read_total{ {{- $namespace -}} }[15m])) > 0) > {{ $t.rejectedRatio }}
+  for: 15m
+  severity: warning
+  runbook: rejected-rows
+  summary: "{{ `{{ $value | humanizePercentage }} of the rows are rejected` }}"
+  description: "{{ `telemetry_rows_rejected_total says for which reason; the view rejected_rows in PostgreSQL has the rows.` }}"
+TelemetryCertificateExpires:
+  expr: min by (namespace, target) (telemetry_certificate_expiry_seconds{ {{- $namespace -}} }) < {{ mul (int $t.certificateDays) 86400 }}
+  for: 15m
+  severity: warning
+  runbook: certificate
+  summary: "{{ `The certificate of {{ $labels.target }} ends in {{ $value | humanizeDuration }}` }}"
+  description: "{{ `Renewed files are read without a restart: whoever renews it has not.` }}"
+{{- end }}

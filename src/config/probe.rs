@@ -1,0 +1,33 @@
+//! `[probe]`: how often the way to Redis is measured.
+
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::check::Check;
+use super::units;
+
+/// How often the way to Redis is measured.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields, expecting = "a table")]
+pub struct Probe {
+    /// Between two probes; each makes a connection to every node.
+    #[serde(with = "humantime_serde")]
+    #[schemars(schema_with = "units::duration")]
+    pub interval: Duration,
+}
+
+impl Default for Probe {
+    fn default() -> Self {
+        Self { interval: Duration::from_secs(10) }
+    }
+}
+
+impl Probe {
+    pub(super) fn validate(&self, check: &mut Check<'_>) {
+        let (least, most) = (Duration::from_millis(200), Duration::from_secs(3600));
+        check.at_least_duration("probe.interval", self.interval, least, "Redis would be kept busy with new connections");
+        check.at_most("probe.interval", self.interval, most, "a line that is cut would be noticed late");
+    }
+}

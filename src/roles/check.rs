@@ -1,0 +1,109 @@
+//! `telemetry check`: everything that roles need, looked at once, step by step; what is wrong is said with what to do.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use crate::cli;
+use crate::config::{Config, ConfigError};
+use crate::diagnosis::{Outcome, Step};
+use crate::runtime::Exit;
+use crate::store::postgres;
+use crate::transport::redis::{self, Side};
+
+/// What was found of one service.
+#[derive(Debug, Serialize)]
+struct Part {
+    service: &'static str,
+    steps: Vec<Step>,
+}
+
+#[derive(Debug, Serialize)]
+struct Report {
+    good: bool,
+    failed: usize,
+    warnings: usize,
+    parts: Vec<Part>,
+}
+
+/// Runs the command: `Exit::Failed` where something failed.
+pub async fn run(config: Arc<Config>, what: cli::Check) -> anyhow::Result<Exit> {
+    if config.redis.url.is_none() && config.postgres.url.is_none() {
+        return Err(ConfigError::usage(
+            "there is nothing to check: set REDIS_URL, DATABASE_URL, or both (or url under [redis], [postgres])",
+        )
+        .into());
+    }
+    let mut parts = vec![Part { service: "config", steps: vec![configuration(&config)] }];
+    // An edge knows no store; what it may do in Redis is less.
+    let side = if config.postgres.url.is_some() { Side::Central } else { Side::Edge };
+    if config.redis.url.is_some() {
+        let steps = match config.redis() {
+            Ok(redis) => redis::diagnose(&redis, side).await,
+            Err(error) => vec![Step::failed("configuration", error.to_string(), "")],
+        };
+        parts.push(Part { service: "redis", steps });
+    }
+    if config.postgres.url.is_some() {
+        let steps = match config.postgres() {
+            Ok(postgres) => postgres::diagnose(&postgres).await,
+            Err(error) => vec![Step::failed("configuration", error.to_string(), "")],
+        };
+        parts.push(Part { service: "postgres", steps });
+    }
+    let count = |outcome| parts.iter().flat_map(|part| &part.steps).filter(|step| step.outcome == outcome).count();
+    let (failed, warnings) = (count(Outcome::Failed), count(Outcome::Warning));
+    let report = Report { good: failed == 0, failed, warnings, parts };
+    if what.json {
+        println!("{}", serde_json::to_string_pretty(&report)?);
+    } else {
+        super::print(|out| out.write_all(lines(&report).as_bytes()))?;
+    }
+    Ok(if report.good { Exit::Done } else { Exit::Failed })
+}
+
+fn configuration(config: &Config) -> Step {
+    match config.check() {
+        Ok(()) => Step::ok("settings", "every key and variable is known and makes sense"),
+        Err(error) => Step::failed("settings", error.to_string(), "`telemetry config show` says where each value came from"),
+    }
+}
+
+/// A line for each step, the remedy below it.
+fn lines(report: &Report) -> String {
+    let mut text = String::new();
+    for part in &report.parts {
+        for step in &part.steps {
+            let outcome = match step.outcome {
+                Outcome::Ok => "ok",
+                Outcome::Warning => "warning",
+                Outcome::Failed => "FAILED",
+            };
+            text.push_str(&format!("{outcome:<8} {:<9} {:<13} {}\n", part.service, step.name, step.seen));
+            if !step.todo.is_empty() {
+                text.push_str(&format!("{:33}→ {}\n", "", step.todo));
+            }
+        }
+    }
+    text.push_str(&match (report.failed, report.warnings) {
+        (0, 0) => "All is good.\n".to_owned(),
+        (0, warnings) => format!("It works; {warnings} warning{}.\n", if warnings == 1 { "" } else { "s" }),
+        (failed, warnings) => format!("{failed} failed, {warnings} warning{}.\n", if warnings == 1 { "" } else { "s" }),
+    });
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_failed_stands_out_and_says_what_to_do() {
+        let steps = vec![Step::ok("DNS", "h is 10.0.0.1"), Step::failed("TCP", "h:1 refused the connection", "check the port")];
+        let report = Report { good: false, failed: 1, warnings: 0, parts: vec![Part { service: "redis", steps }] };
+        let text = lines(&report);
+        assert!(text.contains("ok       redis     DNS"), "{text}");
+        assert!(text.contains("FAILED   redis     TCP           h:1 refused the connection\n"), "{text}");
+        assert!(text.contains("→ check the port\n") && text.ends_with("1 failed, 0 warnings.\n"), "{text}");
+    }
+}

@@ -1,0 +1,303 @@
+//! Looking at Redis for `telemetry check` and `telemetry probe`, from the name to the rights. Nothing is changed.
+//!
+//! The way is gone step by step ([`super::dial`]), to the addresses of the URL and then to every node that a cluster announces; then
+//! one connection to each primary asks what it is and how it is set.
+
+mod nodes;
+mod rights;
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use fred::types::Value;
+use futures_util::future::join_all;
+use tokio::time::Instant;
+
+use super::client::{Conn, Credentials};
+use super::dial::{Fault, Reached, Step as Stage};
+use super::shared::Shared;
+use super::topology::{Kind, Known};
+use super::url::Address;
+use super::{RedisTransport, reply};
+use crate::config::Redis;
+use crate::diagnosis::{Outcome, Step};
+use crate::transport::{Partition, Result, TransportError};
+
+/// Days before its end that a certificate is warned of.
+const RENEW_DAYS: i64 = 21;
+/// A clock that is further off is warned of: latencies between clusters would mean little.
+const SKEW: f64 = 1.0;
+
+/// Which side's rights are wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// Streamers.
+    Edge,
+    /// Collectors, and all who look.
+    Central,
+}
+
+/// What a look at one server found.
+#[derive(Clone, Debug)]
+pub struct Probed {
+    /// The server.
+    pub address: Address,
+    /// Name, TCP and TLS.
+    pub reached: Reached,
+    /// A command and its answer, on a connection that was there.
+    pub round_trip: Duration,
+    /// How far its clock is ahead of ours, seconds; the round trip bounds the error.
+    pub clock_ahead: f64,
+}
+
+/// Looks at everything that roles need of Redis. What cannot be looked at because of what failed before is left out.
+pub async fn diagnose(config: &Redis, side: Side) -> Vec<Step> {
+    let shared = match Shared::new(config) {
+        Ok(shared) => Arc::new(shared),
+        Err(error) => return vec![Step::failed("configuration", error.to_string(), "correct it")],
+    };
+    let mut steps = Vec::new();
+    let mut good = false;
+    for seed in &shared.seeds {
+        let line = line(&shared, seed).await;
+        good |= line.iter().all(|step| step.outcome != Outcome::Failed);
+        steps.extend(line);
+    }
+    if !good {
+        return steps;
+    }
+    let known = match shared.topology.get(&shared).await {
+        Ok(known) => known,
+        Err(error) => {
+            steps.push(login(error));
+            return steps;
+        }
+    };
+    steps.push(Step::ok("login", format!("as user `{}`", shared.who.user)));
+    steps.push(kind(&known));
+    if let Kind::Cluster(slots) = &known.kind {
+        let others: Vec<Address> =
+            slots.primaries.iter().chain(&slots.replicas).filter(|node| !shared.seeds.contains(node)).cloned().collect();
+        steps.extend(announced(&shared, &others, slots).await);
+    }
+    let primaries = match &known.kind {
+        Kind::Single(server) | Kind::Watched { server, .. } => vec![server.clone()],
+        Kind::Cluster(slots) => slots.primaries.clone(),
+    };
+    let looked = join_all(primaries.iter().map(|server| nodes::look(&shared, server))).await;
+    steps.extend(nodes::summary(looked, matches!(known.kind, Kind::Cluster(_))));
+    steps.extend(rights::look(&shared, &primaries, side).await);
+    steps.push(partitions(&shared).await);
+    steps
+}
+
+/// The way to a server, step by step.
+async fn line(shared: &Shared, address: &Address) -> Vec<Step> {
+    let mut reached = Reached::default();
+    let fault = shared.dial(address, &mut reached).await.err();
+    let mut steps = Vec::new();
+    let failed = |stage: Stage| fault.as_ref().filter(|fault| fault.step == stage);
+    let came = |stage: Stage| fault.as_ref().is_none_or(|fault| fault.step > stage);
+    let names: Vec<String> = reached.addresses.iter().map(|a| a.ip().to_string()).collect();
+    if came(Stage::Resolve) {
+        steps.push(Step::ok("DNS", format!("{} is {} ({})", address.host, names.join(", "), ms(reached.resolve))));
+    }
+    if came(Stage::Connect) {
+        steps.push(Step::ok("TCP", format!("{address} accepts connections ({})", ms(reached.connect))));
+    }
+    if came(Stage::Tls) || reached.handshake.is_some() {
+        steps.push(encryption(shared, address, &reached));
+    }
+    for (stage, name) in [(Stage::Resolve, "DNS"), (Stage::Connect, "TCP"), (Stage::Tls, "TLS"), (Stage::Greet, "Redis")] {
+        if let Some(Fault { reason, .. }) = failed(stage) {
+            steps.push(split(name, address, reason));
+        }
+    }
+    steps
+}
+
+/// What was seen, and after the semicolon what to do.
+fn split(name: &'static str, address: &Address, reason: &str) -> Step {
+    let (seen, todo) = reason.split_once("; ").unwrap_or((reason, ""));
+    Step::failed(name, format!("{address}: {seen}"), todo)
+}
+
+fn encryption(shared: &Shared, address: &Address, reached: &Reached) -> Step {
+    let Some(version) = reached.version else {
+        let local = reached.addresses.iter().all(|a| a.ip().is_loopback());
+        let seen = format!("none: what goes to {address} can be read on the way");
+        return if local { Step::ok("TLS", "none, within this machine") } else { Step::warning("TLS", seen, "use rediss://") };
+    };
+    let Some(own) = reached.chain.first() else { return Step::ok("TLS", version) };
+    let days = own.days_left(SystemTime::now());
+    let seen = format!(
+        "{version}, certificate for {} signed by {}, good for {days} more days ({})",
+        if own.names.is_empty() { own.subject.clone() } else { own.names.join(", ") },
+        own.issuer,
+        ms(reached.handshake.unwrap_or_default())
+    );
+    if shared.config.tls.insecure_skip_verify {
+        return Step::warning("TLS", format!("{seen}; NOT verified"), "remove redis.tls.insecure_skip_verify");
+    }
+    let ours = shared.tls.as_ref().and_then(|tls| tls.current().ends);
+    let left = ours.map(|ends| ends.duration_since(SystemTime::now()).map_or(-1, |left| (left.as_secs() / 86_400) as i64));
+    match left {
+        _ if days < RENEW_DAYS => Step::warning("TLS", seen, format!("renew the certificate of {address}")),
+        Some(left) if left < RENEW_DAYS => {
+            Step::warning("TLS", format!("{seen}; our client certificate ends in {left} days"), "renew redis.tls.cert")
+        }
+        _ => Step::ok("TLS", seen),
+    }
+}
+
+fn login(error: TransportError) -> Step {
+    let reason = match error {
+        TransportError::Refused { reason, .. } | TransportError::Unavailable { reason, .. } => reason,
+        other => other.to_string(),
+    };
+    let (seen, todo) = reason.split_once("; ").unwrap_or((&reason, ""));
+    Step::failed("login", seen, todo)
+}
+
+fn kind(known: &Known) -> Step {
+    match &known.kind {
+        Kind::Single(server) => Step::ok("kind", format!("a single server, {server}")),
+        Kind::Watched { server, sentinels } => {
+            Step::ok("kind", format!("{server} is the primary, say the Sentinels ({})", sentinels.len()))
+        }
+        Kind::Cluster(slots) => {
+            let (primaries, replicas) = (slots.primaries.len(), slots.replicas.len());
+            let seen = format!("a Redis Cluster of {primaries} primaries and {replicas} replicas");
+            match slots.uncovered() {
+                0 => Step::ok("cluster", format!("{seen}, every slot has an owner")),
+                n => Step::failed(
+                    "cluster",
+                    format!("{seen}; {n} slots have no owner: the partitions in them stand still"),
+                    "bring the missing nodes back, or give their slots to others (redis-cli --cluster fix)",
+                ),
+            }
+        }
+    }
+}
+
+/// Whether every node can be reached at the address that it announces.
+async fn announced(shared: &Arc<Shared>, nodes: &[Address], slots: &super::topology::Slots) -> Vec<Step> {
+    let tried = join_all(nodes.iter().map(|node| async move {
+        let mut reached = Reached::default();
+        shared.dial(node, &mut reached).await.err().map(|fault| (node, fault))
+    }))
+    .await;
+    let mut steps: Vec<Step> = tried
+        .into_iter()
+        .flatten()
+        .map(|(node, fault)| {
+            let announce = "a node must announce an address that is reached from here: cluster-announce-hostname or \
+                            cluster-announce-ip, and cluster-announce-port or -tls-port";
+            let (seen, todo) = fault.reason.split_once("; ").unwrap_or((&fault.reason, ""));
+            let todo = if todo.is_empty() { announce.to_owned() } else { format!("{todo}; {announce}") };
+            let seen = format!("{node}, as the cluster announces it, cannot be used: {seen}");
+            if slots.primaries.contains(node) { Step::failed("nodes", seen, todo) } else { Step::warning("nodes", seen, todo) }
+        })
+        .collect();
+    for id in &slots.silent {
+        steps.push(Step::warning(
+            "nodes",
+            format!("the node {id} announces no host name, although cluster-preferred-endpoint-type wants one"),
+            "set cluster-announce-hostname on it",
+        ));
+    }
+    if steps.is_empty() {
+        steps.push(Step::ok("nodes", "every node is reached at the address that it announces"));
+    }
+    steps
+}
+
+/// Whether the queue was made with as many partitions as are configured. Only looked at: who uses the queue first writes it.
+async fn partitions(shared: &Arc<Shared>) -> Step {
+    let ours = shared.config.partitions;
+    let (mut conns, mut unknown): (HashMap<Address, Conn>, u16) = (HashMap::new(), 0);
+    for partition in 0..ours {
+        match made_with(shared, &mut conns, partition).await {
+            Ok(None) => unknown += 1,
+            Ok(Some(made)) if made == ours.to_string() => {}
+            Ok(Some(made)) => {
+                return Step::failed(
+                    "partitions",
+                    format!("the queue was made with {made} partitions, and the configuration says {ours}"),
+                    format!("set redis.partitions to {made}"),
+                );
+            }
+            Err(error) => return Step::failed("partitions", error.to_string(), ""),
+        }
+    }
+    let prefix = &shared.config.prefix;
+    match unknown {
+        0 => Step::ok("partitions", format!("{ours}, under {prefix}")),
+        n if n == ours => {
+            Step::ok("partitions", format!("the queue {prefix} is not there yet: who comes first makes it, with {ours}"))
+        }
+        n => Step::ok("partitions", format!("{ours}, under {prefix}; {n} of them were not used yet")),
+    }
+}
+
+async fn made_with(shared: &Arc<Shared>, conns: &mut HashMap<Address, Conn>, partition: Partition) -> Result<Option<String>> {
+    let server = shared.topology.place(shared, partition).await?;
+    let conn = match conns.entry(server) {
+        Entry::Occupied(conn) => conn.into_mut(),
+        Entry::Vacant(place) => {
+            let conn = Conn::dial(shared, place.key(), Credentials::Server).await?;
+            place.insert(conn)
+        }
+    };
+    let made = conn.call("HGET", vec![shared.keys.meta(partition).into(), "partitions".into()]).await?;
+    if made.is_null() { Ok(None) } else { reply::text(&made).map(Some) }
+}
+
+/// A round trip, and what the server's clock says.
+async fn clock(conn: &Conn) -> Result<(Duration, f64)> {
+    let (begun, ours) = (Instant::now(), SystemTime::now());
+    let time = reply::list(conn.call("TIME", Vec::new()).await?);
+    let round_trip = begun.elapsed();
+    let number = |at: usize| time.get(at).map_or(Ok(0), reply::number);
+    let theirs = number(0)? as f64 + number(1)? as f64 / 1e6;
+    let ours = ours.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64() + round_trip.as_secs_f64() / 2.0;
+    Ok((round_trip, theirs - ours))
+}
+
+impl RedisTransport {
+    /// Goes the whole way to every server that has partitions, as if for the first time. What fails is said by server.
+    ///
+    /// # Errors
+    /// Nobody says which servers there are.
+    pub async fn probe(&self) -> Result<Vec<(Address, Result<Probed>)>> {
+        let nodes = self.by_node().await?;
+        Ok(join_all(nodes.into_iter().map(|(address, _)| async move {
+            let probed = probe_one(&self.shared, &address).await;
+            (address, probed)
+        }))
+        .await)
+    }
+}
+
+async fn probe_one(shared: &Arc<Shared>, address: &Address) -> Result<Probed> {
+    let mut reached = Reached::default();
+    if let Err(Fault { reason, .. }) = shared.dial(address, &mut reached).await {
+        return Err(TransportError::Unavailable { endpoint: address.to_string(), reason });
+    }
+    let conn = Conn::dial(shared, address, Credentials::Server).await?;
+    // The first question warms the way up.
+    clock(&conn).await?;
+    let (round_trip, clock_ahead) = clock(&conn).await?;
+    Ok(Probed { address: address.clone(), reached, round_trip, clock_ahead })
+}
+
+fn ms(time: Duration) -> String {
+    format!("{:.1} ms", time.as_secs_f64() * 1000.0)
+}
+
+/// As Redis writes it: `Value`s of text.
+fn texts(words: &[&str]) -> Vec<Value> {
+    words.iter().map(|word| Value::from(*word)).collect()
+}

@@ -1,0 +1,158 @@
+//! How the primaries are set: version, eviction, memory, persistence, replicas, clock.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::super::client::{Conn, Credentials, Info};
+use super::super::shared::Shared;
+use super::super::url::Address;
+use super::{SKEW, clock, ms};
+use crate::diagnosis::{Outcome, Step};
+use crate::transport::Result;
+
+/// Memory in use above which it is warned.
+const MEMORY: f64 = 0.8;
+
+/// What was found of one.
+pub(super) struct Looked {
+    server: Address,
+    round_trip: Duration,
+    steps: Vec<Step>,
+}
+
+/// Asks a primary.
+pub(super) async fn look(shared: &Arc<Shared>, server: &Address) -> Looked {
+    let (round_trip, steps) = match ask(shared, server).await {
+        Ok(asked) => asked,
+        Err(error) => (Duration::ZERO, vec![Step::failed("server", error.to_string(), "")]),
+    };
+    Looked { server: server.clone(), round_trip, steps }
+}
+
+async fn ask(shared: &Arc<Shared>, server: &Address) -> Result<(Duration, Vec<Step>)> {
+    let conn = Conn::dial(shared, server, Credentials::Server).await?;
+    let info = conn.info("server").await?;
+    let (round_trip, ahead) = clock(&conn).await?;
+    let memory_info = conn.info("memory").await?;
+    let steps = vec![
+        version(&info),
+        eviction(&memory_info),
+        memory(&memory_info),
+        persistence(&conn.info("persistence").await?),
+        replication(&conn.info("replication").await?),
+        skew(round_trip, ahead),
+    ];
+    Ok((round_trip, steps))
+}
+
+fn version(info: &Info) -> Step {
+    let version = info.field("redis_version");
+    let mut parts = version.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
+    if (parts.next().unwrap_or(0), parts.next().unwrap_or(0)) < (6, 2) {
+        return Step::failed("version", format!("it is {version}"), "6.2 or newer is needed");
+    }
+    Step::ok("version", format!("Redis {version}"))
+}
+
+fn eviction(info: &Info) -> Step {
+    match info.field("maxmemory_policy") {
+        "noeviction" => Step::ok("eviction", "noeviction"),
+        "" => Step::warning("eviction", "the server does not say its policy", "it must be maxmemory-policy noeviction"),
+        other => Step::failed(
+            "eviction",
+            format!("maxmemory-policy is {other}: a full Redis would throw away parts of the queue (eviction)"),
+            "set maxmemory-policy noeviction",
+        ),
+    }
+}
+
+fn memory(info: &Info) -> Step {
+    let number = |field: &str| info.field(field).parse::<f64>().unwrap_or(0.0);
+    let (used, most) = (number("used_memory"), number("maxmemory"));
+    let mib = |bytes: f64| format!("{:.0} MiB", bytes / 1_048_576.0);
+    if most == 0.0 {
+        let seen = format!("{} used, and no limit: the system may kill a Redis that takes all", mib(used));
+        return Step::warning("memory", seen, "set maxmemory to what the machine can spare");
+    }
+    let seen = format!("{} of {} used", mib(used), mib(most));
+    if used / most > MEMORY {
+        return Step::warning("memory", seen, "streamers wait when it is full: look at the collectors' lag, or give it more");
+    }
+    Step::ok("memory", seen)
+}
+
+fn persistence(info: &Info) -> Step {
+    if info.field("aof_enabled") == "1" {
+        return match info.field("aof_last_write_status") {
+            "ok" | "" => Step::ok("persistence", "append-only file"),
+            _ => Step::failed("persistence", "the append-only file cannot be written", "look at the disk of the server"),
+        };
+    }
+    Step::warning(
+        "persistence",
+        "no append-only file: a restart loses what is queued (streamers with the source send it again)",
+        "set appendonly yes",
+    )
+}
+
+fn replication(info: &Info) -> Step {
+    if info.field("role") == "slave" {
+        return Step::failed("replicas", "it is a replica: nothing can be written there", "give the primary's address");
+    }
+    match info.field("connected_slaves") {
+        "0" | "" => Step::warning("replicas", "none: when it dies, its part of the queue stands still", "run a replica of it"),
+        n => Step::ok("replicas", format!("{n} connected")),
+    }
+}
+
+fn skew(round_trip: Duration, ahead: f64) -> Step {
+    let seen = format!("{:+.0} ms against ours (± {}), round trip {}", ahead * 1000.0, ms(round_trip / 2), ms(round_trip));
+    if ahead.abs() > SKEW {
+        return Step::warning(
+            "clock",
+            seen,
+            "run NTP on both sides: one-way latencies mean little, times of samples are not touched",
+        );
+    }
+    Step::ok("clock", seen)
+}
+
+/// One line for each thing where all are alike and well; where they are not, those that are not.
+pub(super) fn summary(mut looked: Vec<Looked>, cluster: bool) -> Vec<Step> {
+    // The farthest first: its clock stands for all where all are well.
+    looked.sort_by_key(|one| std::cmp::Reverse(one.round_trip));
+    let mut steps: Vec<Step> = Vec::new();
+    let mut names: Vec<&'static str> = Vec::new();
+    for name in looked.iter().flat_map(|one| &one.steps).map(|step| step.name) {
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    for name in names {
+        let found: Vec<(&Address, &Step)> = looked
+            .iter()
+            .flat_map(|one| one.steps.iter().filter(|step| step.name == name).map(move |step| (&one.server, step)))
+            .collect();
+        let wrong: Vec<_> = found.iter().filter(|(_, step)| step.outcome != Outcome::Ok).collect();
+        match wrong.as_slice() {
+            [] if name == "clock" => steps.extend(found.first().map(|(_, step)| (*step).clone())),
+            [] => {
+                let mut seen: Vec<&str> = found.iter().map(|(_, step)| step.seen.as_str()).collect();
+                seen.sort_unstable();
+                seen.dedup();
+                steps.push(Step::ok(name, seen.join(" · ")));
+            }
+            [(_, first), rest @ ..] if wrong.len() == found.len() && rest.iter().all(|(_, step)| step == first) => {
+                steps.push((*first).clone());
+            }
+            some => steps.extend(some.iter().map(|(server, step)| {
+                let mut step = (*step).clone();
+                if cluster {
+                    step.seen = format!("{server}: {}", step.seen);
+                }
+                step
+            })),
+        }
+    }
+    steps
+}

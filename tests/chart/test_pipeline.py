@@ -1,0 +1,337 @@
+"""charts/telemetry-pipeline: what its values come to, and whether the program takes it."""
+
+import ipaddress
+import os
+import re
+
+import pytest
+
+from support import HELMS, PIPELINE, TELEMETRY, Authority, awaited, find, materialize, objects, one, pods, refused, relocate, render, run, sets
+from test_render import CASES, rendered
+
+EDGE = {"collector.enabled": False, "apiGateway.enabled": False, "postgresql.enabled": False, "redis.enabled": False, "redis.external.host": "redis.example.com"}
+BOTH = {"postgresql.auth.password": "db"}
+
+
+def container(docs, name, kind="Deployment"):
+    spec = one(docs, kind, name)["spec"]["template"]["spec"]
+    return spec, spec["containers"][0]
+
+
+def variables(container):
+    return {v["name"]: v.get("value", v.get("valueFrom")) for v in container["env"]}
+
+
+# What contradicts itself, or is missing: the values → what must be said. The guide's own mistakes come first.
+REFUSED = [
+    ({**BOTH, "redis.enabled": False, "redis.external.host": "h", "redis.external.password": "${REDIS_PASSWORD}"},
+     ["redis.external.password", '--set redis.external.password="${NAME}"', "existingSecret"]),
+    ({**BOTH, "redis.enabled": False, "redis.external.host": "${REDIS_HOST}"}, ["redis.external.host", "does not expand"]),
+    ({"postgresql.auth.password": "${DB_PASSWORD}"}, ["postgresql.auth.password"]),
+    ({**BOTH, "clusterName": "${CLUSTER}"}, ["clusterName"]),
+    ({**BOTH, "streamer.csv.patterns": ["${X}/*.csv"]}, ["streamer.csv.patterns[0]"]),
+    ({**BOTH, "redis.enabled": False}, ["redis.external.host", "redis.enabled=true", "streamer, collector"]),
+    ({}, ["postgresql.auth.password", "postgresql.auth.existingSecret"]),
+    ({"postgresql.enabled": False}, ["postgresql.external.host", "collector, apiGateway"]),
+    ({**EDGE, "redis.external.tls": True, "redis.tls.enabled": False}, ["redis.external.tls=true", "redis.tls.enabled=false", "contradict"]),
+    ({**EDGE, "redis.external.password": "p", "redis.external.existingSecret": "s"}, ["redis.external.password", "redis.external.existingSecret"]),
+    ({**BOTH, "redis.external.host": "h"}, ["redis.external.host", "redis.enabled=false"]),
+    ({**BOTH, "redis.external.password": "p"}, ["redis.external.password", "redis.auth.password"]),
+    ({**EDGE, "redis.auth.password": "p"}, ["redis.auth.password", "redis.external.password"]),
+    ({**EDGE, "redis.external.username": "edge"}, ["redis.external.username", "password"]),
+    ({**EDGE, "redis.external.host": "rediss://h"}, ["redis.external.host", "scheme"]),
+    ({**EDGE, "redis.external.host": "h:6379"}, ["redis.external.host", "redis.external.port"]),
+    ({**EDGE, "redis.external.host": "10.0.0.1", "redis.external.externalNameService": "redis"}, ["externalNameService", "host name"]),
+    ({**EDGE, "redis.tls.ca": "x"}, ["redis.tls.ca", "redis.tls.enabled=true"]),
+    ({**EDGE, "redis.tls.enabled": True, "redis.tls.cert": "x"}, ["redis.tls.cert", "redis.tls.key"]),
+    ({**EDGE, "redis.tls.enabled": True, "redis.tls.existingSecret": "s", "redis.tls.ca": "x"}, ["redis.tls.existingSecret", "redis.tls.ca"]),
+    ({**EDGE, "redis.tls.enabled": True, "redis.tls.existingSecret": "s", "redis.tls.existingSecretKeys.cert": "tls.crt"}, ["existingSecretKeys.key"]),
+    ({**EDGE, "redis.tls.enabled": True, "redis.tls.certificate.create": True}, ["redis.tls.certificate.issuerRef.name"]),
+    ({**BOTH, "redis.tls.enabled": True}, ["no certificate", "redis.tls.existingSecret"]),
+    ({**BOTH, "postgresql.external.host": "h"}, ["postgresql.external.host", "postgresql.enabled=false"]),
+    ({"postgresql.auth.password": "p", "postgresql.auth.existingSecret": "s"}, ["postgresql.auth.password", "postgresql.auth.existingSecret"]),
+    ({"postgresql.enabled": False, "postgresql.external.host": "h", "postgresql.external.tls.ca": "x"}, ["postgresql.external.sslmode"]),
+    ({"postgresql.enabled": False, "postgresql.external.host": "h", "postgresql.external.sslmode": "verify"}, ["/postgresql/external/sslmode", "verify-full"]),
+    ({**EDGE, "streamer.csv.source": "hostPath"}, ["streamer.csv.hostPath.path"]),
+    ({**EDGE, "streamer.csv.source": "persistentVolumeClaim"}, ["streamer.csv.persistentVolumeClaim.claimName"]),
+    ({**EDGE, "streamer.csv.source": "volume"}, ["streamer.csv.volume"]),
+    ({**EDGE, "streamer.csv.hostPath.path": "/x"}, ["streamer.csv.source=hostPath"]),
+    ({**EDGE, "streamer.csv.source": "nfs"}, ["/streamer/csv/source", "persistentVolumeClaim"]),
+    ({**EDGE, "streamer.csv.configMap.name": "a", "streamer.csv.configMap.data": {"a.csv": "x"}}, ["streamer.csv.configMap.name", "data"]),
+    ({**EDGE, "streamer.csv.patterns": ["/etc/passwd"]}, ["streamer.csv.patterns"]),
+    ({**EDGE, "streamer.enabled": False}, ["nothing is enabled"]),
+    ({**EDGE, "streamer.replicaCount": "3"}, ["/streamer/replicaCount"]),
+    ({**EDGE, "redis.external.pasword": "x"}, ["/redis/external", "pasword"]),
+    ({**EDGE, "streamers": {}}, ["streamers"]),
+    ({**EDGE, "apiGateway.ingress.enabled": True}, ["apiGateway.ingress.enabled", "apiGateway.enabled"]),
+    ({**BOTH, "apiGateway.ingress.enabled": True}, ["apiGateway.ingress.hosts"]),
+    ({**BOTH, "apiGateway.tls.enabled": True}, ["apiGateway.tls.existingSecret"]),
+    ({**BOTH, "apiGateway.tls.existingSecret": "x"}, ["apiGateway.tls.enabled=true"]),
+    ({**BOTH, "apiGateway.terminationGracePeriodSeconds": 12}, ["apiGateway.terminationGracePeriodSeconds", "15"]),
+    ({**BOTH, "autoscaling.keda.enabled": True}, ["autoscaling.keda.serverAddress"]),
+    ({**BOTH, "autoscaling.collector.minReplicas": 9}, ["autoscaling.collector.minReplicas"]),
+    ({**BOTH, "config": {"redis": {"url": "redis://x"}}}, ["config.redis.url", "redis.external.host"]),
+    ({**BOTH, "collector.config": {"postgres": {"password": "x"}}}, ["collector.config.postgres.password", "existingSecret"]),
+    ({**BOTH, "config": {"redis": {"tls": {"ca": "x"}}}}, ["config.redis.tls", "redis.tls"]),
+    ({**BOTH, "config": {"shutdown": {"deadline": "1m"}}}, ["config.shutdown.deadline", "terminationGracePeriodSeconds"]),
+]
+
+
+@pytest.mark.parametrize("values, said", REFUSED, ids=[f"{i}-{said[0]}" for i, (_, said) in enumerate(REFUSED)])
+def test_what_cannot_be_is_refused_with_the_key_and_the_remedy(values, said):
+    for helm in HELMS.values():
+        error = refused(PIPELINE, values, helm=helm)
+        for part in said:
+            assert part in error, error
+
+
+def test_what_only_a_values_file_can_get_wrong(tmp_path):
+    file = tmp_path / "values.yaml"
+    file.write_text("postgresql: {auth: {password: 12345678901}}\n")
+    assert "postgresql.auth.password" in refused(PIPELINE, {}, files=[file])
+    file.write_text(f"postgresql: {{auth: {{password: p}}}}\nstreamer: {{csv: {{configMap: {{data: {{a.csv: {'x' * 1_100_000}}}}}}}}}\n")
+    error = refused(PIPELINE, {}, files=[file])
+    assert "streamer.csv.configMap.data" in error and "1 MiB" in error
+    # On the command line it is whole.
+    docs = objects(run(HELMS["helm 4"], "template", "t", PIPELINE, "--set", "postgresql.auth.password=12345678901").stdout)
+    assert one(docs, "Secret", "t-postgresql")["data"]["password"] == "MTIzNDU2Nzg5MDE="
+
+
+def test_all_mistakes_are_said_at_once():
+    error = refused(PIPELINE, {"redis.enabled": False, "apiGateway.tls.enabled": True})
+    for part in ("redis.external.host", "postgresql.auth.password", "apiGateway.tls.existingSecret"):
+        assert part in error
+
+
+PIPELINE_CASES = [case for case in CASES if case[0] == PIPELINE]
+
+
+@pytest.mark.parametrize("case", PIPELINE_CASES, ids=[case[1] for case in PIPELINE_CASES])
+def test_the_program_takes_what_is_rendered(case, tmp_path):
+    """Arguments, environment and files of each pod, laid out as a kubelet does it: the real program's `config check`."""
+    docs = objects(rendered(case))
+    commands = run(TELEMETRY, "--help").stdout
+    checked = 0
+    pair = Authority(tmp_path / "pki").issue(["redis.example.com"])
+    # Secrets that exist beside the release.
+    secrets = {"redis": {"password": "p\n", "username": "u"}, "redis-tls": pair, "db": {"password": "p"}, "db-tls": pair, "api-tokens": {"tokens": f"sha256:{'0' * 64} someone\n"},
+               "api-tls": pair, "t-redis-tls": pair, "t-api-gateway-tls": pair, "redis-central": {"password": "p"}, "redis-edge": {"password": "p"}, "redis-ca": pair, "telemetry-db-app": {"password": "p"}, "telemetry-db-ca": pair}
+    for name, spec in pods(docs):
+        for c in spec["containers"]:
+            if not any(a in ("stream", "collect", "serve", "probe", "check") for a in c.get("args", [])[:1]):
+                continue
+            role = c["args"][0]
+            if awaited(f"telemetry {role}", f"\n  {role} " in commands):
+                continue
+            root = tmp_path / name.replace(" ", "-")
+            csv = [d for d in docs if d["kind"] == "ConfigMap" and d["metadata"]["name"] == "exports"]
+            made = materialize(docs + ([] if csv else [{"kind": "ConfigMap", "metadata": {"name": "exports"}, "data": {"a.csv": "x"}}]), spec, c, root, secrets)
+            env = {"PATH": os.environ["PATH"]}
+            for variable in c["env"]:
+                source = variable.get("valueFrom", {})
+                if "secretKeyRef" in source:
+                    env[variable["name"]] = secrets[source["secretKeyRef"]["name"]][source["secretKeyRef"]["key"]]
+                elif "fieldRef" in source:
+                    env[variable["name"]] = "telemetry-system"
+                else:
+                    env[variable["name"]] = relocate(variable["value"], made)
+            for path in made.values():
+                for file in path.glob("*.toml"):
+                    file.write_text(relocate(file.read_text(), made))
+            config = relocate(c["args"][c["args"].index("--config") + 1], made)
+            # The role's own flags: all must be known to it.
+            flags = [a for a in c["args"][1:] if a.startswith("--") and a != "--config"]
+            help_text = run(TELEMETRY, c["args"][0], "--help").stdout
+            assert all(flag in help_text for flag in flags), (name, flags)
+            env.update({f"TELEMETRY__HTTP__{f[2:].upper().replace('-', '_')}": "true" for f in flags})
+            said = run(TELEMETRY, "--config", config, "config", "check", env=env, ok=False)
+            over_tls = {"TLS to Redis": env.get("REDIS_URL", "").startswith("rediss"), "TLS to PostgreSQL": "sslmode=verify" in env.get("DATABASE_URL", "")}
+            if any([wanted and awaited(what, said.returncode == 0) for what, wanted in over_tls.items()]):
+                assert "this version" in said.stderr, said.stderr
+                checked += 1
+                continue
+            assert said.returncode == 0, f"{name}: {said.stderr}"
+            shown = run(TELEMETRY, "--config", config, "config", "show", env=env).stdout
+            assert "0.0.0.0:9464" in shown or "[::]:9464" in shown, shown
+            # None twice: what the file says comes from the file, what a variable says from a variable.
+            keys = set(re.findall(r"^(\w+) = ", open(config).read(), re.M))
+            assert not {"cluster", "url", "password_file", "username", "tokens_file"} & keys, keys
+            checked += 1
+    assert checked, "there is a pod of ours"
+
+
+def test_an_edge_knows_nothing_central():
+    docs = render(PIPELINE, {**EDGE, "probe.enabled": True, "redis.external.existingSecret": "redis", "postgresql.auth.password": "central-secret",
+                             "postgresql.external.password": "central-secret"})
+    text = str(docs)
+    assert "central-secret" not in text and "DATABASE_URL" not in text and "DB_PASSWORD" not in text and "postgres" not in text.replace("telemetry-postgres", "")
+    assert {d["kind"] for d in docs} == {"ServiceAccount", "ConfigMap", "Service", "Deployment", "PodDisruptionBudget", "Pod"}
+
+
+def test_both_spellings_of_tls_are_the_same():
+    a = render(PIPELINE, {**EDGE, "redis.external.tls": True})
+    b = render(PIPELINE, {**EDGE, "redis.tls.enabled": True})
+    c = render(PIPELINE, {**EDGE, "redis.external.tls": True, "redis.tls.enabled": True})
+    assert a == b == c
+    assert variables(container(a, "t-streamer")[1])["REDIS_URL"] == "rediss://redis.example.com:6379"
+
+
+def test_the_guides_variables_go_before_the_charts():
+    env = [{"name": "REDIS_URL", "value": "rediss://user:pw@elsewhere:6379"}, {"name": "REDIS_TLS_ENABLED", "value": "true"},
+           {"name": "REDIS_CA_CERT", "valueFrom": {"secretKeyRef": {"name": "redis-ca-cert", "key": "ca.crt"}}}]
+    values = {k: v for k, v in EDGE.items() if k != "redis.external.host"}
+    docs = render(PIPELINE, {**values, "streamer.extraEnv": env})
+    _, c = container(docs, "t-streamer")
+    assert [v for v in c["env"] if v["name"] == "REDIS_URL"] == [env[0]]
+    docs = render(PIPELINE, {**EDGE, "streamer.extraEnv": env})
+    _, c = container(docs, "t-streamer")
+    assert [v for v in c["env"] if v["name"] == "REDIS_URL"] == [env[0]], "each name once, the user's"
+
+
+def test_csv_sources():
+    def csv(values, kind="Deployment"):
+        spec, c = container(render(PIPELINE, {**EDGE, **values}), "t-streamer", kind)
+        return next(v for v in spec["volumes"] if v["name"] == "csv"), next(m for m in c["volumeMounts"] if m["name"] == "csv")
+
+    volume, mount = csv({})
+    assert volume["configMap"] == {"name": "t-csv", "optional": True} and mount["readOnly"]
+    assert csv({"streamer.csv.configMap.name": "mine"})[0]["configMap"] == {"name": "mine"}, "one that is named must be there"
+    assert csv({"streamer.csv.configMap.data": {"a.csv": "x"}})[0]["configMap"] == {"name": "t-csv"}
+    volume, mount = csv({"streamer.csv.source": "persistentVolumeClaim", "streamer.csv.persistentVolumeClaim.claimName": "c", "streamer.csv.persistentVolumeClaim.subPath": "d"})
+    assert volume["persistentVolumeClaim"] == {"claimName": "c"} and mount["subPath"] == "d"
+    volume, _ = csv({"streamer.csv.source": "hostPath", "streamer.csv.hostPath.path": "/var/lib/dcgm"}, "DaemonSet")
+    assert volume["hostPath"] == {"path": "/var/lib/dcgm", "type": "Directory"}
+    csv({"streamer.csv.source": "hostPath", "streamer.csv.hostPath.path": "/x", "streamer.kind": "Deployment"})
+    assert csv({"streamer.csv.source": "volume", "streamer.csv.volume": {"emptyDir": {}}})[0]["emptyDir"] == {}
+
+
+def test_where_redis_runs_in_the_release_its_key_stays_with_it():
+    docs = render(PIPELINE, {**BOTH, "redis.tls.enabled": True, "redis.tls.existingSecret": "redis-tls"})
+    spec, c = container(docs, "t-collector")
+    volume = next(v for v in spec["volumes"] if v["name"] == "redis-tls")
+    assert [i["path"] for i in volume["secret"]["items"]] == ["ca.crt"]
+    assert "REDIS_CLIENT_KEY" not in variables(c)
+    spec, _ = container(docs, "t-redis", "StatefulSet")
+    assert [i["path"] for i in next(v for v in spec["volumes"] if v["name"] == "tls")["secret"]["items"]] == ["tls.crt", "tls.key"]
+
+
+def test_the_gateway_asks_for_tokens_where_it_has_some():
+    _, c = container(render(PIPELINE, BOTH), "t-api-gateway")
+    assert "--insecure-open" in c["args"] and "TELEMETRY_API_TOKENS_FILE" not in variables(c)
+    _, c = container(render(PIPELINE, {**BOTH, "apiGateway.auth.existingSecret": "tokens"}), "t-api-gateway")
+    assert "--insecure-open" not in c["args"] and variables(c)["TELEMETRY_API_TOKENS_FILE"] == "/etc/telemetry/api/tokens"
+
+
+def test_draining_ends_before_kubernetes_ends_it():
+    def deadline(values, name, kubernetes="1.36.0"):
+        docs = render(PIPELINE, {**BOTH, **values}, kubernetes=kubernetes)
+        spec, c = container(docs, name)
+        said = int(re.search(r'deadline = "(\d+)s"', one(docs, "ConfigMap", name)["data"]["telemetry.toml"])[1])
+        sleep = c.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
+        assert said + sleep + 5 == spec["terminationGracePeriodSeconds"]
+        return said, sleep
+
+    assert deadline({}, "t-streamer") == (25, 0)
+    assert deadline({"collector.terminationGracePeriodSeconds": 90}, "t-collector") == (85, 0)
+    assert deadline({}, "t-api-gateway") == (25, 5)
+    assert deadline({}, "t-api-gateway", "1.29.0") == (30, 0), "before 1.30 nobody can sleep in an image without a shell"
+
+
+def test_autoscalers_own_the_replicas():
+    docs = render(PIPELINE, {**BOTH, "autoscaling.enabled": True})
+    assert "replicas" not in one(docs, "Deployment", "t-collector")["spec"] and "replicas" not in one(docs, "Deployment", "t-api-gateway")["spec"]
+    assert one(docs, "Deployment", "t-streamer")["spec"]["replicas"] == 1 and len(find(docs, "HorizontalPodAutoscaler")) == 2
+    docs = render(PIPELINE, {**BOTH, "autoscaling.keda.enabled": True, "autoscaling.keda.serverAddress": "http://p"})
+    assert "replicas" not in one(docs, "Deployment", "t-collector")["spec"] and "replicas" in one(docs, "Deployment", "t-api-gateway")["spec"]
+    assert not find(docs, "HorizontalPodAutoscaler")
+    assert one(docs, "ScaledObject")["spec"]["scaleTargetRef"]["name"] == "t-collector"
+
+
+def reaches(policies, labels, port, to_labels=None, to_address=None, protocol="TCP"):
+    """Whether a pod may open a connection, by the rules of NetworkPolicies; peers of other namespaces are not looked at."""
+    def selects(selector, labels):
+        if not all(labels.get(k) == v for k, v in selector.get("matchLabels", {}).items()):
+            return False
+        return all(labels.get(e["key"]) in e["values"] for e in selector.get("matchExpressions", []))
+
+    def peer(p):
+        if "ipBlock" in p:
+            return to_address is not None and ipaddress.ip_address(to_address) in ipaddress.ip_network(p["ipBlock"]["cidr"])
+        return "namespaceSelector" not in p and to_labels is not None and selects(p["podSelector"], to_labels)
+
+    def one_way(direction, key, subject, peers_match):
+        of = [p for p in policies if selects(p["spec"]["podSelector"], subject) and direction in p["spec"]["policyTypes"]]
+        rules = [r for p in of for r in p["spec"].get(direction.lower(), [])]
+        return not of or any((not r.get(key) or any(peers_match(p) for p in r[key])) and
+                             (not r.get("ports") or any(q.get("protocol", "TCP") == protocol and q["port"] == port for q in r["ports"])) for r in rules)
+
+    if not one_way("Egress", "to", labels, peer):
+        return False
+    return to_labels is None or one_way("Ingress", "from", to_labels, lambda p: "podSelector" in p and "namespaceSelector" not in p and selects(p["podSelector"], labels))
+
+
+def pod_labels(docs, name):
+    for d in docs:
+        if d["metadata"]["name"] == name and d["kind"] in ("Deployment", "StatefulSet", "DaemonSet"):
+            return d["spec"]["template"]["metadata"]["labels"]
+        if d["metadata"]["name"] == name and d["kind"] == "Pod":
+            return d["metadata"]["labels"]
+    raise AssertionError(name)
+
+
+def test_network_policies_let_through_what_is_needed_and_nothing_else():
+    docs = render(PIPELINE, {**BOTH, "networkPolicy.enabled": True, "probe.enabled": True})
+    policies = find(docs, "NetworkPolicy")
+    streamer, collector, gateway, probe, redis, postgres = (pod_labels(docs, f"t-{n}") for n in ("streamer", "collector", "api-gateway", "network-probe", "redis", "postgresql"))
+    for who in (streamer, collector, gateway, probe):
+        assert reaches(policies, who, 53, to_address="10.96.0.10", protocol="UDP") and reaches(policies, who, 53, to_address="10.96.0.10")
+        assert reaches(policies, who, 6379, to_labels=redis)
+        assert not reaches(policies, who, 443, to_address="1.1.1.1") and not reaches(policies, who, 6379, to_address="1.1.1.1")
+    for who, may in ((streamer, False), (probe, False), (collector, True), (gateway, True)):
+        assert reaches(policies, who, 5432, to_labels=postgres) == may
+    # The pods of `helm test` go the same ways.
+    assert reaches(policies, pod_labels(docs, "t-streamer-check"), 6379, to_labels=redis)
+    assert not reaches(policies, pod_labels(docs, "t-streamer-check"), 5432, to_labels=postgres)
+    assert reaches(policies, pod_labels(docs, "t-collector-check"), 5432, to_labels=postgres)
+
+    docs = render(PIPELINE, {**EDGE, "networkPolicy.enabled": True, "networkPolicy.redis.cidrs": ["203.0.113.0/28"], "networkPolicy.redis.extraPorts": [7601, 7602]})
+    policies, streamer = find(docs, "NetworkPolicy"), pod_labels(docs, "t-streamer")
+    for port in (6379, 7601, 7602):
+        assert reaches(policies, streamer, port, to_address="203.0.113.5") and not reaches(policies, streamer, port, to_address="203.0.113.77")
+    docs = render(PIPELINE, {**EDGE, "networkPolicy.enabled": True})
+    assert reaches(find(docs, "NetworkPolicy"), pod_labels(docs, "t-streamer"), 6379, to_address="198.51.100.1"), "without a list: any address, that port"
+
+
+def test_the_guides_own_monitor_finds_the_probe():
+    docs = render(PIPELINE, {**EDGE, "probe.enabled": True})
+    services = [s for s in find(docs, "Service") if s["metadata"]["labels"].get("app") == "network-probe"]
+    assert len(services) == 1 and services[0]["spec"]["ports"][0]["name"] == "metrics"
+
+
+def test_listening_on_ipv6():
+    docs = render(PIPELINE, {**BOTH, "listenAddress": "::"})
+    assert 'listen = "[::]:8080"' in one(docs, "ConfigMap", "t-api-gateway")["data"]["telemetry.toml"]
+
+
+def test_an_alias_is_verified_by_the_real_name():
+    docs = render(PIPELINE, {**EDGE, "redis.external.tls": True, "redis.external.externalNameService": "external-redis"})
+    service = one(docs, "Service", "external-redis")
+    assert service["spec"] == {"type": "ExternalName", "externalName": "redis.example.com"}
+    env = variables(container(docs, "t-streamer")[1])
+    assert env["REDIS_URL"] == "rediss://external-redis:6379" and env["REDIS_TLS_SERVER_NAME"] == "redis.example.com"
+
+
+def test_the_notes_say_what_runs_and_warn():
+    def notes(values, release="t"):
+        done = run(HELMS["helm 4"], "install", release, PIPELINE, "--dry-run=client", "--namespace", "telemetry-system", *sets(values))
+        return done.stdout.split("NOTES:")[1]
+
+    text = notes({**EDGE, "redis.external.tls": True, "redis.external.existingSecret": "redis"}, "telemetry-edge")
+    assert "rediss://redis.example.com:6379" in text and "helm test telemetry-edge" in text and "create configmap telemetry-edge-csv" in text
+    assert "deployment/telemetry-edge-streamer -- telemetry check" in text and "clusterName is not set" in text
+    assert "without TLS" not in text and "PostgreSQL" not in text
+    text = notes({**BOTH, "clusterName": "x"})
+    assert "asks for no token" in text and "port-forward service/t-api-gateway" in text
+    text = notes({**BOTH, "redis.enabled": False, "redis.external.host": "h", "redis.external.password": "hunter2", "redis.tls.enabled": True, "redis.tls.insecureSkipVerify": True,
+                  "apiGateway.auth.existingSecret": "t"})
+    assert "hunter2" not in text and "insecureSkipVerify" in text and "existingSecret" in text and "asks for no token" not in text

@@ -6,6 +6,7 @@ use std::process::Stdio;
 use serde_json::{Value, json};
 
 use crate::support::app::{App, Done, Holds, text, wait_for};
+use crate::support::cluster::{Cluster, Options};
 use crate::support::postgres::{Server, free_port};
 use crate::support::redis::{RedisServer, Reply};
 
@@ -136,6 +137,14 @@ impl Terminal {
     }
 }
 
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        // Without its terminal the program ends.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 /// Everything that was written to the terminal so far.
 fn screen(app: &App) -> String {
     String::from_utf8_lossy(&std::fs::read(app.dir.path().join("screen")).unwrap_or_default()).into_owned()
@@ -226,6 +235,54 @@ async fn a_second_group_has_its_own_account_and_can_be_retired() {
     let missing: i64 = account["sources"].as_array().unwrap().iter().map(|s| s["missing"].as_i64().unwrap()).sum();
     assert_eq!(missing, last_holds.rows(), "what a retired group has not read is missing in its store: {account}");
     assert!(collect.ended().is_none(), "{}", collect.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_cluster_each_node_is_shown_and_one_that_is_away_hides_no_other() {
+    let cluster = Cluster::start_with(Options { full_coverage: false, ..Options::default() });
+    let database = Server::shared().empty_database().await;
+    let app =
+        |database: &str| cluster.variables().iter().fold(App::new("", database), |app, (name, value)| app.with(name, value));
+    let (edge, app) = (app(""), app(&database.url));
+    let mut collect = app.start(&["collect"]);
+    // Enough sources for every node.
+    let mut all = Holds::default();
+    for n in 0..12 {
+        let (csv, holds) = edge.export(&format!("{n}.csv"), 1, 5, n + 1);
+        edge.run(&["stream", "--csv", &csv, "--cluster", "c", "--until", "stored"]).exits(0);
+        all = all.plus(&holds);
+    }
+    all.arrive(&database, "c").await;
+    let shown = top(&edge).exits(0).stdout;
+    let masters = cluster.masters();
+    for node in &masters {
+        line(&shown, &["Redis", &format!(":{}", cluster.place(*node).client_port), "up for", "noeviction", "partition "]);
+    }
+    assert_eq!(said(&app.run(&["audit", "--json"]).exits(0))["sources"].as_array().unwrap().len(), 12);
+    collect.signal("TERM");
+    assert_eq!(collect.wait(), 0, "{}", collect.log());
+
+    // A whole shard goes, but not the node that we are told of.
+    let told = |master: usize| master == 0 || cluster.replicas_of(master).contains(&0);
+    let (dead, alive): (Vec<usize>, Vec<usize>) =
+        masters.iter().partition(|master| **master == masters[usize::from(told(masters[0]))]);
+    let dead = dead[0];
+    for node in cluster.replicas_of(dead).into_iter().chain([dead]) {
+        cluster.kill(node);
+    }
+    let account = said(&app.run(&["audit", "--json"]).exits(1));
+    let sources = account["sources"].as_array().unwrap();
+    assert_eq!(sources.len(), 12, "{account}");
+    let (unknown, known): (Vec<_>, Vec<_>) = sources.iter().partition(|s| s["unknown"].is_string());
+    assert!(!unknown.is_empty() && known.iter().all(|s| s["closes"] == json!(true)) && !known.is_empty(), "{account}");
+    let text = app.run(&["audit"]).exits(1).stdout;
+    line(&text, &["nothing is known of it"]);
+    line(&text, &["A part of the queue does not answer"]);
+    let shown = top(&edge).exits(0).stdout;
+    line(&shown, &["Redis", "DOWN for"]);
+    for node in &alive {
+        line(&shown, &["Redis", &format!(":{}", cluster.place(*node).client_port), "up for"]);
+    }
 }
 
 /// Adds a copy of the first entry that waits, of which its own batch says otherwise.

@@ -173,6 +173,11 @@ impl Conn {
         Ok(Info(reply::text(&self.call("INFO", vec![section.into()]).await?)?))
     }
 
+    /// The server, host:port.
+    pub(super) fn endpoint(&self) -> String {
+        self.wire.address.to_string()
+    }
+
     /// What waiting cannot help.
     pub(super) fn refused(&self, reason: &str) -> TransportError {
         TransportError::Refused { endpoint: self.wire.address.to_string(), reason: reason.to_owned() }

@@ -202,14 +202,13 @@ impl RedisTransport {
         let begun = Instant::now();
         conn.call("PING", Vec::new()).await?;
         let round_trip = begun.elapsed();
-        let info = reply::text(&conn.call("INFO", vec!["memory".into()]).await?)?;
-        let field = |name: &str| info.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(':')).unwrap_or_default().trim();
+        let info = conn.info("memory").await?;
         Ok(Node {
-            address: self.endpoint().to_owned(),
+            address: conn.endpoint(),
             round_trip,
-            used_memory: field("used_memory").parse().unwrap_or(0),
-            max_memory: field("maxmemory").parse().unwrap_or(0),
-            policy: field("maxmemory_policy").to_owned(),
+            used_memory: info.field("used_memory").parse().unwrap_or(0),
+            max_memory: info.field("maxmemory").parse().unwrap_or(0),
+            policy: info.field("maxmemory_policy").to_owned(),
         })
     }
 

@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
 /// Things that wait for the client.
-const AHEAD: usize = 2;
+const AHEAD: usize = 1;
 
 /// Where what was made goes.
 pub(super) struct Made<T>(mpsc::Sender<io::Result<Option<T>>>);
@@ -27,8 +27,7 @@ where
     T: Send + 'static,
     F: Future<Output = io::Result<()>> + Send + 'static,
 {
-    let ahead = std::env::var("ND_AHEAD").ok().and_then(|t| t.parse().ok()).unwrap_or(AHEAD);
-    let (sender, receiver) = mpsc::channel(ahead);
+    let (sender, receiver) = mpsc::channel(AHEAD);
     let made = make(Made(sender.clone()));
     let task = AbortOnDropHandle::new(tokio::spawn(async move {
         let end = made.await.map(|()| None);

@@ -308,6 +308,25 @@ mod tests {
         }
     }
 
+    proptest! {
+        /// What a row takes over from the row before it is what would be written anew.
+        #[test]
+        fn rows_do_not_depend_on_those_before(
+            samples in prop::collection::vec((0u32..2, prop_oneof![0i64..3000, Just(1_752_871_354_500), Just(-1)], -3i32..3), 0..30),
+            form in prop_oneof![Just(Form::Json), Just(Form::Ndjson), Just(Form::Csv)],
+        ) {
+            let series = [series(), series()].concat();
+            let mut writer = Writer::new(form, &series);
+            for (series_at, time_ms, value) in samples {
+                let sample = Sample { series: series_at, time_ms, value: f64::from(value) / 2.0 };
+                let (mut have, mut want) = (BytesMut::new(), BytesMut::new());
+                writer.row(&mut have, &sample);
+                Writer::new(form, &series).row(&mut want, &sample);
+                prop_assert_eq!(have, want);
+            }
+        }
+    }
+
     #[test]
     fn the_form_that_is_liked_best() {
         for (accept, form) in [

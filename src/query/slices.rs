@@ -75,8 +75,7 @@ impl Slices {
     pub(super) fn new(reader: Arc<dyn Reader>, wanted: Wanted) -> Self {
         let Wanted { series, live, range: (from, to), order, hint } = wanted;
         let before = to.saturating_add(1);
-        let tuned = std::env::var("ND_TARGET").ok().and_then(|t| t.parse().ok()).unwrap_or(TARGET);
-        let target = hint.unwrap_or(usize::MAX).clamp(1024, tuned);
+        let target = hint.unwrap_or(usize::MAX).clamp(1024, TARGET);
         let places = series.iter().enumerate().map(|(at, id)| (*id, u32::try_from(at).unwrap_or(u32::MAX))).collect();
         // As if every series had a sample a second: right soon, whatever is true. What would be two slices is one.
         let width = (target as i64 * 1000 / (live.max(1) as i64)).max(1000);

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::UNIX_EPOCH;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio_rustls::rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use tokio_rustls::rustls::client::{WebPkiServerVerifier, verify_server_name};
@@ -36,8 +36,7 @@ impl ServerCertVerifier for Pinned {
         }
         // What remains of the check: the time, and the name.
         let time = facts(end_entity).map_err(|_| CertificateError::BadEncoding)?;
-        let seconds =
-            |time: std::time::SystemTime| UnixTime::since_unix_epoch(time.duration_since(UNIX_EPOCH).unwrap_or_default());
+        let seconds = |time: SystemTime| UnixTime::since_unix_epoch(time.duration_since(UNIX_EPOCH).unwrap_or_default());
         let (not_before, not_after) = (seconds(time.begins), seconds(time.ends));
         if now > not_after {
             return Err(CertificateError::ExpiredContext { time: now, not_after }.into());

@@ -107,7 +107,7 @@ def test_each_side_does_its_work_and_nothing_more(servers, tmp_path):
     # Edges that follow, two replicas: leases.
     followers = [Process([TELEMETRY, "stream", "--csv", sample, "--follow", "--admin-listen", "off"], tmp_path / f"follow-{n}.log", edge) for n in "ab"]
     running += followers
-    until(lambda: third.alive() and int(redis.ask("HLEN", "{telemetry:0}:committed")) + int(redis.ask("HLEN", "{telemetry:1}:committed")) >= 1, "it is sent again")
+    until(lambda: third.alive() and int(redis.ask("HLEN", "{telemetry:0}:committed:collectors")) + int(redis.ask("HLEN", "{telemetry:1}:committed:collectors")) >= 1, "it is sent again")
     for follower in followers:
         assert follower.alive(), follower.text()
         follower.stop()
@@ -140,7 +140,7 @@ MAY = [
     ("edge", "DEL {telemetry:3}:stream", False),
     ("edge", "DEL {telemetry:3}:positions", False),
     ("edge", "GET {telemetry:3}:dict:x", False),
-    ("edge", "HSET {telemetry:3}:committed a 1", False),
+    ("edge", "HSET {telemetry:3}:committed:collectors a 1", False),
     ("edge", "SET other x", False),
     ("edge", "XADD {others:3}:stream * s x", False),
     ("central", "XREADGROUP GROUP g c STREAMS {telemetry:3}:stream >", True),

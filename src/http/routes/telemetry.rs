@@ -120,14 +120,13 @@ fn pieces(
     writer: Writer,
     head: &str,
 ) -> impl Stream<Item = io::Result<Bytes>> + Send {
-    let piece = std::env::var("ND_PIECE").ok().and_then(|t| t.parse().ok()).unwrap_or(PIECE);
-    let mut out = BytesMut::with_capacity(piece + ROOM);
+    let mut out = BytesMut::with_capacity(PIECE + ROOM);
     out.extend_from_slice(head.as_bytes());
     let state = (Box::pin(samples), writer, out, None::<Samples>);
     stream::try_unfold(state, move |(mut samples, mut writer, mut out, mut rows)| async move {
         // Nearly always this finds the piece before gone, and takes its place.
-        out.reserve(piece + ROOM);
-        while out.len() < piece {
+        out.reserve(PIECE + ROOM);
+        while out.len() < PIECE {
             match rows.as_mut().and_then(Iterator::next) {
                 Some(sample) => writer.row(&mut out, &sample),
                 None => match samples.try_next().await? {

@@ -193,8 +193,9 @@ async fn what_a_server_shows_is_looked_at_closely() {
     shows(own.clone(), &own.cert);
     wait_for("trust in a certificate of its own", || async { ping(&full("localhost")).await.is_ok() }).await;
     fails(ping(&full("127.0.0.1")).await, true, &["another name"]);
-    shows(Wish { ends: Some(ended), ..named(&["localhost"]) }.self_signed(), &own.cert);
-    says("localhost", "authority").await;
+    let over = Wish { ends: Some(ended), ..named(&["localhost"]) }.self_signed();
+    shows(over.clone(), &over.cert);
+    says("localhost", "has expired").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

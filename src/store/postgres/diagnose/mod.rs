@@ -26,20 +26,18 @@ pub async fn diagnose(config: &Postgres) -> Vec<Step> {
     let made = tokio::time::timeout(connector.timeout(), connector.connect_any()).await;
     let client = match made {
         Ok(Ok((client, _))) => client,
-        Ok(Err(error)) => {
+        outcome => {
             // What the line said already need not be said again.
             if !steps.iter().any(|step| step.outcome == Outcome::Failed) {
-                steps.push(refused(login_fault(&connector.endpoint(), connector.login(), &error)));
+                steps.push(match outcome {
+                    Ok(Err(error)) => refused(login_fault(&connector.endpoint(), connector.login(), &error)),
+                    _ => Step::failed(
+                        "login",
+                        format!("no connection within {:?}: timed out", connector.timeout()),
+                        "look at the server's load and its log; postgres.connect_timeout says how long it may take",
+                    ),
+                });
             }
-            return steps;
-        }
-        Err(_) => {
-            let seen = format!("no connection within {:?}: timed out", connector.timeout());
-            steps.push(Step::failed(
-                "login",
-                seen,
-                "look at the server's load and its log; postgres.connect_timeout says how long it may take",
-            ));
             return steps;
         }
     };

@@ -78,7 +78,8 @@ pub fn schema() -> Value {
 pub fn keys() -> Vec<Key> {
     let mut keys = Vec::new();
     collect(&schema(), "", &mut keys);
-    let sections = ["cluster", "log", "admin", "redis", "postgres", "stream", "batch", "collect", "http", "probe", "data", "shutdown"];
+    let sections =
+        ["cluster", "log", "admin", "redis", "postgres", "stream", "batch", "collect", "http", "probe", "data", "shutdown"];
     let place = |key: &Key| sections.iter().position(|s| key.path.split('.').next() == Some(s));
     // A table's own keys before its inner tables', as TOML wants it.
     keys.sort_by_key(|key| (place(key), key.path.matches('.').count()));

@@ -114,14 +114,18 @@ struct Seen {
 }
 
 fn see(redis: &RedisServer, stream: &Role) -> Seen {
-    let entries = (0..8).map(|p| redis.int(&["XLEN", &format!("{{telemetry:{p}}}:stream")])).sum::<i64>();
     Seen {
         at: Instant::now(),
         line: info(redis, "stats", "total_net_input_bytes:") + info(redis, "stats", "total_net_output_bytes:"),
         memory: info(redis, "memory", "used_memory:"),
-        entries: entries as f64,
+        entries: waiting(redis) as f64,
         payload: stream.metric("telemetry_bytes_wire_total").unwrap(),
     }
+}
+
+/// Entries of all partitions.
+fn waiting(redis: &RedisServer) -> i64 {
+    (0..8).map(|p| redis.int(&["XLEN", &format!("{{telemetry:{p}}}:stream")])).sum()
 }
 
 async fn live(name: &str, data: Data, files: u32, gpus: u32) -> String {
@@ -164,16 +168,14 @@ async fn drain(server: &Server, batch: u32, collectors: usize) -> String {
         app.run(&["stream", "--cluster", "edge", "--csv", path]).exits(0);
     }
     let rows = (u64::from(gpus * METRICS) * seconds * files as u64) as f64;
-    let batches = (0..8).map(|p| redis.int(&["XLEN", &format!("{{telemetry:{p}}}:stream")])).sum::<i64>() as f64;
+    let batches = waiting(&redis) as f64;
     let redis_pid = info(&redis, "server", "process_id:") as u32;
     let postmaster = postmaster(&database).await;
     let (redis_before, postgres_before) = (cpu(redis_pid), cpu_tree(postmaster));
     let began = Instant::now();
     let running: Vec<Role> = (0..collectors).map(|_| app.start(&["collect"])).collect();
-    wait_for("everything stored", || async {
-        running.iter().filter_map(|role| role.metric("telemetry_rows_stored_total")).sum::<f64>() >= rows
-    })
-    .await;
+    // What is stored is acknowledged, and what is acknowledged is trimmed.
+    wait_for("everything stored", || async { waiting(&redis) == 0 }).await;
     let took = began.elapsed().as_secs_f64();
     let used = running.iter().map(|role| cpu(role.pid()).as_secs_f64()).sum::<f64>();
     let of_postgres = cpu_tree(postmaster).saturating_sub(postgres_before).as_secs_f64();

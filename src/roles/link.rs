@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::retry::Backoff;
 use crate::runtime::Lifecycle;
-use crate::runtime::observe::{self, Certificate, Component};
+use crate::runtime::observe::{self, Certificate, Component, Target};
 use crate::transport::TransportError;
 use crate::transport::redis::RedisTransport;
 
@@ -57,9 +57,14 @@ pub(super) fn heartbeat<F>(
     observe::connection(cluster, component, true);
     let (life, cluster) = (lifecycle.clone(), cluster.to_owned());
     lifecycle.spawn("heartbeat", async move {
+        let mut up = true;
         loop {
             let answer = ping().await;
-            observe::connection(&cluster, component, answer.is_ok());
+            if answer.is_ok() && !up {
+                observe::reconnect(Target::Redis);
+            }
+            up = answer.is_ok();
+            observe::connection(&cluster, component, up);
             life.health().set("redis", answer.map(|_| ()).map_err(|e| e.to_string()));
             tokio::select! {
                 () = tokio::time::sleep(HEARTBEAT) => {}

@@ -10,7 +10,7 @@ use super::suspect::{Suspect, suspect};
 use super::{Ready, Shared, watch};
 use crate::model::{SourceId, now_ms};
 use crate::retry::Backoff;
-use crate::runtime::observe::{self, Component, Direction};
+use crate::runtime::observe::{self, Component, Direction, Target};
 use crate::store::{Committed, Incoming, StoreError};
 use crate::transport::Receipt;
 
@@ -122,6 +122,7 @@ where
                 Ok(done) => {
                     if away {
                         tracing::info!("PostgreSQL is back");
+                        observe::reconnect(Target::Postgres);
                         shared.lifecycle.health().set(shared.store_name, Ok(()));
                     }
                     return Ok(Some(done));

@@ -547,6 +547,11 @@ async fn a_missing_right_is_named() {
     q.leave(0).await.unwrap();
     q.mark_store("store").await.unwrap();
     assert_eq!(q.sources(0).await.unwrap().len(), 1);
+    assert_eq!(q.some_sources(0, &mut String::new()).await.unwrap().len(), 1);
+    assert_eq!(q.look(0, 8).await.unwrap().groups.len(), 1);
+    q.node(0).await.unwrap();
+    assert!(matches!(q.retire(0, "collectors", Duration::ZERO).await.unwrap(), Retired::Done { .. }));
+    q.forget_store("collectors").await.unwrap();
     assert_eq!(q.reset(Some(SOURCE)).await.unwrap() + q.reset(None).await.unwrap(), 1);
 }
 

@@ -35,9 +35,20 @@ impl Authority {
 
     /// A certificate for these names and addresses.
     pub fn issue(&self, names: &[&str]) -> Issued {
-        let key = KeyPair::generate().unwrap();
+        self.sign(CertificateParams::new(names.iter().map(ToString::to_string).collect::<Vec<_>>()).unwrap(), names[0])
+    }
+
+    /// One that has run out long ago.
+    pub fn issue_expired(&self, names: &[&str]) -> Issued {
         let mut params = CertificateParams::new(names.iter().map(ToString::to_string).collect::<Vec<_>>()).unwrap();
-        params.distinguished_name.push(DnType::CommonName, names[0]);
+        params.not_before = rcgen::date_time_ymd(2020, 1, 1);
+        params.not_after = rcgen::date_time_ymd(2020, 2, 1);
+        self.sign(params, names[0])
+    }
+
+    fn sign(&self, mut params: CertificateParams, name: &str) -> Issued {
+        let key = KeyPair::generate().unwrap();
+        params.distinguished_name.push(DnType::CommonName, name);
         Issued { cert: params.signed_by(&key, &self.issuer).unwrap().pem(), key: key.serialize_pem() }
     }
 }
@@ -45,24 +56,37 @@ impl Authority {
 /// What a server on this machine and its clients need, as files: `ca.crt`, and `.crt` and `.key` of `server` and `client`.
 pub struct Certificates {
     dir: TempDir,
+    authority: Authority,
 }
 
 impl Certificates {
     /// For `localhost` and 127.0.0.1.
     pub fn new() -> Self {
-        let dir = TempDir::new().unwrap();
-        let authority = Authority::new();
-        std::fs::write(dir.path().join("ca.crt"), authority.pem()).unwrap();
-        for (role, names) in [("server", ["localhost", "127.0.0.1"].as_slice()), ("client", ["telemetry"].as_slice())] {
-            let issued = authority.issue(names);
-            std::fs::write(dir.path().join(format!("{role}.crt")), issued.cert).unwrap();
-            std::fs::write(dir.path().join(format!("{role}.key")), issued.key).unwrap();
-        }
-        Self { dir }
+        let all = Self { dir: TempDir::new().unwrap(), authority: Authority::new() };
+        all.put_all(&all.authority);
+        all
+    }
+
+    /// Who signed them in the beginning.
+    pub fn authority(&self) -> &Authority {
+        &self.authority
     }
 
     /// One of the files.
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
+    }
+
+    /// Puts others in the place of those of a role.
+    pub fn put(&self, role: &str, issued: &Issued) {
+        std::fs::write(self.path(&format!("{role}.crt")), &issued.cert).unwrap();
+        std::fs::write(self.path(&format!("{role}.key")), &issued.key).unwrap();
+    }
+
+    /// Puts those of this authority in the place of all.
+    pub fn put_all(&self, authority: &Authority) {
+        std::fs::write(self.path("ca.crt"), authority.pem()).unwrap();
+        self.put("server", &authority.issue(&["localhost", "127.0.0.1"]));
+        self.put("client", &authority.issue(&["telemetry"]));
     }
 }

@@ -76,7 +76,7 @@ pub async fn diagnose(config: &Redis, side: Side) -> Vec<Step> {
         }
     };
     steps.push(Step::ok("login", format!("as user `{}`", shared.who.user)));
-    steps.push(kind(&known));
+    steps.push(kind(&known, unserved(&shared, &known).await));
     if let Kind::Cluster(slots) = &known.kind {
         let others: Vec<Address> =
             slots.primaries.iter().chain(&slots.replicas).filter(|node| !shared.seeds.contains(node)).cloned().collect();
@@ -118,9 +118,13 @@ async fn line(shared: &Shared, address: &Address) -> Vec<Step> {
     steps
 }
 
-/// What was seen, and after the semicolon what to do.
+/// What was seen, and after the last semicolon what to do.
+fn parts(reason: &str) -> (&str, &str) {
+    reason.rsplit_once("; ").unwrap_or((reason, ""))
+}
+
 fn split(name: &'static str, address: &Address, reason: &str) -> Step {
-    let (seen, todo) = reason.split_once("; ").unwrap_or((reason, ""));
+    let (seen, todo) = parts(reason);
     Step::failed(name, format!("{address}: {seen}"), todo)
 }
 
@@ -157,11 +161,26 @@ fn login(error: TransportError) -> Step {
         TransportError::Refused { reason, .. } | TransportError::Unavailable { reason, .. } => reason,
         other => other.to_string(),
     };
-    let (seen, todo) = reason.split_once("; ").unwrap_or((&reason, ""));
+    let (seen, todo) = parts(&reason);
     Step::failed("login", seen, todo)
 }
 
-fn kind(known: &Known) -> Step {
+/// How many slots of a cluster nobody serves: those that have no owner, and those whose owner counts as failed.
+async fn unserved(shared: &Arc<Shared>, known: &Known) -> usize {
+    let Kind::Cluster(slots) = &known.kind else { return 0 };
+    let mut failed = 0;
+    for node in shared.seeds.iter().chain(&slots.primaries) {
+        let asked = async { Conn::dial(shared, node, Credentials::Server).await?.cluster_info().await };
+        // Who does not answer, or may not be asked, is looked at below.
+        if let Ok(info) = asked.await {
+            failed = info.field("cluster_slots_fail").parse().unwrap_or(0);
+            break;
+        }
+    }
+    slots.uncovered() + failed
+}
+
+fn kind(known: &Known, unserved: usize) -> Step {
     match &known.kind {
         Kind::Single(server) => Step::ok("kind", format!("a single server, {server}")),
         Kind::Watched { server, sentinels } => {
@@ -170,11 +189,11 @@ fn kind(known: &Known) -> Step {
         Kind::Cluster(slots) => {
             let (primaries, replicas) = (slots.primaries.len(), slots.replicas.len());
             let seen = format!("a Redis Cluster of {primaries} primaries and {replicas} replicas");
-            match slots.uncovered() {
+            match unserved {
                 0 => Step::ok("cluster", format!("{seen}, every slot has an owner")),
                 n => Step::failed(
                     "cluster",
-                    format!("{seen}; {n} slots have no owner: the partitions in them stand still"),
+                    format!("{seen}; {n} slots are uncovered (no node serves them): the partitions in them stand still"),
                     "bring the missing nodes back, or give their slots to others (redis-cli --cluster fix)",
                 ),
             }
@@ -193,9 +212,9 @@ async fn announced(shared: &Arc<Shared>, nodes: &[Address], slots: &super::topol
         .into_iter()
         .flatten()
         .map(|(node, fault)| {
-            let announce = "a node must announce an address that is reached from here: cluster-announce-hostname or \
-                            cluster-announce-ip, and cluster-announce-port or -tls-port";
-            let (seen, todo) = fault.reason.split_once("; ").unwrap_or((&fault.reason, ""));
+            let announce = "if the node runs, it must announce an address that is reached from here: cluster-announce-hostname \
+                            or cluster-announce-ip, and cluster-announce-port or -tls-port";
+            let (seen, todo) = parts(&fault.reason);
             let todo = if todo.is_empty() { announce.to_owned() } else { format!("{todo}; {announce}") };
             let seen = format!("{node}, as the cluster announces it, cannot be used: {seen}");
             if slots.primaries.contains(node) { Step::failed("nodes", seen, todo) } else { Step::warning("nodes", seen, todo) }
@@ -229,7 +248,11 @@ async fn partitions(shared: &Arc<Shared>) -> Step {
                     format!("set redis.partitions to {made}"),
                 );
             }
-            Err(error) => return Step::failed("partitions", error.to_string(), ""),
+            Err(error) => {
+                let said = error.to_string();
+                let (seen, todo) = parts(&said);
+                return Step::failed("partitions", seen, todo);
+            }
         }
     }
     let prefix = &shared.config.prefix;

@@ -16,7 +16,7 @@
 //! | [`roles`] | one file per command: the only place where two rooms meet. |
 //! | [`cli`] | the commands and their flags. |
 //!
-//! `retry`, `tls` and `watched` (files that take effect without a restart) are small leaves.
+//! `diagnosis` (the steps of a check), `retry`, `tls` and `watched` (files that take effect without a restart) are small leaves.
 
 pub mod batch;
 pub mod cli;

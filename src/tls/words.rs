@@ -45,6 +45,12 @@ fn certificate(wrong: &CertificateError, ca: &str) -> String {
         CertificateError::UnknownIssuer => {
             format!("the server's certificate is not signed by an authority we trust; {ca} must have the one that signed it")
         }
+        CertificateError::BadSignature => {
+            format!(
+                "the server's certificate is not signed by an authority we trust: {ca} has one of the same name, with another key; it must \
+                 have the one that signed it"
+            )
+        }
         CertificateError::ExpiredContext { time, not_after } => {
             let days = time.as_secs().saturating_sub(not_after.as_secs()) / 86_400;
             format!("the server's certificate has expired, {days} days ago; renew it on the server")

@@ -7,7 +7,7 @@ mod roles;
 use serde_json::Value;
 
 use crate::support::app::{App, Done, text};
-use crate::support::certificates::Authority;
+use crate::support::certificates::{Authority, client};
 use crate::support::node::{PASSWORD, USER};
 use crate::support::redis::{RedisServer, Reply};
 use crate::support::secure::Secure;
@@ -80,7 +80,7 @@ fn ends(app: &App, wanted: &Finds, says: &[&str]) {
 fn certificates_that_do_not_fit() {
     let server = Secure::start();
     let other = server.certificates.path("other.crt");
-    std::fs::write(&other, Authority::new().pem()).unwrap();
+    std::fs::write(&other, Authority::new("another").pem).unwrap();
     let words = ["not signed by an authority we trust"];
     let app = server.app("").with("REDIS_CA_CERT", text(&other));
     ends(&app, &failed("TLS", &words, &["REDIS_CA_CERT"]), &[words[0], "REDIS_CA_CERT", "localhost"]);
@@ -88,11 +88,11 @@ fn certificates_that_do_not_fit() {
     let app = server.app("").with("REDIS_CLIENT_CERT", "").with("REDIS_CLIENT_KEY", "");
     ends(&app, &failed("TLS", &["wants a client certificate"], &["REDIS_CLIENT_CERT"]), &["client certificate", "REDIS_CLIENT_CERT"]);
 
-    let stranger = Authority::new().issue(&["telemetry"]);
+    let stranger = Authority::new("another").issue(&client("telemetry", 2));
     let app = server.app("").with("REDIS_CLIENT_CERT", &stranger.cert).with("REDIS_CLIENT_KEY", &stranger.key);
     ends(&app, &failed("TLS", &["not accept our client certificate"], &["REDIS_CLIENT_CERT"]), &["REDIS_CLIENT_CERT"]);
 
-    server.show(&server.certificates.authority().issue(&["redis.example"]));
+    server.show_for("redis.example");
     let app = server.app("");
     let wanted = failed("TLS", &["for another name", "localhost", "redis.example"], &["redis.tls.server_name"]);
     ends(&app, &wanted, &["another name", "redis.tls.server_name"]);
@@ -101,7 +101,7 @@ fn certificates_that_do_not_fit() {
     let (csv, _) = app.export("b.csv", 1, 2, 1);
     app.run(&["stream", "--csv", &csv]).exits(0);
 
-    server.show(&server.certificates.authority().issue_expired(&["localhost"]));
+    server.show_expired();
     finds(&server.app(""), &failed("TLS", &["has expired"], &["renew it on the server"]));
 }
 

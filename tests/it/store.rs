@@ -1,11 +1,13 @@
 //! What every store promises (`conformance`, `histories`, `reading`), and what each adds (`postgres`, `sqlite`).
 
 mod conformance;
+mod diagnose;
 mod histories;
 mod postgres;
 mod reading;
 mod rows;
 mod sqlite;
+mod tls;
 
 /// Runs every promise on the stores that `$new` makes: `async fn() -> impl Harness`. Brought into a module of its own.
 macro_rules! suite {

@@ -51,12 +51,12 @@ struct Inner {
 
 /// Where to connect to.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Target {
+pub(super) struct Target {
     /// Its name, or the directory of its socket.
-    host: Option<Host>,
+    pub(super) host: Option<Host>,
     /// Its address, where the name is not to be resolved.
-    address: Option<IpAddr>,
-    port: u16,
+    pub(super) address: Option<IpAddr>,
+    pub(super) port: u16,
 }
 
 impl Connector {
@@ -124,7 +124,25 @@ impl Connector {
         }
     }
 
-    async fn connect_any(&self) -> Result<Made, Error> {
+    /// The hosts, in the order they are given.
+    pub(super) fn targets(&self) -> &[Target] {
+        &self.0.targets
+    }
+
+    /// How TLS is done, if it is.
+    pub(super) fn tls(&self) -> Option<&Tls> {
+        self.0.tls.as_ref()
+    }
+
+    /// How it connects, in words.
+    pub(super) fn describe(&self) -> String {
+        let mode = self.0.tls.as_ref().map_or(SslMode::Disable, |tls| tls.mode);
+        let user = self.0.base.get_user().map_or_else(String::new, |user| format!(" as {user}"));
+        format!("sslmode={}{user}", mode.name())
+    }
+
+    /// Connects to the first host that takes us.
+    pub(super) async fn connect_any(&self) -> Result<Made, Error> {
         let mut order: Vec<&Target> = self.0.targets.iter().collect();
         if self.0.random {
             order.shuffle(&mut rand::rng());
@@ -163,8 +181,9 @@ impl Connect for Connector {
 impl Inner {
     /// Connects to a host in the ways that the mode allows.
     async fn reach(&self, target: &Target) -> Result<Made, Error> {
-        let unix = target.address.is_none() && !matches!(target.host, Some(Host::Tcp(_)));
-        let Some(tls) = self.tls.as_ref().filter(|_| !unix) else { return self.log_in(target, None, Wire::Disable).await };
+        let Some(tls) = self.tls.as_ref().filter(|_| target.name().is_some()) else {
+            return self.log_in(target, None, Wire::Disable).await;
+        };
         match tls.mode {
             SslMode::Allow => {
                 let error = match self.log_in(target, None, Wire::Disable).await {
@@ -235,20 +254,26 @@ impl Inner {
 }
 
 impl Target {
-    fn set(&self, config: &mut Config) {
+    /// The name by which it is reached and verified; `None`: it is a socket of this machine.
+    pub(super) fn name(&self) -> Option<String> {
         match (&self.host, self.address) {
-            (Some(Host::Tcp(name)), _) => {
+            (Some(Host::Tcp(name)), _) => Some(name.clone()),
+            // The name to verify is the address.
+            (_, Some(address)) => Some(address.to_string()),
+            _ => None,
+        }
+    }
+
+    fn set(&self, config: &mut Config) {
+        match (self.name(), &self.host) {
+            (Some(name), _) => {
                 config.host(name);
             }
             #[cfg(unix)]
-            (Some(Host::Unix(path)), _) => {
+            (None, Some(Host::Unix(path))) => {
                 config.host_path(path);
             }
-            // The name to verify is the address.
-            (None, Some(address)) => {
-                config.host(address.to_string());
-            }
-            (None, None) => {}
+            _ => {}
         }
         if let Some(address) = self.address {
             config.hostaddr(address);

@@ -14,7 +14,7 @@ use tokio_rustls::rustls::{AlertDescription, Error as TlsError};
 use super::tls::{CA, CERT};
 use super::url::Endpoint;
 use crate::store::StoreError;
-use crate::tls::explain;
+use crate::tls::{Remedy, explain, remedy, within};
 
 /// What there is to log in with.
 #[derive(Clone, Copy, Debug)]
@@ -69,7 +69,7 @@ fn is_missing_partition(state: &SqlState) -> bool {
 }
 
 /// The error and its causes in one line.
-fn chain(error: &tokio_postgres::Error) -> String {
+pub(super) fn chain(error: &tokio_postgres::Error) -> String {
     if let Some(db) = error.as_db_error() {
         let mut text = format!("{} (SQLSTATE {}", db.message(), db.code().code());
         for (name, part) in [("detail", db.detail()), ("hint", db.hint()), ("table", db.table()), ("column", db.column())] {
@@ -117,28 +117,38 @@ pub(super) fn from_postgres(endpoint: &Endpoint, error: &tokio_postgres::Error) 
     Fault { error, state: Some(state.clone()) }
 }
 
+/// What an error of connecting means to those who connect by themselves.
+pub(super) fn login_fault(endpoint: &Endpoint, login: Login, error: &tokio_postgres::Error) -> StoreError {
+    from_login(endpoint, login, error).error
+}
+
 /// What an error of connecting means.
 fn from_login(endpoint: &Endpoint, login: Login, error: &tokio_postgres::Error) -> Fault {
+    let at = format!("PostgreSQL at {endpoint}");
     let (reason, may_change) = match (error.code(), refusal(error)) {
         (Some(state), _) if state.code().starts_with("28") => {
             let may_change = login.password_can_change || login.certificate;
             (format!("{}: {}", chain(error), hint(error, login)), may_change)
         }
         (None, Some(reason)) => (reason, true),
-        _ if is_tls(error) => {
-            let direct = if login.direct { "; sslnegotiation=direct needs PostgreSQL 17 or later" } else { "" };
-            let reason = format!("the connection broke in the TLS handshake: {}{direct}", chain(error));
-            return StoreError::Unavailable { endpoint: format!("PostgreSQL at {endpoint}"), reason }.into();
+        (None, None) if is_tls(error) => {
+            let reason = rustls_error(error).map_or_else(
+                || {
+                    let direct = if login.direct { "; sslnegotiation=direct needs PostgreSQL 17 or later" } else { "" };
+                    format!("the connection broke in the TLS handshake: {}{direct}", chain(error))
+                },
+                |tls| explain(tls, CA, CERT),
+            );
+            return StoreError::Unavailable { endpoint: at, reason }.into();
         }
         _ => return from_postgres(endpoint, error),
     };
-    let (endpoint, state) = (format!("PostgreSQL at {endpoint}"), error.code().cloned());
-    let error = if login.worked && may_change {
-        StoreError::Unavailable { endpoint, reason: format!("{reason}; it was good before: waiting for it to be put right") }
+    let said = if login.worked && may_change {
+        StoreError::Unavailable { endpoint: at, reason: format!("{reason}; it was good before: waiting for it to be put right") }
     } else {
-        StoreError::Refused { endpoint, reason }
+        StoreError::Refused { endpoint: at, reason }
     };
-    Fault { error, state }
+    Fault { error: said, state: error.code().cloned() }
 }
 
 /// What to do about a refused login. The server's words are all there is to tell them apart by.
@@ -186,8 +196,9 @@ pub(super) fn is_tls(error: &tokio_postgres::Error) -> bool {
 fn refusal(error: &tokio_postgres::Error) -> Option<String> {
     if let Some(tls) = rustls_error(error) {
         let passes = match tls {
+            TlsError::InvalidCertificate(_) => remedy(tls) == Remedy::Wait,
             TlsError::AlertReceived(alert) => matches!(alert, AlertDescription::InternalError | AlertDescription::CloseNotify),
-            TlsError::InvalidCertificate(_) | TlsError::PeerIncompatible(_) | TlsError::InvalidMessage(_) => false,
+            TlsError::PeerIncompatible(_) | TlsError::InvalidMessage(_) => false,
             _ => true,
         };
         return (!passes).then(|| explain(tls, CA, CERT));
@@ -225,7 +236,7 @@ fn is_bad_name(error: &tokio_postgres::Error) -> bool {
 }
 
 fn rustls_error(error: &tokio_postgres::Error) -> Option<&TlsError> {
-    io_error(error)?.get_ref()?.downcast_ref::<TlsError>()
+    io_error(error).and_then(within)
 }
 
 /// The line was cut, without a word from the server.

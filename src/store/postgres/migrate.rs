@@ -17,8 +17,25 @@ const MIGRATIONS: &[Migration] = &[
     Migration { version: 2, name: "read", sql: include_str!("migrations/0002_read.sql") },
 ];
 
+/// What is in the schema, for who looks at rights.
+pub(super) const TABLES: [&str; 13] = [
+    "schema_migration",
+    "store",
+    "gpu",
+    "series",
+    "sample_chunk",
+    "source",
+    "source_reject",
+    "reject_reason",
+    "reject_chunk",
+    "dead_letter",
+    "batch_failure",
+    "samples",
+    "rejected_rows",
+];
+
 /// The oldest server: multiranges came with it.
-const OLDEST_SERVER: i32 = 140_000;
+pub(super) const OLDEST_SERVER: i32 = 140_000;
 
 const LOCK: &str = "SELECT pg_advisory_xact_lock(hashtextextended('telemetry migrate ' || coalesce(current_schema(), ''), 0))";
 
@@ -75,30 +92,60 @@ async fn check_server(session: &Session) -> Result<()> {
     Ok(())
 }
 
+/// What was applied, against what this program knows.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Applied {
+    /// All of it.
+    Current,
+    /// Only up to this version.
+    Older(i32),
+    /// One that is not known here.
+    Newer(i32, String),
+    /// One of another content.
+    Changed(i32, String),
+}
+
+/// The version that this program needs.
+pub(super) fn newest() -> i32 {
+    MIGRATIONS.last().map_or(0, |m| m.version)
+}
+
+/// Compares what was applied (version, name, checksum), in order.
+pub(super) fn compare(applied: &[(i32, String, String)]) -> Applied {
+    for (i, (version, name, checksum)) in applied.iter().enumerate() {
+        let Some(known) = MIGRATIONS.get(i).filter(|known| known.version == *version) else {
+            return Applied::Newer(*version, name.clone());
+        };
+        if Digest::of(known.sql.as_bytes()).to_string() != *checksum {
+            return Applied::Changed(*version, name.clone());
+        }
+    }
+    match MIGRATIONS.len().cmp(&applied.len()) {
+        std::cmp::Ordering::Greater => Applied::Older(applied.last().map_or(0, |(version, ..)| *version)),
+        _ => Applied::Current,
+    }
+}
+
 /// How many migrations are applied; each must be the one we know.
 async fn check_applied(session: &Session) -> Result<usize> {
     let rows = session.query("SELECT version, name, checksum FROM schema_migration ORDER BY version", &[]).await?;
-    for (i, row) in rows.iter().enumerate() {
-        let (version, name, checksum): (i32, &str, &str) = (row.get(0), row.get(1), row.get(2));
-        let at = &session.endpoint;
-        let Some(known) = MIGRATIONS.get(i).filter(|known| known.version == version) else {
-            let newest = MIGRATIONS.last().map_or(0, |m| m.version);
-            return Err(StoreError::Schema(format!(
-                "the schema in PostgreSQL at {at} is at version {version} ({name}), this program knows versions up to {newest}: \
-                 upgrade telemetry, or use another database"
-            ))
-            .into());
-        };
-        let ours = Digest::of(known.sql.as_bytes()).to_string();
-        if ours != checksum {
-            return Err(StoreError::Schema(format!(
-                "migration {version} ({name}) in PostgreSQL at {at} was applied with another content (checksum {checksum}, this program's \
-                 is {ours}): use the telemetry version that made this schema, or another database"
-            ))
-            .into());
-        }
+    let applied: Vec<(i32, String, String)> = rows.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect();
+    let at = &session.endpoint;
+    match compare(&applied) {
+        Applied::Current | Applied::Older(_) => Ok(applied.len()),
+        Applied::Newer(version, name) => Err(StoreError::Schema(format!(
+            "the schema in PostgreSQL at {at} is at version {version} ({name}), this program knows versions up to {}: upgrade telemetry, or \
+             use another database",
+            newest()
+        ))
+        .into()),
+        Applied::Changed(version, name) => Err(StoreError::Schema(format!(
+            "migration {version} ({name}) in PostgreSQL at {at} was applied with another content (checksum {}): use the telemetry version \
+             that made this schema, or another database",
+            applied.iter().find(|applied| applied.0 == version).map_or("", |applied| &applied.2)
+        ))
+        .into()),
     }
-    Ok(rows.len())
 }
 
 /// Whether the schema is there, and the one this program knows. Changes nothing.

@@ -11,6 +11,7 @@
 //! | `copy` | chunks to binary COPY |
 //! | `commit`, `overlap` | the transaction: fast path, slow path |
 //! | `read`, `arrays` | what readers ask; chunks decoded in bulk |
+//! | `diagnose` | what `telemetry check` looks at |
 //! | `ledger`, `dead` | sources and what they cover, dead letters |
 //!
 //! Locks, in this order, by everybody: sources by id, then (not held together with each other) dead letters, then GPUs by id.
@@ -22,6 +23,7 @@ mod commit;
 mod connect;
 mod copy;
 mod dead;
+mod diagnose;
 mod error;
 mod ledger;
 mod migrate;
@@ -41,6 +43,7 @@ use std::time::SystemTime;
 use async_trait::async_trait;
 
 use self::connect::Connector;
+pub use self::diagnose::diagnose;
 use self::pool::{Connections, Session};
 use self::series::Caches;
 pub use self::url::{Endpoint, validate_url};

@@ -55,7 +55,7 @@ async fn certificates_and_passwords_are_changed_without_a_restart() {
     let before: Vec<f64> = roles.iter().map(wan).collect();
 
     // Another authority, another certificate on either side; and nobody keeps an old connection.
-    server.certificates.put_all(&Authority::new());
+    server.certificates.put_all(&Authority::new("the next"));
     server.reload();
     server.node.command(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
     arrive(&database, growing.grow(1)).await;

@@ -34,12 +34,12 @@ async fn a_server_that_is_not_there_yet_is_waited_for() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_whose_certificate_has_expired_is_waited_for() {
     let server = Secure::start();
-    server.show(&server.certificates.authority().issue_expired(&["localhost"]));
+    server.show_expired();
     let app = server.app("");
     let (csv, _) = app.export("a.csv", 2, 10, 1);
     let mut role = app.start(&["stream", "--csv", &csv]);
     waits(&mut role, &["certificate", "has expired", "renew it on the server"]).await;
-    server.show(&server.certificates.authority().issue(&["localhost"]));
+    server.show_for("localhost");
     assert_eq!(role.wait(), 0, "{}", role.log());
     assert!(!role.log().contains(PASSWORD), "no secret in the log");
 }

@@ -1,6 +1,7 @@
-//! An authority of one's own, and certificates for servers and clients on this machine.
+//! Authorities of one's own, and certificates for servers and clients on this machine.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use tempfile::TempDir;
@@ -8,48 +9,80 @@ use tempfile::TempDir;
 /// An authority.
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
-    pem: String,
+    /// Its certificate, PEM.
+    pub pem: String,
 }
 
-/// A certificate with its key, PEM.
+/// A certificate and its key, PEM.
+#[derive(Clone)]
 pub struct Issued {
     pub cert: String,
     pub key: String,
 }
 
+impl Issued {
+    /// Written as `name.crt` and `name.key`.
+    pub fn write(&self, directory: &Path, name: &str) {
+        std::fs::write(directory.join(format!("{name}.crt")), &self.cert).unwrap();
+        std::fs::write(directory.join(format!("{name}.key")), &self.key).unwrap();
+    }
+}
+
+/// What a certificate is to say.
+pub struct Wish<'a> {
+    /// Whose it is.
+    pub common_name: &'a str,
+    /// DNS names and addresses.
+    pub names: &'a [&'a str],
+    pub serial: u64,
+    pub ends: Option<SystemTime>,
+}
+
+/// A certificate for these names.
+pub fn named<'a>(names: &'a [&'a str]) -> Wish<'a> {
+    Wish { common_name: "test", names, serial: 1, ends: None }
+}
+
+/// A certificate of a client.
+pub fn client(common_name: &str, serial: u64) -> Wish<'_> {
+    Wish { common_name, names: &[], serial, ends: None }
+}
+
+impl Wish<'_> {
+    fn params(&self) -> CertificateParams {
+        let names: Vec<String> = self.names.iter().map(|name| (*name).to_owned()).collect();
+        let mut params = CertificateParams::new(names).unwrap();
+        params.distinguished_name.push(DnType::CommonName, self.common_name);
+        params.serial_number = Some(self.serial.into());
+        if let Some(ends) = self.ends {
+            params.not_after = ends.into();
+        }
+        params
+    }
+
+    /// Signed by itself, and marked as an authority, as `openssl req -x509` does it.
+    pub fn self_signed(&self) -> Issued {
+        let key = KeyPair::generate().unwrap();
+        let mut params = self.params();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        Issued { cert: params.self_signed(&key).unwrap().pem(), key: key.serialize_pem() }
+    }
+}
+
 impl Authority {
     /// A new one: nobody trusts it who is not told.
-    pub fn new() -> Self {
+    pub fn new(name: &str) -> Self {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.distinguished_name.push(DnType::CommonName, "an authority of tests");
+        params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let pem = params.self_signed(&key).unwrap().pem();
         Self { issuer: Issuer::new(params, key), pem }
     }
 
-    /// Its certificate, PEM.
-    pub fn pem(&self) -> &str {
-        &self.pem
-    }
-
-    /// A certificate for these names and addresses.
-    pub fn issue(&self, names: &[&str]) -> Issued {
-        self.sign(CertificateParams::new(names.iter().map(ToString::to_string).collect::<Vec<_>>()).unwrap(), names[0])
-    }
-
-    /// One that has run out long ago.
-    pub fn issue_expired(&self, names: &[&str]) -> Issued {
-        let mut params = CertificateParams::new(names.iter().map(ToString::to_string).collect::<Vec<_>>()).unwrap();
-        params.not_before = rcgen::date_time_ymd(2020, 1, 1);
-        params.not_after = rcgen::date_time_ymd(2020, 2, 1);
-        self.sign(params, names[0])
-    }
-
-    fn sign(&self, mut params: CertificateParams, name: &str) -> Issued {
+    pub fn issue(&self, wish: &Wish<'_>) -> Issued {
         let key = KeyPair::generate().unwrap();
-        params.distinguished_name.push(DnType::CommonName, name);
-        Issued { cert: params.signed_by(&key, &self.issuer).unwrap().pem(), key: key.serialize_pem() }
+        Issued { cert: wish.params().signed_by(&key, &self.issuer).unwrap().pem(), key: key.serialize_pem() }
     }
 }
 
@@ -62,7 +95,7 @@ pub struct Certificates {
 impl Certificates {
     /// For `localhost` and 127.0.0.1.
     pub fn new() -> Self {
-        let all = Self { dir: TempDir::new().unwrap(), authority: Authority::new() };
+        let all = Self { dir: TempDir::new().unwrap(), authority: Authority::new("an authority of tests") };
         all.put_all(&all.authority);
         all
     }
@@ -77,16 +110,15 @@ impl Certificates {
         self.dir.path().join(name)
     }
 
-    /// Puts others in the place of those of a role.
-    pub fn put(&self, role: &str, issued: &Issued) {
-        std::fs::write(self.path(&format!("{role}.crt")), &issued.cert).unwrap();
-        std::fs::write(self.path(&format!("{role}.key")), &issued.key).unwrap();
+    /// Puts another certificate in the place of the server's.
+    pub fn put_server(&self, issued: &Issued) {
+        issued.write(self.dir.path(), "server");
     }
 
     /// Puts those of this authority in the place of all.
     pub fn put_all(&self, authority: &Authority) {
-        std::fs::write(self.path("ca.crt"), authority.pem()).unwrap();
-        self.put("server", &authority.issue(&["localhost", "127.0.0.1"]));
-        self.put("client", &authority.issue(&["telemetry"]));
+        std::fs::write(self.path("ca.crt"), &authority.pem).unwrap();
+        authority.issue(&named(&["localhost", "127.0.0.1"])).write(self.dir.path(), "server");
+        authority.issue(&client("telemetry", 2)).write(self.dir.path(), "client");
     }
 }

@@ -14,15 +14,30 @@ use telemetry::store::Store;
 use telemetry::store::postgres::PostgresStore;
 use tokio_postgres::{Client, NoTls};
 
+use super::certificates::{Authority, Issued, named};
+
 /// Of the superuser.
 pub const PASSWORD: &str = "a-secret-of-tests";
 const TEMPLATE: &str = "telemetry_template";
 
+/// pg_hba.conf of a server with TLS. Such users are made by [`Server::user`].
+const RULES: &str = "\
+local     all postgres                 scram-sha-256
+hostssl   all only_tls    127.0.0.1/32 scram-sha-256
+hostnossl all only_plain  127.0.0.1/32 scram-sha-256
+hostssl   all needs_cert  127.0.0.1/32 scram-sha-256 clientcert=verify-full
+hostssl   all by_cert     127.0.0.1/32 cert
+host      all postgres    127.0.0.1/32 scram-sha-256
+host      all rotated     127.0.0.1/32 scram-sha-256
+";
+
 /// A server.
 pub struct Server {
-    dir: PathBuf,
+    pub dir: PathBuf,
     bin: PathBuf,
-    port: u16,
+    pub port: u16,
+    /// With TLS: options, and rules of who may log in how.
+    tls: bool,
     /// Its standard input closes with us.
     watchdog: Child,
 }
@@ -100,8 +115,27 @@ impl Server {
         })
     }
 
+    /// A server with TLS that tests share, with the authority that signed its certificate and those of its clients. It is `localhost`.
+    pub fn with_tls() -> (&'static Self, &'static Authority) {
+        static SHARED: OnceLock<(Server, Authority)> = OnceLock::new();
+        let (server, authority) = SHARED.get_or_init(|| {
+            let authority = Authority::new("the authority of tests");
+            (Self::start_with_tls(&authority.issue(&named(&["localhost"])), &authority), authority)
+        });
+        (server, authority)
+    }
+
+    /// A server of one's own with TLS. Users that are named after how they may log in are in [`RULES`].
+    pub fn start_with_tls(own: &Issued, clients: &Authority) -> Self {
+        Self::start_as(Some((own, clients)))
+    }
+
     /// A server of one's own.
     pub fn start() -> Self {
+        Self::start_as(None)
+    }
+
+    fn start_as(tls: Option<(&Issued, &Authority)>) -> Self {
         let bin = bin_dir();
         let dir = tempfile::Builder::new().prefix("telemetry-pg-").tempdir().expect("a directory").keep();
         std::fs::write(dir.join("password"), PASSWORD).expect("a password file");
@@ -125,7 +159,12 @@ impl Server {
             .arg(dir.join("password"))
             .arg("-D")
             .arg(dir.join("data")));
-        let mut server = Self { dir, bin, port: free_port(), watchdog };
+        let mut server = Self { dir, bin, port: free_port(), tls: tls.is_some(), watchdog };
+        if let Some((own, clients)) = tls {
+            std::fs::write(server.dir.join("clients.crt"), &clients.pem).expect("a file");
+            server.write_certificate(own);
+            std::fs::write(server.dir.join("data/pg_hba.conf"), RULES).expect("the rules");
+        }
         // A port that was free may be taken before the server has it.
         for _ in 0..5 {
             if server.try_start() {
@@ -142,13 +181,37 @@ impl Server {
     }
 
     fn try_start(&self) -> bool {
-        let options = format!(
+        let mut options = format!(
             "-c listen_addresses=127.0.0.1 -c port={} -c unix_socket_directories={} -c fsync=off -c max_connections=300 \
              -c shared_buffers=64MB -c max_locks_per_transaction=256",
             self.port,
             self.dir.display()
         );
+        if self.tls {
+            let file = |name: &str| self.dir.join(name).display().to_string();
+            options += &format!(
+                " -c ssl=on -c ssl_cert_file={} -c ssl_key_file={} -c ssl_ca_file={}",
+                file("server.crt"),
+                file("server.key"),
+                file("clients.crt")
+            );
+        }
         succeeds(self.pg_ctl().args(["-w", "-o", &options, "-l"]).arg(self.dir.join("log")).arg("start"))
+    }
+
+    /// Gives it another certificate, which counts a moment later.
+    pub fn replace_certificate(&self, own: &Issued) {
+        self.write_certificate(own);
+        run(self.pg_ctl().arg("reload"));
+    }
+
+    fn write_certificate(&self, own: &Issued) {
+        own.write(&self.dir, "server");
+        let key = self.dir.join("server.key");
+        run(Command::new("chmod").arg("600").arg(&key));
+        if is_root() {
+            run(Command::new("chown").arg("postgres").arg(&key));
+        }
     }
 
     /// Kills it as a crash would: no checkpoint, no goodbye.
@@ -175,6 +238,22 @@ impl Server {
     /// The URL of a database.
     pub fn url(&self, database: &str) -> String {
         format!("postgres://postgres:{PASSWORD}@127.0.0.1:{}/{database}", self.port)
+    }
+
+    /// A user, with the rights of a superuser and the password of tests.
+    pub async fn user(&self, name: &str) {
+        let admin = Database { url: self.url("postgres") }.client().await;
+        let made = admin.batch_execute(&format!("CREATE ROLE {name} SUPERUSER LOGIN PASSWORD '{PASSWORD}'")).await;
+        // Tests that share a server may share a user.
+        let there = |error: &tokio_postgres::Error| error.code().is_some_and(|code| ["42710", "23505"].contains(&code.code()));
+        assert!(made.as_ref().err().is_none_or(there), "{made:?}");
+    }
+
+    /// Its version, such as 150004.
+    pub async fn version(&self) -> i32 {
+        let admin = Database { url: self.url("postgres") }.client().await;
+        let row = admin.query_one("SELECT current_setting('server_version_num')::int", &[]).await.expect("a version");
+        row.get(0)
     }
 
     /// A new database without any schema.

@@ -1,11 +1,12 @@
 //! One real Redis with TLS, client certificates and an ACL, whose certificates and users can be changed while it runs.
 
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use tempfile::TempDir;
 
 use super::app::App;
-use super::certificates::{Certificates, Issued};
+use super::certificates::{Certificates, Issued, Wish, named};
 use super::node::{Access, Node};
 use super::postgres::free_port;
 
@@ -38,9 +39,19 @@ impl Secure {
         App::new(&self.url(), database).with_all(self.access.variables())
     }
 
-    /// The server shows another certificate.
-    pub fn show(&self, issued: &Issued) {
-        self.certificates.put("server", issued);
+    /// The server shows one for this name, signed by who signed the others.
+    pub fn show_for(&self, name: &str) {
+        self.show(&self.certificates.authority().issue(&named(&[name])));
+    }
+
+    /// The server shows one that ended a year ago.
+    pub fn show_expired(&self) {
+        let ends = Some(SystemTime::now() - Duration::from_secs(365 * 86_400));
+        self.show(&self.certificates.authority().issue(&Wish { ends, ..named(&["localhost"]) }));
+    }
+
+    fn show(&self, issued: &Issued) {
+        self.certificates.put_server(issued);
         self.reload();
     }
 

@@ -10,45 +10,62 @@ use super::{Side, texts};
 use crate::diagnosis::Step;
 use crate::transport::{Result, TransportError};
 
-/// What both sides do; `K` stands for a key of ours.
+/// What both sides do. A word that begins with `@` stands for a key of that kind: a user may have each command on its own keys only, as
+/// in charts/redis-cluster/acl.yaml.
 const BOTH: &[&[&str]] = &[
     &["INFO"],
     &["PING"],
     &["TIME"],
     &["SCRIPT", "LOAD", "return 1"],
-    &["EVAL", "return 1", "1", "K"],
-    &["EVALSHA", "0", "1", "K"],
-    &["EXISTS", "K"],
-    &["GET", "K"],
-    &["DEL", "K"],
-    &["HGET", "K", "f"],
-    &["HSET", "K", "f", "v"],
-    &["XLEN", "K"],
-    &["XRANGE", "K", "-", "+"],
-    &["XINFO", "GROUPS", "K"],
-    &["XPENDING", "K", "g"],
-    &["XTRIM", "K", "MINID", "0"],
+    &["EVAL", "return 1", "1", "@stream"],
+    &["EVALSHA", "0", "1", "@stream"],
+    &["EXISTS", "@stream"],
+    &["XLEN", "@stream"],
+    &["XINFO", "GROUPS", "@stream"],
+    &["XINFO", "STREAM", "@stream"],
+    &["XPENDING", "@stream", "g"],
+    &["XTRIM", "@stream", "MINID", "0"],
+    &["XGROUP", "CREATE", "@stream", "g", "0", "MKSTREAM"],
+    &["HGET", "@positions", "f"],
+    &["HGET", "@committed", "f"],
+    &["HGET", "@meta", "f"],
+    &["HSET", "@meta", "f", "v"],
+    &["HLEN", "@dicts"],
 ];
 /// Streamers.
 const EDGE: &[&[&str]] = &[
-    &["SET", "K", "v"],
-    &["PEXPIRE", "K", "1"],
-    &["HLEN", "K"],
-    &["LRANGE", "K", "0", "-1"],
-    &["RPUSH", "K", "v"],
-    &["XADD", "K", "*", "f", "v"],
-    &["XGROUP", "CREATE", "K", "g", "0", "MKSTREAM"],
     &["WAIT", "0", "1"],
+    &["XADD", "@stream", "*", "f", "v"],
+    &["HSET", "@positions", "f", "v"],
+    &["HSET", "@dicts", "f", "v"],
+    &["EXISTS", "@dict:0"],
+    &["SET", "@dict:0", "v"],
+    &["GET", "@lease:0"],
+    &["SET", "@lease:0", "v"],
+    &["PEXPIRE", "@lease:0", "1"],
+    &["DEL", "@lease:0"],
+    &["LRANGE", "@registry:0", "0", "-1"],
+    &["RPUSH", "@registry:0", "v"],
 ];
 /// Collectors, and those who look.
 const CENTRAL: &[&[&str]] = &[
-    &["HDEL", "K", "f"],
-    &["HGETALL", "K"],
-    &["XREADGROUP", "GROUP", "g", "c", "STREAMS", "K", ">"],
-    &["XACK", "K", "g", "0-1"],
-    &["XCLAIM", "K", "g", "c", "0", "0-1"],
-    &["XAUTOCLAIM", "K", "g", "c", "0", "0"],
-    &["XGROUP", "CREATE", "K", "g", "0", "MKSTREAM"],
+    &["XRANGE", "@stream", "-", "+"],
+    &["XREADGROUP", "GROUP", "g", "c", "STREAMS", "@stream", ">"],
+    &["XACK", "@stream", "g", "0-1"],
+    &["XCLAIM", "@stream", "g", "c", "0", "0-1"],
+    &["XAUTOCLAIM", "@stream", "g", "c", "0", "0"],
+    &["XGROUP", "DELCONSUMER", "@stream", "g", "c"],
+    &["HGETALL", "@positions"],
+    &["HGETALL", "@committed"],
+    &["HSET", "@committed", "f", "v"],
+    &["HDEL", "@positions", "f"],
+    &["DEL", "@positions", "@committed"],
+    &["HDEL", "@meta", "f"],
+    &["HGET", "@dicts", "f"],
+    &["HGETALL", "@dicts"],
+    &["HDEL", "@dicts", "f"],
+    &["GET", "@dict:0"],
+    &["DEL", "@dict:0"],
 ];
 
 /// Asks each primary (their users are each their own).
@@ -70,8 +87,8 @@ pub(super) async fn look(shared: &Arc<Shared>, primaries: &[Address], side: Side
         }
     }
     if steps.is_empty() {
-        let who = if side == Side::Edge { "a streamer" } else { "streamers, collectors and the API" };
-        steps.push(Step::ok("rights", format!("everything that {who} does is permitted on {}", shared.who.patterns)));
+        let who = if side == Side::Edge { "a streamer does" } else { "collectors and the API do" };
+        steps.push(Step::ok("rights", format!("everything that {who} is permitted on {}", shared.who.patterns)));
     }
     steps
 }
@@ -79,20 +96,18 @@ pub(super) async fn look(shared: &Arc<Shared>, primaries: &[Address], side: Side
 /// What is missing.
 async fn ask(shared: &Arc<Shared>, server: &Address, side: Side, cluster: bool) -> Result<Option<Step>> {
     let conn = Conn::dial(shared, server, Credentials::Server).await?;
-    let key = shared.keys.stream(0);
-    let mut wanted: Vec<&[&str]> = BOTH.iter().chain(EDGE).copied().collect();
-    if side == Side::Central {
-        wanted.extend(CENTRAL);
-    }
+    let stream = shared.keys.stream(0);
+    let tag = stream.trim_end_matches("stream");
+    let of_side = if side == Side::Edge { EDGE } else { CENTRAL };
+    let mut wanted: Vec<&[&str]> = BOTH.iter().chain(of_side).copied().collect();
     if cluster {
         wanted.push(&["CLUSTER", "SLOTS"]);
     }
     let (mut commands, mut keys) = (Vec::new(), false);
     for call in wanted {
-        let words: Vec<&str> = ["DRYRUN", shared.who.user.as_str()]
-            .into_iter()
-            .chain(call.iter().map(|word| if *word == "K" { key.as_str() } else { word }))
-            .collect();
+        let call_words = call.iter().map(|word| word.strip_prefix('@').map_or_else(|| (*word).to_owned(), |kind| format!("{tag}{kind}")));
+        let words: Vec<String> = ["DRYRUN".to_owned(), shared.who.user.clone()].into_iter().chain(call_words).collect();
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
         let said = reply::text(&conn.call("ACL", texts(&words)).await?)?;
         if said == "OK" {
             continue;

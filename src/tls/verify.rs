@@ -36,9 +36,8 @@ impl ServerCertVerifier for Pinned {
         }
         // What remains of the check: the time, and the name.
         let time = facts(end_entity).map_err(|_| CertificateError::BadEncoding)?;
-        let seconds = |time: std::time::SystemTime| {
-            UnixTime::since_unix_epoch(time.duration_since(UNIX_EPOCH).unwrap_or_default())
-        };
+        let seconds =
+            |time: std::time::SystemTime| UnixTime::since_unix_epoch(time.duration_since(UNIX_EPOCH).unwrap_or_default());
         let (not_before, not_after) = (seconds(time.begins), seconds(time.ends));
         if now > not_after {
             return Err(CertificateError::ExpiredContext { time: now, not_after }.into());

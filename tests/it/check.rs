@@ -48,11 +48,14 @@ fn finds(app: &App, wanted: &Finds) {
             && all(wanted.seen, &step["seen"])
             && all(wanted.todo, &step["todo"])
     });
-    let Some(step) = step else { panic!("{} {}: {:?} {:?} not in\n{}", wanted.outcome, wanted.step, wanted.seen, wanted.todo, plain.stdout) };
+    let Some(step) = step else {
+        panic!("{} {}: {:?} {:?} not in\n{}", wanted.outcome, wanted.step, wanted.seen, wanted.todo, plain.stdout)
+    };
     let label = if wanted.outcome == "failed" { "FAILED" } else { "warning" };
-    let line = plain.stdout.lines().position(|line| {
-        line.starts_with(&format!("{label:<8} redis     {}", wanted.step)) && line.contains(wanted.seen[0])
-    });
+    let line = plain
+        .stdout
+        .lines()
+        .position(|line| line.starts_with(&format!("{label:<8} redis     {}", wanted.step)) && line.contains(wanted.seen[0]));
     let remedy = line.and_then(|at| plain.stdout.lines().nth(at + 1)).unwrap_or_default();
     assert_eq!(remedy.trim_start().strip_prefix("→ "), step["todo"].as_str(), "{}", plain.stdout);
     let code = i32::from(found.iter().any(|step| step["outcome"] == "failed"));
@@ -86,7 +89,11 @@ fn certificates_that_do_not_fit() {
     ends(&app, &failed("TLS", &words, &["REDIS_CA_CERT"]), &[words[0], "REDIS_CA_CERT", "localhost"]);
 
     let app = server.app("").with("REDIS_CLIENT_CERT", "").with("REDIS_CLIENT_KEY", "");
-    ends(&app, &failed("TLS", &["wants a client certificate"], &["REDIS_CLIENT_CERT"]), &["client certificate", "REDIS_CLIENT_CERT"]);
+    ends(
+        &app,
+        &failed("TLS", &["wants a client certificate"], &["REDIS_CLIENT_CERT"]),
+        &["client certificate", "REDIS_CLIENT_CERT"],
+    );
 
     let stranger = Authority::new("another").issue(&client("telemetry", 2));
     let app = server.app("").with("REDIS_CLIENT_CERT", &stranger.cert).with("REDIS_CLIENT_KEY", &stranger.key);
@@ -116,7 +123,11 @@ fn passwords_and_rights() {
 
     server.node.ok(&["ACL", "SETUSER", "edge", "on", &format!(">{PASSWORD}"), "~{telemetry:*", "+@all", "-xadd"]);
     let app = server.app("").with("REDIS_USERNAME", "edge");
-    ends(&app, &failed("rights", &["`edge`", "permission", "XADD"], &["ACL SETUSER edge +xadd"]), &["`edge`", "XADD", "ACL SETUSER"]);
+    ends(
+        &app,
+        &failed("rights", &["`edge`", "permission", "XADD"], &["ACL SETUSER edge +xadd"]),
+        &["`edge`", "XADD", "ACL SETUSER"],
+    );
     server.node.ok(&["ACL", "SETUSER", "edge", "+xadd", "resetkeys", "~other*"]);
     ends(&app, &failed("rights", &["`edge`", "the keys ~{telemetry:*"], &["ACL SETUSER edge"]), &["`edge`", "{telemetry:"]);
 }

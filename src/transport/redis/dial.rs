@@ -123,7 +123,13 @@ async fn connect(address: &Address, patience: Duration, reached: &mut Reached) -
                 true,
             ));
         }
-        Err(_) => return Err(fault(Step::Resolve, format!("DNS does not answer for {} (timed out); check the resolver, and that it may be asked", address.host), true)),
+        Err(_) => {
+            return Err(fault(
+                Step::Resolve,
+                format!("DNS does not answer for {} (timed out); check the resolver, and that it may be asked", address.host),
+                true,
+            ));
+        }
     };
     reached.resolve = begun.elapsed();
     reached.addresses.clone_from(&addresses);
@@ -141,7 +147,10 @@ async fn connect(address: &Address, patience: Duration, reached: &mut Reached) -
                 );
             }
             Ok(Err(error)) => last = format!("{target}: {error}"),
-            Err(_) => last = format!("{target} does not answer (timed out); check the address, the host, firewalls and network policies"),
+            Err(_) => {
+                last =
+                    format!("{target} does not answer (timed out); check the address, the host, firewalls and network policies")
+            }
         }
     }
     Err(fault(Step::Connect, last, true))
@@ -185,8 +194,7 @@ async fn plain_or_silent(address: &Address, patience: Duration) -> Fault {
         let reason = "it speaks Redis without TLS on this port, and TLS is asked for; use its TLS port, or redis:// without REDIS_TLS_ENABLED";
         return Fault { step: Step::Tls, reason: reason.to_owned(), passing: false };
     }
-    let reason =
-        "it accepts the connection and does not answer the TLS handshake: frozen, overloaded, or not a TLS port (timed out); look at the server";
+    let reason = "it accepts the connection and does not answer the TLS handshake: frozen, overloaded, or not a TLS port (timed out); look at the server";
     Fault { step: Step::Tls, reason: reason.to_owned(), passing: true }
 }
 

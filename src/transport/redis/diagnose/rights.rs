@@ -105,7 +105,8 @@ async fn ask(shared: &Arc<Shared>, server: &Address, side: Side, cluster: bool) 
     }
     let (mut commands, mut keys) = (Vec::new(), false);
     for call in wanted {
-        let call_words = call.iter().map(|word| word.strip_prefix('@').map_or_else(|| (*word).to_owned(), |kind| format!("{tag}{kind}")));
+        let call_words =
+            call.iter().map(|word| word.strip_prefix('@').map_or_else(|| (*word).to_owned(), |kind| format!("{tag}{kind}")));
         let words: Vec<String> = ["DRYRUN".to_owned(), shared.who.user.clone()].into_iter().chain(call_words).collect();
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         let said = reply::text(&conn.call("ACL", texts(&words)).await?)?;

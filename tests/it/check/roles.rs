@@ -2,26 +2,25 @@
 
 use crate::support::app::{App, Role, wait_for};
 use crate::support::node::PASSWORD;
-use crate::support::postgres::free_port;
 use crate::support::redis::RedisServer;
 use crate::support::secure::Secure;
 
 async fn waits(role: &mut Role, words: &[&str]) {
-    let said = |role: &Role| {
-        role.get("/readyz").is_some_and(|(status, text)| status == 503 && words.iter().all(|word| text.contains(word)))
-    };
-    wait_for(&format!("/readyz with {words:?}"), || async { said(role) }).await;
+    let seen: &Role = role;
+    let said = || seen.get("/readyz").is_some_and(|(status, text)| status == 503 && words.iter().all(|word| text.contains(word)));
+    wait_for(&format!("/readyz with {words:?}"), || async { said() }).await;
     assert!(role.ended().is_none(), "{}", role.log());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_is_not_there_yet_is_waited_for() {
-    let port = free_port();
-    let app = App::new(&format!("redis://127.0.0.1:{port}"), "");
+    let redis = RedisServer::start();
+    redis.kill();
+    let app = App::new(&redis.url(), "");
     let (csv, _) = app.export("a.csv", 2, 10, 1);
     let mut role = app.start(&["stream", "--csv", &csv]);
-    waits(&mut role, &["redis", &format!("127.0.0.1:{port}"), "refused"]).await;
-    let _redis = RedisServer::start_with(&["--port", &port.to_string()]);
+    waits(&mut role, &["redis", &format!("127.0.0.1:{}", redis.port()), "refused"]).await;
+    redis.restart();
     assert_eq!(role.wait(), 0, "{}", role.log());
 
     let app = App::new("redis://no-such-host.invalid:6379", "");

@@ -69,6 +69,28 @@ fn configuration(config: &Config) -> Step {
     }
 }
 
+/// Where the text of a line begins, and where it ends: a screen is that wide.
+const INDENT: usize = 33;
+const WIDTH: usize = 120;
+
+/// Broken between words, so that it fits; what does not is continued below its beginning.
+fn wrapped(text: &str) -> String {
+    let (mut broken, mut column) = (String::new(), INDENT);
+    for word in text.split(' ') {
+        let length = word.chars().count();
+        if column > INDENT && column + 1 + length > WIDTH {
+            broken.push_str(&format!("\n{:INDENT$}", ""));
+            column = INDENT;
+        } else if column > INDENT {
+            broken.push(' ');
+            column += 1;
+        }
+        broken.push_str(word);
+        column += length;
+    }
+    broken
+}
+
 /// A line for each step, the remedy below it.
 fn lines(report: &Report) -> String {
     let mut text = String::new();
@@ -79,9 +101,9 @@ fn lines(report: &Report) -> String {
                 Outcome::Warning => "warning",
                 Outcome::Failed => "FAILED",
             };
-            text.push_str(&format!("{outcome:<8} {:<9} {:<13} {}\n", part.service, step.name, step.seen));
+            text.push_str(&format!("{outcome:<8} {:<9} {:<13} {}\n", part.service, step.name, wrapped(&step.seen)));
             if !step.todo.is_empty() {
-                text.push_str(&format!("{:33}→ {}\n", "", step.todo));
+                text.push_str(&format!("{:INDENT$}{}\n", "", wrapped(&format!("→ {}", step.todo))));
             }
         }
     }

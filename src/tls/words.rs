@@ -51,9 +51,11 @@ fn certificate(wrong: &CertificateError, ca: &str) -> String {
                  have the one that signed it"
             )
         }
-        CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
-            format!("the server's certificate has expired ({wrong}); renew it on the server")
+        CertificateError::ExpiredContext { time, not_after } => {
+            let days = time.as_secs().saturating_sub(not_after.as_secs()) / 86_400;
+            format!("the server's certificate has expired, {days} days ago; renew it on the server")
         }
+        CertificateError::Expired => "the server's certificate has expired; renew it on the server".to_owned(),
         CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
             format!("the server's certificate is not valid yet ({wrong}); check the clocks of both sides")
         }

@@ -270,7 +270,10 @@ async fn a_line_that_is_cut_or_dead_is_mended_without_a_trace() {
     let (csv, holds) = far.export("a.csv", 16, 200, 5);
     let collect = near.start(&["collect"]);
     let mut stream = far.start(&["stream", "--csv", &csv, "--cluster", "w", "--rate", "4000"]);
-    let up = |role: &Role| role.metric("message_queue_connection_status") == Some(1.0);
+    let shows = |role: &Role, up: f64, ready: u16| {
+        role.metric("message_queue_connection_status") == Some(up)
+            && role.get("/readyz").is_some_and(|(status, _)| status == ready)
+    };
     for (line, role, rows) in [(&edge, &stream, 2_000), (&centre, &collect, 8_000)] {
         wait_for("more rows", || async { stored(&database, "w").await > rows }).await;
         for silent in [true, false] {
@@ -279,9 +282,9 @@ async fn a_line_that_is_cut_or_dead_is_mended_without_a_trace() {
             } else {
                 line.cut();
             }
-            wait_for("a line that shows as lost", || async { !up(role) }).await;
+            wait_for("a line that shows as lost", || async { shows(role, 0.0, 503) }).await;
             line.mend();
-            wait_for("a line that is back", || async { up(role) }).await;
+            wait_for("a line that is back", || async { shows(role, 1.0, 200) }).await;
         }
     }
     assert_eq!(stream.wait(), 0, "{}", stream.log());

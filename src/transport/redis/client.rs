@@ -178,6 +178,11 @@ impl Conn {
         self.wire.address.to_string()
     }
 
+    /// What a node of a cluster says of the cluster.
+    pub(super) async fn cluster_info(&self) -> Result<Info> {
+        Ok(Info(reply::text(&self.call("CLUSTER", vec!["INFO".into()]).await?)?))
+    }
+
     /// What waiting cannot help.
     pub(super) fn refused(&self, reason: &str) -> TransportError {
         TransportError::Refused { endpoint: self.wire.address.to_string(), reason: reason.to_owned() }

@@ -12,7 +12,7 @@ use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::pki_types::ServerName;
-use tokio_rustls::rustls::{ClientConfig, ProtocolVersion};
+use tokio_rustls::rustls::{CertificateError, ClientConfig, Error, ProtocolVersion};
 
 use super::url::Address;
 use crate::tls::{self, Facts, Remedy};
@@ -84,10 +84,10 @@ pub(super) async fn dial(
             step: Step::Greet,
             reason: match silence {
                 Silence::Timeout => {
-                    "it accepts the connection and does not answer: frozen, overloaded, or not Redis (timed out)".to_owned()
+                    "it accepts the connection and does not answer: frozen, overloaded, or not Redis (timed out); look at the server".to_owned()
                 }
                 Silence::Closed => {
-                    "it closes the connection at once: does it want TLS (rediss://, REDIS_TLS_ENABLED=true)?".to_owned()
+                    "it closes the connection at once; does it want TLS (rediss://, REDIS_TLS_ENABLED=true)?".to_owned()
                 }
                 Silence::Foreign => "what answers there does not speak the Redis protocol; check redis.url".to_owned(),
             },
@@ -123,7 +123,13 @@ async fn connect(address: &Address, patience: Duration, reached: &mut Reached) -
                 true,
             ));
         }
-        Err(_) => return Err(fault(Step::Resolve, format!("DNS does not answer for {} (timed out)", address.host), true)),
+        Err(_) => {
+            return Err(fault(
+                Step::Resolve,
+                format!("DNS does not answer for {} (timed out); check the resolver, and that it may be asked", address.host),
+                true,
+            ));
+        }
     };
     reached.resolve = begun.elapsed();
     reached.addresses.clone_from(&addresses);
@@ -141,7 +147,10 @@ async fn connect(address: &Address, patience: Duration, reached: &mut Reached) -
                 );
             }
             Ok(Err(error)) => last = format!("{target}: {error}"),
-            Err(_) => last = format!("{target} does not answer (timed out): a firewall, a wrong address, or a host that is down"),
+            Err(_) => {
+                last =
+                    format!("{target} does not answer (timed out); check the address, the host, firewalls and network policies");
+            }
         }
     }
     Err(fault(Step::Connect, last, true))
@@ -157,10 +166,21 @@ async fn handshake(stream: TcpStream, encrypt: &Encrypt, patience: Duration) -> 
         Ok(Ok(stream)) => Ok(stream),
         Ok(Err(error)) => match tls::within(&error) {
             Some(error) if tls::remedy(error) == Remedy::NotTls => Err(None),
-            Some(error) => Err(fault(tls::explain(error, CA, CERT), tls::remedy(error) == Remedy::Wait)),
+            Some(error) => Err(fault(explained(error), tls::remedy(error) == Remedy::Wait)),
             None => Err(fault(format!("the connection broke off in the TLS handshake: {error}"), true)),
         },
         Err(_) => Err(None),
+    }
+}
+
+/// In the words of TLS, and what the name to verify is called here.
+fn explained(error: &Error) -> String {
+    let said = tls::explain(error, CA, CERT);
+    match error {
+        Error::InvalidCertificate(CertificateError::NotValidForNameContext { presented, .. }) if !presented.is_empty() => {
+            format!("{said} (redis.tls.server_name, REDIS_TLS_SERVER_NAME)")
+        }
+        _ => said,
     }
 }
 
@@ -174,8 +194,7 @@ async fn plain_or_silent(address: &Address, patience: Duration) -> Fault {
         let reason = "it speaks Redis without TLS on this port, and TLS is asked for; use its TLS port, or redis:// without REDIS_TLS_ENABLED";
         return Fault { step: Step::Tls, reason: reason.to_owned(), passing: false };
     }
-    let reason =
-        "it accepts the connection and does not answer the TLS handshake: frozen, overloaded, or not a TLS port (timed out)";
+    let reason = "it accepts the connection and does not answer the TLS handshake: frozen, overloaded, or not a TLS port (timed out); look at the server";
     Fault { step: Step::Tls, reason: reason.to_owned(), passing: true }
 }
 

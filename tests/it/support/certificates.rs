@@ -89,21 +89,36 @@ impl Authority {
 /// What a server on this machine and its clients need, as files: `ca.crt`, and `.crt` and `.key` of `server` and `client`.
 pub struct Certificates {
     dir: TempDir,
+    authority: Authority,
 }
 
 impl Certificates {
     /// For `localhost` and 127.0.0.1.
     pub fn new() -> Self {
-        let dir = TempDir::new().unwrap();
-        let authority = Authority::new("an authority of tests");
-        std::fs::write(dir.path().join("ca.crt"), &authority.pem).unwrap();
-        authority.issue(&named(&["localhost", "127.0.0.1"])).write(dir.path(), "server");
-        authority.issue(&client("telemetry", 2)).write(dir.path(), "client");
-        Self { dir }
+        let all = Self { dir: TempDir::new().unwrap(), authority: Authority::new("an authority of tests") };
+        all.put_all(&all.authority);
+        all
+    }
+
+    /// Who signed them in the beginning.
+    pub fn authority(&self) -> &Authority {
+        &self.authority
     }
 
     /// One of the files.
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
+    }
+
+    /// Puts another certificate in the place of the server's.
+    pub fn put_server(&self, issued: &Issued) {
+        issued.write(self.dir.path(), "server");
+    }
+
+    /// Puts those of this authority in the place of all.
+    pub fn put_all(&self, authority: &Authority) {
+        std::fs::write(self.path("ca.crt"), &authority.pem).unwrap();
+        authority.issue(&named(&["localhost", "127.0.0.1"])).write(self.dir.path(), "server");
+        authority.issue(&client("telemetry", 2)).write(self.dir.path(), "client");
     }
 }

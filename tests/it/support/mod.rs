@@ -9,4 +9,5 @@ pub mod node;
 pub mod postgres;
 pub mod proxy;
 pub mod redis;
+pub mod secure;
 pub mod sentinel;

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use super::client::{Conn, Credentials};
 use super::dial::{Fault, Reached, Step as Stage};
 use super::shared::Shared;
-use super::topology::{Kind, Known};
+use super::topology::{Kind, Known, Slots};
 use super::url::Address;
 use super::{RedisTransport, reply};
 use crate::config::Redis;
@@ -59,13 +59,16 @@ pub async fn diagnose(config: &Redis, side: Side) -> Vec<Step> {
         Err(error) => return vec![Step::failed("configuration", error.to_string(), "correct it")],
     };
     let mut steps = Vec::new();
-    let mut good = false;
+    // What cannot be reached is said once.
+    let mut away = Vec::new();
     for seed in &shared.seeds {
         let line = line(&shared, seed).await;
-        good |= line.iter().all(|step| step.outcome != Outcome::Failed);
+        if line.iter().any(|step| step.outcome == Outcome::Failed) {
+            away.push(seed.clone());
+        }
         steps.extend(line);
     }
-    if !good {
+    if away.len() == shared.seeds.len() {
         return steps;
     }
     let known = match shared.topology.get(&shared).await {
@@ -76,20 +79,26 @@ pub async fn diagnose(config: &Redis, side: Side) -> Vec<Step> {
         }
     };
     steps.push(Step::ok("login", format!("as user `{}`", shared.who.user)));
-    steps.push(kind(&known));
+    steps.push(kind(&known, unserved(&shared, &known).await));
     if let Kind::Cluster(slots) = &known.kind {
         let others: Vec<Address> =
             slots.primaries.iter().chain(&slots.replicas).filter(|node| !shared.seeds.contains(node)).cloned().collect();
-        steps.extend(announced(&shared, &others, slots).await);
+        let (found, unreachable) = announced(&shared, &others, slots).await;
+        steps.extend(found);
+        away.extend(unreachable);
     }
-    let primaries = match &known.kind {
+    let mut primaries = match &known.kind {
         Kind::Single(server) | Kind::Watched { server, .. } => vec![server.clone()],
         Kind::Cluster(slots) => slots.primaries.clone(),
     };
+    primaries.retain(|server| !away.contains(server));
+    if primaries.is_empty() {
+        return steps;
+    }
     let looked = join_all(primaries.iter().map(|server| nodes::look(&shared, server))).await;
     steps.extend(nodes::summary(looked, matches!(known.kind, Kind::Cluster(_))));
     steps.extend(rights::look(&shared, &primaries, side).await);
-    steps.push(partitions(&shared).await);
+    steps.push(partitions(&shared, &away).await);
     steps
 }
 
@@ -118,9 +127,13 @@ async fn line(shared: &Shared, address: &Address) -> Vec<Step> {
     steps
 }
 
-/// What was seen, and after the semicolon what to do.
+/// What was seen, and after the last semicolon what to do.
+fn parts(reason: &str) -> (&str, &str) {
+    reason.rsplit_once("; ").unwrap_or((reason, ""))
+}
+
 fn split(name: &'static str, address: &Address, reason: &str) -> Step {
-    let (seen, todo) = reason.split_once("; ").unwrap_or((reason, ""));
+    let (seen, todo) = parts(reason);
     Step::failed(name, format!("{address}: {seen}"), todo)
 }
 
@@ -157,11 +170,26 @@ fn login(error: TransportError) -> Step {
         TransportError::Refused { reason, .. } | TransportError::Unavailable { reason, .. } => reason,
         other => other.to_string(),
     };
-    let (seen, todo) = reason.split_once("; ").unwrap_or((&reason, ""));
+    let (seen, todo) = parts(&reason);
     Step::failed("login", seen, todo)
 }
 
-fn kind(known: &Known) -> Step {
+/// How many slots of a cluster nobody serves: those that have no owner, and those whose owner counts as failed.
+async fn unserved(shared: &Arc<Shared>, known: &Known) -> usize {
+    let Kind::Cluster(slots) = &known.kind else { return 0 };
+    let mut failed = 0;
+    for node in shared.seeds.iter().chain(&slots.primaries) {
+        let asked = async { Conn::dial(shared, node, Credentials::Server).await?.cluster_info().await };
+        // Who does not answer, or may not be asked, is looked at below.
+        if let Ok(info) = asked.await {
+            failed = info.field("cluster_slots_fail").parse().unwrap_or(0);
+            break;
+        }
+    }
+    slots.uncovered() + failed
+}
+
+fn kind(known: &Known, unserved: usize) -> Step {
     match &known.kind {
         Kind::Single(server) => Step::ok("kind", format!("a single server, {server}")),
         Kind::Watched { server, sentinels } => {
@@ -170,11 +198,11 @@ fn kind(known: &Known) -> Step {
         Kind::Cluster(slots) => {
             let (primaries, replicas) = (slots.primaries.len(), slots.replicas.len());
             let seen = format!("a Redis Cluster of {primaries} primaries and {replicas} replicas");
-            match slots.uncovered() {
+            match unserved {
                 0 => Step::ok("cluster", format!("{seen}, every slot has an owner")),
                 n => Step::failed(
                     "cluster",
-                    format!("{seen}; {n} slots have no owner: the partitions in them stand still"),
+                    format!("{seen}; {n} slots are uncovered (no node serves them): the partitions in them stand still"),
                     "bring the missing nodes back, or give their slots to others (redis-cli --cluster fix)",
                 ),
             }
@@ -182,20 +210,21 @@ fn kind(known: &Known) -> Step {
     }
 }
 
-/// Whether every node can be reached at the address that it announces.
-async fn announced(shared: &Arc<Shared>, nodes: &[Address], slots: &super::topology::Slots) -> Vec<Step> {
+/// Whether every node can be reached at the address that it announces; and those that cannot.
+async fn announced(shared: &Arc<Shared>, nodes: &[Address], slots: &Slots) -> (Vec<Step>, Vec<Address>) {
     let tried = join_all(nodes.iter().map(|node| async move {
         let mut reached = Reached::default();
         shared.dial(node, &mut reached).await.err().map(|fault| (node, fault))
     }))
     .await;
-    let mut steps: Vec<Step> = tried
-        .into_iter()
-        .flatten()
+    let faults: Vec<_> = tried.into_iter().flatten().collect();
+    let away = faults.iter().map(|(node, _)| (*node).clone()).collect();
+    let mut steps: Vec<Step> = faults
+        .iter()
         .map(|(node, fault)| {
-            let announce = "a node must announce an address that is reached from here: cluster-announce-hostname or \
-                            cluster-announce-ip, and cluster-announce-port or -tls-port";
-            let (seen, todo) = fault.reason.split_once("; ").unwrap_or((&fault.reason, ""));
+            let announce = "if the node runs, it must announce an address that is reached from here: cluster-announce-hostname \
+                            or cluster-announce-ip, and cluster-announce-port or -tls-port";
+            let (seen, todo) = parts(&fault.reason);
             let todo = if todo.is_empty() { announce.to_owned() } else { format!("{todo}; {announce}") };
             let seen = format!("{node}, as the cluster announces it, cannot be used: {seen}");
             if slots.primaries.contains(node) { Step::failed("nodes", seen, todo) } else { Step::warning("nodes", seen, todo) }
@@ -211,15 +240,15 @@ async fn announced(shared: &Arc<Shared>, nodes: &[Address], slots: &super::topol
     if steps.is_empty() {
         steps.push(Step::ok("nodes", "every node is reached at the address that it announces"));
     }
-    steps
+    (steps, away)
 }
 
 /// Whether the queue was made with as many partitions as are configured. Only looked at: who uses the queue first writes it.
-async fn partitions(shared: &Arc<Shared>) -> Step {
+async fn partitions(shared: &Arc<Shared>, away: &[Address]) -> Step {
     let ours = shared.config.partitions;
     let (mut conns, mut unknown): (HashMap<Address, Conn>, u16) = (HashMap::new(), 0);
     for partition in 0..ours {
-        match made_with(shared, &mut conns, partition).await {
+        match made_with(shared, &mut conns, away, partition).await {
             Ok(None) => unknown += 1,
             Ok(Some(made)) if made == ours.to_string() => {}
             Ok(Some(made)) => {
@@ -229,21 +258,34 @@ async fn partitions(shared: &Arc<Shared>) -> Step {
                     format!("set redis.partitions to {made}"),
                 );
             }
-            Err(error) => return Step::failed("partitions", error.to_string(), ""),
+            Err(error) => {
+                let said = error.to_string();
+                let (seen, todo) = parts(&said);
+                return Step::failed("partitions", seen, todo);
+            }
         }
     }
     let prefix = &shared.config.prefix;
     match unknown {
         0 => Step::ok("partitions", format!("{ours}, under {prefix}")),
-        n if n == ours => {
+        n if n == ours && away.is_empty() => {
             Step::ok("partitions", format!("the queue {prefix} is not there yet: who comes first makes it, with {ours}"))
         }
-        n => Step::ok("partitions", format!("{ours}, under {prefix}; {n} of them were not used yet")),
+        n => Step::ok("partitions", format!("{ours}, under {prefix}; {n} of them were not used yet, or cannot be asked")),
     }
 }
 
-async fn made_with(shared: &Arc<Shared>, conns: &mut HashMap<Address, Conn>, partition: Partition) -> Result<Option<String>> {
+/// `None` also where the server cannot be asked.
+async fn made_with(
+    shared: &Arc<Shared>,
+    conns: &mut HashMap<Address, Conn>,
+    away: &[Address],
+    partition: Partition,
+) -> Result<Option<String>> {
     let server = shared.topology.place(shared, partition).await?;
+    if away.contains(&server) {
+        return Ok(None);
+    }
     let conn = match conns.entry(server) {
         Entry::Occupied(conn) => conn.into_mut(),
         Entry::Vacant(place) => {

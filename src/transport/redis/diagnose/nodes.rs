@@ -75,8 +75,12 @@ fn memory(info: &Info) -> Step {
         return Step::warning("memory", seen, "set maxmemory to what the machine can spare");
     }
     let seen = format!("{} of {} used", mib(used), mib(most));
+    let todo = "streamers wait when it is full: look at the collectors' lag, or give it more";
+    if used >= most {
+        return Step::failed("memory", format!("{seen}: it is full, and takes nothing more"), todo);
+    }
     if used / most > MEMORY {
-        return Step::warning("memory", seen, "streamers wait when it is full: look at the collectors' lag, or give it more");
+        return Step::warning("memory", seen, todo);
     }
     Step::ok("memory", seen)
 }

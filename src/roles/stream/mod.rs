@@ -99,7 +99,7 @@ async fn once(shared: &Arc<Shared>, inputs: Vec<Input>, queue: &str) -> anyhow::
             (_, Ok(Outcome::Interrupted)) => interrupted = true,
             (name, Err(error)) => {
                 if error.ends_all() {
-                    return Err(error.into());
+                    return Err(error.into_error());
                 }
                 // A file that cannot be read keeps nobody from reading the others.
                 eprintln!("error: {error}");
@@ -159,7 +159,7 @@ fn scan(files: &mut Watch) -> Vec<Input> {
 fn note_end(files: &mut Watch, (input, outcome): Followed) -> anyhow::Result<()> {
     let state = match outcome {
         Ok(state) => state,
-        Err(error) if error.ends_all() => return Err(error.into()),
+        Err(error) if error.ends_all() => return Err(error.into_error()),
         Err(error) => {
             tracing::error!("{error}; this file is left alone until it changes");
             input.path().and_then(|path| std::fs::metadata(path).ok()).map(|metadata| FileState::of(&metadata))

@@ -46,6 +46,14 @@ pub(super) enum Failure {
 }
 
 impl Failure {
+    /// As the end of the process says it: what the queue refuses is still found as that.
+    pub(super) fn into_error(self) -> anyhow::Error {
+        match self {
+            Self::Queue(error) => error.into(),
+            other => other.into(),
+        }
+    }
+
     /// Whether the other sources cannot go on either.
     pub(super) fn ends_all(&self) -> bool {
         match self {

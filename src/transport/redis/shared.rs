@@ -117,7 +117,11 @@ impl Shared {
     /// Why a server cannot be reached, in words. What once worked may work again by itself (certificates and passwords are being
     /// renewed on both sides): it is not given up.
     pub(super) async fn diagnose(&self, address: &Address, seen: TransportError) -> TransportError {
-        let fault = tokio::time::timeout(self.config.connect_timeout, self.dial(address, &mut Reached::default())).await;
+        // A silent server costs two of these: one for TLS, one to see whether it is a plain port.
+        let patience = self.config.connect_timeout / 3;
+        let (mut reached, encrypt) = (Reached::default(), self.encrypt(address));
+        let dialed = dial::dial(address, encrypt.as_ref(), patience, &mut reached);
+        let fault = tokio::time::timeout(self.config.connect_timeout, dialed).await;
         let endpoint = address.to_string();
         match fault {
             Ok(Err(Fault { reason, passing: true, .. })) => TransportError::Unavailable { endpoint, reason },

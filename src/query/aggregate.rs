@@ -133,9 +133,9 @@ impl Query {
         let known: Vec<_> = known.into_iter().collect();
         let place = |group| known.binary_search(&group).ok().and_then(|at| u32::try_from(at).ok()).unwrap_or(u32::MAX);
         let places: Vec<u32> = group_of.iter().map(place).collect();
-        let mut groups = Groups::new();
+        let (mut groups, mut width) = (Groups::new(), None);
         for (some, places) in series.chunks(SERIES_AT_ONCE).zip(places.chunks(SERIES_AT_ONCE)) {
-            self.add_series(request, some, places, (from, to), &mut groups).await?;
+            self.add_series(request, some, places, (from, to), &mut width, &mut groups).await?;
         }
         let names = names(request.group_by);
         let mut rows = Vec::new();
@@ -179,6 +179,7 @@ impl Query {
         series: &[SeriesRow],
         places: &[u32],
         (from, to): (i64, i64),
+        width: &mut Option<i64>,
         groups: &mut Groups,
     ) -> Result<()> {
         // Over time each series becomes one value; over a group `agg` is meant. A sum or a count of samples would follow how often
@@ -198,6 +199,7 @@ impl Query {
             range: (from, to),
             order: Order::Asc,
             hint: None,
+            width: *width,
         };
         let mut slices = Slices::new(Arc::clone(&self.reader), wanted);
         // Steps that more than one slice has samples of.
@@ -237,6 +239,7 @@ impl Query {
                 ));
             }
             if slice.is_none() {
+                *width = Some(slices.width());
                 return Ok(());
             }
         }

@@ -69,16 +69,18 @@ pub(super) struct Wanted {
     pub(super) order: Order,
     /// How many samples are likely to be wanted, where not all are.
     pub(super) hint: Option<usize>,
+    /// The width of the first slice, ms, where something is known.
+    pub(super) width: Option<i64>,
 }
 
 impl Slices {
     pub(super) fn new(reader: Arc<dyn Reader>, wanted: Wanted) -> Self {
-        let Wanted { series, live, range: (from, to), order, hint } = wanted;
+        let Wanted { series, live, range: (from, to), order, hint, width } = wanted;
         let before = to.saturating_add(1);
         let target = hint.unwrap_or(usize::MAX).clamp(1024, TARGET);
         let places = series.iter().enumerate().map(|(at, id)| (*id, u32::try_from(at).unwrap_or(u32::MAX))).collect();
         // As if every series had a sample a second: right soon, whatever is true. What would be two slices is one.
-        let width = (target as i64 * 1000 / (live.max(1) as i64)).max(1000);
+        let width = width.unwrap_or((target as i64 * 1000 / (live.max(1) as i64)).max(1000));
         let all = before.saturating_sub(from);
         let width = if all <= width.saturating_mul(2) { all } else { width };
         Self {
@@ -122,6 +124,11 @@ impl Slices {
             self.left.extend(chunks);
             return Ok(Some(Slice { from: a, before: b, runs: self.take(a, b) }));
         }
+    }
+
+    /// How wide a slice is that has about as many samples as it should.
+    pub(super) fn width(&self) -> i64 {
+        self.width
     }
 
     /// The series to ask for chunks of a slice: all, or where most have none, those that have.
@@ -365,10 +372,9 @@ pub(super) mod tests {
             let have = runtime.block_on(async {
                 // Series that have nothing are looked for in vain, and then not any more.
                 let series = if sparse { (1..=2).chain(10..20).collect() } else { vec![1, 2] };
-                let wanted = Wanted { series, live: 2, range: (from, to), order, hint: None };
+                let wanted = Wanted { series, live: 2, range: (from, to), order, hint: None, width: Some(width) };
                 let mut slices = Slices::new(Arc::new(Chunks(chunks)), wanted);
                 (slices.most, slices.target, slices.few) = (64, 16, 4);
-                slices.width = slices.width.min(width);
                 let mut have = Vec::new();
                 while let Some(slice) = slices.next().await.unwrap() {
                     let some: Vec<Sample> = Samples::merged(slice.runs, order).collect();

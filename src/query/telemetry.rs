@@ -169,6 +169,7 @@ impl Query {
             range: (from, to),
             order: request.order,
             hint: request.limit.filter(|_| step_ms.is_none()).map(|limit| limit.saturating_mul(2)),
+            width: None,
         };
         telemetry.slices = Some(Slices::new(Arc::clone(&self.reader), wanted));
         telemetry.steps = request.step.map(|(_, agg)| Steps {

@@ -8,7 +8,7 @@ use std::pin::pin;
 use async_trait::async_trait;
 use futures_util::StreamExt;
 use tokio_postgres::Row;
-use tokio_postgres::types::ToSql;
+use tokio_postgres::types::{ToSql, Type};
 
 use super::PostgresStore;
 use super::arrays::{Doubles, Ints};
@@ -23,23 +23,47 @@ use crate::store::{
 /// A board with MIG slices is one GPU; one without a uuid is told by its place.
 const ONE_GPU: &str = "CASE WHEN g.uuid = '' THEN 'at ' || g.hostname || ':' || coalesce(g.gpu_index::text, '') ELSE g.uuid END";
 
+/// A parameter whose type is known without asking the server.
+trait Value: ToSql + Sync + Send + 'static {
+    const TYPE: Type;
+}
+
+impl Value for i32 {
+    const TYPE: Type = Type::INT4;
+}
+impl Value for i64 {
+    const TYPE: Type = Type::INT8;
+}
+impl Value for Vec<i64> {
+    const TYPE: Type = Type::INT8_ARRAY;
+}
+impl Value for String {
+    const TYPE: Type = Type::TEXT;
+}
+impl Value for Vec<String> {
+    const TYPE: Type = Type::TEXT_ARRAY;
+}
+impl Value for Time {
+    const TYPE: Type = Type::TIMESTAMPTZ;
+}
+
 /// Conditions and their parameters.
 #[derive(Default)]
 struct Conditions {
     text: String,
-    values: Vec<Box<dyn ToSql + Sync + Send>>,
+    values: Vec<(Box<dyn ToSql + Sync + Send>, Type)>,
 }
 
 impl Conditions {
     /// Adds a condition; `?` in it stands for the value.
-    fn add(&mut self, condition: &str, value: impl ToSql + Sync + Send + 'static) {
-        self.values.push(Box::new(value));
+    fn add<V: Value>(&mut self, condition: &str, value: V) {
+        let parameter = self.parameter(value);
         self.text.push_str(" AND ");
-        self.text.push_str(&condition.replace('?', &format!("${}", self.values.len())));
+        self.text.push_str(&condition.replace('?', &parameter));
     }
 
-    fn parameter(&mut self, value: impl ToSql + Sync + Send + 'static) -> String {
-        self.values.push(Box::new(value));
+    fn parameter<V: Value>(&mut self, value: V) -> String {
+        self.values.push((Box::new(value), V::TYPE));
         format!("${}", self.values.len())
     }
 
@@ -69,8 +93,15 @@ impl Conditions {
     }
 
     async fn query(&self, session: &Session, sql: &str) -> Result<Vec<Row>> {
-        let values: Vec<&(dyn ToSql + Sync)> = self.values.iter().map(|value| &**value as &(dyn ToSql + Sync)).collect();
+        let values: Vec<&(dyn ToSql + Sync)> = self.values.iter().map(|(value, _)| &**value as &(dyn ToSql + Sync)).collect();
         session.query(sql, &values).await
+    }
+
+    /// The same, where the best way depends on how many things are meant: it is looked for each time, in the same round trip.
+    async fn query_anew(&self, session: &Session, sql: &str) -> Result<Vec<Row>> {
+        let values: Vec<(&(dyn ToSql + Sync), Type)> =
+            self.values.iter().map(|(value, type_)| (&**value as &(dyn ToSql + Sync), type_.clone())).collect();
+        session.within(session.raw().query_typed(sql, &values)).await
     }
 }
 
@@ -152,17 +183,14 @@ impl Reader for PostgresStore {
             where_.add(&format!("({order}) > ({}, ?)", known.join(", ")), place.mig_instance.clone());
         }
         let limit = where_.parameter(rows(limit));
-        let newest = |column: &str| format!("(array_agg(g.{column} ORDER BY g.last_seen DESC, g.id DESC))[1]");
+        // What is said of it is what the description says that was seen last.
+        let place = "g.cluster, g.hostname, g.gpu_index, g.uuid, g.mig_instance";
         let sql = format!(
-            "SELECT g.cluster, g.hostname, g.gpu_index, g.uuid, g.mig_instance, array_agg(g.id ORDER BY g.last_seen, g.id), \
-                    {}, {}, {}, {}, {}, min(g.first_seen), max(g.last_seen) \
-               FROM gpu g WHERE g.first_seen IS NOT NULL{} \
-              GROUP BY g.cluster, g.hostname, g.gpu_index, g.uuid, g.mig_instance ORDER BY {order} LIMIT {limit}",
-            newest("device"),
-            newest("model"),
-            newest("driver_version"),
-            newest("pci_bus_id"),
-            newest("mig_profile"),
+            "SELECT {place}, p.ids, g.device, g.model, g.driver_version, g.pci_bus_id, g.mig_profile, p.first_seen, p.last_seen \
+               FROM (SELECT array_agg(g.id ORDER BY g.last_seen, g.id) AS ids, min(g.first_seen) AS first_seen, \
+                            max(g.last_seen) AS last_seen \
+                       FROM gpu g WHERE g.first_seen IS NOT NULL{} GROUP BY {place} ORDER BY {order} LIMIT {limit}) p \
+               JOIN gpu g ON g.id = p.ids[cardinality(p.ids)] ORDER BY {order}",
             where_.text
         );
         let found = where_.query(&session, &sql).await?;
@@ -196,7 +224,7 @@ impl Reader for PostgresStore {
                FROM series s JOIN gpu g ON g.id = s.gpu_id WHERE g.first_seen IS NOT NULL{} ORDER BY s.id LIMIT {limit}",
             where_.text
         );
-        let found = where_.query(&session, &sql).await?;
+        let found = where_.query_anew(&session, &sql).await?;
         session.done();
         let series = |row: &Row| SeriesRow {
             id: row.get(0),

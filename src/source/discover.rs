@@ -15,24 +15,40 @@ use super::{Input, SourceError};
 /// # Errors
 /// A path that does not exist, a directory that cannot be read, a directory or pattern with nothing in it, a bad pattern.
 pub fn discover(patterns: &[String]) -> Result<Vec<Input>, SourceError> {
-    list(patterns, false)
-}
-
-fn list(patterns: &[String], wait: bool) -> Result<Vec<Input>, SourceError> {
-    let mut seen = BTreeSet::new();
     let mut inputs = Vec::new();
     for pattern in patterns {
-        let found = match one(pattern) {
-            Ok(found) => found,
-            Err(SourceError::Io { cause, .. }) if wait && cause.kind() == io::ErrorKind::NotFound => Vec::new(),
-            Err(error) => return Err(error),
-        };
-        if found.is_empty() && !wait {
+        let found = one(pattern)?;
+        if found.is_empty() {
             return Err(SourceError::NothingThere { pattern: pattern.clone() });
         }
-        inputs.extend(found.into_iter().filter(|input| seen.insert(input.clone())));
+        inputs.extend(found);
     }
-    Ok(inputs)
+    Ok(each_once(inputs))
+}
+
+fn each_once(mut inputs: Vec<Input>) -> Vec<Input> {
+    let mut seen = BTreeSet::new();
+    inputs.retain(|input| seen.insert(input.clone()));
+    inputs
+}
+
+/// Why a pattern stands for nothing, in words that follow it.
+fn nothing_at(pattern: &str) -> String {
+    const SHOWN: usize = 3;
+    let Ok(entries) = std::fs::read_dir(pattern) else {
+        let is_pattern = pattern.contains(['*', '?', '[']);
+        return if is_pattern { "matches no file" } else { "does not exist" }.to_owned();
+    };
+    let mut names: Vec<String> = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    match names.len() {
+        0 => "is an empty directory".to_owned(),
+        n => {
+            let more = if n > SHOWN { format!(" and {} more", n - SHOWN) } else { String::new() };
+            names.truncate(SHOWN);
+            format!("has no *.csv and no *.csv.gz (it has {}{more})", names.join(", "))
+        }
+    }
 }
 
 fn one(pattern: &str) -> Result<Vec<Input>, SourceError> {
@@ -92,13 +108,14 @@ pub struct Watch {
     patterns: Vec<String>,
     files: HashMap<FileId, Seen>,
     stdin: bool,
+    nothing: Vec<String>,
 }
 
 impl Watch {
     /// A watch over patterns. They may stand for nothing yet.
     #[must_use]
     pub fn new(patterns: Vec<String>) -> Self {
-        Self { patterns, files: HashMap::new(), stdin: false }
+        Self { patterns, files: HashMap::new(), stdin: false, nothing: Vec::new() }
     }
 
     /// The inputs to open: those never given before, and those that were done and have changed since. They count as open until
@@ -109,7 +126,7 @@ impl Watch {
     pub fn scan(&mut self) -> Result<Vec<Input>, SourceError> {
         let mut new = Vec::new();
         let mut there = BTreeSet::new();
-        for input in list(&self.patterns, true)? {
+        for input in self.list()? {
             let Some(path) = input.path() else {
                 if !std::mem::replace(&mut self.stdin, true) {
                     new.push(input);
@@ -133,6 +150,28 @@ impl Watch {
         // What is done and gone can be forgotten: its inode may come again as another file.
         self.files.retain(|id, seen| matches!(seen, Seen::Open) || there.contains(id));
         Ok(new)
+    }
+
+    fn list(&mut self) -> Result<Vec<Input>, SourceError> {
+        let mut inputs = Vec::new();
+        self.nothing.clear();
+        for pattern in &self.patterns {
+            let found = match one(pattern) {
+                Err(SourceError::Io { cause, .. }) if cause.kind() == io::ErrorKind::NotFound => Vec::new(),
+                found => found?,
+            };
+            if found.is_empty() {
+                self.nothing.push(pattern.clone());
+            }
+            inputs.extend(found);
+        }
+        Ok(each_once(inputs))
+    }
+
+    /// The patterns that stood for nothing at the last scan, and what is there instead.
+    #[must_use]
+    pub fn nothing(&self) -> Vec<String> {
+        self.nothing.iter().map(|pattern| format!("{pattern} {}", nothing_at(pattern))).collect()
     }
 
     /// A file was read to its end, when it was like this; it is given again if it changes.

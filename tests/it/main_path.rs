@@ -169,6 +169,75 @@ async fn a_followed_file_grows_rotates_and_survives_restarts() {
     place.audit();
 }
 
+/// What comes late is said once and waited for: no directory, none with a CSV in it, a file without a byte or with nothing but a header
+/// (as Kubernetes mounts an empty ConfigMap: links that are put in place of others).
+#[tokio::test(flavor = "multi_thread")]
+async fn what_has_no_rows_yet_is_followed() {
+    let place = place().await;
+    let _collect = place.app.start(&["collect"]);
+    let at = |name: &str| text(&place.app.dir.path().join(name)).to_owned();
+    let [absent, empty, other] = ["absent", "empty", "other"].map(at);
+    for directory in [&empty, &other] {
+        std::fs::create_dir(directory).unwrap();
+    }
+    std::fs::write(format!("{other}/notes.txt"), "not a CSV").unwrap();
+    let (csv, holds) = place.app.export("later.export", 2, 20, 1);
+    let bytes = std::fs::read(&csv).unwrap();
+    let header = bytes.iter().position(|b| *b == b'\n').unwrap() + 1;
+    let (blank, headed, mounted) = (at("blank.csv"), at("headed.csv"), at("mounted.csv"));
+    std::fs::write(&blank, "").unwrap();
+    std::fs::write(&headed, &bytes[..header]).unwrap();
+    std::fs::write(at("before"), "").unwrap();
+    std::os::unix::fs::symlink(at("before"), &mounted).unwrap();
+    let mut stream = place.app.start(&[
+        "stream",
+        "--follow",
+        "--cluster",
+        "late",
+        "--csv",
+        &absent,
+        &empty,
+        &other,
+        &blank,
+        &headed,
+        &mounted,
+    ]);
+    let said = [
+        format!("{absent} does not exist"),
+        format!("{empty} is an empty directory"),
+        format!("{other} has no *.csv and no *.csv.gz (it has notes.txt)"),
+        format!("{blank} is empty"),
+        format!("{headed} has no complete row yet"),
+        format!("{mounted} is empty"),
+    ];
+    wait_for("a warning for each", || async { said.iter().all(|words| stream.log().contains(words)) }).await;
+    ready(&stream).await;
+    assert!(stream.ended().is_none(), "{}", stream.log());
+
+    let seeds = std::cell::Cell::new(10);
+    let rows = || {
+        seeds.set(seeds.get() + 1);
+        let (csv, holds) = place.app.export("next.export", 2, 20, seeds.get());
+        (std::fs::read(csv).unwrap(), holds)
+    };
+    let mut expected = holds;
+    std::fs::create_dir(&absent).unwrap();
+    for file in [format!("{absent}/a.csv"), format!("{empty}/a.csv"), format!("{other}/a.csv"), blank, at("after")] {
+        let (bytes, holds) = rows();
+        std::fs::write(file, bytes).unwrap();
+        expected = expected.plus(&holds);
+    }
+    std::fs::OpenOptions::new().append(true).open(&headed).unwrap().write_all(&bytes[header..]).unwrap();
+    std::os::unix::fs::symlink(at("after"), at("link")).unwrap();
+    std::fs::rename(at("link"), &mounted).unwrap();
+    expected.arrive(&place.database, "late").await;
+    for words in &said {
+        assert_eq!(stream.log().matches(words).count(), 1, "{}", stream.log());
+    }
+    stream.signal("TERM");
+    assert_eq!(stream.wait(), 0, "{}", stream.log());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_is_known_again_however_much_it_grew() {
     let place = place().await;

@@ -124,8 +124,9 @@ async fn once(shared: &Arc<Shared>, inputs: Vec<Input>, queue: &str) -> anyhow::
 async fn follow(shared: &Arc<Shared>) -> anyhow::Result<Exit> {
     let mut tasks: JoinSet<Followed> = JoinSet::new();
     let mut files = Watch::new(shared.config.stream.csv.clone());
+    let mut looked = None;
     loop {
-        for input in scan(&mut files) {
+        for input in scan(&mut files, &mut looked) {
             let shared = shared.clone();
             tasks.spawn(async move {
                 let outcome = task::follow(&shared, &input).await;
@@ -147,12 +148,27 @@ async fn follow(shared: &Arc<Shared>) -> anyhow::Result<Exit> {
 
 type Followed = (Input, Result<Option<FileState>, pump::Failure>);
 
-/// New files. A directory that cannot be read just now keeps nobody from following what is open.
-fn scan(files: &mut Watch) -> Vec<Input> {
-    files.scan().unwrap_or_else(|error| {
-        tracing::warn!("looking for new files: {error}");
-        Vec::new()
-    })
+/// New files. A directory that cannot be read just now keeps nobody from following what is open. Where there is nothing in the
+/// beginning, and what keeps us from looking, is said once; `looked` is how the last look ended.
+fn scan(files: &mut Watch, looked: &mut Option<Result<(), String>>) -> Vec<Input> {
+    let (new, outcome) = match files.scan() {
+        Ok(new) => (new, Ok(())),
+        Err(error) => (Vec::new(), Err(error.to_string())),
+    };
+    match &outcome {
+        Err(error) if looked.as_ref() != Some(&outcome) => tracing::warn!("looking for new files: {error}"),
+        Ok(()) if looked.is_none() => {
+            for nothing in files.nothing() {
+                tracing::warn!(
+                    "no file to follow yet: {nothing}; waiting for one. If there should be one, check stream.csv (--csv) and, in a pod, \
+                     the volume that is mounted there"
+                );
+            }
+        }
+        _ => {}
+    }
+    *looked = Some(outcome);
+    new
 }
 
 /// A followed file has ended: it is taken up again when it changes.

@@ -3,6 +3,8 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use crate::batch::{Builder, Header, Limits, Segments};
 use crate::config::Until;
 use crate::model::Position;
@@ -20,6 +22,8 @@ use super::window::Window;
 
 /// Between two looks at a finished source, and between two tries for a lease that another has.
 const LOOK: Duration = Duration::from_millis(500);
+/// How long a followed file may be without a row before that is worth a warning: those that are rotated begin empty.
+const BEGINS: Duration = Duration::from_secs(3);
 /// How much slower each lease that is held makes taking another.
 const SHARE: Duration = Duration::from_millis(30);
 
@@ -141,7 +145,12 @@ impl<'a> Source<'a> {
 
     /// Waits until a followed file has a first record; `false` when it is gone, or the process is to end, before.
     async fn has_begun(&mut self) -> Result<bool, Failure> {
+        let mut since = Some(Instant::now());
         while !self.reader.beginning(&self.shared.config.cluster).await?.has_record {
+            if since.is_some_and(|since| since.elapsed() >= BEGINS) {
+                since = None;
+                self.warn_of_no_row().await?;
+            }
             if matches!(self.reader.look().await?, Change::Replaced | Change::Removed) {
                 return Ok(false);
             }
@@ -150,6 +159,16 @@ impl<'a> Source<'a> {
             }
         }
         Ok(true)
+    }
+
+    async fn warn_of_no_row(&self) -> Result<(), Failure> {
+        let is_empty = self.reader.state().await?.is_some_and(|state| state.length == 0);
+        tracing::warn!(
+            "{} {}; waiting for rows. If there should be some, check what writes it (in a pod: the ConfigMap or volume it comes from)",
+            self.name,
+            if is_empty { "is empty" } else { "has no complete row yet" },
+        );
+        Ok(())
     }
 
     /// Which source this is; `None` when the process is to end first.

@@ -10,6 +10,7 @@ mod faults;
 mod house;
 mod main_path;
 mod runtime;
+mod secrets;
 mod serve;
 mod source;
 mod store;

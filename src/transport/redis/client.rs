@@ -330,7 +330,9 @@ fn client(shared: &Shared, address: &Address, credentials: Credentials, tls: Opt
         username,
         password: password.map(|p| p.get().expose_secret().to_owned()),
         server: ServerConfig::Centralized { server },
-        version: RespVersion::RESP3,
+        // Logs in with AUTH, whose arguments may have any bytes. The client writes HELLO as a line of words, in which a space or a
+        // quote ends a password.
+        version: RespVersion::RESP2,
         database: (database > 0).then_some(database),
         tls: tls.map(|tls| TlsConfig {
             connector: TlsConnector::from(tokio_rustls::TlsConnector::from(Arc::clone(&tls.config))),
@@ -360,7 +362,7 @@ fn client(shared: &Shared, address: &Address, credentials: Credentials, tls: Opt
 
 /// Why there is no connection. The client says little of it: where it is not about the password, the way is gone again, step by step.
 async fn failed_to_connect(shared: &Shared, address: &Address, credentials: Credentials, error: &Error) -> TransportError {
-    let asked = Asked { command: "HELLO", script: None, keys: Vec::new() };
+    let asked = Asked { command: "AUTH", script: None, keys: Vec::new() };
     let said = match error.kind() {
         ErrorKind::Timeout => TransportError::Unavailable {
             endpoint: address.to_string(),

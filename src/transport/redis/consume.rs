@@ -324,7 +324,8 @@ fn live(session: &Session, partition: Partition, receipts: &[Receipt]) -> Vec<St
     receipts.iter().filter(|r| r.epoch == epoch && r.partition == partition).map(|r| r.entry.clone()).collect()
 }
 
-/// The entries in the answer of XREADGROUP for one stream: a map in RESP3, nil when there is nothing.
+/// The entries in the answer of XREADGROUP for one stream: a list of name and entries (RESP2) or a map (RESP3), nil when there is
+/// nothing.
 fn stream_entries(answer: Value) -> Vec<Value> {
     let one = match answer {
         Value::Map(map) => map.inner().into_values().next(),

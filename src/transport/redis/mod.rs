@@ -74,7 +74,7 @@
 //!
 //! # Rights
 //!
-//! An ACL user needs the keys `~{prefix:*`, and the commands HELLO, SELECT, PING, INFO, WAIT, SCRIPT, EVAL, EVALSHA, TIME, EXISTS, GET,
+//! An ACL user needs the keys `~{prefix:*`, and the commands AUTH, SELECT, PING, INFO, WAIT, SCRIPT, EVAL, EVALSHA, TIME, EXISTS, GET,
 //! SET, DEL, PEXPIRE, HGET, HSET, HDEL, HLEN, HKEYS, HEXISTS, HGETALL, HSCAN, HMGET, LRANGE, RPUSH, XADD, XLEN, XRANGE, XTRIM, XINFO,
 //! XPENDING, XREADGROUP, XACK, XCLAIM, XAUTOCLAIM and XGROUP; in a cluster CLUSTER SLOTS too. A missing one is named by
 //! [`TransportError::Refused`].

@@ -1,7 +1,16 @@
-//! Passwords and certificates: of any characters, and changed under roles that run.
+//! Passwords and certificates: of any characters, and changed under roles that run. Rotation reaches Redis and the file one after the
+//! other, in whatever order, and nobody falls meanwhile.
 
-use crate::support::app::{App, text};
-use crate::support::redis::RedisServer;
+use std::io::Write as _;
+use std::path::Path;
+
+use telemetry::transport::redis::RedisTransport;
+use telemetry::watched::Secret;
+
+use crate::support::app::{App, Holds, Role, text, wait_for};
+use crate::support::postgres::{Database, Server};
+use crate::support::redis::{RedisServer, config};
+use crate::support::sentinel::Sentinel;
 
 /// As in a URL: every byte that is not a letter or a digit in its escaped form.
 fn encoded(text: &str) -> String {
@@ -31,4 +40,152 @@ fn passwords_may_have_any_characters() {
     redis.ok(&["ACL", "SETUSER", "default", "resetpass", ">two \"words\""]);
     let done = App::new(&redis.url(), "").with("REDIS_PASSWORD", "two \"words\"").run(&["stream", "--csv", &csv]);
     done.exits(0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_password_that_changed_since_it_was_read_is_read_again() {
+    let redis = RedisServer::start();
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "former").unwrap();
+    redis.ok(&["ACL", "SETUSER", "edge", "on", ">latter", "~*", "+@all"]);
+    let mut config = config(&redis.url());
+    config.username = Some("edge".to_owned());
+    config.password = Some(Secret::file("contents of a file", file.path().to_owned()).unwrap());
+    // It is not looked at again so soon, but for a reason.
+    std::fs::write(file.path(), "latter").unwrap();
+    RedisTransport::connect(&config).await.expect("the new one is good");
+    // One that is wrong and did not change is the end of it.
+    redis.ok(&["ACL", "SETUSER", "edge", "resetpass", ">another"]);
+    let error = RedisTransport::connect(&config).await.err().unwrap();
+    assert!(!error.is_transient() && error.to_string().contains("`edge` is wrong"), "{error}");
+}
+
+/// A streamer that follows a file and a collector, whose rows are counted.
+struct Running {
+    database: Database,
+    stream: Role,
+    collect: Role,
+    files: App,
+    followed: std::fs::File,
+    expected: Holds,
+    seed: u64,
+}
+
+impl Running {
+    /// Starts both, and waits for the first rows.
+    async fn start(app: impl Fn(&str) -> App) -> Self {
+        let database = Server::shared().empty_database().await;
+        let (edge, central) = (app(""), app(&database.url));
+        let followed = std::fs::File::create(edge.dir.path().join("live.csv")).unwrap();
+        let stream = edge.start(&["stream", "--follow", "--cluster", "edge", "--csv", "live.csv"]);
+        let collect = central.start(&["collect", "--cluster", "central"]);
+        let files = App::new("", "");
+        // What runs is in these directories.
+        std::mem::forget((edge, central));
+        let mut running = Self { database, stream, collect, files, followed, expected: Holds::default(), seed: 0 };
+        running.write();
+        running.arrive().await;
+        running
+    }
+
+    /// More rows into the followed file.
+    fn write(&mut self) {
+        self.seed += 1;
+        let (csv, holds) = self.files.export("next.csv", 2, 20, self.seed);
+        let bytes = std::fs::read(csv).unwrap();
+        let header = bytes.iter().position(|b| *b == b'\n').unwrap() + 1;
+        self.followed.write_all(if self.seed == 1 { &bytes } else { &bytes[header..] }).unwrap();
+        self.expected = std::mem::take(&mut self.expected).plus(&holds);
+    }
+
+    async fn arrive(&self) {
+        self.expected.arrive(&self.database, "edge").await;
+    }
+
+    /// Waits until both say at /readyz that they wait, for this reason.
+    async fn wait(&mut self, words: &[&str]) {
+        for role in [&mut self.stream, &mut self.collect] {
+            let said = |role: &Role| {
+                role.get("/readyz").is_some_and(|(code, text)| code == 503 && words.iter().all(|w| text.contains(w)))
+            };
+            wait_for(&format!("/readyz with {words:?}"), || async { said(role) }).await;
+            assert!(role.ended().is_none(), "{}", role.log());
+        }
+    }
+
+    /// Ends both, in good order. What they wrote.
+    fn end(mut self) -> String {
+        for role in [&mut self.stream, &mut self.collect] {
+            role.signal("TERM");
+            assert_eq!(role.wait(), 0, "{}", role.log());
+        }
+        format!("{}{}", self.stream.log(), self.collect.log())
+    }
+}
+
+/// As Kubernetes does it: another file in the same place.
+fn put(file: &Path, content: &str) {
+    let next = file.with_extension("next");
+    std::fs::write(&next, content).unwrap();
+    std::fs::rename(next, file).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_password_is_rotated_under_running_roles() {
+    let redis = RedisServer::start();
+    let files = tempfile::tempdir().unwrap();
+    let file = files.path().join("password");
+    let allow = |password: &str| {
+        redis.ok(&["ACL", "SETUSER", "telemetry", "reset", "on", &format!(">{password}"), "~{telemetry:*", "+@all"]);
+        // Who is logged in stays so, however the password changes.
+        redis.command(&["CLIENT", "KILL", "USER", "telemetry"]);
+    };
+    allow("s3cret-one");
+    put(&file, "s3cret-one");
+    let url = redis.url().replace("//", "//telemetry@");
+    let mut running = Running::start(|database| App::new(&url, database).with("REDIS_PASSWORD_FILE", text(&file))).await;
+
+    // First in Redis: the file follows up to a minute later.
+    allow("s3cret-two");
+    running.write();
+    running.wait(&["the password of user `telemetry` is wrong", "it was good before", "REDIS_PASSWORD"]).await;
+    put(&file, "s3cret-two");
+    running.arrive().await;
+
+    // First in the file.
+    put(&file, "s3cret-three");
+    redis.command(&["CLIENT", "KILL", "USER", "telemetry"]);
+    running.write();
+    running.wait(&["the password of user `telemetry` is wrong", "it was good before"]).await;
+    allow("s3cret-three");
+    running.arrive().await;
+
+    let log = running.end();
+    assert!(!log.contains("s3cret"), "no secret in the log: {log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sentinels_have_users_of_their_own() {
+    let all = Sentinel::start(false);
+    for server in all.servers() {
+        server.ok(&["ACL", "SETUSER", "telemetry", "on", ">at servers", "~{telemetry:*", "+@all"]);
+    }
+    for sentinel in all.sentinels() {
+        sentinel.ok(&["ACL", "SETUSER", "watcher", "on", ">at sentinels", "+@all"]);
+    }
+    let mut running = Running::start(|database| {
+        App::new("", database)
+            .with_all(all.variables())
+            .with("REDIS_USERNAME", "telemetry")
+            .with("REDIS_PASSWORD", "at servers")
+            .with("TELEMETRY__REDIS__SENTINEL_USERNAME", "watcher")
+            .with("TELEMETRY__REDIS__SENTINEL_PASSWORD", "at sentinels")
+            .with("TELEMETRY__REDIS__TOPOLOGY_REFRESH", "1s")
+    })
+    .await;
+    // Roles that run ask again, and must be let in there again.
+    all.fail_over();
+    running.write();
+    running.arrive().await;
+    running.end();
 }

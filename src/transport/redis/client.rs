@@ -18,7 +18,7 @@ use fred::types::config::{
 use fred::types::{ClusterHash, CustomCommand, RespVersion, Value};
 use futures_util::future::{BoxFuture, FutureExt, try_join_all};
 use rand::Rng as _;
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 use socket2::TcpKeepalive;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -31,6 +31,7 @@ use super::topology::Kind;
 use super::url::Address;
 use crate::tls::Current;
 use crate::transport::{Partition, Result, TransportError};
+use crate::watched::Secret;
 
 /// Connections are renewed within this time after a certificate was: not all of them at once.
 const RENEW_WITHIN: Duration = Duration::from_secs(10);
@@ -42,6 +43,15 @@ pub(super) enum Credentials {
     Server,
     /// That of the sentinels.
     Sentinel,
+}
+
+impl Credentials {
+    fn secret(self, shared: &Shared) -> Option<&Secret> {
+        match self {
+            Self::Server => shared.password.as_ref(),
+            Self::Sentinel => shared.config.sentinel_password.as_ref(),
+        }
+    }
 }
 
 /// A connection. Ends when dropped; calls that wait then fail.
@@ -75,7 +85,8 @@ impl Conn {
     pub(super) async fn open(shared: &Arc<Shared>, partition: Partition) -> Result<Self> {
         let address = shared.topology.place(shared, partition).await?;
         let opened = async {
-            let mut conn = Self::dial(shared, &address, Credentials::Server).await?;
+            let dialed = Self::dial(shared, &address, Credentials::Server).await;
+            let mut conn = dialed.map_err(|error| shared.lasting(error))?;
             conn.partition = partition;
             conn.check().await?;
             Ok(conn)
@@ -93,10 +104,32 @@ impl Conn {
         }
     }
 
-    /// Connects to a server, and says who we are.
+    /// Connects to a server, and says who we are. A password that is refused may have become another in its file just now. Whether a
+    /// refusal is the last word is for the caller to say ([`Shared::lasting`]).
     pub(super) async fn dial(shared: &Arc<Shared>, address: &Address, credentials: Credentials) -> Result<Self> {
+        let secret = credentials.secret(shared);
+        let used = secret.map(Secret::get);
+        let mut attempted = Self::attempt(shared, address, credentials, used.as_ref()).await;
+        if let (Err(error), Some(secret), Some(used)) = (&attempted, secret, &used)
+            && super::error::is_about_login(error)
+            && let Some(other) = secret.other_than(used)
+        {
+            attempted = Self::attempt(shared, address, credentials, Some(&other)).await;
+        }
+        match attempted {
+            Ok(conn) => Ok(conn),
+            Err(error) => Err(failed_to_connect(shared, address, credentials, &error).await),
+        }
+    }
+
+    async fn attempt(
+        shared: &Arc<Shared>,
+        address: &Address,
+        credentials: Credentials,
+        password: Option<&SecretString>,
+    ) -> std::result::Result<Self, Error> {
         let tls = shared.tls.as_ref().map(|tls| tls.current());
-        let client = client(shared, address, credentials, tls.as_deref());
+        let client = client(shared, address, (credentials, password), tls.as_deref());
         let mut up = client.reconnect_rx();
         let mut task = client.connect();
         let outcome = tokio::time::timeout(shared.config.connect_timeout, async {
@@ -115,7 +148,7 @@ impl Conn {
             Err(_) => Error::new(ErrorKind::Timeout, ""),
         };
         task.abort();
-        Err(failed_to_connect(shared, address, credentials, &error).await)
+        Err(error)
     }
 
     fn driven(
@@ -287,7 +320,10 @@ impl Wire {
 
     fn failed(&self, asked: &Asked, error: &Error) -> TransportError {
         let shared = &self.shared;
-        let explained = explain(&self.address.to_string(), &shared.who, asked, error);
+        let mut explained = explain(&self.address.to_string(), &shared.who, asked, error);
+        if super::error::is_about_login(error) {
+            explained = shared.lasting(explained);
+        }
         let change = Change::said_by(error, &self.address);
         if let Some(change) = &change {
             shared.topology.doubt(change.to.clone());
@@ -314,11 +350,16 @@ impl Info {
 }
 
 /// A client for one connection.
-fn client(shared: &Shared, address: &Address, credentials: Credentials, tls: Option<&Current>) -> Client {
+fn client(
+    shared: &Shared,
+    address: &Address,
+    (credentials, password): (Credentials, Option<&SecretString>),
+    tls: Option<&Current>,
+) -> Client {
     let config = &shared.config;
-    let (username, password, database) = match credentials {
-        Credentials::Server => (shared.username.clone(), shared.password.clone(), shared.database),
-        Credentials::Sentinel => (config.sentinel_username.clone(), config.sentinel_password.clone(), 0),
+    let (username, database) = match credentials {
+        Credentials::Server => (shared.username.clone(), shared.database),
+        Credentials::Sentinel => (config.sentinel_username.clone(), 0),
     };
     let server = Server {
         host: address.host.as_str().into(),
@@ -328,7 +369,7 @@ fn client(shared: &Shared, address: &Address, credentials: Credentials, tls: Opt
     let fred = Config {
         fail_fast: true,
         username,
-        password: password.map(|p| p.get().expose_secret().to_owned()),
+        password: password.map(|p| p.expose_secret().to_owned()),
         server: ServerConfig::Centralized { server },
         // Logs in with AUTH, whose arguments may have any bytes. The client writes HELLO as a line of words, in which a space or a
         // quote ends a password.
@@ -370,8 +411,8 @@ async fn failed_to_connect(shared: &Shared, address: &Address, credentials: Cred
         },
         _ => explain(&address.to_string(), &shared.who, &asked, error),
     };
-    if credentials == Credentials::Sentinel || matches!(error.kind(), ErrorKind::Auth) || super::error::is_about_rights(error) {
-        return shared.lasting(said);
+    if credentials == Credentials::Sentinel || super::error::is_about_rights(error) {
+        return said;
     }
     // One that froze is not asked for its reasons: that would take as long again.
     if matches!(error.kind(), ErrorKind::Timeout) && shared.lives.ever_up() {

@@ -41,6 +41,8 @@ pub(super) fn ends_connection(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::IO | ErrorKind::Timeout | ErrorKind::Canceled | ErrorKind::Protocol | ErrorKind::Routing)
         // Another server is the primary now: connecting again finds it.
         || matches!(code(error), "READONLY" | "MASTERDOWN")
+        // Whoever logs in again is told more.
+        || code(error) == "NOAUTH"
 }
 
 /// What an answer says of a cluster's map.
@@ -76,9 +78,14 @@ fn target(text: &str, from: &Address) -> Option<Address> {
     }
 }
 
+/// Whether it is about who we are.
+pub(super) fn is_about_login(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Auth) || matches!(code(error), "WRONGPASS" | "NOAUTH")
+}
+
 /// Whether it is about who we are or what we may do.
 pub(super) fn is_about_rights(error: &Error) -> bool {
-    matches!(code(error), "WRONGPASS" | "NOAUTH" | "NOPERM") || error.details().contains("DB index is out of range")
+    is_about_login(error) || code(error) == "NOPERM" || error.details().contains("DB index is out of range")
 }
 
 /// Whether the stream or the group is gone.

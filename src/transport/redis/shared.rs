@@ -134,7 +134,7 @@ impl Shared {
     pub(super) fn lasting(&self, error: TransportError) -> TransportError {
         match error {
             TransportError::Refused { endpoint, reason } if self.lives.ever_up() => {
-                TransportError::Unavailable { endpoint, reason }
+                TransportError::Unavailable { endpoint, reason: format!("{reason} (it was good before: this is tried again)") }
             }
             other => other,
         }

@@ -267,13 +267,14 @@ async fn ask_all(shared: &Arc<Shared>, candidates: Vec<Address>) -> Result<Known
 
 /// Asks one what it is, and what it knows.
 async fn ask(shared: &Arc<Shared>, address: Address) -> Result<Known> {
-    let conn = match Conn::dial(shared, &address, Credentials::Server).await {
+    let dialed = match Conn::dial(shared, &address, Credentials::Server).await {
         // A sentinel knows other users than the server.
         Err(TransportError::Refused { .. }) if shared.may_be_sentinel() => {
-            Conn::dial(shared, &address, Credentials::Sentinel).await?
+            Conn::dial(shared, &address, Credentials::Sentinel).await
         }
-        other => other?,
+        other => other,
     };
+    let conn = dialed.map_err(|error| shared.lasting(error))?;
     let info = conn.info("server").await?;
     match info.field("redis_mode") {
         "cluster" => {

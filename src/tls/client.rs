@@ -7,12 +7,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use secrecy::{ExposeSecret, SecretString};
 use tokio_rustls::rustls::client::WebPkiServerVerifier;
-use tokio_rustls::rustls::client::danger::ServerCertVerifier;
 use tokio_rustls::rustls::pki_types::CertificateDer;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion, version};
 
 use super::pem::{Pem, certificates, private_key};
-use super::verify::{AnyName, Anybody, Noting, Pinned};
+use super::verify::{Authorities, Trust, Verifier};
 use super::{facts, provider};
 use crate::watched::Watched;
 
@@ -140,18 +139,20 @@ fn read(settings: &ClientSettings, handshake: &Handshake, server_ends: &Arc<Atom
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_protocol_versions(&handshake.versions)
         .map_err(|error| format!("TLS cannot be set up: {error}"))?;
-    let verifier: Arc<dyn ServerCertVerifier> = match settings.verify {
-        Verify::Nothing => Arc::new(Anybody(provider)),
-        Verify::Full | Verify::Chain => {
-            let (roots, given) = roots(settings)?;
-            let usual = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
-                .build()
-                .map_err(|error| format!("{}: {error}", names.ca))?;
-            let pinned = Pinned { usual, given };
-            if settings.verify == Verify::Full { Arc::new(pinned) } else { Arc::new(AnyName(pinned)) }
-        }
+    let algorithms = provider.signature_verification_algorithms;
+    let authorities = || {
+        let (roots, given) = roots(settings)?;
+        let usual = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
+            .build()
+            .map_err(|error| format!("{}: {error}", names.ca))?;
+        Ok::<_, String>(Authorities { usual, given })
     };
-    let verifier = Arc::new(Noting { inner: verifier, ends: Arc::clone(server_ends) });
+    let trust = match settings.verify {
+        Verify::Full => Trust::Full(authorities()?),
+        Verify::Chain => Trust::Chain(authorities()?),
+        Verify::Nothing => Trust::Anybody,
+    };
+    let verifier = Arc::new(Verifier { trust, algorithms, ends: Arc::clone(server_ends) });
     let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
     let (mut config, ends) = match (&settings.cert, &settings.key) {
         (Some(cert), Some(key)) => {

@@ -8,8 +8,11 @@ use telemetry::transport::redis::RedisTransport;
 use telemetry::watched::Secret;
 
 use crate::support::app::{App, Holds, Role, text, wait_for};
+use crate::support::certificates::Authority;
+use crate::support::node::PASSWORD;
 use crate::support::postgres::{Database, Server};
 use crate::support::redis::{RedisServer, config};
+use crate::support::secure::Secure;
 use crate::support::sentinel::Sentinel;
 
 /// As in a URL: every byte that is not a letter or a digit in its escaped form.
@@ -65,7 +68,8 @@ struct Running {
     database: Database,
     stream: Role,
     collect: Role,
-    files: App,
+    edge: App,
+    _central: App,
     followed: std::fs::File,
     expected: Holds,
     seed: u64,
@@ -79,10 +83,8 @@ impl Running {
         let followed = std::fs::File::create(edge.dir.path().join("live.csv")).unwrap();
         let stream = edge.start(&["stream", "--follow", "--cluster", "edge", "--csv", "live.csv"]);
         let collect = central.start(&["collect", "--cluster", "central"]);
-        let files = App::new("", "");
-        // What runs is in these directories.
-        std::mem::forget((edge, central));
-        let mut running = Self { database, stream, collect, files, followed, expected: Holds::default(), seed: 0 };
+        let mut running =
+            Self { database, stream, collect, edge, _central: central, followed, expected: Holds::default(), seed: 0 };
         running.write();
         running.arrive().await;
         running
@@ -91,7 +93,7 @@ impl Running {
     /// More rows into the followed file.
     fn write(&mut self) {
         self.seed += 1;
-        let (csv, holds) = self.files.export("next.csv", 2, 20, self.seed);
+        let (csv, holds) = self.edge.export("next.export", 2, 20, self.seed);
         let bytes = std::fs::read(csv).unwrap();
         let header = bytes.iter().position(|b| *b == b'\n').unwrap() + 1;
         self.followed.write_all(if self.seed == 1 { &bytes } else { &bytes[header..] }).unwrap();
@@ -164,6 +166,57 @@ async fn a_password_is_rotated_under_running_roles() {
     assert!(!log.contains("s3cret"), "no secret in the log: {log}");
 }
 
+/// The ids of the connections that the roles have; Redis counts them.
+fn connections(server: &Secure) -> Vec<u64> {
+    let said = server.node.command(&["CLIENT", "LIST", "TYPE", "normal"]);
+    // But for the one that asks.
+    let roles = said.lines().filter(|line| !line.contains("cmd=client"));
+    roles.filter_map(|line| line.strip_prefix("id=")?.split(' ').next()?.parse().ok()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn certificates_are_replaced_by_those_of_another_authority() {
+    let server = Secure::start();
+    let mut running = Running::start(|database| server.app(database)).await;
+    let (former, latter) = (server.certificates.authority(), Authority::new("the next authority"));
+    let renewed = |since: u64| {
+        let server = &server;
+        async move { wait_for("new connections", || async { connections(server).into_iter().all(|id| id > since) }).await }
+    };
+    let newest = || connections(&server).into_iter().max().expect("roles that are connected");
+
+    // Both are trusted, then those of the new one are shown, then the old one is trusted no more.
+    let before = newest();
+    server.certificates.trust(&[former, &latter]);
+    server.reload();
+    running.write();
+    renewed(before).await;
+    running.arrive().await;
+
+    let before = newest();
+    server.certificates.show(&latter);
+    server.reload();
+    running.write();
+    renewed(before).await;
+    running.arrive().await;
+
+    let before = newest();
+    server.certificates.trust(&[&latter]);
+    server.reload();
+    running.write();
+    renewed(before).await;
+    running.arrive().await;
+
+    // Also where every connection breaks off now.
+    server.node.command(&["CLIENT", "KILL", "TYPE", "normal"]);
+    running.write();
+    running.arrive().await;
+    let log = running.end();
+    for words in [PASSWORD, "PRIVATE KEY", "panic"] {
+        assert!(!log.contains(words), "{log}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn sentinels_have_users_of_their_own() {
     let all = Sentinel::start(false);
@@ -185,6 +238,7 @@ async fn sentinels_have_users_of_their_own() {
     .await;
     // Roles that run ask again, and must be let in there again.
     all.fail_over();
+    all.wait_until_whole();
     running.write();
     running.arrive().await;
     running.end();

@@ -115,9 +115,20 @@ impl Certificates {
         issued.write(self.dir.path(), "server");
     }
 
+    /// Everybody trusts these, and nobody else.
+    pub fn trust(&self, authorities: &[&Authority]) {
+        let all: String = authorities.iter().map(|authority| authority.pem.as_str()).collect();
+        std::fs::write(self.path("ca.crt"), all).unwrap();
+    }
+
     /// Puts those of this authority in the place of all.
     pub fn put_all(&self, authority: &Authority) {
-        std::fs::write(self.path("ca.crt"), &authority.pem).unwrap();
+        self.trust(&[authority]);
+        self.show(authority);
+    }
+
+    /// Server and clients show those of this authority.
+    pub fn show(&self, authority: &Authority) {
         authority.issue(&named(&["localhost", "127.0.0.1"])).write(self.dir.path(), "server");
         authority.issue(&client("telemetry", 2)).write(self.dir.path(), "client");
     }

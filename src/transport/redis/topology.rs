@@ -274,18 +274,33 @@ async fn ask(shared: &Arc<Shared>, address: Address) -> Result<Known> {
         }
         other => other,
     };
-    let conn = dialed.map_err(|error| shared.lasting(error))?;
-    let info = conn.info("server").await?;
-    match info.field("redis_mode") {
+    let mut conn = dialed.map_err(|error| shared.lasting(error))?;
+    // In the beginning it is likely to be used next: it is prepared for that.
+    let first = shared.topology.current().is_none();
+    let mode = if first {
+        conn.meet().await?.field("redis_mode").to_owned()
+    } else {
+        conn.info("server").await?.field("redis_mode").to_owned()
+    };
+    match mode.as_str() {
         "cluster" => {
             if shared.database > 0 {
                 return Err(conn.refused("a Redis Cluster has only database 0; remove the number at the end of redis.url"));
             }
             let slots = conn.call("CLUSTER", vec!["SLOTS".into()]).await?;
-            Ok(Known::new(Kind::Cluster(Slots::read(slots, &address)?)))
+            let slots = Slots::read(slots, &address)?;
+            if first && slots.primaries.contains(&address) {
+                shared.spares.put(conn);
+            }
+            Ok(Known::new(Kind::Cluster(slots)))
         }
         "sentinel" => watched(shared, &conn, &address).await,
-        _ => Ok(Known::new(Kind::Single(address))),
+        _ => {
+            if first {
+                shared.spares.put(conn);
+            }
+            Ok(Known::new(Kind::Single(address)))
+        }
     }
 }
 

@@ -91,28 +91,43 @@ fn wrapped(text: &str) -> String {
     broken
 }
 
-/// A line for each step, the remedy below it.
+/// A line for each step that is not well, the remedy below it; of what is well as much in a line as fits, so that all of it fits on a
+/// screen.
 fn lines(report: &Report) -> String {
-    let mut text = String::new();
+    let mut lines: Vec<String> = Vec::new();
     for part in &report.parts {
+        // Whether the last line may take more.
+        let mut open = false;
         for step in &part.steps {
-            let outcome = match step.outcome {
-                Outcome::Ok => "ok",
-                Outcome::Warning => "warning",
-                Outcome::Failed => "FAILED",
-            };
-            text.push_str(&format!("{outcome:<8} {:<9} {:<13} {}\n", part.service, step.name, wrapped(&step.seen)));
-            if !step.todo.is_empty() {
-                text.push_str(&format!("{:INDENT$}{}\n", "", wrapped(&format!("→ {}", step.todo))));
+            let plain = step.outcome == Outcome::Ok && step.todo.is_empty();
+            let more = format!(" · {}: {}", step.name, step.seen);
+            match lines.last_mut() {
+                Some(last) if open && plain && last.chars().count() + more.chars().count() <= WIDTH => last.push_str(&more),
+                _ => lines.extend(step_lines(part.service, step)),
             }
+            open = plain;
         }
     }
-    text.push_str(&match (report.failed, report.warnings) {
-        (0, 0) => "All is good.\n".to_owned(),
-        (0, warnings) => format!("It works; {warnings} warning{}.\n", if warnings == 1 { "" } else { "s" }),
-        (failed, warnings) => format!("{failed} failed, {warnings} warning{}.\n", if warnings == 1 { "" } else { "s" }),
+    let plural = if report.warnings == 1 { "" } else { "s" };
+    lines.push(match (report.failed, report.warnings) {
+        (0, 0) => "All is good.".to_owned(),
+        (0, warnings) => format!("It works; {warnings} warning{plural}."),
+        (failed, warnings) => format!("{failed} failed, {warnings} warning{plural}."),
     });
-    text
+    lines.join("\n") + "\n"
+}
+
+fn step_lines(service: &str, step: &Step) -> Vec<String> {
+    let outcome = match step.outcome {
+        Outcome::Ok => "ok",
+        Outcome::Warning => "warning",
+        Outcome::Failed => "FAILED",
+    };
+    let mut text = format!("{outcome:<8} {service:<9} {:<13} {}", step.name, wrapped(&step.seen));
+    if !step.todo.is_empty() {
+        text.push_str(&format!("\n{:INDENT$}{}", "", wrapped(&format!("→ {}", step.todo))));
+    }
+    text.lines().map(str::to_owned).collect()
 }
 
 #[cfg(test)]
@@ -121,11 +136,21 @@ mod tests {
 
     #[test]
     fn what_failed_stands_out_and_says_what_to_do() {
-        let steps = vec![Step::ok("DNS", "h is 10.0.0.1"), Step::failed("TCP", "h:1 refused the connection", "check the port")];
+        let steps = vec![
+            Step::ok("DNS", "h is 10.0.0.1"),
+            Step::failed("TCP", "h:1 refused the connection", "check the port"),
+            Step::ok("version", "7"),
+            Step::ok("memory", "1 MiB"),
+            Step::ok("rights", "x ".repeat(40).trim_end()),
+        ];
         let report = Report { good: false, failed: 1, warnings: 0, parts: vec![Part { service: "redis", steps }] };
         let text = lines(&report);
         assert!(text.contains("ok       redis     DNS"), "{text}");
         assert!(text.contains("FAILED   redis     TCP           h:1 refused the connection\n"), "{text}");
+        assert!(
+            text.contains("ok       redis     version       7 · memory: 1 MiB\nok       redis     rights        x x"),
+            "{text}"
+        );
         assert!(text.contains("→ check the port\n") && text.ends_with("1 failed, 0 warnings.\n"), "{text}");
     }
 }

@@ -1,5 +1,6 @@
 //! `telemetry check` at real servers with real faults: it names what is wrong and what to do, and changes nothing.
 
+mod cluster;
 mod lasting;
 mod roles;
 

@@ -102,8 +102,14 @@ pub(super) fn explain(endpoint: &str, who: &Who, asked: &Asked, error: &Error) -
     let refused = |reason: String| TransportError::Refused { endpoint: endpoint.clone(), reason };
     match code(error) {
         "OOM" => return TransportError::Full { endpoint },
-        "LOADING" | "MASTERDOWN" | "READONLY" | "CLUSTERDOWN" | "TRYAGAIN" | "BUSY" | "MISCONF" | "NOREPLICAS" | "NOGROUP"
-        | "UNBLOCKED" => return unavailable(text.to_owned()),
+        "CLUSTERDOWN" => {
+            return unavailable(format!(
+                "{text}; bring the missing nodes back, or give their slots to others (redis-cli --cluster fix)"
+            ));
+        }
+        "LOADING" | "MASTERDOWN" | "READONLY" | "TRYAGAIN" | "BUSY" | "MISCONF" | "NOREPLICAS" | "NOGROUP" | "UNBLOCKED" => {
+            return unavailable(text.to_owned());
+        }
         "WRONGPASS" => {
             return refused(format!(
                 "the password of user `{user}` is wrong, or the user is unknown or disabled; check redis.password (REDIS_PASSWORD) \

@@ -1,0 +1,78 @@
+//! A Redis Cluster: every node is looked at, on one screen.
+
+use crate::support::app::{App, Done, wait_for};
+use crate::support::cluster::{Cluster, Options};
+use crate::support::node::PASSWORD;
+
+/// Waits until `check` says all this, in words as they come however the lines are broken; then it has to fit on a screen.
+async fn says(app: &App, code: i32, wanted: &[&str]) -> Done {
+    let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let seen = std::cell::RefCell::new(app.run(&["check"]));
+    wait_for(&format!("{wanted:?}"), || async {
+        let done = app.run(&["check"]);
+        let all = wanted.iter().all(|some| words(&done.stdout).contains(some));
+        *seen.borrow_mut() = done;
+        all
+    })
+    .await;
+    let done = seen.into_inner().exits(code);
+    let (lines, widest) = (done.stdout.lines().count(), done.stdout.lines().map(|line| line.chars().count()).max());
+    assert!(lines <= 24 && widest <= Some(120), "{lines} lines of {widest:?} columns:\n{}", done.stdout);
+    assert!(!done.stdout.contains(PASSWORD) && !done.stderr.contains(PASSWORD), "no secret");
+    done
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_node_is_looked_at() {
+    let cluster = Cluster::start();
+    let app = App::new("", "").with_all(cluster.variables());
+    // Replicas show late in what the cluster says of its slots.
+    let whole = ["3 primaries and 3 replicas, every slot has an owner", "every node is reached at the address that it announces"];
+    says(&app, 0, &whole).await;
+
+    let masters = cluster.masters();
+    let announce = |node: usize, name: &str| {
+        cluster.place(node).node.ok(&["CONFIG", "SET", "cluster-announce-hostname", name]);
+    };
+    let replica = cluster.replicas_of(masters[2])[0];
+    let (lost, silent) = (cluster.place(replica), cluster.place(masters[1]));
+    announce(replica, "no-such-host.invalid");
+    announce(masters[1], "");
+    let unreachable = format!("warning redis nodes no-such-host.invalid:{}, as the cluster announces it,", lost.client_port);
+    let nameless = format!("warning redis nodes the node {} announces no host name", silent.id);
+    let remedy = "does not resolve: failed to lookup address information";
+    says(&app, 0, &[&unreachable, remedy, "→ check the name and DNS", "cluster-announce-hostname", &nameless]).await;
+
+    // A primary's address matters to what is in its slots.
+    announce(replica, "localhost");
+    announce(masters[1], "no-such-host.invalid");
+    let unreachable = format!("FAILED redis nodes no-such-host.invalid:{}, as the cluster announces it,", silent.client_port);
+    says(&app, 1, &[&unreachable, "→ check the name and DNS", "cluster-announce-hostname"]).await;
+
+    announce(masters[1], "localhost");
+    says(&app, 0, &whole).await;
+}
+
+/// Whatever the others do without it: a cluster goes on with the rest, or stops.
+#[tokio::test(flavor = "multi_thread")]
+async fn slots_that_nobody_serves_are_counted() {
+    for full_coverage in [false, true] {
+        let cluster = Cluster::start_with(Options { full_coverage, ..Options::default() });
+        let app = App::new("", "").with_all(cluster.variables());
+        // Not the one that the URL names.
+        let dead = cluster.masters().into_iter().find(|node| *node != 0).unwrap();
+        for node in cluster.replicas_of(dead).into_iter().chain([dead]) {
+            cluster.kill(node);
+        }
+        let address = format!("FAILED redis nodes localhost:{}, as the cluster announces it,", cluster.place(dead).client_port);
+        // A dead node counts as failed after a while.
+        let mut wanted = vec!["slots are uncovered (no node serves them)", "→ bring the missing nodes back", &address, "refused"];
+        if full_coverage {
+            wanted.push("CLUSTERDOWN The cluster is down → bring the missing nodes back");
+        }
+        let done = says(&app, 1, &wanted).await;
+        let uncovered = done.stdout.split(" slots are uncovered").next().and_then(|text| text.rsplit(' ').next());
+        let uncovered: u32 = uncovered.and_then(|n| n.parse().ok()).unwrap();
+        assert!((5461..=5462).contains(&uncovered), "a third of them: {}", done.stdout);
+    }
+}

@@ -258,6 +258,16 @@ async fn of_a_cluster_each_node_is_shown_and_audit_goes_on_when_one_is_away() {
     for node in cluster.replicas_of(dead).into_iter().chain([dead]) {
         cluster.kill(node);
     }
+    // It is shown where the others say it is, also to who did not see it before.
+    let away = format!("localhost:{}", cluster.place(dead).client_port);
+    let shown = top(&edge).exits(0).stdout;
+    line(&shown, &[&format!("Redis {away} "), "DOWN for", "refused", "partition "]);
+    let (nodes, partitions) = shown.split_once("\nPartitions\n").unwrap();
+    assert_eq!(nodes.lines().filter(|line| line.starts_with("Redis ")).count(), 3, "{shown}");
+    line(partitions, &[&away, "refused"]);
+    for node in masters.iter().filter(|node| **node != dead) {
+        line(&shown, &["Redis", &format!(":{}", cluster.place(*node).client_port), "up for", "partition "]);
+    }
     let account = said(&app.run(&["audit", "--json"]).exits(1));
     let sources = account["sources"].as_array().unwrap();
     assert_eq!(sources.len(), 12, "{account}");

@@ -108,8 +108,8 @@ struct Round {
     began: Option<Instant>,
 }
 
-/// What one partition said.
-type Said = Result<(PartitionState, Node, Vec<SourceState>, String), TransportError>;
+/// What one partition said; or why not, and where it is.
+type Said = Result<(PartitionState, Node, Vec<SourceState>, String), (TransportError, Option<String>)>;
 
 impl QueueLooker {
     pub(super) fn new(queue: Arc<RedisTransport>) -> Self {
@@ -146,10 +146,17 @@ impl QueueLooker {
         let ask = |(partition, round): (Partition, &Round)| {
             let (queue, mut cursor) = (self.queue.clone(), round.cursor.clone());
             async move {
-                let state = queue.look(partition, CONSUMERS).await?;
-                let node = queue.node(partition).await?;
-                let sources = queue.some_sources(partition, &mut cursor).await?;
-                Ok((state, node, sources, cursor))
+                let looked = async {
+                    let state = queue.look(partition, CONSUMERS).await?;
+                    let node = queue.node(partition).await?;
+                    let sources = queue.some_sources(partition, &mut cursor).await?;
+                    Ok((state, node, sources))
+                };
+                match looked.await {
+                    Ok((state, node, sources)) => Ok((state, node, sources, cursor)),
+                    // A node of a cluster that is away is still where the others say it is.
+                    Err(error) => Err((error, queue.address(partition).await)),
+                }
             }
         };
         let said: Vec<Said> = join_all((0..).zip(&self.rounds).map(ask)).await;
@@ -157,10 +164,16 @@ impl QueueLooker {
         let mut nodes: BTreeMap<String, (Result<Node, String>, Vec<Partition>)> = BTreeMap::new();
         for (partition, said) in (0..).zip(said) {
             let place = &mut self.seen.partitions[usize::from(partition)];
-            let said = said.map_err(reason).map(|(state, node, sources, cursor)| {
-                place.see(state, &node, now);
-                (node, sources, cursor)
-            });
+            let said = match said {
+                Ok((state, node, sources, cursor)) => {
+                    place.see(state, &node, now);
+                    Ok((node, sources, cursor))
+                }
+                Err((error, address)) => {
+                    place.address = address.unwrap_or_else(|| std::mem::take(&mut place.address));
+                    Err(reason(error))
+                }
+            };
             place.error = said.as_ref().err().cloned();
             let address = if place.address.is_empty() { self.queue.endpoint().to_owned() } else { place.address.clone() };
             let node = match said {

@@ -193,6 +193,11 @@ impl RedisTransport {
         Ok(Some(answer.next().map(reply::pairs).unwrap_or_default()))
     }
 
+    /// Where a partition is, host:port, whether the server answers or not; `None` where nobody says or serves it.
+    pub async fn address(&self, partition: Partition) -> Option<String> {
+        self.shared.topology.place(&self.shared, partition).await.ok().map(|server| server.to_string())
+    }
+
     /// The server that holds a partition.
     ///
     /// # Errors

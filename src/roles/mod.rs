@@ -41,12 +41,12 @@ pub fn dispatch(cli: Cli, variables: impl IntoIterator<Item = (OsString, OsStrin
     runtime::report(&execute(cli, variables).map_err(name_configuration))
 }
 
-/// What a service refuses (a password, a right, another number of partitions) is wrong configuration: waiting cannot help.
+/// What a service refuses (a password, a right, another number of partitions, a schema that is newer) is wrong configuration: waiting cannot help.
 fn name_configuration(error: anyhow::Error) -> anyhow::Error {
     let by_queue = error.chain().filter_map(|cause| cause.downcast_ref::<TransportError>());
     let by_store = error.chain().filter_map(|cause| cause.downcast_ref::<StoreError>());
     let refused = by_queue.into_iter().any(|e| matches!(e, TransportError::Refused { .. } | TransportError::Mismatch(_)))
-        || by_store.into_iter().any(|e| matches!(e, StoreError::Refused { .. }));
+        || by_store.into_iter().any(|e| matches!(e, StoreError::Refused { .. } | StoreError::Schema(_)));
     if refused { ConfigError::usage(format!("{error:#}")).into() } else { error }
 }
 

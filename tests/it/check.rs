@@ -5,15 +5,18 @@ mod lasting;
 mod roles;
 
 use serde_json::Value;
+use telemetry::store::Store as _;
 
 use crate::support::app::{App, Done, text};
 use crate::support::certificates::{Authority, client};
 use crate::support::node::{PASSWORD, USER};
+use crate::support::postgres::{self, Server, free_port};
 use crate::support::redis::{RedisServer, Reply};
 use crate::support::secure::Secure;
 
 /// What a check must find.
 struct Finds<'a> {
+    service: &'a str,
     outcome: &'a str,
     step: &'a str,
     seen: &'a [&'a str],
@@ -21,26 +24,45 @@ struct Finds<'a> {
 }
 
 fn failed<'a>(step: &'a str, seen: &'a [&'a str], todo: &'a [&'a str]) -> Finds<'a> {
-    Finds { outcome: "failed", step, seen, todo }
+    Finds { service: "redis", outcome: "failed", step, seen, todo }
 }
 
 fn warned<'a>(step: &'a str, seen: &'a [&'a str], todo: &'a [&'a str]) -> Finds<'a> {
-    Finds { outcome: "warning", step, seen, todo }
+    Finds { service: "redis", outcome: "warning", step, seen, todo }
 }
 
-/// The steps at Redis that are not as they should be, from `check --json`.
-fn steps(done: &Done) -> Vec<Value> {
+/// The steps at a service that are not as they should be, from `check --json`.
+fn steps(done: &Done, service: &str) -> Vec<Value> {
     let report: Value = serde_json::from_str(&done.stdout).unwrap_or_else(|error| panic!("{error}: {}", done.stdout));
-    let part = report["parts"].as_array().unwrap().iter().find(|part| part["service"] == "redis").cloned();
-    let steps = part.expect("a part about Redis")["steps"].as_array().unwrap().clone();
+    let part = report["parts"].as_array().unwrap().iter().find(|part| part["service"] == service).cloned();
+    let steps = part.expect("a part about it")["steps"].as_array().unwrap().clone();
     steps.into_iter().filter(|step| step["outcome"] != "ok").collect()
+}
+
+/// Words, however they are broken into lines.
+fn words(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// The same without what differs from run to run: numbers, ids, which user it is.
+fn gist(text: &str) -> String {
+    let is_id = |word: &str| word.len() == 40 && word.bytes().all(|b| b.is_ascii_hexdigit());
+    let word = |word: &str| if is_id(word) { "ID".to_owned() } else { word.replace(|c: char| c.is_ascii_digit(), "") };
+    words(text).replace("`nobody`", "`telemetry`").split(' ').map(word).collect::<Vec<_>>().join(" ")
+}
+
+/// What `check` says of a fault is shown in docs/troubleshooting.md as it is.
+#[track_caller]
+fn is_documented(line: &str) {
+    let manual = gist(include_str!("../../docs/troubleshooting.md"));
+    assert!(manual.contains(&gist(line)), "docs/troubleshooting.md does not show `{line}`");
 }
 
 /// Runs it in both forms: they say the same, the exit code tells whether anything failed, and no secret shows.
 #[track_caller]
 fn finds(app: &App, wanted: &Finds) {
     let (plain, json) = (app.run(&["check"]), app.run(&["check", "--json"]));
-    let found = steps(&json);
+    let found = steps(&json, wanted.service);
     let all = |words: &[&str], text: &Value| words.iter().all(|word| text.as_str().unwrap().contains(word));
     let step = found.iter().find(|step| {
         step["outcome"] == wanted.outcome
@@ -54,10 +76,9 @@ fn finds(app: &App, wanted: &Finds) {
     let label = if wanted.outcome == "failed" { "FAILED" } else { "warning" };
     let (seen, todo) = (step["seen"].as_str().unwrap(), step["todo"].as_str().unwrap());
     assert!(!todo.is_empty(), "nothing is said to do: {}", plain.stdout);
-    // However the lines are broken.
-    let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
-    let line = words(&format!("{label} redis {} {seen} → {todo}", wanted.step));
+    let line = words(&format!("{label} {} {} {seen} → {todo}", wanted.service, wanted.step));
     assert!(words(&plain.stdout).contains(&line), "`{line}` is not in\n{}", plain.stdout);
+    is_documented(&line);
     let code = i32::from(found.iter().any(|step| step["outcome"] == "failed"));
     for done in [plain, json] {
         for secret in [PASSWORD, "PRIVATE KEY", "mistaken"] {
@@ -109,6 +130,7 @@ fn certificates_that_do_not_fit() {
     app.run(&["stream", "--csv", &csv]).exits(0);
 
     server.show_expired();
+    // It is waited for: see `roles`.
     finds(&server.app(""), &failed("TLS", &["has expired"], &["renew it on the server"]));
 }
 
@@ -130,6 +152,14 @@ fn passwords_and_rights() {
     );
     server.node.ok(&["ACL", "SETUSER", "edge", "+xadd", "resetkeys", "~other*"]);
     ends(&app, &failed("rights", &["`edge`", "the keys ~{telemetry:*"], &["ACL SETUSER edge"]), &["`edge`", "{telemetry:"]);
+}
+
+#[test]
+fn an_address_that_leads_nowhere() {
+    let nowhere = App::new("redis://no-such-host.invalid:6379", "");
+    finds(&nowhere, &failed("DNS", &["no-such-host.invalid", "does not resolve"], &["check the name and DNS"]));
+    let nobody = App::new(&format!("redis://localhost:{}", free_port()), "");
+    finds(&nobody, &failed("TCP", &["refused the connection"], &["check port and service"]));
 }
 
 #[test]
@@ -167,6 +197,24 @@ fn a_server_that_is_set_wrong_and_nothing_is_changed() {
     // Also a queue that is not there yet stays that way.
     App::new(&redis.url(), "").with("TELEMETRY__REDIS__PREFIX", "fresh").run(&["check"]).exits(0);
     assert_eq!(contents(&redis), before, "check changes nothing");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_is_away_refuses_or_is_newer() {
+    let server = Server::shared();
+    let database = server.empty_database().await;
+    let fault = |url: &str, step, seen: &[&str], todo: &[&str]| {
+        finds(&App::new("", url), &Finds { service: "postgres", ..failed(step, seen, todo) });
+    };
+    let away = format!("postgres://telemetry@127.0.0.1:{}/telemetry", free_port());
+    fault(&away, "tcp", &["refused"], &["listen"]);
+    fault(&format!("{}?sslmode=require", database.url), "tls", &["no TLS"], &["ssl = on"]);
+    fault(&database.url.replace(postgres::PASSWORD, "mistaken"), "login", &["password"], &["DB_PASSWORD"]);
+    fault(&server.url("telemetry"), "login", &["telemetry"], &["create"]);
+    database.store().migrate().await.unwrap();
+    database.client().await.batch_execute("INSERT INTO schema_migration VALUES (99, 'later', 'x')").await.unwrap();
+    fault(&database.url, "schema", &["version 99"], &["upgrade"]);
+    App::new("", &database.url).run(&["migrate"]).exits(2).says(&["version 99", "upgrade"]);
 }
 
 /// How many keys, which, and how many writes there were.

@@ -26,9 +26,14 @@ impl Link {
         Self { shared: shared.clone(), partition, conn: Made::new(patience, backoff) }
     }
 
-    /// The connection, if there is one that is not known to be broken.
+    /// The connection, if there is one that is good. One that is not ends here: it may be that nobody needs another one.
     pub(super) fn current(&self) -> Option<Arc<Conn>> {
-        self.conn.current().filter(|conn| conn.is_alive())
+        let conn = self.conn.current()?;
+        if conn.is_alive() {
+            return Some(conn);
+        }
+        self.conn.discard(&conn);
+        None
     }
 
     /// Ends the connection, if it still is this one.

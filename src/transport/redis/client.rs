@@ -236,7 +236,7 @@ impl Conn {
     async fn check_server(&self) -> Result<String> {
         let shared = &self.wire.shared;
         let Some(info) = &self.server else { return Err(self.unavailable("it was not asked what it is")) };
-        let stale = match (shared.topology.current().as_deref().map(|known| &known.kind), info.field("redis_mode")) {
+        let stale = match (shared.topology.current().as_deref().map(|known| &known.kind), info.mode()) {
             (Some(Kind::Cluster(_)), "cluster") | (Some(Kind::Single(_)), "standalone") => None,
             (Some(Kind::Watched { .. }), "standalone") => {
                 (self.info("replication").await?.field("role") == "slave").then_some("it is a replica now")
@@ -250,10 +250,8 @@ impl Conn {
         if let Some(stale) = stale {
             return Err(self.unavailable(stale));
         }
-        let version = info.field("redis_version");
-        let mut parts = version.split('.').map(|p| p.parse::<u32>().unwrap_or(0));
-        if (parts.next().unwrap_or(0), parts.next().unwrap_or(0)) < (6, 2) {
-            return Err(self.refused(&format!("its version is {version}; 6.2 or newer is needed")));
+        if !info.is_new_enough() {
+            return Err(self.refused(&format!("it is {}; {NEEDED}", info.product())));
         }
         Ok(info.field("run_id").to_owned())
     }
@@ -405,6 +403,9 @@ impl Wire {
     }
 }
 
+/// Users' rights and the errors of scripts are as we read them since then.
+pub(super) const NEEDED: &str = "Redis 7.0 or newer, or Valkey, is needed";
+
 /// A section of INFO.
 pub(super) struct Info(String);
 
@@ -412,6 +413,27 @@ impl Info {
     /// A field's value; empty where it is not there.
     pub(super) fn field(&self, name: &str) -> &str {
         self.0.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).unwrap_or_default().trim()
+    }
+
+    /// `standalone`, `cluster` or `sentinel`; empty where the server does not say it. Valkey 8 has another word for the field.
+    pub(super) fn mode(&self) -> &str {
+        match self.field("redis_mode") {
+            "" => self.field("server_mode"),
+            mode => mode,
+        }
+    }
+
+    /// `Redis 7.0.15`, `Valkey 8.1.1`.
+    pub(super) fn product(&self) -> String {
+        match self.field("valkey_version") {
+            "" => format!("Redis {}", self.field("redis_version")),
+            version => format!("Valkey {version}"),
+        }
+    }
+
+    /// Whether it can do what is needed. Valkey says which Redis it is like.
+    pub(super) fn is_new_enough(&self) -> bool {
+        self.field("redis_version").split('.').next().and_then(|major| major.parse::<u32>().ok()).unwrap_or(0) >= 7
     }
 }
 

@@ -277,12 +277,10 @@ async fn ask(shared: &Arc<Shared>, address: Address) -> Result<Known> {
     let mut conn = dialed.map_err(|error| shared.lasting(error))?;
     // In the beginning it is likely to be used next: it is prepared for that.
     let first = shared.topology.current().is_none();
-    let mode = if first {
-        conn.meet().await?.field("redis_mode").to_owned()
-    } else {
-        conn.info("server").await?.field("redis_mode").to_owned()
-    };
-    match mode.as_str() {
+    let mode = if first { conn.meet().await?.mode().to_owned() } else { conn.info("server").await?.mode().to_owned() };
+    let says_nothing = mode.is_empty();
+    let mode = if says_nothing && conn.info("cluster").await?.field("cluster_enabled") == "1" { "cluster" } else { &mode };
+    match mode {
         "cluster" => {
             if shared.database > 0 {
                 return Err(conn.refused("a Redis Cluster has only database 0; remove the number at the end of redis.url"));

@@ -59,12 +59,13 @@ async fn every_node_is_looked_at() {
     let remedy = "does not resolve: failed to lookup address information";
     says(&app, 0, &[&unreachable, remedy, "→ check the name and DNS", "cluster-announce-hostname", &nameless]).await;
 
-    // A primary's address matters to what is in its slots.
-    announce(replica, "localhost");
+    // A primary's address matters to what is in its slots. What is wrong with several is said once.
     announce(masters[1], "no-such-host.invalid");
-    let unreachable = format!("FAILED redis nodes no-such-host.invalid:{}, as the cluster announces it,", silent.client_port);
+    let [first, second] = [&silent, &lost].map(|place| format!("no-such-host.invalid:{}", place.client_port));
+    let unreachable = format!("FAILED redis nodes {first}, {second}, as the cluster announces them,");
     says(&app, 1, &[&unreachable, "→ check the name and DNS", "cluster-announce-hostname"]).await;
 
+    announce(replica, "localhost");
     announce(masters[1], "localhost");
     says(&app, 0, &whole).await;
 }

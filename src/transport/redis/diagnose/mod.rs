@@ -219,17 +219,7 @@ async fn announced(shared: &Arc<Shared>, nodes: &[Address], slots: &Slots) -> (V
     .await;
     let faults: Vec<_> = tried.into_iter().flatten().collect();
     let away = faults.iter().map(|(node, _)| (*node).clone()).collect();
-    let mut steps: Vec<Step> = faults
-        .iter()
-        .map(|(node, fault)| {
-            let announce = "if the node runs, it must announce an address that is reached from here: cluster-announce-hostname \
-                            or cluster-announce-ip, and cluster-announce-port or -tls-port";
-            let (seen, todo) = parts(&fault.reason);
-            let todo = if todo.is_empty() { announce.to_owned() } else { format!("{todo}; {announce}") };
-            let seen = format!("{node}, as the cluster announces it, cannot be used: {seen}");
-            if slots.primaries.contains(node) { Step::failed("nodes", seen, todo) } else { Step::warning("nodes", seen, todo) }
-        })
-        .collect();
+    let mut steps: Vec<Step> = alike(&faults).iter().map(|some| unusable(some, slots)).collect();
     for id in &slots.silent {
         steps.push(Step::warning(
             "nodes",
@@ -241,6 +231,38 @@ async fn announced(shared: &Arc<Shared>, nodes: &[Address], slots: &Slots) -> (V
         steps.push(Step::ok("nodes", "every node is reached at the address that it announces"));
     }
     (steps, away)
+}
+
+/// Faults of the same kind together: what is wrong with one node is often wrong with all.
+fn alike<'a>(faults: &[(&'a Address, Fault)]) -> Vec<Vec<(&'a Address, Fault)>> {
+    // Without the addresses in them.
+    let kind = |(node, fault): &(&Address, Fault)| fault.reason.replace(&node.host, "").replace(|c: char| c.is_ascii_digit(), "");
+    let mut groups: Vec<Vec<(&Address, Fault)>> = Vec::new();
+    for fault in faults {
+        match groups.iter_mut().find(|group| kind(&group[0]) == kind(fault)) {
+            Some(group) => group.push(fault.clone()),
+            None => groups.push(vec![fault.clone()]),
+        }
+    }
+    groups
+}
+
+/// Addresses that are announced and lead nowhere from here; what is said of the first is so for all.
+fn unusable(alike: &[(&Address, Fault)], slots: &Slots) -> Step {
+    const NAMED: usize = 4;
+    let announce = "if the node runs, it must announce an address that is reached from here: cluster-announce-hostname or \
+                    cluster-announce-ip, and cluster-announce-port or -tls-port";
+    let (seen, todo) = alike.first().map(|(_, fault)| parts(&fault.reason)).unwrap_or_default();
+    let todo = if todo.is_empty() { announce.to_owned() } else { format!("{todo}; {announce}") };
+    let mut names: Vec<String> = alike.iter().take(NAMED).map(|(node, _)| node.to_string()).collect();
+    if alike.len() > NAMED {
+        names.push(format!("and {} more", alike.len() - NAMED));
+    }
+    let them = if alike.len() == 1 { "it" } else { "them" };
+    let seen = format!("{}, as the cluster announces {them}, cannot be used: {seen}", names.join(", "));
+    // A replica is missed when its primary dies.
+    let failed = alike.iter().any(|(node, _)| slots.primaries.contains(node));
+    if failed { Step::failed("nodes", seen, todo) } else { Step::warning("nodes", seen, todo) }
 }
 
 /// Whether the queue was made with as many partitions as are configured. Only looked at: who uses the queue first writes it.

@@ -78,7 +78,7 @@ impl From<StoreError> for QueryError {
     fn from(error: StoreError) -> Self {
         match error {
             // A schema that is missing comes with the first collector; a password can be mended: the client can only wait.
-            StoreError::Unavailable { .. } | StoreError::Refused { .. } | StoreError::Schema(_) => {
+            StoreError::Unavailable { .. } | StoreError::Refused { .. } | StoreError::Schema(_) | StoreError::Version(_) => {
                 Self::Unavailable(error.to_string())
             }
             StoreError::OtherStore { .. } | StoreError::BadBatch(_) => Self::Internal(error.to_string()),

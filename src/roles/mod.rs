@@ -46,7 +46,7 @@ fn name_configuration(error: anyhow::Error) -> anyhow::Error {
     let by_queue = error.chain().filter_map(|cause| cause.downcast_ref::<TransportError>());
     let by_store = error.chain().filter_map(|cause| cause.downcast_ref::<StoreError>());
     let refused = by_queue.into_iter().any(|e| matches!(e, TransportError::Refused { .. } | TransportError::Mismatch(_)))
-        || by_store.into_iter().any(|e| matches!(e, StoreError::Refused { .. } | StoreError::Schema(_)));
+        || by_store.into_iter().any(|e| matches!(e, StoreError::Refused { .. } | StoreError::Version(_)));
     if refused { ConfigError::usage(format!("{error:#}")).into() } else { error }
 }
 

@@ -46,9 +46,12 @@ pub enum StoreError {
         /// What was said, and what to do.
         reason: String,
     },
-    /// The schema is newer than this program, changed by hand, or missing. Says what to do.
+    /// The schema is missing or damaged. Says what to do.
     #[error("{0}")]
     Schema(String),
+    /// The schema is that of a newer version of this program, or of another program: waiting cannot help. Says what to do.
+    #[error("{0}")]
+    Version(String),
     /// The store is another one than when we began.
     #[error("this PostgreSQL is another store ({found}) than the one this collector began with ({expected})")]
     OtherStore {

@@ -133,13 +133,13 @@ async fn check_applied(session: &Session) -> Result<usize> {
     let at = &session.endpoint;
     match compare(&applied) {
         Applied::Current | Applied::Older(_) => Ok(applied.len()),
-        Applied::Newer(version, name) => Err(StoreError::Schema(format!(
+        Applied::Newer(version, name) => Err(StoreError::Version(format!(
             "the schema in PostgreSQL at {at} is at version {version} ({name}), this program knows versions up to {}: upgrade telemetry, or \
              use another database",
             newest()
         ))
         .into()),
-        Applied::Changed(version, name) => Err(StoreError::Schema(format!(
+        Applied::Changed(version, name) => Err(StoreError::Version(format!(
             "migration {version} ({name}) in PostgreSQL at {at} was applied with another content (checksum {}): use the telemetry version \
              that made this schema, or another database",
             applied.iter().find(|applied| applied.0 == version).map_or("", |applied| &applied.2)

@@ -33,7 +33,7 @@ pub(super) fn open(directory: &Path) -> Result<(Connections, String)> {
     // Before anything is written.
     look_at(&path).map_err(|fault| match fault {
         Foreign::No(reason) => refused(reason),
-        Foreign::Newer(version) => StoreError::Schema(format!(
+        Foreign::Newer(version) => StoreError::Version(format!(
             "{endpoint} is of version {version}, this program knows versions up to {VERSION}: upgrade telemetry, or give another --data-dir"
         )),
     })?;

@@ -72,7 +72,7 @@ super::suite! { Sqlite::new }
 fn refusal(dir: &Path) -> String {
     match SqliteStore::open(dir).expect_err("it is refused") {
         StoreError::Refused { endpoint, reason } => format!("{endpoint}: {reason}"),
-        StoreError::Schema(text) => text,
+        StoreError::Schema(text) | StoreError::Version(text) => text,
         other => panic!("{other:?}"),
     }
 }

@@ -171,6 +171,42 @@ def test_both_spellings_of_tls_are_the_same():
     assert variables(container(a, "t-streamer")[1])["REDIS_URL"] == "rediss://redis.example.com:6379"
 
 
+GUIDES_EDGE = """
+streamer: {enabled: true, replicaCount: 3}
+collector: {enabled: false}
+apiGateway: {enabled: false}
+postgresql: {enabled: false}
+redis:
+  enabled: false
+  external: {host: redis.shared-infra.company.com, port: 6379, password: "${REDIS_PASSWORD}", tls: true}
+"""
+GUIDES_CENTRAL = GUIDES_EDGE.replace("streamer: {enabled: true, replicaCount: 3}", "streamer: {enabled: false}").replace(
+    "collector: {enabled: false}", "collector: {enabled: true, replicaCount: 5}").replace(
+    "apiGateway: {enabled: false}", "apiGateway: {enabled: true, replicaCount: 2}").replace("postgresql: {enabled: false}", "postgresql: {enabled: true}")
+HOST = "redis.external.host=redis.shared-infra.company.com"
+
+
+@pytest.mark.parametrize("helm", HELMS)
+@pytest.mark.parametrize("side, file, given, replicas", [
+    ("edge", GUIDES_EDGE, [HOST], {"streamer": 3}),
+    ("edge", None, [HOST], {"streamer": 3, "network-probe": 1}),
+    ("central", GUIDES_CENTRAL, ["postgresql.auth.password=db"], {"collector": 5, "api-gateway": 2}),
+    ("central", None, ["postgresql.auth.password=db"], {"collector": 5, "api-gateway": 2, "network-probe": 1}),
+], ids=["edge, its own file", "edge, the chart's", "central, its own file", "central, the chart's"])
+def test_the_guides_commands_work_as_written(side, file, given, replicas, helm, tmp_path):
+    """Those of the earlier guide (docs/deployment.md, "If you come from the earlier guide"), with its values files and with the chart's."""
+    values = PIPELINE / f"values-{side}.yaml"
+    if file:
+        values = tmp_path / f"values-{side}.yaml"
+        values.write_text(file)
+        assert "does not expand" in refused(PIPELINE, {}, files=[values], helm=HELMS[helm]), "and not without the password"
+    flags = [flag for one_value in [*given, "redis.external.password=p,w".replace(",", "\\,")] for flag in ("--set", one_value)]
+    docs = render(PIPELINE, {}, *flags, release=f"telemetry-{side}", files=[values], helm=HELMS[helm])
+    assert {d["metadata"]["name"].removeprefix(f"telemetry-{side}-"): d["spec"]["replicas"] for d in find(docs, "Deployment")} == replicas
+    assert one(docs, "Secret", f"telemetry-{side}-redis")["data"] == {"password": "cCx3"}
+    assert all(variables(c)["REDIS_URL"] == "rediss://redis.shared-infra.company.com:6379" for d in find(docs, "Deployment") for c in d["spec"]["template"]["spec"]["containers"])
+
+
 def test_the_guides_variables_go_before_the_charts():
     env = [{"name": "REDIS_URL", "value": "rediss://user:pw@elsewhere:6379"}, {"name": "REDIS_TLS_ENABLED", "value": "true"},
            {"name": "REDIS_CA_CERT", "valueFrom": {"secretKeyRef": {"name": "redis-ca-cert", "key": "ca.crt"}}}]

@@ -160,7 +160,7 @@ def test_unit_tests(chart):
 
 
 def test_kustomize():
-    text = run("kubectl", "kustomize", "--enable-helm", "--helm-command", HELMS["helm 3"], "--load-restrictor", "LoadRestrictionsNone", ROOT / "examples/kubernetes/kustomize").stdout
+    text = run(TOOLS / "bin/kubectl", "kustomize", "--enable-helm", "--helm-command", HELMS["helm 3"], "--load-restrictor", "LoadRestrictionsNone", ROOT / "examples/kubernetes/kustomize").stdout
     streamer = find(objects(text), "DaemonSet", "telemetry-edge-streamer")[0]
     assert streamer["spec"]["template"]["spec"]["hostAliases"]
 

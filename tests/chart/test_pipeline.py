@@ -74,6 +74,22 @@ REFUSED = [
     ({**BOTH, "collector.config": {"postgres": {"password": "x"}}}, ["collector.config.postgres.password", "existingSecret"]),
     ({**BOTH, "config": {"redis": {"tls": {"ca": "x"}}}}, ["config.redis.tls", "redis.tls"]),
     ({**BOTH, "config": {"shutdown": {"deadline": "1m"}}}, ["config.shutdown.deadline", "terminationGracePeriodSeconds"]),
+    ({**BOTH, "postgresql.external.password": "p"}, ["postgresql.external.password", "postgresql.auth.password"]),
+    ({"postgresql.enabled": False, "postgresql.external.host": "h", "postgresql.auth.password": "p"}, ["postgresql.auth.password", "postgresql.external.password"]),
+    ({**EDGE, "redis.external.password": "one\ntwo"}, ["redis.external.password", "line break"]),
+    ({**EDGE, "streamer.extraEnv": [{"name": "REDIS_URL", "value": "rediss://edge:${PASSWORD}@h"}]}, ["streamer.extraEnv[0].value", "does not expand"]),
+    ({**EDGE, "streamer.extraEnv": [{"name": "A", "value": "1"}, {"name": "A", "value": "2"}]}, ["streamer.extraEnv", "A twice"]),
+    ({**EDGE, "streamer.csv.configMap.data": {"a.txt": "x"}}, ["streamer.csv.configMap.data.a.txt", "streamer.csv.patterns"]),
+    ({**EDGE, "streamer.csv.configMap.data": {"a/b.csv": "x"}}, ["/streamer/csv/configMap/data"]),
+    ({**BOTH, "apiGateway.service.nodePort": 30080}, ["apiGateway.service.nodePort", "NodePort"]),
+    ({**BOTH, "apiGateway.service.loadBalancerSourceRanges": ["10.0.0.0/8"]}, ["loadBalancerSourceRanges", "LoadBalancer"]),
+    ({**BOTH, "networkPolicy.enabled": True, "networkPolicy.redis.cidrs": ["10.0.0.0/8"]}, ["networkPolicy.redis", "redis.enabled=true"]),
+    ({**BOTH, "monitoring.prometheusRule.disabled": ["TelemetryLagg"]}, ["TelemetryLagg", "TelemetryQueueLag"]),
+    ({**BOTH, "nameOverride": "My name"}, ["/nameOverride"]),
+    # Nothing where something must be: a template would take it for 0, or no section.
+    ({**BOTH, "collector.replicaCount": None}, ["/collector", "replicaCount"]),
+    ({**BOTH, "streamer.csv": None}, ["/streamer", "csv"]),
+    ({**BOTH, "redis": None}, ["redis"]),
 ]
 
 
@@ -366,3 +382,7 @@ def test_the_notes_say_what_runs_and_warn():
     text = notes({**BOTH, "redis.enabled": False, "redis.external.host": "h", "redis.external.password": "hunter2", "redis.tls.enabled": True, "redis.tls.insecureSkipVerify": True,
                   "apiGateway.auth.existingSecret": "t"})
     assert "hunter2" not in text and "insecureSkipVerify" in text and "existingSecret" in text and "asks for no token" not in text
+    text = notes({**EDGE, "postgresql.external.host": "db", "networkPolicy.metrics.from": [{"podSelector": {}}]})
+    assert "networkPolicy has rules and is off" in text and "No password for PostgreSQL" not in text
+    assert "No password for PostgreSQL" in notes({"postgresql.enabled": False, "postgresql.external.host": "db"})
+    assert "the name in the documentation" in notes({**BOTH, "redis.enabled": False, "redis.external.host": "redis.shared-infra.company.com"})

@@ -39,8 +39,11 @@ bench: ## measure everything against psql in one run, and write docs/benchmarks.
 bench-wan: ## measure stream over a long line, and its memory over a dead one (BENCH_ROWS, BENCH_RUNS, WAN_CUT_SECONDS)
 	$(CARGO) bench --bench wan
 
+# dev: the program as the tests have it, where it is built already.
+CHAOS_PROFILE ?= release
+
 chaos: ## let everything fail for CHAOS_SECONDS (600) and compare every row (SEED, CHAOS_REDIS=cluster|single, CHAOS_ONLY=kind,…)
-	$(CARGO) bench --bench chaos
+	$(CARGO) bench --profile $(CHAOS_PROFILE) --bench chaos
 
 capacity: ## measure what docs/capacity.md reckons with, and print its tables
 	$(CARGO) bench --bench capacity

@@ -7,6 +7,11 @@ use crate::model::{Digest, Series};
 
 /// With more segments than this a new one takes in every series, so that a batch does not name ever more dictionaries.
 const MAX_SEGMENTS: usize = 64;
+/// What it costs to name one more dictionary in a batch, bytes: its key, its digest, and that it is not there, as Redis is sent them.
+const NAMED: usize = 110;
+/// Series that one merged dictionary has at most: as many as one batch brings (`batch.max_new_series` unless set). With more, what it
+/// costs to name them is nothing beside their samples.
+const MAX_MERGED: usize = 4096;
 const NOWHERE: (u32, u32) = (u32::MAX, u32::MAX);
 
 /// Dictionary (index into [`Segments::digests`]) and index of each series.
@@ -24,11 +29,14 @@ impl Placement {
     }
 }
 
-/// The segments that batches of one source refer to. A new series makes a new small segment; what stands is not sent again.
+/// The segments that batches of one source refer to. A new series makes a new small segment; what stands is sent again only once it has
+/// cost as much to name it: a live source, whose batches are small, then names one dictionary instead of many.
 #[derive(Debug, Default)]
 pub struct Segments {
     placement: Placement,
     segments: Vec<(Digest, Bytes)>,
+    /// What naming more than one has cost since the last new series, bytes.
+    spent: usize,
 }
 
 impl Segments {
@@ -36,8 +44,14 @@ impl Segments {
     pub fn place<'a>(&mut self, columns: &Columns, mut series: impl FnMut(u32) -> &'a Series) {
         let mut new: Vec<u32> = columns.series.iter().copied().filter(|&s| !self.placement.is_placed(s)).collect();
         if new.is_empty() {
+            self.spent += NAMED * self.segments.len().saturating_sub(1);
+            if self.spent > 0 && self.spent >= self.segments.iter().map(|(_, bytes)| bytes.len()).sum() {
+                self.spent = 0;
+                self.merge(series);
+            }
             return;
         }
+        self.spent = 0;
         if self.segments.len() >= MAX_SEGMENTS {
             *self = Self::default();
             new = columns.series.clone();
@@ -56,6 +70,22 @@ impl Segments {
             dictionary.series.push(series(s).clone());
         }
         self.segments.push(dictionary.encode());
+    }
+
+    /// One segment instead of all.
+    fn merge<'a>(&mut self, mut series: impl FnMut(u32) -> &'a Series) {
+        let mut placed: Vec<((u32, u32), u32)> =
+            self.placement.0.iter().zip(0..).filter(|(place, _)| **place != NOWHERE).map(|(place, s)| (*place, s)).collect();
+        if placed.len() > MAX_MERGED {
+            return;
+        }
+        placed.sort_unstable();
+        let mut dictionary = Dictionary::default();
+        for ((_, s), at) in placed.into_iter().zip(0..) {
+            self.placement.0[s as usize] = (0, at);
+            dictionary.series.push(series(s).clone());
+        }
+        self.segments = vec![dictionary.encode()];
     }
 
     /// Where each series stands.

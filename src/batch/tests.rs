@@ -95,12 +95,15 @@ fn unfold(batch: &Batch, dictionaries: &[Arc<Dictionary>]) -> Expected {
 
 proptest! {
     #[test]
-    fn batches_survive_the_wire(parts in prop::collection::vec(rows(), 1..4), first in 0u64..1 << 50) {
+    fn batches_survive_the_wire(parts in prop::collection::vec((rows(), 1..30), 1..4), first in 0u64..1 << 50) {
         let table: Vec<Series> = (0..12).map(series).collect();
         let mut segments = Segments::default();
-        for rows in parts {
+        for (rows, times) in parts {
             let (expected, columns) = build(&rows, first);
-            segments.place(&columns, |i| &table[i as usize]);
+            // The same series again and again: what is known of them moves together.
+            for _ in 0..times {
+                segments.place(&columns, |i| &table[i as usize]);
+            }
             let header = header(&segments);
             let bytes = encode(&header, &columns, segments.placement(), 3);
             let batch = decode(&bytes).expect("own bytes");
@@ -184,6 +187,36 @@ fn segments_are_gathered_when_they_are_many() {
         let batch = decode(&encode(&header(&segments), &columns, segments.placement(), 3)).expect("own bytes");
         assert_eq!(batch.runs.len(), if i == 0 { 1 } else { 2 });
     }
+}
+
+#[test]
+fn small_batches_of_a_live_source_come_to_name_one_dictionary() {
+    let table: Vec<Series> = (0..40).map(series).collect();
+    let mut segments = Segments::default();
+    let all: Vec<Row> = (0..39).map(|i| Row::Sample(i, MIN_TIME_MS, f64::from(i))).collect();
+    for some in all.chunks(3) {
+        let (_, columns) = build(some, 0);
+        segments.place(&columns, |i| &table[i as usize]);
+    }
+    let first: usize = segments.all().iter().map(|(_, bytes)| bytes.len()).sum();
+    let (named, mut spent) = (segments.digests().len(), 0);
+    assert_eq!(named, 13);
+    let (expected, columns) = build(&all, 0);
+    while segments.digests().len() > 1 {
+        spent += segments.digests().len();
+        assert!(spent * 32 < first * 2, "it is worth it long before");
+        segments.place(&columns, |i| &table[i as usize]);
+        let batch = decode(&encode(&header(&segments), &columns, segments.placement(), 3)).expect("own bytes");
+        let dictionaries: Vec<_> = segments
+            .all()
+            .iter()
+            .map(|(digest, bytes)| Arc::new(Dictionary::decode(bytes, *digest).expect("own bytes")))
+            .collect();
+        assert_eq!(unfold(&batch, &dictionaries), expected);
+    }
+    let (_, columns) = build(&[Row::Sample(39, MIN_TIME_MS, 1.0)], 0);
+    segments.place(&columns, |i| &table[i as usize]);
+    assert_eq!(segments.digests().len(), 2, "what is new is added");
 }
 
 /// What the wire is for: a regular scrape of many series costs about a byte a sample.

@@ -57,8 +57,13 @@ pub(super) fn heartbeat<F>(
     observe::connection(cluster, component, true);
     let (life, cluster) = (lifecycle.clone(), cluster.to_owned());
     lifecycle.spawn("heartbeat", async move {
+        // It was reached just now.
         let mut up = true;
         loop {
+            tokio::select! {
+                () = tokio::time::sleep(HEARTBEAT) => {}
+                () = life.stopping().cancelled_owned() => return Ok(()),
+            }
             let answer = ping().await;
             if answer.is_ok() && !up {
                 observe::reconnect(Target::Redis);
@@ -66,10 +71,6 @@ pub(super) fn heartbeat<F>(
             up = answer.is_ok();
             observe::connection(&cluster, component, up);
             life.health().set("redis", answer.map(|_| ()).map_err(|e| e.to_string()));
-            tokio::select! {
-                () = tokio::time::sleep(HEARTBEAT) => {}
-                () = life.stopping().cancelled_owned() => return Ok(()),
-            }
         }
     });
 }

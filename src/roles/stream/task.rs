@@ -3,6 +3,9 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use futures_util::future::try_join;
+use tokio::task::JoinHandle;
+
 use crate::batch::{Builder, Header, Limits, Segments};
 use crate::config::Until;
 use crate::model::Position;
@@ -130,13 +133,15 @@ struct Source<'a> {
     counted: u64,
     told: u64,
     identified: Option<Identified>,
+    /// A lease that is on its way back.
+    returning: Option<JoinHandle<()>>,
 }
 
 impl<'a> Source<'a> {
     async fn open(shared: &'a Shared, input: &'a Input, round: u64) -> Result<Self, Failure> {
         let reader = CsvReader::open(input, shared.config.stream.follow, shared.options()).await?;
         let shift = if shared.config.stream.restamp { Shift::Undecided } else { Shift::None };
-        Ok(Self { shared, name: input.name(), reader, round, shift, counted: 0, told: 0, identified: None })
+        Ok(Self { shared, name: input.name(), reader, round, shift, counted: 0, told: 0, identified: None, returning: None })
     }
 
     /// Waits until a followed file has a first record; `false` when it is gone, or the process is to end, before.
@@ -206,7 +211,13 @@ impl<'a> Source<'a> {
             };
             let Some((lease, at)) = self.lease(identified).await? else { return Ok(None) };
             let end = self.send_under_lease(identified, at).await;
-            lease.give_back().await;
+            match (&end, &self.shared.config.stream) {
+                // It is not taken again: while it is given back, one can look whether everything is there.
+                (Ok(Some(End::Finished(_))), stream) if !stream.follow && !stream.looped => {
+                    self.returning = Some(tokio::spawn(lease.give_back()));
+                }
+                _ => lease.give_back().await,
+            }
             match end? {
                 Some(End::Finished(at)) => return Ok(Some(Ended::At(at))),
                 Some(End::Interrupted) => return Ok(None),
@@ -315,7 +326,15 @@ impl<'a> Source<'a> {
     }
 
     /// The source is at its end: is it still there, and everywhere it is to be, until the whole run is done?
-    async fn watch(mut self, mut end: Position) -> Result<Outcome, Failure> {
+    async fn watch(mut self, end: Position) -> Result<Outcome, Failure> {
+        let outcome = self.watch_from(end).await;
+        if let Some(returning) = self.returning.take() {
+            returning.await.map_err(|error| Failure::Stopped(format!("giving a lease back: {error}")))?;
+        }
+        outcome
+    }
+
+    async fn watch_from(&mut self, mut end: Position) -> Result<Outcome, Failure> {
         let shared = self.shared;
         let mut unfinished = shared.unfinished.subscribe();
         shared.unfinished.send_modify(|n| *n = n.saturating_sub(1));
@@ -355,7 +374,9 @@ impl<'a> Source<'a> {
             Ok(match self.shared.config.stream.until {
                 Until::Stored => publisher.committed(source).await? >= end.row,
                 Until::Queued => {
-                    publisher.position(source).await?.is_some_and(|at| at.row >= end.row) && publisher.replicated(source).await?
+                    // In this order: what a failover loses after it was found replicated shows in the position.
+                    let (replicated, at) = try_join(publisher.replicated(source), publisher.position(source)).await?;
+                    replicated && at.is_some_and(|at| at.row >= end.row)
                 }
             })
         };
@@ -371,7 +392,7 @@ impl<'a> Source<'a> {
 struct Held<'a> {
     shared: &'a Shared,
     identified: Identified,
-    renewing: tokio::task::JoinHandle<()>,
+    renewing: JoinHandle<()>,
 }
 
 impl<'a> Held<'a> {
@@ -391,10 +412,13 @@ impl<'a> Held<'a> {
         Self { shared, identified, renewing }
     }
 
-    async fn give_back(self) {
+    fn give_back(self) -> impl Future<Output = ()> + Send + 'static {
         self.renewing.abort();
-        if let Err(error) = self.shared.publisher.release(self.identified.source, &self.shared.owner).await {
-            tracing::debug!(%error, "giving a lease back to Redis");
+        let (publisher, owner, source) = (self.shared.publisher.clone(), self.shared.owner.clone(), self.identified.source);
+        async move {
+            if let Err(error) = publisher.release(source, &owner).await {
+                tracing::debug!(%error, "giving a lease back to Redis");
+            }
         }
     }
 }

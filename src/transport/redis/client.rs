@@ -16,7 +16,7 @@ use fred::types::config::{
     TlsConnector, TlsHostMapping, UnresponsiveConfig,
 };
 use fred::types::{ClusterHash, CustomCommand, RespVersion, Value};
-use futures_util::future::{BoxFuture, FutureExt, try_join_all};
+use futures_util::future::{BoxFuture, FutureExt, join, join_all, try_join_all};
 use rand::Rng as _;
 use secrecy::ExposeSecret;
 use socket2::TcpKeepalive;
@@ -52,6 +52,11 @@ pub(super) struct Conn {
     tls: Option<Arc<Current>>,
     renew_at: OnceLock<Instant>,
     partition: Partition,
+    /// What the server said of itself, where it was asked; and whether it was given the scripts.
+    server: Option<Info>,
+    scripted: bool,
+    /// Partitions whose number of partitions was compared.
+    compared: Vec<Partition>,
     /// Identifies the server's process: another one after a restart, or when an address leads elsewhere.
     pub(super) run_id: String,
 }
@@ -74,20 +79,30 @@ impl Conn {
     /// Connects to the server that has a partition and checks who answers: version, number of partitions. Loads the scripts.
     pub(super) async fn open(shared: &Arc<Shared>, partition: Partition) -> Result<Self> {
         let address = shared.topology.place(shared, partition).await?;
+        let mut conn = Self::open_at(shared, &address, &[partition]).await?;
+        conn.partition = partition;
+        Ok(conn)
+    }
+
+    /// The same with a server that has these partitions. Takes the connection that was made when it was asked where they are, if that
+    /// was just now: over a long line each round trip counts.
+    pub(super) async fn open_at(shared: &Arc<Shared>, address: &Address, partitions: &[Partition]) -> Result<Self> {
         let opened = async {
-            let mut conn = Self::dial(shared, &address, Credentials::Server).await?;
-            conn.partition = partition;
-            conn.check().await?;
+            let mut conn = match shared.spares.take(address) {
+                Some(conn) => conn,
+                None => Self::dial(shared, address, Credentials::Server).await?,
+            };
+            conn.check(partitions).await?;
             Ok(conn)
         };
         match opened.await {
             Ok(conn) => {
-                shared.lives.connected(&address, conn.wire.made);
+                shared.lives.connected(address, conn.wire.made);
                 Ok(conn)
             }
             Err(error) => {
                 shared.topology.doubt(None);
-                shared.lives.unreachable(&address, &error);
+                shared.lives.unreachable(address, &error);
                 Err(error)
             }
         }
@@ -136,13 +151,57 @@ impl Conn {
             ended.cancel();
         });
         let wire = Wire { shared: shared.clone(), address: address.clone(), closed, made: Instant::now() };
-        Self { wire: Arc::new(wire), client, tls, renew_at: OnceLock::new(), partition: 0, run_id: String::new() }
+        Self {
+            wire: Arc::new(wire),
+            client,
+            tls,
+            renew_at: OnceLock::new(),
+            partition: 0,
+            server: None,
+            scripted: false,
+            compared: Vec::new(),
+            run_id: String::new(),
+        }
     }
 
-    async fn check(&mut self) -> Result<()> {
-        let info = self.info("server").await?;
+    /// Asks the server what it is and gives it the scripts, in one round trip. Whether it took them shows when it is to be used.
+    pub(super) async fn meet(&mut self) -> Result<&Info> {
+        let scripts = try_join_all(script::ALL.iter().map(|s| self.call("SCRIPT", vec!["LOAD".into(), s.text.into()])));
+        let (info, scripts) = join(self.info("server"), scripts).await;
+        self.scripted = scripts.is_ok();
+        Ok(self.server.insert(info?))
+    }
+
+    async fn check(&mut self, partitions: &[Partition]) -> Result<()> {
+        if self.server.is_none() {
+            self.meet().await?;
+        }
+        if self.run_id.is_empty() {
+            self.run_id = self.check_server().await?;
+        }
+        if !self.scripted {
+            // Again, to be told why not.
+            try_join_all(script::ALL.iter().map(|s| self.call("SCRIPT", vec!["LOAD".into(), s.text.into()]))).await?;
+        }
+        let new: Vec<Partition> = partitions.iter().copied().filter(|p| !self.compared.contains(p)).collect();
+        let compared = join_all(new.iter().map(|p| self.check_partitions_in(*p))).await;
+        let mut passing = None;
+        for (partition, compared) in new.into_iter().zip(compared) {
+            match compared {
+                Ok(()) => self.compared.push(partition),
+                // One that is moving to another node just now keeps nobody from the others.
+                Err(error) if error.is_transient() => passing = Some(error),
+                Err(error) => return Err(error),
+            }
+        }
+        passing.filter(|_| self.compared.is_empty()).map_or(Ok(()), Err)
+    }
+
+    /// Whether it is what it was, and new enough. The id of its process.
+    async fn check_server(&self) -> Result<String> {
         let shared = &self.wire.shared;
-        let stale = match (shared.topology.current().as_deref().map(|known| &known.kind), info.field("redis_mode")) {
+        let Some(info) = &self.server else { return Err(self.unavailable("it was not asked what it is")) };
+        let stale = match (shared.topology.current().as_deref().map(|known| &known.kind), info.mode()) {
             (Some(Kind::Cluster(_)), "cluster") | (Some(Kind::Single(_)), "standalone") => None,
             (Some(Kind::Watched { .. }), "standalone") => {
                 (self.info("replication").await?.field("role") == "slave").then_some("it is a replica now")
@@ -156,21 +215,20 @@ impl Conn {
         if let Some(stale) = stale {
             return Err(self.unavailable(stale));
         }
-        let version = info.field("redis_version");
-        let mut parts = version.split('.').map(|p| p.parse::<u32>().unwrap_or(0));
-        if (parts.next().unwrap_or(0), parts.next().unwrap_or(0)) < (6, 2) {
-            return Err(self.refused(&format!("its version is {version}; 6.2 or newer is needed")));
+        if !info.is_new_enough() {
+            return Err(self.refused(&format!("it is {}; {NEEDED}", info.product())));
         }
-        let run_id = info.field("run_id").to_owned();
-        try_join_all(script::ALL.iter().map(|s| self.call("SCRIPT", vec!["LOAD".into(), s.text.into()]))).await?;
-        self.check_partitions().await?;
-        self.run_id = run_id;
-        Ok(())
+        Ok(info.field("run_id").to_owned())
     }
 
     /// A section of INFO.
     pub(super) async fn info(&self, section: &'static str) -> Result<Info> {
         Ok(Info(reply::text(&self.call("INFO", vec![section.into()]).await?)?))
+    }
+
+    /// Where it leads.
+    pub(super) fn address(&self) -> &Address {
+        &self.wire.address
     }
 
     /// The server, host:port.
@@ -196,8 +254,12 @@ impl Conn {
     /// Compares the number of partitions with the one that Redis keeps, and writes it if Redis has none (at first use, and after
     /// it lost everything).
     pub(super) async fn check_partitions(&self) -> Result<()> {
+        self.check_partitions_in(self.partition).await
+    }
+
+    async fn check_partitions_in(&self, partition: Partition) -> Result<()> {
         let shared = &self.wire.shared;
-        let (key, ours) = (shared.keys.meta(self.partition), shared.config.partitions);
+        let (key, ours) = (shared.keys.meta(partition), shared.config.partitions);
         let known = self.run(&script::ONCE, vec![key.clone()], vec!["partitions".into(), ours.to_string().into()]).await;
         let known = match known {
             Ok(known) => reply::text(&known)?,
@@ -303,6 +365,9 @@ impl Wire {
     }
 }
 
+/// Users' rights and the errors of scripts are as we read them since then.
+pub(super) const NEEDED: &str = "Redis 7.0 or newer, or Valkey, is needed";
+
 /// A section of INFO.
 pub(super) struct Info(String);
 
@@ -310,6 +375,27 @@ impl Info {
     /// A field's value; empty where it is not there.
     pub(super) fn field(&self, name: &str) -> &str {
         self.0.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).unwrap_or_default().trim()
+    }
+
+    /// `standalone`, `cluster` or `sentinel`; empty where the server does not say it. Valkey 8 has another word for the field.
+    pub(super) fn mode(&self) -> &str {
+        match self.field("redis_mode") {
+            "" => self.field("server_mode"),
+            mode => mode,
+        }
+    }
+
+    /// `Redis 7.0.15`, `Valkey 8.1.1`.
+    pub(super) fn product(&self) -> String {
+        match self.field("valkey_version") {
+            "" => format!("Redis {}", self.field("redis_version")),
+            version => format!("Valkey {version}"),
+        }
+    }
+
+    /// Whether it can do what is needed. Valkey says which Redis it is like.
+    pub(super) fn is_new_enough(&self) -> bool {
+        self.field("redis_version").split('.').next().and_then(|major| major.parse::<u32>().ok()).unwrap_or(0) >= 7
     }
 }
 

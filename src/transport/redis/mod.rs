@@ -67,7 +67,8 @@
 //! # Connections
 //!
 //! Of a partition, to the node that has it: one for publishing and looking, one more to read and one to acknowledge where it is
-//! consumed; each made when first needed. None reconnects by itself: whoever needs a lost one makes it, with backoff
+//! consumed; each made when first needed (what was connected to in the beginning, to find out where all is, is used for that: over a
+//! long line every round trip counts). None reconnects by itself: whoever needs a lost one makes it, with backoff
 //! ([`crate::retry`]). A command without an answer within its timeout ends its connection, also a blocked read (`redis.block` +
 //! `redis.command_timeout`), so a frozen server is noticed by every call, and holds up no partition of another. With TLS
 //! ([`crate::tls`]) a connection is renewed soon after its certificate was.
@@ -97,6 +98,7 @@ mod reply;
 mod script;
 mod session;
 mod shared;
+mod spare;
 mod topology;
 mod url;
 
@@ -115,6 +117,7 @@ pub use self::dial::{Fault, Reached, Step};
 pub use self::inspect::{Node, Retired};
 pub use self::url::{Address, Endpoint, validate_url};
 
+use self::client::Conn;
 use self::link::Link;
 use self::session::Seat;
 use self::shared::Shared;
@@ -128,6 +131,12 @@ pub struct RedisTransport {
     links: Vec<Arc<Link>>,
     seats: Vec<Seat>,
     acknowledgements: Vec<AtomicU32>,
+}
+
+impl Drop for RedisTransport {
+    fn drop(&mut self) {
+        self.shared.spares.clear();
+    }
 }
 
 impl RedisTransport {
@@ -153,48 +162,64 @@ impl RedisTransport {
     /// Those of `new`, and whatever connecting brings; [`TransportError::is_transient`] says whether trying again can help.
     pub async fn connect(config: &crate::config::Redis) -> Result<Arc<Self>> {
         let transport = Self::new(config)?;
-        let mut nodes: FuturesUnordered<_> = transport.by_node().await?.into_iter().map(|(_, p)| transport.link_to(p)).collect();
-        let mut away = None;
-        while let Some(reached) = nodes.next().await {
-            match reached {
-                Ok(()) => {
-                    drop(nodes);
-                    return Ok(transport);
-                }
-                Err(error) if error.is_transient() => away = Some(error),
-                Err(error) => return Err(error),
+        let nodes = transport.by_node().await?;
+        let mut nodes: FuturesUnordered<_> = nodes.into_iter().map(|(node, has)| transport.reach(node, has)).collect();
+        let (begun, mut away, mut reached) = (Instant::now(), None, None);
+        loop {
+            // The others have as long again as the first took: what they have may be needed next.
+            let wait = reached.map_or(Duration::MAX, |took: Duration| took.saturating_mul(2));
+            match tokio::time::timeout(wait.saturating_sub(begun.elapsed()), nodes.next()).await {
+                Ok(Some(Ok(()))) => reached = reached.or_else(|| Some(begun.elapsed())),
+                Ok(Some(Err(error))) if error.is_transient() => away = Some(error),
+                Ok(Some(Err(error))) => return Err(error),
+                Ok(None) | Err(_) => break,
             }
         }
-        Err(away.unwrap_or_else(|| transport.shared.unavailable("it has no node")))
+        drop(nodes);
+        match reached {
+            Some(_) => Ok(transport),
+            None => Err(away.unwrap_or_else(|| transport.shared.unavailable("it has no node"))),
+        }
     }
 
-    async fn link_to(&self, partition: Partition) -> Result<()> {
-        self.link(partition)?.get().await.map(|_| ())
+    /// Connects to a server that has these partitions; whoever needs it first has the connection.
+    async fn reach(&self, node: Address, partitions: Vec<Partition>) -> Result<()> {
+        let conn = Conn::open_at(&self.shared, &node, &partitions).await?;
+        self.shared.spares.put(conn);
+        Ok(())
     }
 
-    /// Every server that has partitions, with one of them.
-    async fn by_node(&self) -> Result<Vec<(Address, Partition)>> {
+    /// Every server that has partitions, with them.
+    async fn by_node(&self) -> Result<Vec<(Address, Vec<Partition>)>> {
         let known = self.shared.topology.get(&self.shared).await?;
+        let all = 0..self.shared.config.partitions;
         let slots = match &known.kind {
-            Kind::Single(server) | Kind::Watched { server, .. } => return Ok(vec![(server.clone(), 0)]),
+            Kind::Single(server) | Kind::Watched { server, .. } => return Ok(vec![(server.clone(), all.collect())]),
             Kind::Cluster(slots) => slots,
         };
-        let mut nodes = BTreeMap::new();
-        for partition in 0..self.shared.config.partitions {
+        let mut nodes: BTreeMap<Address, Vec<Partition>> = BTreeMap::new();
+        for partition in all {
             if let Some(owner) = slots.owner(self.shared.keys.slot(partition)) {
-                nodes.entry(owner.clone()).or_insert(partition);
+                nodes.entry(owner.clone()).or_default().push(partition);
             }
         }
         Ok(nodes.into_iter().collect())
     }
 
+    /// The one of a server's partitions to ask it by: one that has a connection, if there is.
+    fn nearest(&self, partitions: &[Partition]) -> Partition {
+        let connected = |p: &&Partition| self.links.get(usize::from(**p)).is_some_and(|link| link.current().is_some());
+        partitions.iter().find(connected).or(partitions.first()).copied().unwrap_or_default()
+    }
+
     /// A round trip to every server that has partitions; the longest. An error where one does not answer, or a partition has none.
     async fn round_trip(&self) -> Result<Duration> {
+        self.shared.spares.prune();
         for partition in 0..self.shared.config.partitions {
             self.shared.topology.place(&self.shared, partition).await?;
         }
-        let trips = self.by_node().await?.into_iter().map(|(_, partition)| async move {
-            let conn = self.link(partition)?.get().await?;
+        let trips = self.by_node().await?.into_iter().map(|(_, partitions)| async move {
+            let conn = self.link(self.nearest(&partitions))?.get().await?;
             let begun = Instant::now();
             conn.call("PING", Vec::new()).await?;
             Ok(begun.elapsed())

@@ -10,6 +10,7 @@ use super::dial::{self, Encrypt, Fault, Reached};
 use super::error::Who;
 use super::keys::Keys;
 use super::life::Lives;
+use super::spare::Spares;
 use super::topology::Topology;
 use super::url::{Address, Endpoint, validate_url};
 use crate::tls::{ClientSettings, ClientTls, Names, Verify};
@@ -36,6 +37,8 @@ pub(super) struct Shared {
     pub(super) lives: Lives,
     /// Which node has what.
     pub(super) topology: Topology,
+    /// Connections that nobody uses yet.
+    pub(super) spares: Spares,
     /// TLS, where it is on.
     pub(super) tls: Option<ClientTls>,
     /// As whom we are there, for messages.
@@ -74,6 +77,7 @@ impl Shared {
             config: config.clone(),
             topology: Topology::new(config),
             lives: Lives::default(),
+            spares: Spares::default(),
             seeds,
             endpoint: text,
             database,

@@ -267,24 +267,37 @@ async fn ask_all(shared: &Arc<Shared>, candidates: Vec<Address>) -> Result<Known
 
 /// Asks one what it is, and what it knows.
 async fn ask(shared: &Arc<Shared>, address: Address) -> Result<Known> {
-    let conn = match Conn::dial(shared, &address, Credentials::Server).await {
+    let mut conn = match Conn::dial(shared, &address, Credentials::Server).await {
         // A sentinel knows other users than the server.
         Err(TransportError::Refused { .. }) if shared.may_be_sentinel() => {
             Conn::dial(shared, &address, Credentials::Sentinel).await?
         }
         other => other?,
     };
-    let info = conn.info("server").await?;
-    match info.field("redis_mode") {
+    // In the beginning it is likely to be used next: it is prepared for that.
+    let first = shared.topology.current().is_none();
+    let mode = if first { conn.meet().await?.mode().to_owned() } else { conn.info("server").await?.mode().to_owned() };
+    let says_nothing = mode.is_empty();
+    let mode = if says_nothing && conn.info("cluster").await?.field("cluster_enabled") == "1" { "cluster" } else { &mode };
+    match mode {
         "cluster" => {
             if shared.database > 0 {
                 return Err(conn.refused("a Redis Cluster has only database 0; remove the number at the end of redis.url"));
             }
             let slots = conn.call("CLUSTER", vec!["SLOTS".into()]).await?;
-            Ok(Known::new(Kind::Cluster(Slots::read(slots, &address)?)))
+            let slots = Slots::read(slots, &address)?;
+            if first && slots.primaries.contains(&address) {
+                shared.spares.put(conn);
+            }
+            Ok(Known::new(Kind::Cluster(slots)))
         }
         "sentinel" => watched(shared, &conn, &address).await,
-        _ => Ok(Known::new(Kind::Single(address))),
+        _ => {
+            if first {
+                shared.spares.put(conn);
+            }
+            Ok(Known::new(Kind::Single(address)))
+        }
     }
 }
 

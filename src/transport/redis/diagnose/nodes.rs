@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::super::client::{Conn, Credentials, Info};
+use super::super::client::{Conn, Credentials, Info, NEEDED};
 use super::super::shared::Shared;
 use super::super::url::Address;
 use super::{SKEW, clock, ms};
@@ -46,12 +46,10 @@ async fn ask(shared: &Arc<Shared>, server: &Address) -> Result<(Duration, Vec<St
 }
 
 fn version(info: &Info) -> Step {
-    let version = info.field("redis_version");
-    let mut parts = version.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
-    if (parts.next().unwrap_or(0), parts.next().unwrap_or(0)) < (6, 2) {
-        return Step::failed("version", format!("it is {version}"), "6.2 or newer is needed");
+    if !info.is_new_enough() {
+        return Step::failed("version", format!("it is {}", info.product()), NEEDED);
     }
-    Step::ok("version", format!("Redis {version}"))
+    Step::ok("version", info.product())
 }
 
 fn eviction(info: &Info) -> Step {

@@ -4,11 +4,12 @@ file, and the address that a node binds to is its pod's."""
 
 import json
 import os
+import re
 import urllib.request
 
 import pytest
 
-from support import REDIS_CLUSTER, TELEMETRY, Authority, Postgres, Process, free_ports, materialize, one, render, run, until
+from support import REDIS_CLUSTER, ROOT, TELEMETRY, Authority, Postgres, Process, free_ports, materialize, one, render, run, until
 from test_acl import OF_A_CLUSTER
 
 PASSWORD = 'a "quoted\\ pass$word'
@@ -207,6 +208,15 @@ def test_it_is_made_once_grows_and_shrinks_and_keeps_what_it_holds(cluster):
     assert cluster.masters() == [0, 1, 2] and len(cluster.nodes()) == 6
     until(cluster.settled, "all are ready")
     cluster.write(40, "a")
+
+    # What the documentation and the chart's notes say for looking at it.
+    documented = next(c for c in (ROOT / "docs/deployment.md").read_text().splitlines() if "CLUSTER NODES" in c)
+    notes = (REDIS_CLUSTER / "templates/NOTES.txt").read_text()
+    script = re.search(r"-- sh -c '([^']*)'", documented)[1]
+    assert script in notes
+    pod = cluster.pods[0]
+    said = run("sh", "-c", script.replace("/etc/redis/config", str(pod.made["/etc/redis/config"])), env=pod.environment(pod.containers["redis"])).stdout
+    assert len(said.splitlines()) == 6
 
     before = cluster.nodes()
     again = cluster.job("grow")

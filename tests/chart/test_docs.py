@@ -1,4 +1,5 @@
-"""docs/deployment.md: its helm commands and values are rendered as they stand, its kubectl commands that need no cluster are run."""
+"""docs/deployment.md: its helm commands and values are rendered as they stand, its kubectl commands that need no cluster are run, and of the
+others everything that they name is looked up: objects, containers, ports, commands and flags of the program."""
 
 import os
 import re
@@ -6,7 +7,7 @@ import shlex
 
 import pytest
 
-from support import HELMS, PIPELINE, REDIS_CLUSTER, ROOT, objects, one, render, run
+from support import HELMS, PIPELINE, REDIS_CLUSTER, ROOT, TELEMETRY, TOOLS, find, objects, one, pods, render, run
 
 TEXT = (ROOT / "docs/deployment.md").read_text()
 VARIABLES = {"REDIS_PASSWORD": "redis secret", "DB_PASSWORD": "db secret", "ADMIN_PASSWORD": "a", "EDGE_PASSWORD": "b", "CENTRAL_PASSWORD": "c", "API_TOKEN": "t"}
@@ -20,7 +21,8 @@ def commands(text):
                 yield line.strip()
 
 
-HELM_COMMANDS = [c for c in commands(TEXT) if c.startswith(("helm upgrade", "helm template"))]
+README = [c for c in re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.S) if c.startswith("helm ")]
+HELM_COMMANDS = [c for c in [*commands(TEXT), *(c.replace("\\\n", " ").strip() for c in README)] if c.startswith(("helm upgrade", "helm template"))]
 KUBECTL_CREATE = [c for c in commands(TEXT) if c.startswith("kubectl") and " create " in c]
 VALUES = re.findall(r"```yaml\n# values: (\S+)\n(.*?)```", TEXT, re.S)
 
@@ -36,7 +38,18 @@ def test_helm_commands(command, helm):
 
 
 def test_there_are_commands_to_test():
-    assert len(HELM_COMMANDS) >= 10 and len(KUBECTL_CREATE) >= 6 and len(VALUES) >= 7
+    assert len(HELM_COMMANDS) >= 11 and len(KUBECTL_CREATE) >= 6 and len(VALUES) >= 7 and len(README) == 1
+    # Of each block it is known what it is: none is passed over.
+    assert {kind for kind in re.findall(r"^```(\w+)", TEXT, re.M)} == {"bash", "yaml", "mermaid"}
+    assert len(VALUES) == TEXT.count("```yaml\n")
+
+
+def test_every_command_is_one_that_is_looked_at():
+    known = ("helm upgrade ", "helm template ", "helm test ", "kubectl config use-context ", "make image ", "printf 'sha256:")
+    for command in commands(TEXT):
+        words = command.split()
+        asked = words[0] == "kubectl" and (words[3:4] or [""])[0] in ("create", "get", "logs", "exec", "port-forward")
+        assert command.startswith(known) or asked, f"no test knows: {command}"
 
 
 @pytest.mark.parametrize("command", KUBECTL_CREATE, ids=range(len(KUBECTL_CREATE)))
@@ -44,7 +57,8 @@ def test_secrets_and_config_maps(command, tmp_path):
     for name in ("ca.crt", "gpus.csv", "tokens"):
         (tmp_path / name).write_text("x")
     words = shlex.split(re.sub(r"\$\{(\w+)\}", lambda m: VARIABLES[m[1]], command))
-    made = objects(run(*words, "--dry-run=client", "--output", "yaml", cwd=tmp_path, env={**os.environ, "KUBECONFIG": "/dev/null"}).stdout)
+    assert words[0] == "kubectl"
+    made = objects(run(TOOLS / "bin/kubectl", *words[1:], "--dry-run=client", "--output", "yaml", cwd=tmp_path, env={**os.environ, "KUBECONFIG": "/dev/null"}).stdout)
     assert made[0]["kind"] in ("Secret", "ConfigMap")
 
 
@@ -55,15 +69,77 @@ def test_values(chart, text, tmp_path):
     assert render(ROOT / "charts" / chart, {"postgresql.auth.password": "db"}, files=[file])
 
 
-def test_names_in_commands_are_those_of_the_releases():
-    """What is asked by kubectl is what the releases make."""
-    docs = render(PIPELINE, {}, release="telemetry-edge", files=[PIPELINE / "values-edge.yaml", ROOT / "examples/kubernetes/scenario-3-edge.yaml"])
-    docs += render(PIPELINE, {}, release="telemetry-central", files=[PIPELINE / "values-central.yaml", ROOT / "examples/kubernetes/scenario-3-central.yaml"])
-    docs += render(REDIS_CLUSTER, {}, release="redis-cluster", files=[ROOT / "examples/kubernetes/shared-infrastructure.yaml"])
-    there = {f"{d['kind'].lower()}/{d['metadata']['name']}" for d in docs} | {f"secret/{d['spec']['secretName']}" for d in docs if d["kind"] == "Certificate"}
-    asked = re.findall(r"\b((?:deployment|daemonset|service|job)/[a-z-]+[a-z])", " ".join(c for c in commands(TEXT)))
-    asked += [f"secret/{name}" for name in re.findall(r"get secret ([a-z-]+)", TEXT)]
-    assert len(asked) >= 6 and set(asked) <= there, set(asked) - there
+# What docs/deployment.md installs, where.
+RELEASES = {
+    "telemetry-edge": (PIPELINE, "telemetry-system", ["charts/telemetry-pipeline/values-edge.yaml", "examples/kubernetes/scenario-3-edge.yaml"]),
+    "telemetry-central": (PIPELINE, "telemetry-system", ["charts/telemetry-pipeline/values-central.yaml", "examples/kubernetes/scenario-3-central.yaml"]),
+    "redis-cluster": (REDIS_CLUSTER, "shared-infrastructure", ["examples/kubernetes/shared-infrastructure.yaml"]),
+}
+
+
+@pytest.fixture(scope="module")
+def installed():
+    docs = {}
+    for release, (chart, namespace, files) in RELEASES.items():
+        docs.setdefault(namespace, []).extend(render(chart, {}, release=release, namespace=namespace, files=[ROOT / file for file in files]))
+    return docs
+
+
+ASKING = [c for c in commands(TEXT) if c.startswith("kubectl --namespace") and c not in KUBECTL_CREATE]
+
+
+@pytest.mark.parametrize("command", ASKING, ids=range(len(ASKING)))
+def test_what_is_asked_of_a_cluster_is_there(command, installed):
+    words = shlex.split(command.split(" | ")[0])
+    docs, verb, rest = installed[words[2]], words[3], words[4:]
+    workloads = {f"{d['kind'].lower()}/{d['metadata']['name']}": d for d in docs}
+    if verb == "get" and rest[0] == "secret":
+        assert rest[1] in [d["spec"]["secretName"] for d in find(docs, "Certificate")]
+        return
+    if verb == "get":
+        key, value = rest[rest.index("--selector") + 1].split("=")
+        assert rest[0] == "pods" and any(d["spec"]["template"]["metadata"]["labels"].get(key) == value for d in docs if d["kind"] in ("Deployment", "DaemonSet"))
+        return
+    name = next(word for word in rest if "/" in word or re.search(r"-\d+$", word))
+    if verb == "port-forward":
+        service = workloads[name]
+        assert int(rest[-1].split(":")[1]) in [port["port"] for port in service["spec"]["ports"]]
+        return
+    # The pod of a StatefulSet is called by its number.
+    spec = (workloads.get(name) or workloads[f"statefulset/{name.rsplit('-', 1)[0]}"])["spec"]["template"]["spec"]
+    containers = [c["name"] for c in spec["containers"]]
+    assert "--container" not in rest or rest[rest.index("--container") + 1] in containers
+    if "--" in rest and rest[rest.index("--") + 1] == "telemetry":
+        arguments = rest[rest.index("--") + 2:]
+        said = run(TELEMETRY, *arguments, "--help").stdout
+        assert f"telemetry {arguments[0]}" in said
+        if "--config" in arguments:
+            path = arguments[arguments.index("--config") + 1]
+            assert any(path.startswith(m["mountPath"]) for m in spec["containers"][0]["volumeMounts"])
+
+
+def test_helm_test_has_something_to_run(installed):
+    for command in commands(TEXT):
+        if command.startswith("helm test "):
+            _, _, release, _, namespace, *_ = shlex.split(command)
+            assert [d for d in find(installed[namespace], "Pod") if d["metadata"]["annotations"]["helm.sh/hook"] == "test" and d["metadata"]["name"].startswith(release)]
+
+
+def test_the_tokens_are_taken(tmp_path):
+    """The file that the documented command writes is one that the gateway reads."""
+    command = next(c for c in commands(TEXT) if c.startswith("printf 'sha256:"))
+    run("sh", "-c", command, cwd=tmp_path, env={**os.environ, **VARIABLES})
+    env = {"PATH": os.environ["PATH"], "TELEMETRY_API_TOKENS_FILE": str(tmp_path / "tokens"), "DATABASE_URL": "postgres://127.0.0.1:1/x"}
+    assert re.fullmatch(r"sha256:[0-9a-f]{64} grafana\n", (tmp_path / "tokens").read_text())
+    assert run(TELEMETRY, "config", "check", env=env, ok=False).returncode == 0
+
+
+def test_the_image_that_is_built_is_the_one_that_is_run():
+    command = next(c for c in commands(TEXT) if c.startswith("make image "))
+    image = re.search(r"IMAGE=(\S+):(\S+)", command)
+    docs = render(PIPELINE, {"postgresql.auth.password": "db"}, "--set", f"image.repository={image[1]}")
+    assert f"{image[1]}:{image[2]}" in {spec["containers"][0]["image"] for _, spec in pods(docs)}
+    assert "image:" in (ROOT / "Makefile").read_text()
 
 
 def test_links_lead_somewhere():

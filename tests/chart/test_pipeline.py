@@ -74,6 +74,22 @@ REFUSED = [
     ({**BOTH, "collector.config": {"postgres": {"password": "x"}}}, ["collector.config.postgres.password", "existingSecret"]),
     ({**BOTH, "config": {"redis": {"tls": {"ca": "x"}}}}, ["config.redis.tls", "redis.tls"]),
     ({**BOTH, "config": {"shutdown": {"deadline": "1m"}}}, ["config.shutdown.deadline", "terminationGracePeriodSeconds"]),
+    ({**BOTH, "postgresql.external.password": "p"}, ["postgresql.external.password", "postgresql.auth.password"]),
+    ({"postgresql.enabled": False, "postgresql.external.host": "h", "postgresql.auth.password": "p"}, ["postgresql.auth.password", "postgresql.external.password"]),
+    ({**EDGE, "redis.external.password": "one\ntwo"}, ["redis.external.password", "line break"]),
+    ({**EDGE, "streamer.extraEnv": [{"name": "REDIS_URL", "value": "rediss://edge:${PASSWORD}@h"}]}, ["streamer.extraEnv[0].value", "does not expand"]),
+    ({**EDGE, "streamer.extraEnv": [{"name": "A", "value": "1"}, {"name": "A", "value": "2"}]}, ["streamer.extraEnv", "A twice"]),
+    ({**EDGE, "streamer.csv.configMap.data": {"a.txt": "x"}}, ["streamer.csv.configMap.data.a.txt", "streamer.csv.patterns"]),
+    ({**EDGE, "streamer.csv.configMap.data": {"a/b.csv": "x"}}, ["/streamer/csv/configMap/data"]),
+    ({**BOTH, "apiGateway.service.nodePort": 30080}, ["apiGateway.service.nodePort", "NodePort"]),
+    ({**BOTH, "apiGateway.service.loadBalancerSourceRanges": ["10.0.0.0/8"]}, ["loadBalancerSourceRanges", "LoadBalancer"]),
+    ({**BOTH, "networkPolicy.enabled": True, "networkPolicy.redis.cidrs": ["10.0.0.0/8"]}, ["networkPolicy.redis", "redis.enabled=true"]),
+    ({**BOTH, "monitoring.prometheusRule.disabled": ["TelemetryLagg"]}, ["TelemetryLagg", "TelemetryQueueLag"]),
+    ({**BOTH, "nameOverride": "My name"}, ["/nameOverride"]),
+    # Nothing where something must be: a template would take it for 0, or no section.
+    ({**BOTH, "collector.replicaCount": None}, ["/collector", "replicaCount"]),
+    ({**BOTH, "streamer.csv": None}, ["/streamer", "csv"]),
+    ({**BOTH, "redis": None}, ["redis"]),
 ]
 
 
@@ -169,6 +185,42 @@ def test_both_spellings_of_tls_are_the_same():
     c = render(PIPELINE, {**EDGE, "redis.external.tls": True, "redis.tls.enabled": True})
     assert a == b == c
     assert variables(container(a, "t-streamer")[1])["REDIS_URL"] == "rediss://redis.example.com:6379"
+
+
+GUIDES_EDGE = """
+streamer: {enabled: true, replicaCount: 3}
+collector: {enabled: false}
+apiGateway: {enabled: false}
+postgresql: {enabled: false}
+redis:
+  enabled: false
+  external: {host: redis.shared-infra.company.com, port: 6379, password: "${REDIS_PASSWORD}", tls: true}
+"""
+GUIDES_CENTRAL = GUIDES_EDGE.replace("streamer: {enabled: true, replicaCount: 3}", "streamer: {enabled: false}").replace(
+    "collector: {enabled: false}", "collector: {enabled: true, replicaCount: 5}").replace(
+    "apiGateway: {enabled: false}", "apiGateway: {enabled: true, replicaCount: 2}").replace("postgresql: {enabled: false}", "postgresql: {enabled: true}")
+HOST = "redis.external.host=redis.shared-infra.company.com"
+
+
+@pytest.mark.parametrize("helm", HELMS)
+@pytest.mark.parametrize("side, file, given, replicas", [
+    ("edge", GUIDES_EDGE, [HOST], {"streamer": 3}),
+    ("edge", None, [HOST], {"streamer": 3, "network-probe": 1}),
+    ("central", GUIDES_CENTRAL, ["postgresql.auth.password=db"], {"collector": 5, "api-gateway": 2}),
+    ("central", None, ["postgresql.auth.password=db"], {"collector": 5, "api-gateway": 2, "network-probe": 1}),
+], ids=["edge, its own file", "edge, the chart's", "central, its own file", "central, the chart's"])
+def test_the_guides_commands_work_as_written(side, file, given, replicas, helm, tmp_path):
+    """Those of the earlier guide (docs/deployment.md, "If you come from the earlier guide"), with its values files and with the chart's."""
+    values = PIPELINE / f"values-{side}.yaml"
+    if file:
+        values = tmp_path / f"values-{side}.yaml"
+        values.write_text(file)
+        assert "does not expand" in refused(PIPELINE, {}, files=[values], helm=HELMS[helm]), "and not without the password"
+    flags = [flag for one_value in [*given, "redis.external.password=p,w".replace(",", "\\,")] for flag in ("--set", one_value)]
+    docs = render(PIPELINE, {}, *flags, release=f"telemetry-{side}", files=[values], helm=HELMS[helm])
+    assert {d["metadata"]["name"].removeprefix(f"telemetry-{side}-"): d["spec"]["replicas"] for d in find(docs, "Deployment")} == replicas
+    assert one(docs, "Secret", f"telemetry-{side}-redis")["data"] == {"password": "cCx3"}
+    assert all(variables(c)["REDIS_URL"] == "rediss://redis.shared-infra.company.com:6379" for d in find(docs, "Deployment") for c in d["spec"]["template"]["spec"]["containers"])
 
 
 def test_the_guides_variables_go_before_the_charts():
@@ -330,3 +382,7 @@ def test_the_notes_say_what_runs_and_warn():
     text = notes({**BOTH, "redis.enabled": False, "redis.external.host": "h", "redis.external.password": "hunter2", "redis.tls.enabled": True, "redis.tls.insecureSkipVerify": True,
                   "apiGateway.auth.existingSecret": "t"})
     assert "hunter2" not in text and "insecureSkipVerify" in text and "existingSecret" in text and "asks for no token" not in text
+    text = notes({**EDGE, "postgresql.external.host": "db", "networkPolicy.metrics.from": [{"podSelector": {}}]})
+    assert "networkPolicy has rules and is off" in text and "No password for PostgreSQL" not in text
+    assert "No password for PostgreSQL" in notes({"postgresql.enabled": False, "postgresql.external.host": "db"})
+    assert "the name in the documentation" in notes({**BOTH, "redis.enabled": False, "redis.external.host": "redis.shared-infra.company.com"})

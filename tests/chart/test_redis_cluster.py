@@ -2,11 +2,15 @@
 container. Only three things are not as in Kubernetes: pods share a host (so each node has a port of its own, as with NodePort), DNS is a
 file, and the address that a node binds to is its pod's."""
 
+import json
 import os
+import re
+import urllib.request
 
 import pytest
 
-from support import REDIS_CLUSTER, TELEMETRY, Authority, Postgres, Process, free_ports, materialize, one, render, run, until
+from support import REDIS_CLUSTER, ROOT, TELEMETRY, Authority, Postgres, Process, free_ports, materialize, one, render, run, until
+from test_acl import OF_A_CLUSTER
 
 PASSWORD = 'a "quoted\\ pass$word'
 
@@ -205,6 +209,15 @@ def test_it_is_made_once_grows_and_shrinks_and_keeps_what_it_holds(cluster):
     until(cluster.settled, "all are ready")
     cluster.write(40, "a")
 
+    # What the documentation and the chart's notes say for looking at it.
+    documented = next(c for c in (ROOT / "docs/deployment.md").read_text().splitlines() if "CLUSTER NODES" in c)
+    notes = (REDIS_CLUSTER / "templates/NOTES.txt").read_text()
+    script = re.search(r"-- sh -c '([^']*)'", documented)[1]
+    assert script in notes
+    pod = cluster.pods[0]
+    said = run("sh", "-c", script.replace("/etc/redis/config", str(pod.made["/etc/redis/config"])), env=pod.environment(pod.containers["redis"])).stdout
+    assert len(said.splitlines()) == 6
+
     before = cluster.nodes()
     again = cluster.job("grow")
     assert "becomes" not in again and "joins" not in again and cluster.nodes() == before, again
@@ -293,7 +306,8 @@ def test_the_real_roles_over_tls_with_their_own_users(cluster, tmp_path):
         sample = tmp_path / "sample.csv"
         sample.write_text(run(TELEMETRY, "generate", "--gpus", "16", "--duration", "5m", "--interval", "1s").stdout)
         rows = len(sample.read_text().splitlines()) - 1
-        running.append(Process([TELEMETRY, "collect", "--admin-listen", "off"], tmp_path / "collect.log", central))
+        collect = Process([TELEMETRY, "collect", "--admin-listen", "off"], tmp_path / "collect.log", central)
+        running.append(collect)
         edge = {**base, "REDIS_USERNAME": "edge", "REDIS_PASSWORD": "edge%/pass", "TELEMETRY__BATCH__MAX_ROWS": "500", "TELEMETRY__STREAM__RATE": str(rows // 20)}
         stream = Process([TELEMETRY, "stream", "--csv", sample, "--until", "stored"], tmp_path / "stream.log", edge)
         running.append(stream)
@@ -305,6 +319,31 @@ def test_the_real_roles_over_tls_with_their_own_users(cluster, tmp_path):
         until(lambda: not stream.alive(), "all is stored", 150)
         assert stream.child.returncode == 0, stream.text()
         assert postgres.sql("SELECT count(*) FROM samples") == str(rows)
+        until(cluster.settled, "all are ready")
+
+        # What else each side does, on every node with the rights of its own user and no more.
+        probe = free_ports(1)
+        running.append(Process([TELEMETRY, "probe", "--admin-listen", f"127.0.0.1:{probe}"], tmp_path / "probe.log", edge))
+        until(lambda: b"telemetry_probe_seconds_count" in urllib.request.urlopen(f"http://127.0.0.1:{probe}/metrics", timeout=5).read(), "the way is measured")
+        for env, *command in ((edge, "check"), (central, "check"), (central, "audit"), (central, "top", "--once"), (central, "groups", "list"), (central, "replay", "--all")):
+            done = run(TELEMETRY, *command, env=env, ok=False)
+            assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
+        collect.stop()
+        done = run(TELEMETRY, "groups", "retire", "collectors", "--force", env=central, ok=False)
+        assert done.returncode == 0, done.stderr
+        for pod in cluster.pods:
+            assert json.loads(pod.cli("--json", "ACL", "LOG")) == [], pod.number
+
+        # Those that only a cluster asks for: without any of them, something is refused (the others: test_acl.py).
+        for right in OF_A_CLUSTER:
+            for user, env in (("edge", edge), ("central", central)):
+                for pod in cluster.pods:
+                    pod.cli("ACL", "SETUSER", user, f"-{right[1:]}")
+                run(TELEMETRY, "check", env=env, ok=False)
+                refused = [(e["username"], e["object"]) for pod in cluster.pods for e in json.loads(pod.cli("--json", "ACL", "LOG"))]
+                assert (user, right[1:]) in refused, refused
+                for pod in cluster.pods:
+                    pod.cli("ACL", "SETUSER", user, right)
     finally:
         for process in running:
             process.stop()

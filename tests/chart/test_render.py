@@ -2,13 +2,14 @@
 
 import functools
 import json
+import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import yaml
 
-from support import HELM, HELMS, KUBERNETES, PIPELINE, REDIS_CLUSTER, ROOT, TOOLS, find, objects, pods, render, run, template
+from support import HELM, HELMS, KUBERNETES, PIPELINE, REDIS_CLUSTER, ROOT, TELEMETRY, TOOLS, find, objects, pods, render, run, template
 
 GOLDEN = ROOT / "tests/chart/golden"
 VERSIONS = [f"1.{minor}.0" for minor in range(28, 37)]
@@ -160,9 +161,51 @@ def test_unit_tests(chart):
 
 
 def test_kustomize():
-    text = run("kubectl", "kustomize", "--enable-helm", "--helm-command", HELMS["helm 3"], "--load-restrictor", "LoadRestrictionsNone", ROOT / "examples/kubernetes/kustomize").stdout
+    text = run(TOOLS / "bin/kubectl", "kustomize", "--enable-helm", "--helm-command", HELMS["helm 3"], "--load-restrictor", "LoadRestrictionsNone", ROOT / "examples/kubernetes/kustomize").stdout
     streamer = find(objects(text), "DaemonSet", "telemetry-edge-streamer")[0]
     assert streamer["spec"]["template"]["spec"]["hostAliases"]
+
+
+# In place of kind, docker and a cluster: helm renders, kubectl makes what needs no cluster.
+STAND_INS = {
+    "kind": "exit 0",
+    "docker": "exit 0",
+    "kubectl": """shift 2
+case "$*" in
+    *--dry-run=client*) exec {kubectl} "$@" ;;
+    *apply*) cat >>{made}/applied.yaml; echo --- >>{made}/applied.yaml ;;
+esac""",
+    "helm": """shift 2
+[ "$1 $2" = "upgrade --install" ] || exit 0
+shift 2
+words=()
+while [ $# -gt 0 ]; do
+    case "$1" in --wait) ;; --timeout) shift ;; *) words+=("$1") ;; esac
+    shift
+done
+exec {helm} template "${{words[@]}}" --kube-version 1.36.0 >{made}/"${{words[0]}}".yaml""",
+}
+
+
+def test_the_laptop_script_renders_and_finds_its_secrets(tmp_path):
+    made, programs = tmp_path / "made", tmp_path / "bin"
+    made.mkdir()
+    programs.mkdir()
+    for name, text in STAND_INS.items():
+        file = programs / name
+        file.write_text("#!/usr/bin/env bash\nset -eu\n" + text.format(made=made, kubectl=TOOLS / "bin/kubectl", helm=HELM) + "\n")
+        file.chmod(0o755)
+    env = {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}", "KIND_WORK": str(tmp_path / "work"), "TELEMETRY_BIN": TELEMETRY, "KUBECONFIG": "/dev/null"}
+    run(ROOT / "examples/kubernetes/kind.sh", env=env)
+    applied = objects((made / "applied.yaml").read_text())
+    there = {(d["kind"], d["metadata"]["name"]) for d in applied}
+    for release in ("redis-cluster", "telemetry-central", "telemetry-edge"):
+        docs = objects((made / f"{release}.yaml").read_text())
+        own = {(d["kind"], d["metadata"]["name"]) for d in docs}
+        for name, spec in pods(docs):
+            for volume in spec["volumes"]:
+                wanted = ("Secret", volume["secret"]["secretName"]) if "secret" in volume else ("ConfigMap", volume["configMap"]["name"]) if "configMap" in volume else None
+                assert wanted is None or wanted in own | there, f"{release}, {name}: {wanted}"
 
 
 def test_other_examples_are_yaml():
@@ -177,20 +220,32 @@ def test_other_examples_are_yaml():
     assert all((ROOT / file).exists() for file in [release["chart"], *release["valuesFiles"]])
 
 
-def test_names_that_are_too_long_stay_apart():
+@pytest.mark.parametrize("chart", [PIPELINE, REDIS_CLUSTER], ids=lambda chart: chart.name)
+def test_names_that_are_too_long_stay_apart(chart):
     release = "a-release-name-of-fifty-three-characters-is-the-limit"
-    docs = render(PIPELINE, {"postgresql.auth.password": "db", "probe.enabled": True}, release=release[:53])
-    other = render(PIPELINE, {"postgresql.auth.password": "db", "probe.enabled": True}, release=release[:52])
+    docs, other = (render(chart, ALL_OF_IT[chart], release=release[:length]) for length in (53, 52))
     for d in docs:
         assert len(d["metadata"]["name"]) <= (52 if d["kind"] == "StatefulSet" else 63), d["metadata"]["name"]
     names = lambda docs: {(d["kind"], d["metadata"]["name"]) for d in docs}  # noqa: E731
     assert not names(docs) & names(other)
 
 
-def test_two_releases_in_a_namespace_share_nothing():
-    values = {"postgresql.auth.password": "db", "networkPolicy.enabled": True, "monitoring.serviceMonitor.enabled": True}
-    a, b = render(PIPELINE, values, release="a"), render(PIPELINE, values, release="b")
+ALL_OF_IT = {
+    PIPELINE: {"postgresql.auth.password": "db", "redis.auth.password": "r", "networkPolicy.enabled": True, "probe.enabled": True, "autoscaling.enabled": True,
+               "streamer.csv.configMap.data": {"a.csv": "x"}, **{f"monitoring.{m}.enabled": True for m in ("serviceMonitor", "prometheusRule", "dashboard")}},
+    REDIS_CLUSTER: {"auth.password": "p", "networkPolicy.enabled": True, "exporter.enabled": True, "exporter.serviceMonitor.enabled": True},
+}
+
+
+@pytest.mark.parametrize("chart", ALL_OF_IT, ids=lambda chart: chart.name)
+def test_two_releases_in_a_namespace_share_nothing(chart):
+    a, b = (render(chart, ALL_OF_IT[chart], release=release) for release in "ab")
     assert not {(d["kind"], d["metadata"]["name"]) for d in a} & {(d["kind"], d["metadata"]["name"]) for d in b}
+    # Nor a Secret or ConfigMap of the other.
+    names = {d["metadata"]["name"] for d in b}
+    for name, spec in pods(a):
+        mounted = {v.get("configMap", {}).get("name") or v.get("secret", {}).get("secretName") for v in spec.get("volumes", [])}
+        assert not mounted & names, name
     for d in a:
         for selector in (d.get("spec", {}).get("selector"), d.get("spec", {}).get("podSelector")):
             if selector:
@@ -198,14 +253,19 @@ def test_two_releases_in_a_namespace_share_nothing():
                 assert labels["app.kubernetes.io/instance"] == "a", d["metadata"]["name"]
 
 
-def test_as_a_subchart_with_global_values(tmp_path):
+def test_both_as_subcharts_with_global_values(tmp_path):
     parent = tmp_path / "parent"
     (parent / "charts").mkdir(parents=True)
     (parent / "Chart.yaml").write_text(yaml.dump({"apiVersion": "v2", "name": "parent", "version": "1.0.0"}))
-    (parent / "values.yaml").write_text(yaml.dump({"global": {"imageRegistry": "x"}, "telemetry-pipeline": {"enabled": True, "postgresql": {"auth": {"password": "db"}}}}))
-    shutil.copytree(PIPELINE, parent / "charts/telemetry-pipeline")
+    (parent / "values.yaml").write_text(yaml.dump({"global": {"imageRegistry": "x"}, "telemetry-pipeline": {"enabled": True, "postgresql": {"auth": {"password": "db"}}},
+                                                     "redis-cluster": {"enabled": True, "auth": {"password": "p"}}}))
+    for chart in (PIPELINE, REDIS_CLUSTER):
+        shutil.copytree(chart, parent / "charts" / chart.name)
     for helm in HELMS.values():
-        assert find(render(parent, helm=helm), "Deployment", "t-telemetry-pipeline-collector")
+        docs = render(parent, helm=helm)
+        assert find(docs, "Deployment", "t-telemetry-pipeline-collector") and find(docs, "StatefulSet", "t-redis-cluster")
+        names = [(d["kind"], d["metadata"]["name"]) for d in docs]
+        assert len(names) == len(set(names)), "each object once"
 
 
 def test_a_changed_value_renews_the_pods_that_it_concerns():
@@ -219,6 +279,20 @@ def test_a_changed_value_renews_the_pods_that_it_concerns():
     assert changed({"postgresql.auth.password": "new"}) == ["t-api-gateway", "t-collector"]
     assert changed({"collector.config": {"collect": {"writers": 4}}}) == ["t-collector"]
     assert changed({"collector.replicaCount": 4}) == []
+    # Followed, not restarted for.
+    base["streamer.csv.configMap.data"] = {"a.csv": "x"}
+    before = annotations({})
+    assert changed({"streamer.csv.configMap.data": {"a.csv": "y"}}) == []
+
+    base.clear()
+    base.update({"redis.enabled": False, "redis.external.host": "h", "redis.tls.enabled": True, "redis.tls.ca": "a", "redis.tls.cert": "c", "redis.tls.key": "k", "postgresql.enabled": False,
+                 "postgresql.external.host": "p", "postgresql.external.sslmode": "verify-full", "postgresql.external.tls.ca": "a", "probe.enabled": True})
+    before = annotations({})
+    everybody = ["t-api-gateway", "t-collector", "t-network-probe", "t-streamer"]
+    for value in ("redis.external.password", "redis.tls.ca", "redis.tls.cert", "redis.tls.key"):
+        assert changed({value: "new"}) == everybody, value
+    for value in ("postgresql.external.password", "postgresql.external.tls.ca"):
+        assert changed({value: "new"}) == everybody[:2], value
 
 
 def leaves(values, path=""):

@@ -65,7 +65,9 @@ write_users() {
     if [ -s "$AUTH/$file" ]; then
       echo "user $user on #$(secret "$file" | sha256) resetchannels $(sed -n "s/^$user //p" "$CONFIG/acl.rules")"
     elif [ "$user" = default ]; then
-      echo "user default reset"
+      # Nobody gets in as it. Its rights are for Redis itself, which reads its append-only file as this user: without them, what scripts
+      # wrote is left out, or ends the server (github.com/redis/redis/issues/14541).
+      echo "user default off resetpass ~* &* +@all"
     fi
   done
 }

@@ -142,6 +142,14 @@ app.kubernetes.io/component: redis
     sizeLimit: 4Mi
 {{- end }}
 
+{{/* A size in bytes: Redis' 1gb, 1g, and Kubernetes' 1Gi, 1G. */}}
+{{- define "redis.bytes" -}}
+{{- $text := toString . -}}
+{{- $unit := regexFind "[A-Za-z]*$" $text -}}
+{{- $factors := dict "" 1 "k" 1000 "kb" 1024 "Ki" 1024 "K" 1000 "m" 1000000 "mb" 1048576 "Mi" 1048576 "M" 1000000 "g" 1000000000 "gb" 1073741824 "Gi" 1073741824 "G" 1000000000 "Ti" 1099511627776 "T" 1000000000000 -}}
+{{- mulf (regexFind "^[0-9.]+" $text | float64) (get $factors $unit | default 1 | float64) | int64 -}}
+{{- end }}
+
 {{/* What contradicts itself or is missing. */}}
 {{- define "redis.problems" -}}
 {{- $v := .Values -}}
@@ -152,6 +160,9 @@ app.kubernetes.io/component: redis
 - {{ $key }} is a number in a values file, and would lose digits: put it in quotes
 {{- end -}}
 {{- if $value }}{{- $given = append $given $key }}{{- end -}}
+{{- if regexMatch "[\\r\\n]+[^\\r\\n]" (toString $value) }}
+- {{ $key }} has a line break within it
+{{- end -}}
 {{- if regexMatch "^\\$\\{" (toString $value) }}
 - {{ $key }} is the text ${…}: Helm does not expand variables in values files. Let the shell expand it: --set {{ $key }}="${NAME}"; or name a Secret in auth.existingSecret
 {{- end -}}
@@ -182,7 +193,32 @@ app.kubernetes.io/component: redis
 {{- end }}
 {{- end }}
 {{- end }}
+{{- range $key, $value := dict "external.domain" $v.external.domain "external.hostnames" (join "," $v.external.hostnames) "external.seedHostname" $v.external.seedHostname "acl.prefix" $v.acl.prefix -}}
+{{- if contains "${" $value }}
+- {{ $key }} is the text {{ $value }}: Helm does not expand variables in values files. Let the shell expand it: --set {{ $key }}="${NAME}"
+{{- end -}}
+{{- end }}
+{{- $owned := list -}}
+{{- range splitList "\n" $v.extraConfig -}}
+{{- $word := splitList " " (trim .) | first | lower -}}
+{{- if or (has $word (list "port" "tls-port" "bind" "dir" "user" "aclfile" "requirepass" "masterauth" "masteruser" "maxmemory" "appendonly" "cluster-enabled" "cluster-config-file" "cluster-node-timeout")) (hasPrefix "cluster-announce-" $word) (hasPrefix "cluster-preferred-" $word) (hasPrefix "tls-" $word) }}{{- $owned = append $owned $word }}{{- end -}}
+{{- if and (eq $word "maxmemory-policy") (not (regexMatch "\\snoeviction\\s*$" .)) }}
+- extraConfig: {{ trim . }} would throw parts of the queue away; only noeviction keeps it
+{{- end -}}
+{{- end -}}
+{{- with $owned }}
+- extraConfig sets {{ uniq . | join ", " }}, which this chart sets: use its own value for it
+{{- end }}
+{{- with $v.resources.limits }}{{- with .memory }}
+{{- $data := include "redis.bytes" (lower $v.maxmemory) | int64 }}{{- $limit := include "redis.bytes" . | int64 }}
+{{- if ge $data $limit }}
+- maxmemory={{ $v.maxmemory }} is not below resources.limits.memory={{ . }}: Kubernetes would kill the node before it is full. Leave a third for buffers, and for the copy that an AOF rewrite makes
+{{- end }}
+{{- end }}{{- end }}
 {{- with $v.external }}
+{{- if and .enabled .loadBalancerSourceRanges (ne .type "LoadBalancer") }}
+- external.loadBalancerSourceRanges is set, and external.type={{ .type }}: it would bar nobody; use networkPolicy.cidrs
+{{- end }}
 {{- $nodes := include "redis.nodes" $ | int }}
 {{- if and .enabled (not .domain) (not .hostnames) }}
 - external.enabled=true needs external.domain (nodes are {{ include "redis.fullname" $ }}-<n>.<domain>) or external.hostnames

@@ -10,12 +10,12 @@ TelemetryRedisUnreachable:
   summary: "{{ `{{ $labels.component }} of {{ $labels.cluster }} does not reach Redis` }}"
   description: "{{ `For two minutes no command has been answered. Nothing is lost: streamers wait, and go on by themselves.` }}"
 TelemetryQueueLag:
-  expr: max by (namespace, partition) (telemetry_backlog_oldest_seconds{ {{- $namespace -}} }) > {{ $t.lagSeconds }}
+  expr: max by (namespace, group) (telemetry_group_lag_seconds{ {{- $namespace -}} }) > {{ $t.lagSeconds }}
   for: 5m
   severity: warning
   runbook: lag
-  summary: "{{ `Partition {{ $labels.partition }} is {{ $value | humanizeDuration }} behind` }}"
-  description: "{{ `Its oldest entry has waited that long for being stored: collectors are too few, too slow, or PostgreSQL is.` }}"
+  summary: "{{ `Group {{ $labels.group }} is {{ $value | humanizeDuration }} behind` }}"
+  description: "{{ `Its oldest batch has waited that long for being stored: collectors are too few or too slow, PostgreSQL is, or nobody reads for the group any more.` }}"
 TelemetryNothingStored:
   expr: sum by (namespace) (max by (namespace, partition) (telemetry_backlog_entries{ {{- $namespace -}} })) > 0 and sum by (namespace) (rate(telemetry_batches_total{direction="committed", {{ $namespace -}} }[5m])) == 0
   for: 5m
@@ -24,12 +24,13 @@ TelemetryNothingStored:
   summary: "{{ `Batches wait, and collectors store none` }}"
   description: "{{ `{{ $value }} entries wait in the queue. PostgreSQL is away, or refuses: /readyz of the collectors says why.` }}"
 TelemetryNoData:
-  expr: count by (namespace, source_cluster) (count_over_time(cross_cluster_latency_seconds_count{component="collector", {{ $namespace -}} }[1d])) unless sum by (namespace, source_cluster) (increase(cross_cluster_latency_seconds_count{component="collector", {{ $namespace -}} }[{{ int $t.noDataMinutes }}m])) > 0
+  # What was seen within a day: it is missed also when no collector is there to say so.
+  expr: time() - max by (namespace, cluster) (last_over_time(telemetry_last_stored_timestamp_seconds{ {{- $namespace -}} }[1d])) > {{ mul (int $t.noDataMinutes) 60 }} < {{ mul (int $t.noDataDays) 86400 }}
   for: 5m
   severity: warning
   runbook: no-data
-  summary: "{{ `No data from {{ $labels.source_cluster }}` }}"
-  description: "{{ `It sent something within a day, and nothing within the last ` }}{{ int $t.noDataMinutes }}{{ ` minutes.` }}"
+  summary: "{{ `No data from {{ $labels.cluster }} for {{ $value | humanizeDuration }}` }}"
+  description: "{{ `Nothing of it was stored meanwhile. After ` }}{{ int $t.noDataDays }}{{ ` days it is taken for gone.` }}"
 TelemetryLatency:
   expr: histogram_quantile(0.99, sum by (namespace, source_cluster, le) (rate(cross_cluster_latency_seconds_bucket{component="collector", {{ $namespace -}} }[10m]))) > {{ $t.latencySeconds }}
   for: 10m
@@ -38,12 +39,12 @@ TelemetryLatency:
   summary: "{{ `From {{ $labels.source_cluster }} to the store it takes {{ $value | humanizeDuration }}` }}"
   description: "{{ `99th percentile of ten minutes. The clocks of both clusters are in it.` }}"
 TelemetryDeadLetters:
-  expr: sum by (namespace) (increase(telemetry_dead_letters_total{ {{- $namespace -}} }[15m])) > 0
-  for: 0m
+  expr: max by (namespace) (telemetry_dead_letters_kept{ {{- $namespace -}} }) > 0
+  for: 1m
   severity: warning
   runbook: dead-letters
-  summary: "{{ `Batches could not be stored` }}"
-  description: "{{ `They are kept in PostgreSQL: telemetry dead-letters list.` }}"
+  summary: "{{ `Batches that could not be stored: {{ $value }}` }}"
+  description: "{{ `They are kept in PostgreSQL until somebody decides: telemetry dead-letters list.` }}"
 TelemetryRejectedRows:
   expr: sum by (namespace) (rate(telemetry_rows_rejected_total{ {{- $namespace -}} }[15m])) / (sum by (namespace) (rate(telemetry_rows_read_total{ {{- $namespace -}} }[15m])) > 0) > {{ $t.rejectedRatio }}
   for: 15m

@@ -3,7 +3,7 @@
 {{- define "telemetry.problems" -}}
 {{- $v := .Values }}{{- $redis := $v.redis }}{{- $pg := $v.postgresql -}}
 
-{{- range tuple "clusterName" "image" "redis" "postgresql" "config" "streamer.csv" "streamer.config" "collector.config" "apiGateway.config" "probe.config" "apiGateway.auth" "apiGateway.tls" "apiGateway.ingress.hosts" "monitoring" "networkPolicy" -}}
+{{- range tuple "clusterName" "image" "redis" "postgresql" "config" "streamer.csv" "streamer.extraEnv" "collector.extraEnv" "apiGateway.extraEnv" "probe.extraEnv" "streamer.config" "collector.config" "apiGateway.config" "probe.config" "apiGateway.auth" "apiGateway.tls" "apiGateway.ingress.hosts" "monitoring" "networkPolicy" -}}
 {{- $value := $v -}}
 {{- range splitList "." . }}{{- $value = get $value . }}{{- end -}}
 {{- include "telemetry.unexpanded" (dict "path" . "value" $value) -}}
@@ -47,6 +47,11 @@
 {{- range $path, $of := dict "redis.external" $redis.external "redis.auth" $redis.auth "postgresql.auth" $pg.auth "postgresql.external" $pg.external -}}
 {{- if kindIs "float64" $of.password }}
 - {{ $path }}.password is a number in a values file, and would lose digits: put it in quotes
+{{- end -}}
+{{- end }}
+{{- range $path, $of := dict "redis.external" $redis.external "redis.auth" $redis.auth "postgresql.auth" $pg.auth "postgresql.external" $pg.external -}}
+{{- if regexMatch "[\\r\\n]+[^\\r\\n]" (toString $of.password) }}
+- {{ $path }}.password has a line break within it
 {{- end -}}
 {{- end }}
 {{- range $path, $host := dict "redis.external.host" $redis.external.host "postgresql.external.host" $pg.external.host "redis.tls.serverName" $redis.tls.serverName "listenAddress" $v.listenAddress -}}
@@ -111,6 +116,11 @@
 {{- if not (or $pg.auth.password $pg.auth.existingSecret) }}
 - the PostgreSQL of this release needs a password: set postgresql.auth.existingSecret (a Secret with the key {{ $pg.auth.existingSecretPasswordKey }}) or postgresql.auth.password; with a PostgreSQL of your own, set postgresql.enabled=false and postgresql.external.host
 {{- end }}
+{{- range $key := list "password" "existingSecret" -}}
+{{- if get $pg.external $key }}
+- postgresql.external.{{ $key }} is set, and postgresql.enabled=true runs a PostgreSQL in this release: set postgresql.enabled=false for the external one, or give the password of the one in this release as postgresql.auth.{{ $key }}
+{{- end -}}
+{{- end }}
 {{- if $pg.external.host }}
 - postgresql.external.host is set, and postgresql.enabled=true runs a PostgreSQL in this release: set postgresql.enabled=false for the external one
 {{- end }}
@@ -127,6 +137,13 @@
 - there is no PostgreSQL for {{ join ", " . }}: set postgresql.external.host, or postgresql.enabled=true for one in this release
 {{- end -}}
 {{- end -}}
+{{- if or $v.collector.enabled $v.apiGateway.enabled -}}
+{{- range $key := list "password" "existingSecret" -}}
+{{- if get $pg.auth $key }}
+- postgresql.auth.{{ $key }} is for the PostgreSQL of this release, and postgresql.enabled=false: use postgresql.external.{{ $key }}
+{{- end -}}
+{{- end -}}
+{{- end }}
 {{- with $pg.external -}}
 {{- if and .tls.ca .tls.existingSecret }}
 - postgresql.external.tls.ca and postgresql.external.tls.existingSecret are both set: take one of them away
@@ -169,6 +186,13 @@
 - streamer.csv.patterns: {{ . | quote }} must be below the mounted directory, such as "*.csv"
 {{- end }}
 {{- end }}
+{{- if not .patterns }}
+{{- range $name, $_ := .configMap.data }}
+{{- if not (regexMatch "\\.csv(\\.gz)?$" $name) }}
+- streamer.csv.configMap.data.{{ $name }} is not read: streamers take *.csv and *.csv.gz; rename it, or name it in streamer.csv.patterns
+{{- end }}
+{{- end }}
+{{- end }}
 {{- if and (eq $kind "DaemonSet") (eq .source "persistentVolumeClaim") }}
 - streamer.kind=DaemonSet with a persistentVolumeClaim: every node would read the same files; use a Deployment
 {{- end }}
@@ -195,9 +219,40 @@
 {{- if and .tls.certificate.create (not .tls.certificate.issuerRef.name) }}
 - apiGateway.tls.certificate.create needs apiGateway.tls.certificate.issuerRef.name, the cert-manager issuer
 {{- end }}
+{{- if and .service.nodePort (eq .service.type "ClusterIP") }}
+- apiGateway.service.nodePort is set, and apiGateway.service.type=ClusterIP has none: set the type to NodePort or LoadBalancer
+{{- end }}
+{{- if and .service.loadBalancerSourceRanges (ne .service.type "LoadBalancer") }}
+- apiGateway.service.loadBalancerSourceRanges is set, and apiGateway.service.type={{ .service.type }}: it would bar nobody; set the type to LoadBalancer, or networkPolicy.apiGateway.from
+{{- end }}
 {{- if lt (int .terminationGracePeriodSeconds) (int (add .preStopSeconds 10)) }}
 - apiGateway.terminationGracePeriodSeconds={{ int .terminationGracePeriodSeconds }} leaves no time to drain after preStopSeconds={{ int .preStopSeconds }}: at least {{ add .preStopSeconds 10 }}
 {{- end }}
+{{- end }}
+
+{{- /* Variables: each name once. */}}
+{{- range $key := list "streamer" "collector" "apiGateway" "probe" -}}
+{{- $names := list -}}
+{{- range (get $v $key).extraEnv -}}
+{{- if has .name $names }}
+- {{ $key }}.extraEnv has {{ .name }} twice
+{{- end -}}
+{{- $names = append $names .name -}}
+{{- end -}}
+{{- end }}
+
+{{- /* Network and alerts. */}}
+{{- range $key, $inside := dict "redis" $redis.enabled "postgresql" $pg.enabled -}}
+{{- $of := get $v.networkPolicy $key -}}
+{{- if and $v.networkPolicy.enabled $inside (or $of.cidrs $of.to $of.extraPorts) }}
+- networkPolicy.{{ $key }} is for an external one, and {{ $key }}.enabled=true: only the one of this release is reached; take it away
+{{- end -}}
+{{- end }}
+{{- $alerts := include "telemetry.alerts" . | fromYaml -}}
+{{- range $v.monitoring.prometheusRule.disabled -}}
+{{- if not (hasKey $alerts .) }}
+- monitoring.prometheusRule.disabled: there is no alert {{ . }}; there are {{ keys $alerts | sortAlpha | join ", " }}
+{{- end -}}
 {{- end }}
 
 {{- /* Scaling. */}}
@@ -217,7 +272,7 @@
 {{- range $at, $config := dict "config" $v.config "streamer.config" $v.streamer.config "collector.config" $v.collector.config "apiGateway.config" $v.apiGateway.config "probe.config" $v.probe.config -}}
 {{- range $key, $instead := include "telemetry.ownedKeys" $ | fromYaml -}}
 {{- $value := $config -}}
-{{- range splitList "." $key }}{{- $value = ternary (get (default dict $value) .) nil (and (kindIs "map" $value) (hasKey (default dict $value) .)) }}{{- end -}}
+{{- range splitList "." $key }}{{- $value = ternary $value (dict) (kindIs "map" $value) | dig . nil }}{{- end -}}
 {{- if not (kindIs "invalid" $value) }}
 - {{ $at }}.{{ $key }}: {{ $instead }}
 {{- end -}}

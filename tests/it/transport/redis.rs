@@ -520,7 +520,7 @@ async fn a_missing_right_is_named() {
         assert!(said.contains(word) && said.contains("edge"), "{word}: {said}");
     }
     // Exactly what the documentation says.
-    let documented = "AUTH SELECT PING INFO WAIT SCRIPT EVAL EVALSHA TIME EXISTS GET SET DEL PEXPIRE HGET HSET HDEL HLEN HKEYS \
+    let documented = "AUTH SELECT PING INFO WAIT SCRIPT EVAL EVALSHA TIME EXISTS GET SET SETNX DEL PEXPIRE HGET HSET HDEL HLEN HKEYS \
                       HEXISTS HGETALL HSCAN HMGET LRANGE RPUSH XADD XLEN XRANGE XTRIM XINFO XPENDING XREADGROUP XACK XCLAIM XAUTOCLAIM XGROUP";
     let rights: Vec<String> = documented.split_whitespace().map(|c| format!("+{c}")).collect();
     let mut words = vec!["ACL", "SETUSER", "edge", "reset", "on", ">pässword/@", "~{t:*"];

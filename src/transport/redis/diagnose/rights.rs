@@ -22,24 +22,21 @@ const BOTH: &[&[&str]] = &[
     &["EXISTS", "@stream"],
     &["XLEN", "@stream"],
     &["XINFO", "GROUPS", "@stream"],
-    &["XINFO", "STREAM", "@stream"],
-    &["XPENDING", "@stream", "g"],
-    &["XTRIM", "@stream", "MINID", "0"],
     &["XGROUP", "CREATE", "@stream", "g", "0", "MKSTREAM"],
-    &["HGET", "@positions", "f"],
     &["HGET", "@committed:g", "f"],
     &["HGET", "@meta", "f"],
     &["HSET", "@meta", "f", "v"],
-    &["HLEN", "@dicts"],
 ];
 /// Streamers.
 const EDGE: &[&[&str]] = &[
     &["WAIT", "0", "1"],
     &["XADD", "@stream", "*", "f", "v"],
+    &["HGET", "@positions", "f"],
     &["HSET", "@positions", "f", "v"],
+    &["HLEN", "@dicts"],
     &["HSET", "@dicts", "f", "v"],
     &["EXISTS", "@dict:0"],
-    &["SET", "@dict:0", "v"],
+    &["SETNX", "@dict:0", "v"],
     &["GET", "@lease:0"],
     &["SET", "@lease:0", "v"],
     &["PEXPIRE", "@lease:0", "1"],
@@ -49,6 +46,9 @@ const EDGE: &[&[&str]] = &[
 ];
 /// Collectors, and those who look.
 const CENTRAL: &[&[&str]] = &[
+    &["XINFO", "STREAM", "@stream"],
+    &["XPENDING", "@stream", "g"],
+    &["XTRIM", "@stream", "MINID", "0"],
     &["XRANGE", "@stream", "-", "+"],
     &["XREADGROUP", "GROUP", "g", "c", "STREAMS", "@stream", ">"],
     &["XACK", "@stream", "g", "0-1"],

@@ -21,12 +21,13 @@ local limit = tonumber(ARGV[6])
 if length >= limit then
   local backlog = 0
   local groups = groups_of(KEYS[1])
-  for _, group in ipairs(groups) do backlog = math.max(backlog, unacknowledged(KEYS[1], group)) end
-  if #groups == 0 then backlog = length end
-  if backlog >= limit then
-    trim(KEYS[1])
-    return {'full'}
+  for _, group in ipairs(groups) do
+    -- Where the server cannot say how many a group has not read, all that is left counts: XINFO STREAM knows more, and shows entries,
+    -- which whoever publishes has no right to read.
+    backlog = math.max(backlog, type(group['lag']) == 'number' and group['pending'] + group['lag'] or length)
   end
+  if #groups == 0 then backlog = length end
+  if backlog >= limit then return {'full'} end
 end
 
 local need = {'need'}
@@ -42,7 +43,8 @@ if not group_of(KEYS[1], ARGV[7]) then
 end
 for i = 4, #KEYS do
   local at = 9 + (i - 4) * 3
-  if ARGV[at + 1] == '1' then redis.call('SET', KEYS[i], ARGV[at + 2]) end
+  -- Not SET, which could read and overwrite: no publisher has a right to that.
+  if ARGV[at + 1] == '1' then redis.call('SETNX', KEYS[i], ARGV[at + 2]) end
 end
 local id = redis.call('XADD', KEYS[1], '*', 's', ARGV[1], 'f', ARGV[4], 'e', ARGV[5], 'd', ARGV[8])
 redis.call('HSET', KEYS[2], ARGV[1], ARGV[3])

@@ -257,8 +257,8 @@ pub struct Group {
     pub metric_name: String,
     /// The group's value.
     pub value: f64,
-    /// Series that had samples.
-    pub series: u64,
+    /// GPUs that had samples.
+    pub gpus: u64,
     /// Samples.
     pub samples: u64,
     /// The names it is grouped by: cluster, hostname, gpu_index, uuid, model, namespace, pod.
@@ -277,7 +277,7 @@ impl Group {
             timestamp: time_text(row.time_ms),
             metric_name: metric.to_owned(),
             value: row.value,
-            series: row.series,
+            gpus: row.gpus,
             samples: row.samples,
             group: named.collect(),
         }

@@ -1,6 +1,7 @@
-//! Groups of series over time: first each series in a step becomes one value, then those of a group.
+//! Groups of GPUs over time: first each GPU in a step becomes one value, then those of a group. A GPU has a series for each workload that
+//! it had: they are one GPU's samples, or a GPU would count as often as its pods changed.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops;
 use std::sync::Arc;
 
@@ -12,7 +13,7 @@ use super::{Aggregate, GpuFilter, Order, Page, Params, Query, QueryError, Range,
 use crate::store::{GpuSummary, SeriesFilter, SeriesRow};
 
 const GPUS_PAGE: usize = 10_000;
-/// Series that are read together.
+/// Series that are read together, and more where one GPU has more.
 const SERIES_AT_ONCE: usize = 500;
 
 /// What series are grouped by. Hosts, GPUs, namespaces and pods of different clusters are different.
@@ -44,8 +45,8 @@ pub struct AggregateRow {
     pub group: Group,
     /// Its value.
     pub value: f64,
-    /// Series that had samples.
-    pub series: u64,
+    /// GPUs that had samples.
+    pub gpus: u64,
     /// Samples.
     pub samples: u64,
 }
@@ -101,7 +102,13 @@ impl AggregateRequest {
     }
 }
 
-/// By step and group (its position among all, in order): the series' values, and how many samples they came from.
+/// One GPU as a member of a group (its position among all, in order), with its series there.
+struct Member {
+    group: u32,
+    series: Vec<i64>,
+}
+
+/// By step and group: the members' values, and how many samples they came from.
 type Groups = BTreeMap<(i64, u32), (Bucket, u64)>;
 
 impl Query {
@@ -132,10 +139,16 @@ impl Query {
         let known: BTreeSet<&Vec<Option<String>>> = group_of.iter().collect();
         let known: Vec<_> = known.into_iter().collect();
         let place = |group| known.binary_search(&group).ok().and_then(|at| u32::try_from(at).ok()).unwrap_or(u32::MAX);
-        let places: Vec<u32> = group_of.iter().map(place).collect();
+        let numbers: HashMap<i64, usize> =
+            gpus.iter().enumerate().flat_map(|(number, gpu)| gpu.ids.iter().map(move |id| (*id, number))).collect();
+        let mut members: BTreeMap<(u32, Option<usize>), Vec<i64>> = BTreeMap::new();
+        for (series, group) in series.iter().zip(&group_of) {
+            members.entry((place(group), numbers.get(&series.gpu_id).copied())).or_default().push(series.id);
+        }
+        let members: Vec<Member> = members.into_iter().map(|((group, _), series)| Member { group, series }).collect();
         let (mut groups, mut width) = (Groups::new(), None);
-        for (some, places) in series.chunks(SERIES_AT_ONCE).zip(places.chunks(SERIES_AT_ONCE)) {
-            self.add_series(request, some, places, (from, to), &mut width, &mut groups).await?;
+        for some in together(&members) {
+            self.add_members(request, some, (from, to), &mut width, &mut groups).await?;
         }
         let names = names(request.group_by);
         let mut rows = Vec::new();
@@ -152,7 +165,7 @@ impl Query {
                 time_ms,
                 group: names.iter().copied().zip(group.iter().cloned()).collect(),
                 value,
-                series: bucket.n,
+                gpus: bucket.n,
                 samples,
             });
         }
@@ -173,49 +186,53 @@ impl Query {
         }
     }
 
-    async fn add_series(
+    async fn add_members(
         &self,
         request: &AggregateRequest,
-        series: &[SeriesRow],
-        places: &[u32],
+        members: &[Member],
         (from, to): (i64, i64),
         width: &mut Option<i64>,
         groups: &mut Groups,
     ) -> Result<()> {
-        // Over time each series becomes one value; over a group `agg` is meant. A sum or a count of samples would follow how often
-        // somebody looked.
+        // Over time each GPU becomes one value; over a group `agg` is meant. A sum or a count of samples would follow how often
+        // somebody looked. One GPU alone has a percentile only over time.
         let over_time = match request.agg {
             Aggregate::Min | Aggregate::Max | Aggregate::Last => request.agg,
+            Aggregate::Percentile(_) if request.group_by == GroupBy::Gpu => request.agg,
             Aggregate::Avg | Aggregate::Sum | Aggregate::Count | Aggregate::Percentile(_) => Aggregate::Avg,
         };
-        let complete = |groups: &mut Groups, step: i64, series: u32, mut bucket: Bucket| {
-            let entry = groups.entry((step, places[series as usize])).or_default();
+        let complete = |groups: &mut Groups, step: i64, member: u32, mut bucket: Bucket| {
+            let entry = groups.entry((step, members[member as usize].group)).or_default();
             entry.0.add(request.agg, bucket.last_ms(), bucket.value(over_time));
             entry.1 += bucket.n;
         };
+        let member_of: Vec<u32> =
+            members.iter().zip(0..).flat_map(|(member, at)| member.series.iter().map(move |_| at)).collect();
         let wanted = Wanted {
-            series: series.iter().map(|s| s.id).collect(),
-            live: series.iter().map(|s| s.gpu_id).collect::<HashSet<_>>().len(),
+            series: members.iter().flat_map(|member| member.series.iter().copied()).collect(),
+            live: members.len(),
             range: (from, to),
             order: Order::Asc,
             hint: None,
             width: *width,
         };
         let mut slices = Slices::new(Arc::clone(&self.reader), wanted);
-        // Steps that more than one slice has samples of.
+        // Steps that more than one slice, or more than one series of a member, has samples of.
         let mut open: BTreeMap<(i64, u32), Bucket> = BTreeMap::new();
         loop {
             let slice = slices.next().await?;
             let (begin, before) = slice.as_ref().map_or((i64::MAX, i64::MAX), |slice| (slice.from, slice.before));
             for run in slice.iter().flat_map(|slice| &slice.runs) {
                 for (step, range) in parts(run, request.step_ms, from) {
+                    let (step, member) = (step, member_of[run.series as usize]);
                     let samples = run.times[range.clone()].iter().zip(&run.values[range]);
-                    if request.step_ms.is_some_and(|ms| step >= begin && step.saturating_add(ms) <= before) {
+                    let alone = members[member as usize].series.len() == 1;
+                    if alone && request.step_ms.is_some_and(|ms| step >= begin && step.saturating_add(ms) <= before) {
                         let mut bucket = Bucket::default();
                         samples.for_each(|(time_ms, value)| bucket.add(over_time, *time_ms, *value));
-                        complete(groups, step, run.series, bucket);
+                        complete(groups, step, member, bucket);
                     } else {
-                        let bucket = open.entry((step, run.series)).or_default();
+                        let bucket = open.entry((step, member)).or_default();
                         samples.for_each(|(time_ms, value)| bucket.add(over_time, *time_ms, *value));
                     }
                 }
@@ -227,11 +244,13 @@ impl Query {
                 (true, Some(ms)) => before.div_euclid(ms) * ms,
             };
             let rest = open.split_off(&(border, 0));
-            for ((step, series), bucket) in std::mem::replace(&mut open, rest) {
-                complete(groups, step, series, bucket);
+            for ((step, member), bucket) in std::mem::replace(&mut open, rest) {
+                complete(groups, step, member, bucket);
             }
-            let held: usize =
-                if matches!(request.agg, Aggregate::Percentile(_)) { groups.values().map(|g| g.0.held()).sum() } else { 0 };
+            let held: usize = match request.agg {
+                Aggregate::Percentile(_) => groups.values().map(|g| &g.0).chain(open.values()).map(Bucket::held).sum(),
+                _ => 0,
+            };
             if held > self.limits.max_percentile_samples || groups.len() > 50 * self.limits.max_page {
                 return Err(QueryError::bad(
                     "step",
@@ -244,6 +263,18 @@ impl Query {
             }
         }
     }
+}
+
+/// Members to be read together: the series of one are never parted.
+fn together(members: &[Member]) -> impl Iterator<Item = &[Member]> {
+    let mut count = 0;
+    members.chunk_by(move |before, next| {
+        count = if count == 0 { before.series.len() } else { count } + next.series.len();
+        if count > SERIES_AT_ONCE {
+            count = 0;
+        }
+        count > 0
+    })
 }
 
 /// The steps of a run; without steps, all of it as one that begins at `from`.

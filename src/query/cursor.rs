@@ -31,8 +31,10 @@ pub(super) fn read<T: DeserializeOwned>(text: &str, question: &[&str]) -> Result
     let bytes = URL_SAFE_NO_PAD
         .decode(text)
         .map_err(|_| QueryError::bad("cursor", "is not one of ours: take next_cursor as it was given"))?;
-    let envelope: Envelope<T> = serde_json::from_slice(&bytes)
-        .map_err(|_| QueryError::bad("cursor", "is not one of this list: take next_cursor as it was given"))?;
+    let foreign = || QueryError::bad("cursor", "is not one of this list: take next_cursor as it was given");
+    // No stored text has a NUL, and PostgreSQL takes none: as in every other parameter.
+    let text = std::str::from_utf8(&bytes).ok().filter(|text| !text.contains("\\u0000")).ok_or_else(foreign)?;
+    let envelope: Envelope<T> = serde_json::from_str(text).map_err(|_| foreign())?;
     if envelope.q != digest(question) {
         return Err(QueryError::bad(
             "cursor",
@@ -56,7 +58,8 @@ mod tests {
         let text = write(&["gpus", "edge-a"], ("host", 5));
         assert_eq!(read::<(String, i64)>(&text, &["gpus", "edge-a"]).unwrap(), ("host".to_owned(), 5));
         assert!(read::<(String, i64)>(&text, &["gpus", "edge-b"]).unwrap_err().to_string().contains("another question"));
-        for wrong in ["", "%", "AAAA", "zz", &text[1..]] {
+        let nul = URL_SAFE_NO_PAD.encode(format!(r#"{{"q":"{}","at":["\u0000",5]}}"#, digest(&["gpus", "edge-a"])));
+        for wrong in [&nul, "", "%", "AAAA", "zz", &text[1..]] {
             assert!(
                 read::<(String, i64)>(wrong, &["gpus", "edge-a"]).unwrap_err().to_string().starts_with("cursor: is not one"),
                 "{wrong}"

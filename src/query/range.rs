@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{Params, QueryError, Result};
-use crate::model::parse_time;
+use crate::model::{MAX_TIME_MS, MIN_TIME_MS, parse_time};
 
 /// From and to in ms, both included; open where `None`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -68,7 +68,10 @@ pub fn parse_time_parameter(text: &str, now_ms: i64) -> std::result::Result<i64,
         }
         _ => text.to_owned(),
     };
-    parse_time(mended.as_bytes()).map_err(|_| wrong())
+    parse_time(mended.as_bytes()).map_err(|_| match mended.parse::<jiff::Timestamp>() {
+        Ok(_) => format!("`{text}` is outside of what can be stored: {} to {}", time_text(MIN_TIME_MS), time_text(MAX_TIME_MS)),
+        Err(_) => wrong(),
+    })
 }
 
 /// `30s`, `1m`: at least a millisecond, in whole ones.
@@ -102,6 +105,9 @@ mod tests {
         for wrong in ["yesterday", "now-", "now-5", "nowadays", "now-5parsecs", "2025-07-18", "nowä", "now-99999999999999999999y"]
         {
             assert!(parse_time_parameter(wrong, now).is_err(), "{wrong}");
+        }
+        for far in ["1000-01-01T00:00:00Z", "9000-12-31T23:59:59Z"] {
+            assert!(parse_time_parameter(far, now).unwrap_err().contains("is outside of what can be stored: "), "{far}");
         }
     }
 

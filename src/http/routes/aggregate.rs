@@ -1,4 +1,4 @@
-//! Groups of series.
+//! Groups of GPUs.
 
 use axum::extract::State;
 use axum::http::Uri;
@@ -19,11 +19,12 @@ struct AggregateParams {
     /// One metric.
     #[param(min_length = 1, max_length = 1024, pattern = "^[^\\x00-\\x1f\\x7f-\\x9f]+$")]
     metric: String,
-    /// What series are grouped by.
+    /// What is grouped by. With namespace and pod, what a GPU measured while it was theirs.
     #[param(pattern = "^(cluster|hostname|gpu|model|namespace|pod)$", default = "cluster")]
     group_by: Option<String>,
-    /// How the series of a group become one value. Over time, each series becomes one value first: its least, greatest or last for
-    /// min, max and last, its mean otherwise. `count` gives the number of samples.
+    /// How the GPUs of a group become one value. Over time, each GPU becomes one value first: its least, greatest or last for
+    /// min, max and last, its mean otherwise (of all its samples, whatever ran on it); so `sum` adds GPUs up, and percentiles are over
+    /// GPUs. With `group_by=gpu` percentiles are over samples. `count` gives the number of samples.
     #[param(pattern = "^(avg|min|max|sum|count|last|p50|p95|p99)$", default = "avg")]
     agg: Option<String>,
     /// The length of a step; the whole range where it is not given.
@@ -43,7 +44,7 @@ struct AggregateParams {
     end_time: Option<String>,
 }
 
-/// One metric of many series, grouped, by step and group.
+/// One metric of many GPUs, grouped, by step and group.
 #[utoipa::path(get, path = "/api/v1/telemetry/aggregate", tag = "Fleet", params(AggregateParams, FilterParams, PageParams),
     responses((status = 200, body = List<Group>), (status = "default", body = ProblemBody, content_type = "application/problem+json")))]
 pub(super) async fn aggregate(State(api): State<Api>, uri: Uri) -> Answer {

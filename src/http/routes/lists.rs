@@ -5,7 +5,7 @@ use axum::extract::{Path, State};
 use axum::http::{HeaderMap, Uri};
 use utoipa::IntoParams;
 
-use super::{Answer, Api, params, segment, tagged};
+use super::{Answer, Api, answer, params, segment, tagged};
 use crate::http::dto::{Cluster, Gpu, Host, List, Metric};
 use crate::http::problem::{Problem, ProblemBody};
 use crate::model::now_ms;
@@ -56,11 +56,12 @@ pub(super) struct ClusterParam {
 /// The edge clusters: what is stored of each, and how fresh it is.
 #[utoipa::path(get, path = "/api/v1/clusters", tag = "What is stored",
     responses((status = 200, body = List<Cluster>), (status = "default", body = ProblemBody, content_type = "application/problem+json")))]
-pub(super) async fn clusters(State(api): State<Api>, uri: Uri, headers: HeaderMap) -> Answer {
+pub(super) async fn clusters(State(api): State<Api>, uri: Uri) -> Answer {
     params(&uri)?.end().map_err(Problem::from)?;
     let now = now_ms();
     let data: Vec<Cluster> = api.0.clusters().await?.into_iter().map(|cluster| Cluster::of(cluster, now)).collect();
-    tagged(&headers, &List { data, next_cursor: None })
+    // No tag: ages are of the moment.
+    answer(&List { data, next_cursor: None })
 }
 
 /// Hosts by cluster and name.

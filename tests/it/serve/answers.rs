@@ -271,3 +271,36 @@ async fn a_store_that_nobody_has_made_yet_is_awaited() {
     wait_for("it is ready", || async { serving.get("/readyz").is_some_and(|answer| answer.status == 200) }).await;
     assert_eq!(serving.ask("/api/v1/gpus").json()["data"], json!([]));
 }
+
+/// A GPU that ran several pods is one GPU: its mean is that of all its samples, and a sum adds it once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gpu_counts_once_whatever_ran_on_it() {
+    let app = app();
+    let mut csv =
+        "timestamp,metric_name,gpu_id,device,uuid,modelName,Hostname,container,pod,namespace,value,labels_raw\n".to_owned();
+    // One GPU draws 700 W under a pod for 50 s, then 100 W under ten others for a second each; its neighbour 300 W all the time.
+    for second in 0..60_u32 {
+        let (pod, watts) = if second < 50 { ("long".to_owned(), 700) } else { (format!("short-{second}"), 100) };
+        for (uuid, pod, watts) in [("GPU-a", pod.as_str(), watts), ("GPU-b", "", 300)] {
+            let space = if pod.is_empty() { "" } else { "ml" };
+            csv += &format!("2025-01-01T00:00:{second:02}Z,W,0,nvidia0,{uuid},M,h,,{pod},{space},{watts},\n");
+        }
+    }
+    let path = app.dir.path().join("pods.csv");
+    std::fs::write(&path, csv).unwrap();
+    let serving = Serving::all(app, &[path.to_str().unwrap()], 120).await;
+    let ask = |rest: &str| {
+        let rows = serving.pages(&format!("/api/v1/telemetry/aggregate?metric=W&{rest}"), 3);
+        rows.iter().map(|row| (row["value"].as_f64().unwrap(), row["gpus"].as_u64(), row["samples"].as_u64())).collect::<Vec<_>>()
+    };
+    assert_eq!(ask("agg=sum"), [(600.0 + 300.0, Some(2), Some(120))]);
+    assert_eq!(ask("agg=avg&step=1h"), [(450.0, Some(2), Some(120))]);
+    assert_eq!(ask("agg=max&group_by=hostname"), [(700.0, Some(2), Some(120))]);
+    assert_eq!(ask("agg=last"), [(300.0, Some(2), Some(120))]);
+    assert_eq!(ask("agg=sum&group_by=gpu"), [(600.0, Some(1), Some(60)), (300.0, Some(1), Some(60))]);
+    assert_eq!(ask("agg=p50&group_by=gpu"), [(700.0, Some(1), Some(60)), (300.0, Some(1), Some(60))]);
+    assert_eq!(ask("agg=sum&step=30s"), [(1000.0, Some(2), Some(60)), (500.0 + 300.0, Some(2), Some(60))]);
+    // Of a namespace is what was measured while a pod of it ran.
+    assert_eq!(ask("agg=sum&group_by=namespace&namespace=ml"), [(600.0, Some(1), Some(60))]);
+    assert_eq!(ask("agg=avg&group_by=pod&namespace=ml").len(), 11);
+}

@@ -49,7 +49,7 @@ pub struct Global {
     /// How log lines look
     #[arg(long, value_name = "FORMAT", global = true, value_parser = PossibleValuesParser::new(["text", "json"]), help_heading = "Configuration and logs")]
     pub log_format: Option<String>,
-    /// off, error, warn, info, debug, trace, or a list such as info,telemetry::store=debug
+    /// off, error, warn, info, debug, trace, or a list such as info,telemetry::store=debug [default: info; warn for check, audit, top, groups, dead-letters, replay]
     #[arg(long, value_name = "LEVEL", global = true, help_heading = "Configuration and logs")]
     pub log_level: Option<String>,
 }
@@ -397,6 +397,14 @@ pub struct Generate {
 fn positive(text: &str) -> Result<Duration, String> {
     let duration = humantime::parse_duration(text).map_err(|error| format!("{error}; write 10m, 1s, 250ms"))?;
     if duration < Duration::from_millis(1) { Err("must be at least 1ms".to_owned()) } else { Ok(duration) }
+}
+
+impl Command {
+    /// Whether it answers somebody who reads that at once. Such a command logs what is wrong, unless it is told to say more.
+    #[must_use]
+    pub fn is_answered(&self) -> bool {
+        matches!(self, Self::Check(_) | Self::Audit(_) | Self::Top(_) | Self::Groups(_) | Self::DeadLetters(_) | Self::Replay(_))
+    }
 }
 
 impl Cli {

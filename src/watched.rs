@@ -1,9 +1,13 @@
 //! Files whose content takes effect without a restart: looked at now and then, read again when they changed.
+//!
+//! [`look_at_all`] looks at every one that is in use, also where nobody asks for it just now: a fault in one is to be seen when it is
+//! made, and not when a connection needs it. For that this module knows them all, as logs and metrics do.
 
+use std::collections::BTreeMap;
 #[cfg(unix)]
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant, SystemTime};
 use std::{fmt, fs};
 
@@ -11,13 +15,42 @@ use arc_swap::ArcSwap;
 use secrecy::{ExposeSecret, SecretString};
 
 /// How often the files are looked at.
-const LOOK: Duration = Duration::from_secs(2);
+pub const LOOK: Duration = Duration::from_secs(2);
+/// How often a fault that lasts is said.
+const SAY: Duration = Duration::from_secs(300);
+
+/// Those in use.
+static ALL: Mutex<Vec<Weak<dyn Look + Send + Sync>>> = Mutex::new(Vec::new());
 
 type Stamp = Vec<Option<(SystemTime, u64, u64)>>;
 type Read<T> = Box<dyn Fn(&[PathBuf]) -> Result<T, String> + Send + Sync>;
 
-/// What files say. Looked at when it is asked for: what nobody asks for need not be read.
-pub struct Watched<T> {
+/// Looks at all files that are in use: for what logs call them, whether what is in use is not what they say.
+#[must_use]
+pub fn look_at_all() -> BTreeMap<&'static str, bool> {
+    let all: Vec<_> = {
+        let mut all = ALL.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|files| files.strong_count() > 0);
+        all.iter().filter_map(Weak::upgrade).collect()
+    };
+    let mut failed = BTreeMap::new();
+    for files in all {
+        let (what, fails) = files.look_now();
+        *failed.entry(what).or_default() |= fails;
+    }
+    failed
+}
+
+/// Files of whatever content.
+trait Look {
+    /// What logs call them, and whether they cannot be used as they are now.
+    fn look_now(&self) -> (&'static str, bool);
+}
+
+/// What files say. Looked at when it is asked for, and by [`look_at_all`].
+pub struct Watched<T>(Arc<Files<T>>);
+
+struct Files<T> {
     what: &'static str,
     files: Vec<PathBuf>,
     read: Read<T>,
@@ -29,10 +62,18 @@ pub struct Watched<T> {
 struct State {
     looked: Instant,
     stamp: Stamp,
-    complained: bool,
+    fault: Option<Fault>,
 }
 
-impl<T> Watched<T> {
+/// Why files could not be read, as it was said last.
+#[derive(Debug)]
+struct Fault {
+    stamp: Stamp,
+    error: String,
+    said: Instant,
+}
+
+impl<T: Send + Sync + 'static> Watched<T> {
     /// Reads the files; `what` is what logs call them.
     ///
     /// # Errors
@@ -46,54 +87,66 @@ impl<T> Watched<T> {
         // Before reading: a change in between is seen at the next look.
         let stamp = stamp(&files);
         let current = ArcSwap::from_pointee(read(&files)?);
-        let state = Mutex::new(State { looked: Instant::now(), stamp, complained: false });
-        Ok(Self { what, files, read: Box::new(read), current, state })
+        let state = Mutex::new(State { looked: Instant::now(), stamp, fault: None });
+        let files = Arc::new(Files { what, files, read: Box::new(read), current, state });
+        let known: Arc<dyn Look + Send + Sync> = files.clone();
+        ALL.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&known));
+        Ok(Self(files))
     }
 
     /// The newest content that could be read.
     pub fn get(&self) -> Arc<T> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.0.state.lock().unwrap_or_else(PoisonError::into_inner);
         if state.looked.elapsed() >= LOOK {
-            state.looked = Instant::now();
-            self.look(&mut state);
+            self.0.look(&mut state);
         }
-        self.current.load_full()
+        self.0.current.load_full()
     }
 
     /// The same, looked at now: for who was just refused with what it had.
     pub fn get_now(&self) -> Arc<T> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.looked = Instant::now();
-        self.look(&mut state);
-        drop(state);
-        self.current.load_full()
+        self.0.look_now();
+        self.0.current.load_full()
     }
+}
 
-    /// A changed file takes effect; one that cannot be read changes nothing, and is complained about once.
+impl<T> Files<T> {
+    /// A changed file takes effect; one that cannot be read changes nothing. That is said, again when the file or the reason
+    /// changes, and again while it lasts: who repairs the file must see whether that was enough.
     fn look(&self, state: &mut State) {
+        state.looked = Instant::now();
         let stamp = stamp(&self.files);
-        if stamp == state.stamp && !state.complained {
+        if stamp == state.stamp && state.fault.is_none() {
             return;
         }
         match (self.read)(&self.files) {
             Ok(read) => {
                 tracing::info!("{} were read again", self.what);
                 self.current.store(read.into());
-                (state.stamp, state.complained) = (stamp, false);
+                (state.stamp, state.fault) = (stamp, None);
             }
             Err(error) => {
-                if !state.complained {
-                    tracing::error!(error, "{} stay as they were", self.what);
+                let same = |fault: &Fault| fault.stamp == stamp && fault.error == error && fault.said.elapsed() < SAY;
+                if !state.fault.as_ref().is_some_and(same) {
+                    tracing::error!(error, "{} stay as they were; it is tried again until they can be read", self.what);
+                    state.fault = Some(Fault { stamp, error, said: state.looked });
                 }
-                state.complained = true;
             }
         }
     }
 }
 
+impl<T: Send + Sync> Look for Files<T> {
+    fn look_now(&self) -> (&'static str, bool) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        self.look(&mut state);
+        (self.what, state.fault.is_some())
+    }
+}
+
 impl<T> fmt::Debug for Watched<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Watched").field("what", &self.what).field("files", &self.files).finish_non_exhaustive()
+        f.debug_struct("Watched").field("what", &self.0.what).field("files", &self.0.files).finish_non_exhaustive()
     }
 }
 
@@ -185,12 +238,18 @@ mod tests {
         assert_eq!(*watched.get_now(), 1);
         write("22");
         assert_eq!(*watched.get_now(), 22);
+        // Whether it is seen as one.
+        let fails = |what| look_at_all().get(what).copied();
+        assert_eq!(fails("numbers"), Some(false));
         write("a fault");
         assert_eq!(*watched.get_now(), 22);
         fs::remove_file(file.path()).unwrap();
-        assert_eq!(*watched.get_now(), 22);
+        assert_eq!((*watched.get_now(), fails("numbers")), (22, Some(true)));
         write("333");
+        assert_eq!(fails("numbers"), Some(false));
         assert_eq!(*watched.get_now(), 333);
+        drop(watched);
+        assert_eq!(fails("numbers"), None, "nobody uses it any more");
         assert!(Watched::new("numbers", vec!["/does/not/exist".into()], number).is_err());
     }
 

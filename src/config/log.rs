@@ -22,7 +22,8 @@ pub enum Format {
 pub struct Log {
     /// `text` for people (coloured on a terminal), `json` for machines.
     pub format: Format,
-    /// off, error, warn, info, debug or trace; or a list such as `info,telemetry::store=debug`.
+    /// off, error, warn, info, debug or trace; or a list such as `info,telemetry::store=debug`. Where it is not set, commands that
+    /// answer and end (check, audit, top, groups, dead-letters, replay) log from warn up.
     pub level: String,
 }
 

@@ -123,7 +123,9 @@ impl Server {
             () = tokio::time::sleep(self.config.stop_grace) => {}
             () = stopping.cancelled() => {}
         }
-        tracing::info!(connections = tasks.len(), "answers that were not taken in time are cut off");
+        if !tasks.is_empty() {
+            tracing::info!(connections = tasks.len(), "answers that were not taken in time are cut off");
+        }
         shared.cut.cancel();
         tasks.wait().await;
     }

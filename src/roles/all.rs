@@ -39,7 +39,7 @@ struct Queue {
 struct Kept {
     store: Arc<dyn Store>,
     reader: Arc<dyn Reader>,
-    name: &'static str,
+    which: collect::Which,
 }
 
 /// Runs the role.
@@ -55,13 +55,16 @@ pub async fn run(config: Arc<Config>, lifecycle: Lifecycle) -> anyhow::Result<Ex
         config.clone(),
         later.clone(),
         (queue.consumer.clone(), queue.inspector.clone()),
-        (kept.store, kept.name),
+        (kept.store, kept.which),
     ));
     let serving = {
         let (config, lifecycle, inspector) = (config.clone(), lifecycle.clone(), queue.inspector.clone());
         tokio::spawn(async move { serve::run_with(&config, &lifecycle, "reading", kept.reader, Some(inspector)).await })
     };
-    let streaming = tokio::spawn(stream_all(work, config.clone(), lifecycle.clone(), queue.publisher, queue.name));
+    let streaming = {
+        let names = stream::Names { queue: queue.name, store: kept.which.name() };
+        tokio::spawn(stream_all(work, config.clone(), lifecycle.clone(), queue.publisher, names))
+    };
     let mut collecting = Ends::of("the collector", collecting);
     let mut serving = Ends::of("the server", serving);
     let mut streaming = Ends::of("the streamer", streaming);
@@ -94,11 +97,11 @@ async fn stream_all(
     config: Arc<Config>,
     lifecycle: Lifecycle,
     publisher: Arc<dyn Publisher>,
-    queue: &'static str,
+    names: stream::Names,
 ) -> anyhow::Result<Exit> {
     let Some(work) = work else { return Ok(Exit::Done) };
     let strict = config.stream.strict;
-    match work.run(config, lifecycle.clone(), publisher, queue).await {
+    match work.run(config, lifecycle.clone(), publisher, names).await {
         Err(error) if strict || lifecycle.draining().is_cancelled() || is_configuration(&error) => Err(error),
         Err(error) => {
             tracing::error!("{error:#}; what was streamed is stored and served");
@@ -117,12 +120,12 @@ fn open_store(config: &Config, lifecycle: &Lifecycle) -> anyhow::Result<Kept> {
     if config.postgres.url.is_some() {
         let store = Arc::new(PostgresStore::connect(&config.postgres()?)?);
         certificates::watch_store(lifecycle, &store);
-        return Ok(Kept { store: store.clone(), reader: store, name: collect::POSTGRESQL });
+        return Ok(Kept { store: store.clone(), reader: store, which: collect::Which::Postgres });
     }
     let directory = &config.data.dir;
     let store = Arc::new(SqliteStore::open(directory)?);
     tracing::info!(directory = %directory.display(), "DATABASE_URL is not set: rows are kept in this directory");
-    Ok(Kept { store: store.clone(), reader: store, name: "sqlite" })
+    Ok(Kept { store: store.clone(), reader: store, which: collect::Which::Sqlite })
 }
 
 /// The configured queue, else one in the process; `None` when the process is to end first.

@@ -31,7 +31,7 @@ use std::sync::Arc;
 use anyhow::Context;
 
 use crate::cli::{Cli, Command};
-use crate::config::{self as settings, Config, ConfigError};
+use crate::config::{self as settings, Config, ConfigError, Origin};
 use crate::runtime::{self, Exit, Lifecycle};
 use crate::store::StoreError;
 use crate::transport::TransportError;
@@ -60,7 +60,12 @@ fn execute(cli: Cli, variables: impl IntoIterator<Item = (OsString, OsString)>) 
         Command::Config(crate::cli::ConfigCommand::Schema) => return config::schema(),
         _ => {}
     }
-    let config = Arc::new(settings::load(&cli.global.config, variables, &cli.flags())?);
+    let mut config = settings::load(&cli.global.config, variables, &cli.flags())?;
+    // Between the lines of an answer, the way to it is in the way.
+    if cli.command.is_answered() && *config.origin("log.level") == Origin::Default {
+        config.log.level = "warn".to_owned();
+    }
+    let config = Arc::new(config);
     match cli.command {
         Command::Stream(_) => {
             let endless = config.stream.follow || config.stream.looped;

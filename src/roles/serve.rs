@@ -38,7 +38,7 @@ pub async fn run(config: Arc<Config>, lifecycle: Lifecycle) -> anyhow::Result<Ex
         Some(_) => Some(watch_queue(&config, &lifecycle)?),
         None => None,
     };
-    run_with(&config, &lifecycle, super::collect::POSTGRESQL, store, queue).await
+    run_with(&config, &lifecycle, super::collect::Which::Postgres.part(), store, queue).await
 }
 
 /// Serves what `store` has. `name` is what /readyz calls it.

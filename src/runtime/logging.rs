@@ -127,7 +127,7 @@ pub(super) fn init(log: &Log, console: Console) -> anyhow::Result<()> {
 fn directives(level: &str) -> String {
     let bare = !level.contains(['=', ',']);
     match level.to_ascii_lowercase().as_str() {
-        "info" | "debug" | "trace" if bare => format!("warn,fred=off,telemetry={level}"),
+        "warn" | "info" | "debug" | "trace" if bare => format!("warn,fred=off,telemetry={level}"),
         _ => level.to_owned(),
     }
 }

@@ -12,6 +12,8 @@ mod logging;
 pub mod observe;
 mod progress;
 mod pulse;
+mod recorder;
+mod reload;
 mod signals;
 
 pub use exit::{Exit, exit_code, report};
@@ -43,7 +45,7 @@ where
 {
     let console = Console::default();
     logging::init(&config.log, console.clone())?;
-    let metrics = observe::install(role)?;
+    let metrics = recorder::install(role)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("telemetry")
@@ -51,8 +53,9 @@ where
         .context("the runtime's threads cannot be started")?;
     let result = runtime.block_on(async {
         let lifecycle = Lifecycle::new(console);
-        observe::keep_up(&lifecycle, metrics.clone());
+        recorder::keep_up(&lifecycle, metrics.clone());
         lifecycle.measured_by(metrics);
+        reload::watch(&lifecycle);
         signals::watch(&lifecycle, config.shutdown.deadline).context("signals cannot be watched")?;
         if let Some(address) = admin {
             admin::serve(&lifecycle, address, config.origin("admin.listen")).await?;

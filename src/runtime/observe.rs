@@ -1,11 +1,9 @@
 //! Every metric there is: name, kind, unit, labels, help; and a typed function to record each.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use metrics::{Unit, counter, gauge, histogram};
-use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
-use super::Lifecycle;
 use crate::model::Reason;
 
 /// What a metric is.
@@ -100,6 +98,8 @@ pub const HTTP_CONNECTIONS: &str = "telemetry_http_connections";
 pub const RECONNECTS: &str = "telemetry_reconnects_total";
 /// How long a certificate is still good.
 pub const CERTIFICATE_EXPIRY: &str = "telemetry_certificate_expiry_seconds";
+/// Whether a file that changed could not be read again.
+pub const RELOAD_FAILED: &str = "telemetry_reload_failed";
 /// Bytes over the line to the queue.
 pub const WAN_BYTES: &str = "telemetry_wan_bytes_total";
 /// Duration of the parts of the way to the queue.
@@ -118,7 +118,7 @@ const fn described(name: &'static str, kind: Kind, unit: Unit, labels: &'static 
 }
 
 /// Every metric.
-pub const METRICS: [Described; 33] = [
+pub const METRICS: [Described; 34] = [
     described(
         LATENCY,
         Kind::Histogram,
@@ -237,6 +237,13 @@ pub const METRICS: [Described; 33] = [
         "Seconds until a certificate in use ends, negative when it has ended. target: http (the server's own), postgres-client (shown to PostgreSQL), redis-client (shown to Redis), redis-server (shown by Redis).",
     ),
     described(
+        RELOAD_FAILED,
+        Kind::Gauge,
+        Unit::Count,
+        &["what"],
+        "Whether a file that takes effect without a restart has a fault, so that what it said before is still in use: 1 yes, 0 no. what, as in the log: tokens, certificates of HTTPS, certificates of PostgreSQL, Redis certificates, contents of redis.password_file (redis.sentinel_password_file, postgres.password_file).",
+    ),
+    described(
         WAN_BYTES,
         Kind::Counter,
         Unit::Bytes,
@@ -261,12 +268,6 @@ pub const METRICS: [Described; 33] = [
     described(BUILD_INFO, Kind::Gauge, Unit::Count, &["version", "role"], "Always 1; the labels say what runs."),
     described(START_TIME, Kind::Gauge, Unit::Seconds, &[], "When the process began, in seconds since 1970."),
 ];
-
-/// Buckets of latencies between clusters: a local queue to an hour behind.
-const LATENCY_BUCKETS: [f64; 16] =
-    [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0];
-/// Buckets of what is done in one go.
-const DURATION_BUCKETS: [f64; 13] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0];
 
 /// Who speaks of its connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -322,7 +323,7 @@ pub enum Target {
 }
 
 impl Target {
-    fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         match self {
             Self::Redis => "redis",
             Self::Postgres => "postgres",
@@ -465,6 +466,11 @@ pub fn certificate(of: Certificate, ends: SystemTime) {
     gauge!(CERTIFICATE_EXPIRY, "target" => of.name()).set(left);
 }
 
+/// Whether files that changed could not be read again.
+pub fn reload_failed(what: &'static str, failed: bool) {
+    gauge!(RELOAD_FAILED, "what" => what).set(f64::from(u8::from(failed)));
+}
+
 /// A part of the way to the queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProbeStep {
@@ -524,57 +530,6 @@ pub fn latency(source: &str, target: &str, component: Component, seconds: f64) {
         ("component", component.name().to_owned()),
     ];
     histogram!(LATENCY, &labels).record(seconds.max(0.0));
-}
-
-/// The recorder, once a process; everything described, and what counts at 0 from the start.
-pub(super) fn install(role: &'static str) -> anyhow::Result<PrometheusHandle> {
-    let builder = PrometheusBuilder::new()
-        .set_buckets_for_metric(Matcher::Full(LATENCY.to_owned()), &LATENCY_BUCKETS)?
-        .set_buckets(&DURATION_BUCKETS)?;
-    let handle = builder.install_recorder()?;
-    describe();
-    zero();
-    gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION"), "role" => role).set(1.0);
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    gauge!(START_TIME).set(now.as_secs_f64());
-    Ok(handle)
-}
-
-fn describe() {
-    for metric in METRICS {
-        match metric.kind {
-            Kind::Counter => metrics::describe_counter!(metric.name, metric.unit, metric.help),
-            Kind::Gauge => metrics::describe_gauge!(metric.name, metric.unit, metric.help),
-            Kind::Histogram => metrics::describe_histogram!(metric.name, metric.unit, metric.help),
-        }
-    }
-}
-
-/// A counter that is not there yet cannot be told from one that was lost: `rate()` misses its first step.
-fn zero() {
-    for rows in [rows_read, rows_published, rows_stored, rows_duplicate, bytes_raw, bytes_wire, dead_letters] {
-        rows(0);
-    }
-    for reason in Reason::ALL {
-        rows_rejected(reason, 0);
-    }
-    for direction in [Direction::Published, Direction::Committed] {
-        batches(direction, 0);
-    }
-    for target in [Target::Redis, Target::Postgres] {
-        counter!(RECONNECTS, "target" => target.name()).increment(0);
-    }
-}
-
-/// Histograms grow without bound unless somebody scrapes or this runs.
-pub(super) fn keep_up(lifecycle: &Lifecycle, metrics: PrometheusHandle) {
-    let stopping = lifecycle.stopping();
-    lifecycle.spawn("metrics upkeep", async move {
-        while tokio::time::timeout(Duration::from_secs(5), stopping.cancelled()).await.is_err() {
-            metrics.run_upkeep();
-        }
-        Ok(())
-    });
 }
 
 #[cfg(test)]

@@ -99,12 +99,6 @@ impl Header {
             return Err(not_text("a column's name has a line end in it (an unclosed quote, or lines that end with a bare CR)"));
         }
         let roles: Vec<Role> = names.iter().map(|n| Role::of(n)).collect();
-        for (i, role) in roles.iter().enumerate() {
-            if let Some(j) = roles[..i].iter().position(|r| r == role && *r != Role::Unnamed) {
-                let (first, second) = (names[j].to_owned(), names[i].to_owned());
-                return Err(SourceError::DuplicateColumn { name: name.to_owned(), first, second });
-            }
-        }
         let find = |wanted: &Role| roles.iter().position(|r| r == wanted);
         let needed = [
             ("timestamp", find(&Role::Timestamp)),
@@ -112,6 +106,14 @@ impl Header {
             ("uuid", find(&Role::Uuid)),
             ("value", find(&Role::Value)),
         ];
+        // A line that names none of them is a row: that it says something twice is no fault of it.
+        let is_header = needed.iter().any(|(_, at)| at.is_some());
+        for (i, role) in roles.iter().enumerate().filter(|_| is_header) {
+            if let Some(j) = roles[..i].iter().position(|r| r == role && *r != Role::Unnamed) {
+                let (first, second) = (names[j].to_owned(), names[i].to_owned());
+                return Err(SourceError::DuplicateColumn { name: name.to_owned(), first, second });
+            }
+        }
         if let [(_, Some(timestamp)), (_, Some(_)), (_, Some(_)), (_, Some(value))] = needed {
             let passes = |i: &usize| matches!(roles[*i], Role::Timestamp | Role::Value | Role::Unnamed);
             let passing = (0..roles.len()).filter(passes).collect();

@@ -21,6 +21,7 @@ mod rejects;
 mod seek;
 mod series;
 mod skip;
+mod span;
 mod window;
 
 use std::time::Duration;

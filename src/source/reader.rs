@@ -16,6 +16,7 @@ use super::input::{Content, Input};
 use super::lines::LineMarks;
 use super::series::{Cells, Table};
 use super::skip::Skip;
+use super::span::Spans;
 use super::window::{Window, parser};
 use super::{Fill, Kind, Options, Row, SourceError, TAIL_BYTES};
 use crate::model::{Digest, Position, Reason, Series, parse_time, parse_value};
@@ -32,6 +33,8 @@ pub struct CsvReader {
     pub(super) follow: bool,
     pub(super) content: Content,
     pub(super) csv: AsyncReader<Window>,
+    /// Whether the CSV parser must be started at `from` before it is used.
+    stale: bool,
     record: ByteRecord,
     /// The offset of the window's first byte in the content.
     pub(super) base: u64,
@@ -58,6 +61,7 @@ pub struct CsvReader {
     pub(super) ended: bool,
     padded: bool,
     pub(super) skip: Option<Skip>,
+    pub(super) spans: Spans,
     /// Whether `at` lies in the middle of a line, the rest of which is no record.
     pub(super) mid_line: bool,
     pub(super) header: Option<Header>,
@@ -109,6 +113,7 @@ impl CsvReader {
             follow,
             content,
             csv: parser(Window::default(), 0),
+            stale: false,
             record: ByteRecord::with_capacity(1024, 16),
             base: 0,
             at: 0,
@@ -124,6 +129,7 @@ impl CsvReader {
             ended: false,
             padded: false,
             skip: None,
+            spans: Spans::new(),
             mid_line: false,
             header: None,
             table: Table::new(options.max_series),
@@ -208,10 +214,9 @@ impl CsvReader {
         self.base + self.real_len() as u64
     }
 
-    /// Starts the CSV parser at an index, `newlines` further than where it was started last.
+    /// Has the CSV parser start at an index, `newlines` further than where it was started last.
     pub(super) fn restart(&mut self, index: usize, newlines: u64) {
-        let window = std::mem::take(self.csv.get_mut());
-        self.csv = parser(window, index);
+        self.stale = true;
         self.from_line = self.from_line.map(|line| line + newlines);
         (self.from, self.at, self.newlines) = (index, index, 0);
     }
@@ -223,6 +228,7 @@ impl CsvReader {
         (self.base, self.from_line) = (base, line);
         (self.starved, self.ended, self.padded, self.mid_line, self.wants_line) = (true, false, false, false, false);
         (self.idled, self.unverified) = (false, None);
+        self.spans.clear();
         (self.skip, self.last, self.last_excerpt, self.last_parsed) = (None, (0, 0), None, false);
     }
 
@@ -321,6 +327,7 @@ impl CsvReader {
             self.unverified = None;
             if !same {
                 self.csv.get_mut().bytes.truncate(before);
+                self.spans.clear();
                 self.restart(self.at, 0);
                 self.idled = true;
                 return Ok(false);
@@ -413,6 +420,13 @@ impl CsvReader {
 
     /// Parses one record, without going past it unless it is blank.
     pub(super) async fn parse(&mut self) -> Parsed {
+        if let Some(known) = self.known() {
+            return known;
+        }
+        if std::mem::take(&mut self.stale) {
+            let window = std::mem::take(self.csv.get_mut());
+            self.csv = parser(window, self.from);
+        }
         let start = self.at;
         // The window cannot fail, and records may have any number of cells: there is no error to come.
         let more = self.csv.read_byte_record(&mut self.record).await.unwrap_or(false);
@@ -428,25 +442,39 @@ impl CsvReader {
             begin += 1;
         }
         let raw = &bytes[begin..end];
-        let longest = if self.header.is_some() { self.options.max_record_bytes } else { MAX_HEADER };
-        let too_long = end.min(self.real_len()) - begin > longest;
+        let offset = self.base + begin as u64;
         if end == bytes.len() && is_open(raw, &self.record) {
-            if too_long {
-                return Parsed::TooLong(begin);
-            }
-            if self.ended {
-                return Parsed::Open(begin);
-            }
-            self.newlines += (begin - start) as u64;
-            self.at = begin;
-            self.starved = true;
-            return Parsed::Nothing;
+            self.spans.goes_on(offset, raw);
+            return self.unfinished(begin, end);
+        }
+        if self.is_too_long(begin, end) {
+            self.spans.ends(offset, offset + raw.len() as u64);
+            return Parsed::TooLong(begin);
         }
         if raw == b"\r\n" {
             self.advance(end);
             return Parsed::Blank;
         }
-        if too_long { Parsed::TooLong(begin) } else { Parsed::Record(begin, end) }
+        Parsed::Record(begin, end)
+    }
+
+    pub(super) fn is_too_long(&self, begin: usize, end: usize) -> bool {
+        let longest = if self.header.is_some() { self.options.max_record_bytes } else { MAX_HEADER };
+        end.min(self.real_len()) - begin > longest
+    }
+
+    /// A record that has not ended where the window does: it is held back, unless it is too long or nothing more can come.
+    pub(super) fn unfinished(&mut self, begin: usize, end: usize) -> Parsed {
+        if self.is_too_long(begin, end) {
+            return Parsed::TooLong(begin);
+        }
+        if self.ended {
+            return Parsed::Open(begin);
+        }
+        self.newlines += (begin - self.at) as u64;
+        self.at = begin;
+        self.starved = true;
+        Parsed::Nothing
     }
 
     fn advance(&mut self, end: usize) {

@@ -9,6 +9,9 @@ use tokio::io::{AsyncRead, ReadBuf};
 
 /// What the CSV parser's own buffer holds: small enough to stay in the processor's cache.
 const PARSER_BUFFER: usize = 64 << 10;
+/// What it is given at first, and twice as much each time: where it is started anew line after line, the rest of the window would be
+/// copied for each.
+const FIRST: usize = 512;
 
 /// Bytes in memory, given to the parser from `next` on. Reading never waits and never fails.
 #[derive(Default, Debug)]
@@ -17,6 +20,10 @@ pub(super) struct Window {
     pub(super) bytes: Vec<u8>,
     next: usize,
     lead: bool,
+    grant: usize,
+    /// How much was given in all.
+    #[cfg(test)]
+    pub(super) given: usize,
 }
 
 impl AsyncRead for Window {
@@ -25,7 +32,12 @@ impl AsyncRead for Window {
             out.put_slice(b"\n");
             self.lead = false;
         }
-        let n = out.remaining().min(self.bytes.len() - self.next);
+        let n = out.remaining().min(self.bytes.len() - self.next).min(self.grant);
+        self.grant = (self.grant * 2).min(PARSER_BUFFER);
+        #[cfg(test)]
+        {
+            self.given += n;
+        }
         out.put_slice(&self.bytes[self.next..self.next + n]);
         self.next += n;
         Poll::Ready(Ok(()))
@@ -39,7 +51,7 @@ impl AsyncRead for Window {
 /// because of that. Only `\n` ends a record; the `\r` before it is left to us.
 pub(super) fn parser(mut window: Window, from: usize) -> AsyncReader<Window> {
     window.next = from;
-    window.lead = true;
+    (window.lead, window.grant) = (true, FIRST);
     AsyncReaderBuilder::new()
         .has_headers(false)
         .flexible(true)

@@ -160,6 +160,23 @@ async fn queue_and_store_can_each_be_a_server() {
     arrive(port, &wanted).await;
     role.kill();
     // What was acknowledged in Redis is in the directory.
-    let (_role, port) = start(&app, &[]);
+    let (mut role, port) = start(&app, &[]);
     arrive(port, &wanted).await;
+    role.kill();
+    // Another directory would have a part only.
+    let other = App::new(&redis.url(), "");
+    let done = other.run(&["all", "--cluster", "lab", "--listen", "127.0.0.1:0", "--admin-listen", "off"]).exits(1);
+    done.says(&["this SQLite is another store", "telemetry replay --all", "give the former directory with --data-dir"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_directory_of_a_newer_version_is_wrong_configuration() {
+    let app = app();
+    let directory = app.dir.path().join("telemetry-data");
+    drop(telemetry::store::sqlite::SqliteStore::open(&directory).unwrap());
+    let connection = rusqlite::Connection::open(directory.join("telemetry.sqlite")).unwrap();
+    connection.execute_batch("PRAGMA user_version = 99; PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
+    drop(connection);
+    let done = app.run(&["all", "--listen", "127.0.0.1:0", "--admin-listen", "off"]).exits(2);
+    done.says(&["telemetry-data", "version 99", "upgrade telemetry"]);
 }

@@ -28,6 +28,7 @@ impl Place {
     #[track_caller]
     fn audit(&self) -> serde_json::Value {
         let done = self.app.run(&["audit", "--json"]).exits(0);
+        assert_eq!(done.stderr, "", "an answer, and nothing between its lines");
         serde_json::from_str(&done.stdout).unwrap()
     }
 }
@@ -41,11 +42,13 @@ async fn every_row_arrives_once() {
     let place = place().await;
     let mut collect = place.app.start(&["collect", "--cluster", "central"]);
     let (csv, holds) = place.app.export("a.csv", 10, 50, 1);
-    place.stream(&csv, "edge-a", &[]).exits(0);
+    place.stream(&csv, "edge-a", &[]).exits(0).says(&["every row is safely in Redis"]);
     holds.arrive(&place.database, "edge-a").await;
     // The same again adds nothing; another cluster's is another source; `--until stored` ends when it is there.
-    place.stream(&csv, "edge-a", &[]).exits(0);
-    place.stream(&csv, "edge-b", &["--until", "stored"]).exits(0);
+    let again = format!("nothing new: all {} rows are safely in", holds.rows());
+    place.stream(&csv, "edge-a", &[]).exits(0).says(&[&again, "in Redis already"]);
+    place.stream(&csv, "edge-b", &["--until", "stored"]).exits(0).says(&["every row is safely in PostgreSQL"]);
+    place.stream(&csv, "edge-b", &["--until", "stored"]).exits(0).says(&[&again, "in PostgreSQL already"]);
     assert_eq!(Holds::stored(&place.database, "edge-b").await, holds);
     holds.arrive(&place.database, "edge-a").await;
 
@@ -56,6 +59,7 @@ async fn every_row_arrives_once() {
         "cross_cluster_latency_seconds_count{source_cluster=\"edge-a\",target_cluster=\"central\",component=\"collector\"}";
     assert!(collect.metric(latency).is_some_and(|batches| batches >= 1.0), "{:?}", collect.get("/metrics"));
     let report = place.audit();
+    place.app.run(&["audit", "--log-level", "info"]).exits(0).says(&["started"]);
     assert_eq!(report["sources"].as_array().unwrap().len(), 2);
     assert_eq!(report["sources"][0]["stored"], serde_json::json!(holds.rows()));
 

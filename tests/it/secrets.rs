@@ -7,6 +7,7 @@ use std::path::Path;
 use telemetry::transport::redis::RedisTransport;
 use telemetry::watched::Secret;
 
+use crate::serve::Serving;
 use crate::support::app::{App, Holds, Role, text, wait_for};
 use crate::support::certificates::Authority;
 use crate::support::node::PASSWORD;
@@ -61,6 +62,38 @@ async fn a_password_that_changed_since_it_was_read_is_read_again() {
     redis.ok(&["ACL", "SETUSER", "edge", "resetpass", ">another"]);
     let error = RedisTransport::connect(&config).await.err().unwrap();
     assert!(!error.is_transient() && error.to_string().contains("`edge` is wrong"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fault_in_a_file_is_seen_when_it_is_made_and_again_when_it_changes() {
+    let redis = RedisServer::start();
+    redis.ok(&["ACL", "SETUSER", "telemetry", "on", ">hunter2", "~*", "+@all"]);
+    let app = App::new(&redis.url().replace("//", "//telemetry@"), "");
+    let (tokens, password) = (app.dir.path().join("tokens"), app.dir.path().join("password"));
+    let write = |path: &Path, text: &str| std::fs::write(path, text).unwrap();
+    let good = "sha256:2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b grafana\n";
+    write(&tokens, good);
+    write(&password, "hunter2\n");
+    let app = app.with("TELEMETRY_API_TOKENS_FILE", text(&tokens)).with("REDIS_PASSWORD_FILE", text(&password));
+    let serving = Serving::start(app, &["all"]).await;
+    // From here on nobody asks for anything, and no connection is made.
+    let fails = |wanted: f64| {
+        ["tokens", "contents of redis.password_file"]
+            .iter()
+            .all(|what| serving.role.metric(&format!("telemetry_reload_failed{{what=\"{what}\"}}")) == Some(wanted))
+    };
+    wait_for("both are looked at", || async { fails(0.0) }).await;
+    write(&tokens, "");
+    write(&password, "");
+    wait_for("both faults are seen", || async { fails(1.0) }).await;
+    write(&tokens, "sha256:typo grafana\n");
+    wait_for("the typo is said, too", || async { serving.role.log().contains("line 1") }).await;
+    assert!(fails(1.0), "{:?}", serving.role.get("/metrics"));
+    let log = serving.role.log();
+    assert!(log.contains("has no token in it") && log.contains("password is empty") && !log.contains("hunter2"), "{log}");
+    write(&tokens, good);
+    write(&password, "hunter2\n");
+    wait_for("both are well again", || async { fails(0.0) }).await;
 }
 
 /// A streamer that follows a file and a collector, whose rows are counted.

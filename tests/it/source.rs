@@ -335,7 +335,7 @@ async fn bad_rows_are_counted_and_the_rest_goes_on() {
 
 #[tokio::test]
 async fn a_file_without_a_usable_header_says_what_is_missing() {
-    let cases: [(&[u8], &[&str]); 12] = [
+    let cases: [(&[u8], &[&str]); 13] = [
         (b"", &["empty"]),
         (b"\n\n", &["empty"]),
         (b"metric_name,gpu_id,uuid,value\nM,0,GPU,1\n", &["timestamp", "metric_name, gpu_id"]),
@@ -346,6 +346,10 @@ async fn a_file_without_a_usable_header_says_what_is_missing() {
         (b"timestamp,metric,uuid,value\r1,2,3,4\r", &["line end"]),
         (b"# HELP DCGM_FI_DEV_SM_CLOCK clock\n", &["/metrics"]),
         (b"timestamp, name, uuid, utilization.gpu [%], power.draw [W]\n", &["nvidia-smi"]),
+        (
+            b"2025-01-01T00:00:00Z,DCGM_FI_DEV_GPU_UTIL,0,nvidia0,GPU-0,H100,h,,,,0,\n",
+            &["the first line must name the columns", "uuid"],
+        ),
         (b"timestamp,gpu,power,temp\n", &["one column per metric"]),
         (b"timestamp,\"metric\nuuid,value\n", &["does not end"]),
     ];

@@ -29,10 +29,43 @@ use crate::transport::{Consumer, Inspector, Partition, Receipt};
 
 /// Decoded batches that wait for a writer, all partitions together.
 const READY: usize = 8;
-/// What /readyz calls the store.
-pub(super) const POSTGRESQL: &str = "postgresql";
 /// First and longest wait between attempts at a store that is away.
 const STORE_WAIT: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
+
+/// Which store it is, for what is said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Which {
+    /// The configured one.
+    Postgres,
+    /// The one in a directory.
+    Sqlite,
+}
+
+impl Which {
+    /// What /readyz calls it.
+    pub(super) fn part(self) -> &'static str {
+        match self {
+            Self::Postgres => "postgresql",
+            Self::Sqlite => "sqlite",
+        }
+    }
+
+    /// What people call it.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Postgres => "PostgreSQL",
+            Self::Sqlite => "SQLite",
+        }
+    }
+
+    /// How to go back to another one.
+    fn former(self) -> &'static str {
+        match self {
+            Self::Postgres => "point DATABASE_URL at the former one",
+            Self::Sqlite => "give the former directory with --data-dir",
+        }
+    }
+}
 
 /// A decoded batch on its way to a writer.
 #[derive(Debug)]
@@ -49,7 +82,7 @@ struct Shared {
     queue: Arc<dyn Consumer>,
     inspector: Arc<dyn Inspector>,
     store: Arc<dyn Store>,
-    store_name: &'static str,
+    which: Which,
     dictionaries: dictionaries::Cache,
     in_hand: InHand,
 }
@@ -98,7 +131,7 @@ pub async fn run(config: Arc<Config>, lifecycle: Lifecycle) -> anyhow::Result<Ex
     let store = Arc::new(PostgresStore::connect(&config.postgres()?)?);
     certificates::watch_store(&lifecycle, &store);
     let redis = config.redis()?;
-    lifecycle.health().set(POSTGRESQL, Err("not reached yet".into()));
+    lifecycle.health().set(Which::Postgres.part(), Err("not reached yet".into()));
     let Some(queue) = link::connect(&lifecycle, || RedisTransport::connect(&redis)).await? else { return Ok(Exit::Done) };
     let line = queue.clone();
     link::heartbeat(&lifecycle, &config.cluster, Component::Collector, move || {
@@ -112,31 +145,31 @@ pub async fn run(config: Arc<Config>, lifecycle: Lifecycle) -> anyhow::Result<Ex
         consumer = redis.consumer,
         "collecting from Redis"
     );
-    run_with(config, lifecycle, (queue.clone(), queue), (store, POSTGRESQL)).await
+    run_with(config, lifecycle, (queue.clone(), queue), (store, Which::Postgres)).await
 }
 
-/// Collects from a queue (two views of it) into a store (with what /readyz calls it).
+/// Collects from a queue (two views of it) into a store.
 pub(super) async fn run_with(
     config: Arc<Config>,
     lifecycle: Lifecycle,
     (queue, inspector): (Arc<dyn Consumer>, Arc<dyn Inspector>),
-    (store, store_name): (Arc<dyn Store>, &'static str),
+    (store, which): (Arc<dyn Store>, Which),
 ) -> anyhow::Result<Exit> {
-    lifecycle.health().set(store_name, Err("not reached yet".into()));
+    lifecycle.health().set(which.part(), Err("not reached yet".into()));
     let shared = Arc::new(Shared {
         dictionaries: dictionaries::Cache::default(),
         in_hand: InHand::default(),
         queue,
         inspector,
         store,
-        store_name,
+        which,
         config,
         lifecycle: lifecycle.clone(),
     });
     if !watch::open_store(&shared).await? {
         return Ok(Exit::Done);
     }
-    lifecycle.health().set(store_name, Ok(()));
+    lifecycle.health().set(which.part(), Ok(()));
 
     let (ready, waiting) = mpsc::channel(READY);
     let waiting = Arc::new(tokio::sync::Mutex::new(waiting));

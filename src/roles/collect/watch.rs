@@ -35,7 +35,7 @@ pub(super) async fn open_store(shared: &Shared) -> anyhow::Result<bool> {
             tracing::warn!("waiting: {error:#}");
         }
         said = true;
-        shared.lifecycle.health().set(shared.store_name, Err(error.to_string()));
+        shared.lifecycle.health().set(shared.which.part(), Err(error.to_string()));
         if !shared.rest(backoff.next()).await {
             return Ok(false);
         }
@@ -53,10 +53,14 @@ pub(super) fn is_transient(error: &anyhow::Error) -> bool {
 pub(super) async fn same_store(shared: &Shared) -> anyhow::Result<()> {
     let id = shared.store.id().await?;
     let marked = shared.queue.mark_store(&id).await?;
-    let remedy = "To send everything again into this one, run `telemetry replay --all` and (for files that were read to their end) the \
-                  streamers again; what is stored stays single. Else point DATABASE_URL at the former one.";
+    let name = shared.which.name();
+    let remedy = format!(
+        "To send everything again into this one, run `telemetry replay --all` and (for files that were read to their end) the \
+         streamers again; what is stored stays single. Else {}.",
+        shared.which.former()
+    );
     if marked != id {
-        bail!("this PostgreSQL is another store ({id}) than the one that was committed to so far ({marked}). {remedy}");
+        bail!("this {name} is another store ({id}) than the one that was committed to so far ({marked}). {remedy}");
     }
     for partition in 0..shared.inspector.partitions() {
         let states = match shared.inspector.sources(partition).await {
@@ -72,7 +76,7 @@ pub(super) async fn same_store(shared: &Shared) -> anyhow::Result<()> {
             let has = settled.get(&state.source).copied().unwrap_or(0);
             if has < state.committed {
                 bail!(
-                    "this PostgreSQL is older than what was committed (a restored backup, or a failover that lost commits?): of source {} rows \
+                    "this {name} is older than what was committed (a restored backup, or a failover that lost commits?): of source {} rows \
                      up to {} were committed, it has them up to {has}. {remedy}",
                     state.source,
                     state.committed

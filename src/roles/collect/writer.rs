@@ -121,9 +121,9 @@ where
             Ok(()) => match attempt().await {
                 Ok(done) => {
                     if away {
-                        tracing::info!("PostgreSQL is back");
+                        tracing::info!("{} is back", shared.which.name());
                         observe::reconnect(Target::Postgres);
-                        shared.lifecycle.health().set(shared.store_name, Ok(()));
+                        shared.lifecycle.health().set(shared.which.part(), Ok(()));
                     }
                     return Ok(Some(done));
                 }
@@ -137,7 +137,7 @@ where
             tracing::warn!("waiting: {error:#}");
         }
         away = true;
-        shared.lifecycle.health().set(shared.store_name, Err(error.to_string()));
+        shared.lifecycle.health().set(shared.which.part(), Err(error.to_string()));
         if !shared.rest(backoff.next()).await {
             return Ok(None);
         }

@@ -12,11 +12,12 @@ mod watch;
 mod window;
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use anyhow::bail;
 use tokio::task::JoinSet;
 
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, Until};
 use crate::roles::link;
 use crate::runtime::observe::Component;
 use crate::runtime::{Exit, Lifecycle};
@@ -40,7 +41,14 @@ pub async fn run(config: Arc<Config>, lifecycle: Lifecycle) -> anyhow::Result<Ex
         async move { Publisher::ping(&*line).await }
     });
     link::measure(&lifecycle, &publisher);
-    work.run(config, lifecycle, publisher, "Redis").await
+    work.run(config, lifecycle, publisher, Names { queue: "Redis", store: "PostgreSQL" }).await
+}
+
+/// What queue and store are called in what is said.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Names {
+    pub(super) queue: &'static str,
+    pub(super) store: &'static str,
 }
 
 /// What there is to stream.
@@ -64,27 +72,28 @@ impl Work {
         Ok(Self { inputs, rejects: shared::open_rejects(config).await? })
     }
 
-    /// Streams into a queue; `queue` is its name in what is said.
+    /// Streams into a queue.
     pub(super) async fn run(
         self,
         config: Arc<Config>,
         lifecycle: Lifecycle,
         publisher: Arc<dyn Publisher>,
-        queue: &'static str,
+        names: Names,
     ) -> anyhow::Result<Exit> {
         let total = shared::total_bytes(&self.inputs).await;
         let progress = lifecycle.progress(if config.stream.follow || config.stream.looped { None } else { total });
         let shared = Arc::new(Shared::new(config, lifecycle, publisher, self.rejects, progress));
-        let exit = if shared.config.stream.follow { follow(&shared).await } else { once(&shared, self.inputs, queue).await };
+        let exit = if shared.config.stream.follow { follow(&shared).await } else { once(&shared, self.inputs, names).await };
         shared.close().await?;
         exit
     }
 }
 
 /// Every source to its end.
-async fn once(shared: &Arc<Shared>, inputs: Vec<Input>, queue: &str) -> anyhow::Result<Exit> {
+async fn once(shared: &Arc<Shared>, inputs: Vec<Input>, names: Names) -> anyhow::Result<Exit> {
     let mut tasks = JoinSet::new();
-    shared.unfinished.send_replace(inputs.len());
+    let sources = inputs.len();
+    shared.unfinished.send_replace(sources);
     for input in inputs {
         let shared = shared.clone();
         tasks.spawn(async move {
@@ -109,15 +118,34 @@ async fn once(shared: &Arc<Shared>, inputs: Vec<Input>, queue: &str) -> anyhow::
         }
     }
     if failed > 0 {
-        bail!("{failed} of the sources could not be streamed to the end; the others were");
+        bail!(incomplete(failed, sources, interrupted));
     }
     if interrupted {
-        tracing::info!("stopped before the end; run it again and it goes on where {queue} is");
+        tracing::info!("stopped before the end; run it again and it goes on where {} is", names.queue);
         return Ok(Exit::Stopped);
     }
-    let (rows, rejected) = shared.counts();
-    tracing::info!(rows, rejected, "every row is safely in {queue}");
+    let place = match shared.config.stream.until {
+        Until::Queued => names.queue,
+        Until::Stored => names.store,
+    };
+    match (shared.counts(), shared.ends.load(Ordering::Relaxed)) {
+        // What Redis has of them was sent by an earlier run; whether that is where it is to be was asked all the same.
+        ((0, _), rows @ 1..) => tracing::info!(rows, "nothing new: all {rows} rows are safely in {place} already"),
+        ((rows, rejected), _) => tracing::info!(rows, rejected, "every row is safely in {place}"),
+    }
     Ok(Exit::Done)
+}
+
+/// Some sources failed, which were named before.
+fn incomplete(failed: usize, sources: usize, interrupted: bool) -> String {
+    match sources - failed {
+        _ if sources == 1 => "the source could not be streamed to the end".to_owned(),
+        0 => format!("none of the {sources} sources could be streamed to the end"),
+        // Nobody knows of those that were stopped.
+        _ if interrupted => format!("{failed} of the {sources} sources could not be streamed to the end"),
+        1 => format!("{failed} of the {sources} sources could not be streamed to the end; the other one was"),
+        _ => format!("{failed} of the {sources} sources could not be streamed to the end; the others were"),
+    }
 }
 
 /// Watches until told to stop: every file there is, and those that come.
@@ -185,4 +213,18 @@ fn note_end(files: &mut Watch, (input, outcome): Followed) -> anyhow::Result<()>
         files.done(state);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::incomplete;
+
+    #[test]
+    fn what_failed_is_counted_and_nobody_is_made_up() {
+        assert_eq!(incomplete(1, 1, false), "the source could not be streamed to the end");
+        assert_eq!(incomplete(3, 3, false), "none of the 3 sources could be streamed to the end");
+        assert!(incomplete(1, 3, false).ends_with("1 of the 3 sources could not be streamed to the end; the others were"));
+        assert!(incomplete(2, 3, false).ends_with("the other one was"));
+        assert!(incomplete(1, 3, true).ends_with("to the end"));
+    }
 }

@@ -15,6 +15,8 @@ use crate::transport::TransportError;
 
 /// Rows between two looks at the clock and the other tasks: a few milliseconds.
 const STRIDE: u32 = 4096;
+/// What a rejected row counts for among them: it takes longer, and is written to the rejects file.
+const REJECT: u32 = 64;
 /// Rows that `--rate` lets go at once.
 const RATE_STRIDE: u32 = 20;
 
@@ -250,9 +252,10 @@ impl Pump<'_> {
                 now = self.shared.began.elapsed();
             }
             self.before = None;
+            let weight = if matches!(row.kind, Kind::Sample { .. }) { 1 } else { REJECT };
             self.take(row, now).await?;
-            since_look += 1;
-            if since_look == STRIDE {
+            since_look += weight;
+            if since_look >= STRIDE {
                 since_look = 0;
                 tokio::task::yield_now().await;
                 now = self.shared.began.elapsed();

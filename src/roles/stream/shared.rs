@@ -44,6 +44,8 @@ pub(super) struct Shared {
     readers: Vec<Semaphore>,
     rows: AtomicU64,
     rejected: AtomicU64,
+    /// Rows of the sources that are at their end, those of earlier runs too.
+    pub(super) ends: AtomicU64,
 }
 
 impl Shared {
@@ -71,6 +73,7 @@ impl Shared {
             readers,
             rows: AtomicU64::new(0),
             rejected: AtomicU64::new(0),
+            ends: AtomicU64::new(0),
             config,
             lifecycle,
             publisher,

@@ -358,6 +358,7 @@ impl<'a> Source<'a> {
         shared.unfinished.send_modify(|n| *n = n.saturating_sub(1));
         loop {
             if *unfinished.borrow_and_update() == 0 && self.is_safe(end).await? {
+                shared.ends.fetch_add(end.row, Ordering::Relaxed);
                 return Ok(Outcome::Finished);
             }
             tokio::select! {

@@ -103,7 +103,7 @@ class Cluster:
             f"--service-account-key-file={pki}/sa.key", f"--service-account-signing-key-file={pki}/sa.key", f"--client-ca-file={authority.certificate}",
             f"--tls-cert-file={server[0]}", f"--tls-private-key-file={server[1]}", "--authorization-mode=Node,RBAC", "--allow-privileged=true",
             f"--kubelet-client-certificate={kubelet_client[0]}", f"--kubelet-client-key={kubelet_client[1]}",
-            f"--kubelet-certificate-authority={authority.certificate}", "--endpoint-reconciler-type=none",
+            f"--kubelet-certificate-authority={authority.certificate}", "--kubelet-preferred-address-types=InternalIP", "--endpoint-reconciler-type=none",
             f"--requestheader-client-ca-file={Authority(pki, 'front').certificate}")
 
     def kubeconfig(self, user, pair):

@@ -4,11 +4,11 @@ import os
 import pathlib
 import shutil
 import sys
-import time
 
 import steps
 from clusters import ROOT, Authority, Cluster, network
 from report import Report
+from rows import Rows
 
 GPU = [{"key": "nvidia.com/gpu", "value": "present", "effect": "NoSchedule"}]
 
@@ -42,6 +42,13 @@ class Test:
                               balancers=[f"203.0.113.{n}" for n in range(1, 15)], world=world)
         self.clusters = [self.edge, self.central, self.shared]
         self.telemetry = os.environ["TELEMETRY_BIN"]
+        self.rows = Rows()
+        self.token = None
+        # With what needs quoting somewhere on the way.
+        self.passwords = {
+            "REDIS_PASSWORD": "everybody's pass%word", "ADMIN_PASSWORD": 'admin "pass', "EDGE_PASSWORD": "edge-pass/w#rd?@%",
+            "CENTRAL_PASSWORD": "central:pass%word", "DB_PASSWORD": "store/pass word",
+        }
         # What the guide and docs/deployment.md call by these paths.
         self.home = self.work / "home"
         (self.home / "deployments").mkdir(parents=True)

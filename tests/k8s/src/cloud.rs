@@ -50,6 +50,8 @@ pub async fn nodes(shared: Arc<Shared>) -> Result<()> {
                 "addresses": [{"type": "InternalIP", "address": shared.settings.node_ip}, {"type": "Hostname", "address": name}],
                 "capacity": {"cpu": "16", "memory": "64Gi", "pods": "110"},
                 "allocatable": {"cpu": "16", "memory": "64Gi", "pods": "110"},
+                // Commands by WebSocket.
+                "declaredFeatures": ["ExtendWebSocketsToKubelet"],
                 "daemonEndpoints": {"kubeletEndpoint": {"Port": shared.settings.port}},
                 "nodeInfo": {
                     "architecture": "amd64", "bootID": "", "containerRuntimeVersion": "process://0", "kernelVersion": "", "kubeProxyVersion": "",

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::os::unix::process::ExitStatusExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -54,7 +54,6 @@ pub struct Process {
     pub user: u32,
     pub group: u32,
     pub env: BTreeMap<String, String>,
-    pub log: PathBuf,
 }
 
 impl Process {
@@ -62,7 +61,7 @@ impl Process {
     pub fn command(&self, arguments: &[String]) -> Command {
         let mut command = Command::new("/usr/bin/nsenter");
         command
-            .args(["--target", &self.pid.to_string(), "--mount", "--pid", "--net", "--uts", "--ipc", "--root", "--wd=/"])
+            .args(["--target", &self.pid.to_string(), "--mount", "--pid", "--net", "--uts", "--ipc", "--root", "--wd"])
             .args(["--setuid", &self.user.to_string(), "--setgid", &self.group.to_string(), "--"])
             .args(arguments)
             .env_clear()
@@ -411,23 +410,30 @@ async fn start(life: &Arc<Life>, container: &Container) -> Result<Started, (&'st
             .spawn()?;
         let parent = child.id().context("it ended at once")?;
         let pid = first_child(parent).await?;
-        anyhow::Ok((child, Process { pid, user, group, env: env.clone(), log }))
+        anyhow::Ok((child, Process { pid, user, group, env: env.clone() }))
     }
     .await;
     let (child, process) = outcome.map_err(|error| ("CreateContainerError", format!("{error:#}")))?;
     Ok(Started { child, process, at: Instant::now(), started_at: Time(Timestamp::now()) })
 }
 
-/// The process that `unshare` has made.
+/// The process that `unshare` has made, once it is in its root: what is executed beside it is to see the same files.
 async fn first_child(parent: u32) -> Result<u32> {
-    for _ in 0..500 {
+    let mut found = None;
+    for _ in 0..1000 {
         let children = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).unwrap_or_default();
         if let Some(pid) = children.split_whitespace().next() {
-            return Ok(pid.parse()?);
+            found = Some(pid.parse()?);
+            if fs::read_link(format!("/proc/{pid}/root")).is_ok_and(|root| root != Path::new("/")) {
+                break;
+            }
+        } else if found.is_some() {
+            // It has ended: its log says why.
+            break;
         }
         sleep(Duration::from_millis(10)).await;
     }
-    bail!("the container's process did not start")
+    found.context("the container's process did not start")
 }
 
 /// Files and directories that every root has.
@@ -480,8 +486,8 @@ fn script(life: &Life, container: &Container, root: &Path, kind: &str, shell: bo
     let _ = writeln!(out, "/bin/mount -t proc proc {}/proc\n/bin/mount -t tmpfs -o mode=755 tmpfs {}", root_text, quote(&devices.to_string_lossy()));
     let _ = writeln!(out, "cd {}", quote(&devices.to_string_lossy()));
     out.push_str("for d in null zero full random urandom; do : > $d; /bin/mount --bind /dev/$d $d; done\n");
-    out.push_str("ln -s /proc/self/fd fd; ln -s /proc/self/fd/0 stdin; ln -s /proc/self/fd/1 stdout; ln -s /proc/self/fd/2 stderr\n");
-    out.push_str("mkdir -m 1777 shm; cd /\n");
+    out.push_str("L=/bin/ln; $L -s /proc/self/fd fd; $L -s /proc/self/fd/0 stdin; $L -s /proc/self/fd/1 stdout; $L -s /proc/self/fd/2 stderr\n");
+    out.push_str("/bin/mkdir -m 1777 shm; cd /\n");
     let mut mounts: Vec<_> = container.volume_mounts.iter().flatten().collect();
     mounts.sort_by_key(|mount| mount.mount_path.split('/').count());
     for mount in mounts {
@@ -495,7 +501,7 @@ fn script(life: &Life, container: &Container, root: &Path, kind: &str, shell: bo
         }
         let to = root.join(mount.mount_path.trim_start_matches('/'));
         if to.starts_with(&devices) {
-            let _ = writeln!(out, "mkdir -p {}", quote(&to.to_string_lossy()));
+            let _ = writeln!(out, "/bin/mkdir -p {}", quote(&to.to_string_lossy()));
         } else if from.is_dir() {
             fs::create_dir_all(&to)?;
         } else {

@@ -4,6 +4,7 @@ mod cloud;
 mod container;
 mod network;
 mod pod;
+mod server;
 mod shared;
 
 use std::collections::HashMap;
@@ -58,6 +59,7 @@ async fn main() -> Result<()> {
         result = cloud::nodes(shared.clone()) => result.context("nodes"),
         result = cloud::ways(shared.clone()) => result.context("ways"),
         result = cloud::volumes(shared.clone()) => result.context("volumes"),
+        result = server::serve(shared.clone()) => result.context("server"),
         result = pods(shared.clone()) => result.context("pods"),
     };
     // None of them ends but by an error; tasks that still run must not hold it back.

@@ -43,7 +43,7 @@ class Authority:
         self.directory.mkdir(parents=True, exist_ok=True)
         self.certificate = self.directory / f"{name}.crt"
         self.key = self.directory / f"{name}.key"
-        sh("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2", "-subj", f"/CN={name}",
+        sh("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "90", "-subj", f"/CN={name}",
            "-addext", "basicConstraints=critical,CA:TRUE", "-addext", "keyUsage=critical,keyCertSign,cRLSign",
            "-keyout", self.key, "-out", self.certificate)
 
@@ -55,7 +55,7 @@ class Authority:
         extensions.write_text(
             (f"subjectAltName={','.join(alternatives)}\n" if alternatives else "") + "extendedKeyUsage=serverAuth,clientAuth\n"
             "keyUsage=critical,digitalSignature\n")
-        sh("openssl", "x509", "-req", "-in", request, "-CA", self.certificate, "-CAkey", self.key, "-CAcreateserial", "-days", "2",
+        sh("openssl", "x509", "-req", "-in", request, "-CA", self.certificate, "-CAkey", self.key, "-CAcreateserial", "-days", "90",
            "-extfile", extensions, "-out", certificate)
         return certificate, key
 

@@ -21,15 +21,19 @@ class Rows:
             moment = datetime.fromisoformat(row["timestamp"].replace("Z", "+00:00"))
             self.expected[cluster, row["uuid"]][moment, row["metric_name"], float(row["value"])] += 1
 
+    def forget(self, cluster):
+        for key in [key for key in self.expected if key[0] == cluster]:
+            del self.expected[key]
+
     def count(self):
         return sum(counter.total() for counter in self.expected.values())
 
 
 class Api:
-    """The central API, at the address of its Service."""
+    """An API, at the address of its Service."""
 
-    def __init__(self, test, token=None):
-        service = test.central.get("service", "--namespace", "telemetry-system", "telemetry-central-api-gateway")
+    def __init__(self, cluster, release, token=None):
+        service = cluster.get("service", "--namespace", "telemetry-system", f"{release}-api-gateway")
         self.base = f"http://{service['spec']['clusterIP']}:{service['spec']['ports'][0]['port']}"
         self.token = token
 

@@ -29,6 +29,8 @@ struct Image {
     user: u32,
     /// Whether it has a shell and its tools.
     shell: bool,
+    /// Its STOPSIGNAL.
+    stop: &'static str,
 }
 
 /// The image of a name: the distribution's programs stand for it.
@@ -36,12 +38,19 @@ fn image(name: &str) -> Option<(&'static str, Image)> {
     let base = name.split('@').next().unwrap_or(name).rsplit('/').next()?.split(':').next()?;
     Some(match base {
         "telemetry" => {
-            ("telemetry", Image { entrypoint: &["/usr/local/bin/telemetry"], path: "/usr/local/bin", user: 65532, shell: false })
+            ("telemetry", Image { entrypoint: &["/usr/local/bin/telemetry"], path: "/usr/local/bin", user: 65532, shell: false, stop: "TERM" })
         }
-        "redis" => ("redis", Image { entrypoint: &[], path: "/usr/local/bin:/usr/bin:/bin", user: 0, shell: true }),
+        "redis" => ("redis", Image { entrypoint: &[], path: "/usr/local/bin:/usr/bin:/bin", user: 0, shell: true, stop: "TERM" }),
         "postgres" => (
             "postgres",
-            Image { entrypoint: &["/usr/local/bin/docker-entrypoint.sh"], path: "/usr/local/bin:/usr/bin:/bin", user: 0, shell: true },
+            Image {
+                entrypoint: &["/usr/local/bin/docker-entrypoint.sh"],
+                path: "/usr/local/bin:/usr/bin:/bin",
+                user: 0,
+                shell: true,
+                // A fast shutdown: with TERM it would wait for its clients.
+                stop: "INT",
+            },
         ),
         _ => return None,
     })
@@ -54,6 +63,7 @@ pub struct Process {
     pub user: u32,
     pub group: u32,
     pub env: BTreeMap<String, String>,
+    stop: &'static str,
 }
 
 impl Process {
@@ -210,7 +220,7 @@ async fn terminate(
         };
         life.shared.journal(&pod, &container.name, "preStop", json!({"result": said, "took": hook_begun.elapsed().as_secs_f64()}));
     }
-    signal(started.process.pid, "TERM").await;
+    signal(started.process.pid, started.process.stop).await;
     let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_secs(2));
     if let Ok(status) = timeout(left, started.child.wait()).await {
         life.shared.journal(
@@ -410,7 +420,7 @@ async fn start(life: &Arc<Life>, container: &Container) -> Result<Started, (&'st
             .spawn()?;
         let parent = child.id().context("it ended at once")?;
         let pid = first_child(parent).await?;
-        anyhow::Ok((child, Process { pid, user, group, env: env.clone() }))
+        anyhow::Ok((child, Process { pid, user, group, env: env.clone(), stop: image.stop }))
     }
     .await;
     let (child, process) = outcome.map_err(|error| ("CreateContainerError", format!("{error:#}")))?;

@@ -10,7 +10,8 @@ import time
 
 from clusters import Failed, sh, until
 from load import Load
-from rows import Api, differences
+from policies import End, allowed
+from rows import Api, Rows, differences
 
 SYSTEM = "telemetry-system"
 SHARED = "shared-infrastructure"
@@ -363,4 +364,274 @@ def drain(test):
     quiet(test, "nodes drained")
 
 
-STEPS = [contexts, redis, guide, helm_test, sides, scale, upgrade, passwords, certificates, drain]
+def ends(cluster, namespace):
+    """The pods of a namespace by component."""
+    found = {}
+    for pod in cluster.pods_of(namespace):
+        labels = pod["metadata"]["labels"]
+        ports = [(p["name"], p["containerPort"]) for c in pod["spec"]["containers"] for p in c.get("ports", []) if "name" in p]
+        found[labels.get("app.kubernetes.io/component")] = End(pod["status"]["podIP"], labels, ports)
+    return found
+
+
+def policies(test):
+    """NetworkPolicies, judged by the rules of Kubernetes for the pods and addresses that are there (nothing enforces them here)"""
+    balancers = [i["ip"] for s in test.shared.get("services", "--namespace", SHARED) for i in s.get("status", {}).get("loadBalancer", {}).get("ingress", [])]
+    redis_nodes = [End(ip) for ip in balancers]
+    outside, dns = End("1.1.1.1"), End(test.edge.dns)
+    edge, central = ends(test.edge, SYSTEM), ends(test.central, SYSTEM)
+    edge_rules, central_rules = (c.get("networkpolicies", "--namespace", SYSTEM) for c in (test.edge, test.central))
+    store = central["postgresql"]
+    asked = []
+
+    def ask(rules, source, name, to, what, port, wanted, protocol="TCP"):
+        asked.append((allowed(rules, source, to, port, protocol) == wanted, f"{name} {'to' if wanted else 'not to'} {what}:{port}/{protocol}"))
+
+    for rules, pods, names in ((edge_rules, edge, ["streamer", "network-probe", "streamer-check"]),
+                               (central_rules, central, ["collector", "api-gateway", "network-probe", "collector-check", "api-gateway-check"])):
+        for name in names:
+            if name not in pods:
+                continue
+            for node in redis_nodes:
+                ask(rules, pods[name], name, node, f"Redis at {node.address}", 6379, True)
+                ask(rules, pods[name], name, node, f"Redis at {node.address}", 16379, False)
+            for protocol in ("UDP", "TCP"):
+                ask(rules, pods[name], name, dns, "DNS", 53, True, protocol)
+            ask(rules, pods[name], name, outside, "the world", 443, False)
+            ask(rules, outside, "Prometheus", pods[name], name, 9464, not name.endswith("-check"))
+            ask(rules, outside, "the world", pods[name], name, 22, False)
+            if rules is edge_rules:
+                ask(rules, pods[name], name, End(store.address), "central's PostgreSQL", 5432, False)
+            else:
+                ask(rules, pods[name], name, store, "PostgreSQL", 5432, "probe" not in name)
+    ask(central_rules, outside, "users", central["api-gateway"], "the API", 8080, True)
+    ask(central_rules, outside, "the world", store, "PostgreSQL", 5432, False)
+    wrong = [text for good, text in asked if not good]
+    test.report.check(not wrong and len(balancers) == 7, f"{len(asked)} ways are open or closed as they should be ({len(edge_rules)} policies at the edge, {len(central_rules)} in central)", "; ".join(wrong))
+
+
+def monitoring(test):
+    """ServiceMonitors and rules: each monitor finds its Service, its pods and their metrics; autoscalers, as far as that goes without a source of metrics"""
+    for cluster in (test.edge, test.central):
+        pods = {p["status"].get("podIP"): p for p in cluster.pods_of(SYSTEM)}
+        for monitor in cluster.get("servicemonitors", "--namespace", SYSTEM):
+            name = monitor["metadata"]["name"]
+            labels = monitor["spec"]["selector"]["matchLabels"]
+            services = [s for s in cluster.get("services", "--namespace", SYSTEM) if labels.items() <= s["metadata"].get("labels", {}).items()]
+            targets = []
+            for service in services:
+                for endpoint in monitor["spec"]["endpoints"]:
+                    for part in cluster.get("endpointslices", "--namespace", SYSTEM, "--selector", f"kubernetes.io/service-name={service['metadata']['name']}"):
+                        for port in part.get("ports") or []:
+                            if port["name"] == endpoint["port"]:
+                                targets += [(a, port["port"], endpoint.get("path", "/metrics")) for e in part.get("endpoints") or [] for a in e["addresses"]]
+            texts = [sh("curl", "--silent", "--fail", "--max-time", 10, f"http://{a}:{p}{path}").stdout for a, p, path in targets if a in pods]
+            test.report.check(texts and all("telemetry_" in t or "message_queue_connection_status" in t for t in texts), f"{cluster.name}: {name} finds {len(texts)} pods, which have metrics")
+        alerts = [r["alert"] for rule in cluster.get("prometheusrules", "--namespace", SYSTEM) for g in rule["spec"]["groups"] for r in g["rules"] if "alert" in r]
+        test.report.check(alerts, f"{cluster.name}: the API server takes the rules: {', '.join(alerts)}")
+    probe = test.edge.get("services", "--namespace", SYSTEM, "--selector", "app=network-probe")
+    test.report.check(probe and any(p["name"] == "metrics" for p in probe[0]["spec"]["ports"]), "the guide's ServiceMonitor finds app=network-probe and its port metrics")
+    helm_central(test, "--set autoscaling.enabled=true")
+    scalers = test.central.get("horizontalpodautoscalers", "--namespace", SYSTEM)
+    for scaler in scalers:
+        to = scaler["spec"]["scaleTargetRef"]
+        target = test.central.get(to["kind"].lower(), "--namespace", SYSTEM, to["name"])
+        test.report.good(f"HorizontalPodAutoscaler {scaler['metadata']['name']} owns {to['kind']} {to['name']} ({target['spec']['replicas']} now, {scaler['spec']['minReplicas']} to {scaler['spec']['maxReplicas']})")
+    test.report.check(len(scalers) == 2, "autoscalers: validated by the API server and by what they point to; no metrics API serves them here")
+    helm_central(test, "--wait --timeout 4m")
+    test.report.check(not test.central.get("horizontalpodautoscalers", "--namespace", SYSTEM), "they are gone when they are switched off")
+    settled(test, test.central, SYSTEM, collector=5, api_gateway=2, postgresql=1, network_probe=1)
+    quiet(test, "autoscalers on and off")
+
+
+def bad(test):
+    """What a user sees who gives bad input"""
+    base = "--kube-context edge-cluster --namespace bad --create-namespace --values ./charts/telemetry-pipeline/values-edge.yaml --set streamer.replicaCount=1,probe.enabled=false"
+    host = f"--set redis.external.host=redis.{DOMAIN}"
+
+    def refused(title, text, *wanted):
+        test.report.say(f"   -- {title}")
+        said = bash(test, text, check=False)
+        test.report.quote(said.stderr.replace(": ", ":\n", 1) if False else said.stderr, 12)
+        test.report.check(said.returncode != 0 and all(w in said.stderr for w in wanted), f"{title}: refused, and said so")
+
+    refused("values that contradict each other", f"helm upgrade --install bad ./charts/telemetry-pipeline {base} --set redis.tls.enabled=false", "redis.external.tls=true and redis.tls.enabled=false", "redis.external.host")
+    refused("the guide's ${REDIS_PASSWORD} in a values file", f"helm upgrade --install bad ./charts/telemetry-pipeline {base} {host} --set-literal 'redis.external.password=${{REDIS_PASSWORD}}'", "redis.external.password", "--set")
+
+    def installed(title, more, wanted, logs=True, prepare=""):
+        """Installs, and shows what kubectl says until it says what is wanted."""
+        test.report.say(f"   -- {title}")
+        bash(test, prepare + f"helm upgrade --install bad ./charts/telemetry-pipeline {base} {more}")
+        seen = {}
+
+        def told():
+            pods = bash(test, "kubectl --context edge-cluster --namespace bad get pods", show=False).stdout
+            events = bash(test, "kubectl --context edge-cluster --namespace bad get events --sort-by=.lastTimestamp --output 'custom-columns=TYPE:.type,REASON:.reason,MESSAGE:.message' "
+                          "--field-selector type=Warning", show=False).stdout
+            log = bash(test, "kubectl --context edge-cluster --namespace bad logs deployment/bad-streamer --tail 8", show=False, check=False)
+            seen["all"] = pods + events + (log.stdout + log.stderr if logs else "")
+            return re.search(wanted, seen["all"])
+
+        try:
+            until(told, wanted, 60, 1)
+            test.report.quote(seen["all"], 24)
+            test.report.good(title + ": said")
+        except AssertionError:
+            test.report.quote(seen.get("all", ""), 60)
+            test.report.check(False, f"{title}: {wanted} is not said")
+
+    def checked(title, wanted):
+        said = bash(test, "helm test bad --namespace bad --kube-context edge-cluster --logs --timeout 60s", check=False)
+        test.report.quote(said.stdout[said.stdout.find("POD LOGS"):] + said.stderr, 24)
+        test.report.check(said.returncode != 0 and re.search(wanted, said.stdout + said.stderr), f"{title}: helm test fails, and says what to do")
+
+    def gone():
+        bash(test, "helm uninstall bad --kube-context edge-cluster --namespace bad --wait\nkubectl --context edge-cluster --namespace bad delete pods,events --all --wait", show=False)
+
+    installed("a Secret that is not there", f"{host} --set redis.external.existingSecret=nope", 'secret "nope" not found', logs=False)
+    gone()
+    installed("a wrong password", f"{host} --set redis.external.password=wrong", "(?i)password")
+    checked("a wrong password", "(?i)password")
+    gone()
+    installed("a name that does not exist", f"--set redis.external.host=nobody.{DOMAIN} --set redis.external.password=x", f"nobody.{DOMAIN}")
+    checked("a name that does not exist", f"nobody.{DOMAIN}")
+    gone()
+    installed("a Redis that nobody reaches", "--set redis.external.host=203.0.113.14 --set redis.external.password=x", "203.0.113.14")
+    checked("a Redis that nobody reaches", "203.0.113.14")
+    gone()
+    installed("a CSV that is empty", f'{host} --set redis.external.password="$REDIS_PASSWORD" --set redis.tls.existingSecret=redis-ca', "(?i)empty|no rows|waiting|header",
+              prepare="""kubectl --context edge-cluster --namespace bad create configmap bad-csv --from-literal=gpus.csv=
+kubectl --context edge-cluster --namespace bad create secret generic redis-ca --from-file=ca.crt="$TRUSTED"
+""".replace("$TRUSTED", str(test.authority.certificate)))
+    settled(test, test.edge, "bad", streamer=1)
+    test.report.good("a CSV that is empty: the streamer is ready, and waits for rows")
+    gone()
+    bash(test, "kubectl --context edge-cluster delete namespace bad --wait")
+
+
+def leftovers(test, cluster, namespace, release):
+    """What of a release is there, by label or by Helm's annotation."""
+    kinds = bash(test, f"kubectl --context {cluster.context} api-resources --verbs=list --namespaced --output name", show=False).stdout.split()
+    kinds = [k for k in kinds if not k.startswith("events")]
+    everything = json.loads(bash(test, f"kubectl --context {cluster.context} --namespace {namespace} get {','.join(kinds)} --output json", show=False).stdout)["items"]
+    found = []
+    for item in everything:
+        meta = item["metadata"]
+        if meta.get("labels", {}).get("app.kubernetes.io/instance") == release or meta.get("annotations", {}).get("meta.helm.sh/release-name") == release \
+                or meta["name"].startswith((f"sh.helm.release.v1.{release}.", f"{release}-")):
+            found.append(f"{item['kind']}/{meta['name']}")
+    return sorted(found)
+
+
+def removed(test, cluster, namespace, release):
+    """Uninstalls a release and what Helm leaves of it on purpose; nothing else may be left."""
+    bash(test, f"helm uninstall {release} --namespace {namespace} --kube-context {cluster.context} --wait")
+    left = leftovers(test, cluster, namespace, release)
+    unexpected = [x for x in left if not x.startswith(("PersistentVolumeClaim/data-", "PersistentVolumeClaim/data", "Job/")) and not x.endswith("-check") and not x.startswith((f"Pod/{release}-grow", f"Pod/{release}-shrink"))
+                  and x != f"ConfigMap/{release}-csv"]
+    test.report.check(not unexpected, f"helm uninstall {release} leaves only what it is to leave: {', '.join(left) or 'nothing'}", str(unexpected))
+    bash(test, f"kubectl --context {cluster.context} --namespace {namespace} delete pods,jobs,persistentvolumeclaims --selector app.kubernetes.io/instance={release}")
+    left = [x for x in until(lambda: [leftovers(test, cluster, namespace, release)], "what is left")[0] if x != f"ConfigMap/{release}-csv"]
+    test.report.check(not left, f"nothing of {release} is left", str(left))
+
+
+def uninstall(test):
+    """Both sides are uninstalled: nothing is left but what is said"""
+    test.load.stop()
+    exact(test, "before the end")
+    said = bash(test, f"kubectl --context central-cluster --namespace {SYSTEM} exec deployment/telemetry-central-collector -- telemetry audit")
+    test.report.quote(said.stdout)
+    test.report.check("stands somewhere, once" in said.stdout, "telemetry audit closes")
+    removed(test, test.edge, SYSTEM, EDGE)
+    removed(test, test.central, SYSTEM, CENTRAL)
+
+
+def placed(test, cluster, component):
+    return sorted(p["spec"]["nodeName"] for p in cluster.pods_of(SYSTEM, f"app.kubernetes.io/component={component}"))
+
+
+def scenario_1(test):
+    """Scenario 1, different nodes of one cluster: streamers on GPU nodes, everything else on CPU nodes"""
+    bash(test, f"""kubectl config use-context edge-cluster
+helm upgrade --install telemetry ./charts/telemetry-pipeline \\
+  --namespace {SYSTEM} \\
+  --create-namespace \\
+  --values ./examples/kubernetes/scenario-1.yaml \\
+  --set postgresql.auth.password="${{DB_PASSWORD}}\"""")
+    settled(test, test.edge, SYSTEM, streamer=3, collector=2, api_gateway=1, redis=1, postgresql=1)
+    test.report.check(placed(test, test.edge, "streamer") == ["gpu-1", "gpu-2", "gpu-3"], "streamers are on the GPU nodes, which others may not use")
+    others = [n for c in ("collector", "api-gateway", "redis", "postgresql") for n in placed(test, test.edge, c)]
+    test.report.check(all(n.startswith("cpu") for n in others), f"all others are on CPU nodes: {', '.join(sorted(set(others)))}")
+    rows = Rows()
+    for path, _, _ in test.load.files:
+        rows.add("main", path.read_text())
+    exact(test, "scenario 1", test.edge, "telemetry", rows, token=False)
+    removed(test, test.edge, SYSTEM, "telemetry")
+
+
+def scenario_2(test):
+    """Scenario 2, availability zones: streamers in one, collectors in another"""
+    bash(test, f"""kubectl --namespace {SYSTEM} apply -f - <<'EOF'
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata:
+  name: dcgm-exports
+spec:
+  accessModes: [ReadWriteMany]
+  resources: {{requests: {{storage: 1Gi}}}}
+EOF""")
+    claim = until(lambda: (lambda c: c if c["status"].get("phase") == "Bound" else None)(test.edge.get("pvc", "--namespace", SYSTEM, "dcgm-exports")), "the claim is bound")
+    directory = test.edge.run / "volumes" / claim["spec"]["volumeName"]
+    directory.mkdir(parents=True, exist_ok=True)
+    rows = Rows()
+    for seed in (31, 32):
+        text = sh(test.telemetry, "generate", "--gpus", 8, "--duration", "1m", "--seed", seed).stdout.replace("gpu-node-", f"zone-{seed}-")
+        (directory / f"{seed}.csv").write_text(text)
+        rows.add("main", text)
+    bash(test, f"""helm upgrade --install telemetry ./charts/telemetry-pipeline \\
+  --namespace {SYSTEM} \\
+  --create-namespace \\
+  --values ./examples/kubernetes/scenario-2.yaml \\
+  --set postgresql.auth.password="${{DB_PASSWORD}}\"""")
+    settled(test, test.edge, SYSTEM, streamer=2, collector=2, api_gateway=3, redis=1, postgresql=1)
+    zones = {n["metadata"]["name"]: n["metadata"]["labels"]["topology.kubernetes.io/zone"] for n in test.edge.get("nodes")}
+    for component, wanted in (("streamer", {"us-west-2a"}), ("collector", {"us-west-2b"}), ("api-gateway", {"us-west-2a", "us-west-2b"})):
+        found = {zones[n] for n in placed(test, test.edge, component)}
+        test.report.check(found == wanted, f"{component}: {', '.join(sorted(found))}")
+    exact(test, "scenario 2", test.edge, "telemetry", rows, token=False)
+    removed(test, test.edge, SYSTEM, "telemetry")
+    bash(test, f"kubectl --namespace {SYSTEM} delete persistentvolumeclaim dcgm-exports")
+
+
+def clean(test):
+    """Redis is uninstalled, and the namespaces deleted: no volume, process, address or rule is left"""
+    removed(test, test.shared, SHARED, "redis-cluster")
+    bash(test, f"""kubectl --context shared-infra-cluster delete namespace {SHARED} --wait
+for c in edge-cluster central-cluster; do kubectl --context $c delete namespace {SYSTEM} --wait; done""")
+    for cluster in test.clusters:
+        until(lambda: not cluster.get("persistentvolumes"), f"the volumes of {cluster.name} are gone", 60)
+        until(lambda: not list((cluster.run / "pods").iterdir()) and not list((cluster.run / "volumes").iterdir()), f"the directories of {cluster.name} are gone", 60)
+    until(lambda: not sh("ip", "netns", "list").stdout.strip(), "all network namespaces are gone", 60)
+    test.report.good("no volume, no directory and no network namespace of a pod is left")
+
+
+def held(test):
+    """What must hold all the time: restarts, shutdowns, probes"""
+    journal = [line for c in test.clusters for line in c.journal() if line["namespace"] != "bad"]
+    stopped = [line for line in journal if line["what"] == "stopped"]
+    killed = [line for line in stopped if line["sigkill"]]
+    test.report.check(not killed, f"{len(stopped)} containers were stopped, each before the end of its grace period", "; ".join(f"{k['cluster']} {k['pod']} {k['container']}" for k in killed))
+    slowest = {}
+    for line in stopped:
+        slowest[line["container"]] = max(slowest.get(line["container"], (0, 0)), (round(line["took"], 1), line["grace"]))
+    for container, (took, grace) in sorted(slowest.items()):
+        test.report.say(f"   | {container:14} took at most {took:5.1f} s of {grace} s to stop")
+    again = [line for line in journal if line["what"] == "exit" and line["again"]]
+    test.report.check(not again, "no container was restarted", "; ".join(f"{a['pod']} {a['container']} code {a['code']} {a['why'] or ''}" for a in again))
+    bad_ends = [line for line in journal if line["what"] == "exit" and line["code"] != 0]
+    test.report.check(not bad_ends, f"all {sum(1 for line in journal if line['what'] == 'exit')} containers that ended did so with exit code 0", "; ".join(f"{a['pod']} {a['container']} code {a['code']}" for a in bad_ends))
+    dead = [line for c in test.clusters for line in c.alive()]
+    test.report.check(not dead, "every API server, etcd, controller, scheduler and kubelet is still the one that was started", str(dead))
+
+
+STEPS = [contexts, redis, guide, helm_test, sides, scale, upgrade, passwords, certificates, drain, policies, monitoring, bad, uninstall, scenario_1, scenario_2, clean, held]

@@ -39,9 +39,7 @@ pub async fn nodes(shared: Arc<Shared>) -> Result<()> {
     loop {
         for name in shared.settings.nodes.keys() {
             let now = Time(Timestamp::now());
-            let condition = |kind: &str, status: &str, reason: &str| {
-                json!({"type": kind, "status": status, "reason": reason, "lastHeartbeatTime": now, "lastTransitionTime": begun})
-            };
+            let condition = |kind: &str, status: &str, reason: &str| json!({"type": kind, "status": status, "reason": reason, "lastHeartbeatTime": now, "lastTransitionTime": begun});
             let status = json!({"status": {
                 "conditions": [
                     condition("Ready", "True", "KubeletReady"), condition("MemoryPressure", "False", "KubeletHasSufficientMemory"),
@@ -194,5 +192,9 @@ fn world(directory: &std::path::Path) -> BTreeMap<String, Vec<Ipv4Addr>> {
         })
         .collect();
     files.sort();
-    files.into_iter().filter_map(|(_, bytes)| serde_json::from_slice::<BTreeMap<String, Vec<Ipv4Addr>>>(&bytes).ok()).flatten().collect()
+    files
+        .into_iter()
+        .filter_map(|(_, bytes)| serde_json::from_slice::<BTreeMap<String, Vec<Ipv4Addr>>>(&bytes).ok())
+        .flatten()
+        .collect()
 }

@@ -10,7 +10,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use k8s_openapi::api::core::v1::{Container, ContainerState, ContainerStateRunning, ContainerStateTerminated, LifecycleHandler, Probe};
+use k8s_openapi::api::core::v1::{
+    Container, ContainerState, ContainerStateRunning, ContainerStateTerminated, LifecycleHandler, Probe,
+};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use serde_json::json;
@@ -37,9 +39,10 @@ struct Image {
 fn image(name: &str) -> Option<(&'static str, Image)> {
     let base = name.split('@').next().unwrap_or(name).rsplit('/').next()?.split(':').next()?;
     Some(match base {
-        "telemetry" => {
-            ("telemetry", Image { entrypoint: &["/usr/local/bin/telemetry"], path: "/usr/local/bin", user: 65532, shell: false, stop: "TERM" })
-        }
+        "telemetry" => (
+            "telemetry",
+            Image { entrypoint: &["/usr/local/bin/telemetry"], path: "/usr/local/bin", user: 65532, shell: false, stop: "TERM" },
+        ),
         "redis" => ("redis", Image { entrypoint: &[], path: "/usr/local/bin:/usr/bin:/bin", user: 0, shell: true, stop: "TERM" }),
         "postgres" => (
             "postgres",
@@ -147,7 +150,12 @@ pub async fn run(life: Arc<Life>, container: Container, init: bool) -> bool {
             return ended.code == 0;
         }
         let pause = backoff.after(ended.ran);
-        life.waits(&container.name, init, "CrashLoopBackOff", &format!("back-off {}s restarting failed container={}", pause.as_secs(), container.name));
+        life.waits(
+            &container.name,
+            init,
+            "CrashLoopBackOff",
+            &format!("back-off {}s restarting failed container={}", pause.as_secs(), container.name),
+        );
         life.shared.event(&pod, "BackOff", &format!("Back-off restarting failed container {}", container.name)).await;
         wait(&mut stop, pause).await;
         life.restarted(&container.name, init);
@@ -218,7 +226,12 @@ async fn terminate(
             Ok(Err(error)) => format!("{error:#}"),
             Err(_) => format!("not done after {} s", grace.as_secs()),
         };
-        life.shared.journal(&pod, &container.name, "preStop", json!({"result": said, "took": hook_begun.elapsed().as_secs_f64()}));
+        life.shared.journal(
+            &pod,
+            &container.name,
+            "preStop",
+            json!({"result": said, "took": hook_begun.elapsed().as_secs_f64()}),
+        );
     }
     signal(started.process.pid, started.process.stop).await;
     let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_secs(2));
@@ -373,7 +386,8 @@ async fn start(life: &Arc<Life>, container: &Container) -> Result<Started, (&'st
 
     let security = container.security_context.clone().unwrap_or_default();
     let of_pod = pod.spec.as_ref().and_then(|spec| spec.security_context.clone()).unwrap_or_default();
-    let number = |own: Option<i64>, pods: Option<i64>, default: u32| own.or(pods).and_then(|id| u32::try_from(id).ok()).unwrap_or(default);
+    let number =
+        |own: Option<i64>, pods: Option<i64>, default: u32| own.or(pods).and_then(|id| u32::try_from(id).ok()).unwrap_or(default);
     let user = number(security.run_as_user, of_pod.run_as_user, image.user);
     let group = number(security.run_as_group, of_pod.run_as_group, if user == image.user { user } else { 0 });
     if user == 0 && security.run_as_non_root.or(of_pod.run_as_non_root) == Some(true) {
@@ -408,7 +422,17 @@ async fn start(life: &Arc<Life>, container: &Container) -> Result<Started, (&'st
         let file = fs::OpenOptions::new().create(true).append(true).open(&log)?;
         let child = Command::new("/usr/bin/nsenter")
             .arg(format!("--net=/run/netns/{}", life.netns))
-            .args(["/usr/bin/unshare", "--mount", "--pid", "--ipc", "--uts", "--fork", "--kill-child", "--propagation", "private"])
+            .args([
+                "/usr/bin/unshare",
+                "--mount",
+                "--pid",
+                "--ipc",
+                "--uts",
+                "--fork",
+                "--kill-child",
+                "--propagation",
+                "private",
+            ])
             .arg("/bin/sh")
             .arg(&path)
             .env_clear()
@@ -493,7 +517,12 @@ fn script(life: &Life, container: &Container, root: &Path, kind: &str, shell: bo
     }
     bind(&local, "usr/local", true);
     let devices = root.join("dev");
-    let _ = writeln!(out, "/bin/mount -t proc proc {}/proc\n/bin/mount -t tmpfs -o mode=755 tmpfs {}", root_text, quote(&devices.to_string_lossy()));
+    let _ = writeln!(
+        out,
+        "/bin/mount -t proc proc {}/proc\n/bin/mount -t tmpfs -o mode=755 tmpfs {}",
+        root_text,
+        quote(&devices.to_string_lossy())
+    );
     let _ = writeln!(out, "cd {}", quote(&devices.to_string_lossy()));
     out.push_str("for d in null zero full random urandom; do : > $d; /bin/mount --bind /dev/$d $d; done\n");
     out.push_str("L=/bin/ln; $L -s /proc/self/fd fd; $L -s /proc/self/fd/0 stdin; $L -s /proc/self/fd/1 stdout; $L -s /proc/self/fd/2 stderr\n");

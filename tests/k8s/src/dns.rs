@@ -78,7 +78,8 @@ mod tests {
     use super::*;
 
     fn ask(name: &str, kind: TYPE) -> (RCODE, usize) {
-        let lookup: Lookup = Arc::new(|name| (name == "a.test").then(|| vec![Ipv4Addr::new(10, 1, 0, 1), Ipv4Addr::new(10, 1, 0, 2)]));
+        let lookup: Lookup =
+            Arc::new(|name| (name == "a.test").then(|| vec![Ipv4Addr::new(10, 1, 0, 1), Ipv4Addr::new(10, 1, 0, 2)]));
         let mut query = Packet::new_query(7);
         query.questions.push(Question::new(Name::new_unchecked(name), kind.into(), CLASS::IN.into(), false));
         let reply = answer(&query.build_bytes_vec().unwrap(), &lookup).unwrap();

@@ -68,7 +68,12 @@ pub fn field(pod: &Pod, place: &Place, path: &str) -> Result<String, String> {
 }
 
 /// The variables of a container. An error is the message that a user sees with `CreateContainerConfigError`.
-pub fn environment(pod: &Pod, container: &Container, place: &Place, objects: &dyn Objects) -> Result<BTreeMap<String, String>, String> {
+pub fn environment(
+    pod: &Pod,
+    container: &Container,
+    place: &Place,
+    objects: &dyn Objects,
+) -> Result<BTreeMap<String, String>, String> {
     let mut out = BTreeMap::new();
     let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
@@ -170,7 +175,9 @@ mod tests {
 
     #[test]
     fn what_is_missing_is_named() {
-        let error = |name: &str, key: &str| resolve(json!([{"name": "P", "valueFrom": {"secretKeyRef": {"name": name, "key": key}}}])).unwrap_err();
+        let error = |name: &str, key: &str| {
+            resolve(json!([{"name": "P", "valueFrom": {"secretKeyRef": {"name": name, "key": key}}}])).unwrap_err()
+        };
         assert_eq!(error("none", "password"), "secret \"none\" not found");
         assert_eq!(error("redis", "pass"), "couldn't find key pass in secret ns/redis");
     }

@@ -47,7 +47,10 @@ fn addresses<'a>(texts: impl IntoIterator<Item = &'a String>) -> Vec<Ipv4Addr> {
 pub fn of_services(services: &[Service], slices: &[EndpointSlice]) -> Names {
     let mut names = Names::new();
     for service in services {
-        let (Some(name), Some(namespace), Some(spec)) = (&service.metadata.name, &service.metadata.namespace, &service.spec) else { continue };
+        let (Some(name), Some(namespace), Some(spec)) = (&service.metadata.name, &service.metadata.namespace, &service.spec)
+        else {
+            continue;
+        };
         let full = format!("{name}.{namespace}.svc.{DOMAIN}");
         if spec.type_.as_deref() == Some("ExternalName") {
             let to = spec.external_name.as_deref().unwrap_or_default().trim_end_matches('.').to_lowercase();
@@ -59,7 +62,9 @@ pub fn of_services(services: &[Service], slices: &[EndpointSlice]) -> Names {
             continue;
         }
         let mut all = Vec::new();
-        for endpoint in slices_of(service, slices).flat_map(|slice| slice.endpoints.iter().flatten()).filter(|endpoint| is_ready(endpoint)) {
+        for endpoint in
+            slices_of(service, slices).flat_map(|slice| slice.endpoints.iter().flatten()).filter(|endpoint| is_ready(endpoint))
+        {
             let own = addresses(&endpoint.addresses);
             if let Some(hostname) = &endpoint.hostname {
                 names.insert(format!("{hostname}.{full}"), Target::Addresses(own.clone()));
@@ -78,7 +83,9 @@ pub fn of_the_world(services: &[Service]) -> BTreeMap<String, Vec<Ipv4Addr>> {
     for service in services {
         let wanted = service.metadata.annotations.as_ref().and_then(|annotations| annotations.get(RECORD));
         let balancer = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
-        let own = addresses(balancer.iter().flat_map(|balancer| balancer.ingress.iter().flatten()).filter_map(|ingress| ingress.ip.as_ref()));
+        let own = addresses(
+            balancer.iter().flat_map(|balancer| balancer.ingress.iter().flatten()).filter_map(|ingress| ingress.ip.as_ref()),
+        );
         if let (Some(wanted), false) = (wanted, own.is_empty()) {
             for name in wanted.split(',') {
                 names.insert(name.trim().trim_end_matches('.').to_lowercase(), own.clone());
@@ -112,7 +119,8 @@ pub fn resolv_conf(namespace: &str, server: Ipv4Addr) -> String {
 /// The hosts file of a pod.
 #[must_use]
 pub fn hosts(address: Ipv4Addr, hostname: &str, subdomain: Option<(&str, &str)>) -> String {
-    let full = subdomain.map(|(subdomain, namespace)| format!("{hostname}.{subdomain}.{namespace}.svc.{DOMAIN} ")).unwrap_or_default();
+    let full =
+        subdomain.map(|(subdomain, namespace)| format!("{hostname}.{subdomain}.{namespace}.svc.{DOMAIN} ")).unwrap_or_default();
     format!("127.0.0.1 localhost\n{address} {full}{hostname}\n")
 }
 
@@ -131,7 +139,9 @@ mod tests {
         let services = [
             service(json!({"metadata": {"name": "api", "namespace": "n"}, "spec": {"clusterIP": "10.9.0.1"}})),
             service(json!({"metadata": {"name": "db", "namespace": "n"}, "spec": {"clusterIP": "None"}})),
-            service(json!({"metadata": {"name": "ext", "namespace": "n"}, "spec": {"type": "ExternalName", "externalName": "Redis.example.test."}})),
+            service(
+                json!({"metadata": {"name": "ext", "namespace": "n"}, "spec": {"type": "ExternalName", "externalName": "Redis.example.test."}}),
+            ),
         ];
         let slices: Vec<EndpointSlice> = serde_json::from_value(json!([{
             "addressType": "IPv4", "metadata": {"namespace": "n", "labels": {"kubernetes.io/service-name": "db"}},
@@ -143,7 +153,9 @@ mod tests {
         .unwrap();
         let names = of_services(&services, &slices);
         let world = BTreeMap::from([("redis.example.test".to_owned(), vec![Ipv4Addr::new(203, 0, 113, 1)])]);
-        let find = |name: &str| resolve(name, &names, &world).map(|all| all.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "));
+        let find = |name: &str| {
+            resolve(name, &names, &world).map(|all| all.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "))
+        };
         assert_eq!(find("API.n.svc.cluster.local.").as_deref(), Some("10.9.0.1"));
         assert_eq!(find("db.n.svc.cluster.local").as_deref(), Some("10.1.0.5"));
         assert_eq!(find("db-0.db.n.svc.cluster.local").as_deref(), Some("10.1.0.5"));
@@ -163,7 +175,10 @@ mod tests {
     #[test]
     fn a_pod_looks_in_its_namespace_first_and_knows_itself() {
         let server = Ipv4Addr::new(10, 9, 0, 10);
-        assert!(resolv_conf("n", server).contains("nameserver 10.9.0.10\nsearch n.svc.cluster.local svc.cluster.local cluster.local\n"));
+        assert!(
+            resolv_conf("n", server)
+                .contains("nameserver 10.9.0.10\nsearch n.svc.cluster.local svc.cluster.local cluster.local\n")
+        );
         let own = hosts(Ipv4Addr::new(10, 1, 0, 5), "db-0", Some(("db", "n")));
         assert_eq!(own, "127.0.0.1 localhost\n10.1.0.5 db-0.db.n.svc.cluster.local db-0\n");
     }

@@ -20,9 +20,9 @@ use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 use kube::runtime::reflector::ObjectRef;
 use serde_json::json;
 use test_kubelet::env::Place;
+use test_kubelet::names;
 use test_kubelet::state;
 use test_kubelet::volumes::{self, Files, Source};
-use test_kubelet::names;
 use tokio::sync::{Notify, watch};
 use tokio::time::sleep;
 
@@ -80,7 +80,11 @@ pub async fn live(shared: Arc<Shared>, pod: Pod, mut news: watch::Receiver<News>
                 let is = news.borrow_and_update().clone();
                 match is {
                     News::Is(pod) => {
-                        let grace = pod.metadata.deletion_timestamp.is_some().then(|| pod.metadata.deletion_grace_period_seconds.unwrap_or(30));
+                        let grace = pod
+                            .metadata
+                            .deletion_timestamp
+                            .is_some()
+                            .then(|| pod.metadata.deletion_grace_period_seconds.unwrap_or(30));
                         if let Ok(mut known) = life.pod.lock() {
                             *known = *pod;
                         }
@@ -231,7 +235,12 @@ impl Life {
     pub fn volume(&self, name: &str) -> Result<PathBuf> {
         let pod = self.pod();
         let spec = pod.spec.as_ref().context("a pod without spec")?;
-        let volume = spec.volumes.iter().flatten().find(|volume| volume.name == name).with_context(|| format!("there is no volume {name}"))?;
+        let volume = spec
+            .volumes
+            .iter()
+            .flatten()
+            .find(|volume| volume.name == name)
+            .with_context(|| format!("there is no volume {name}"))?;
         self.place_of(&pod, volume).map_err(anyhow::Error::msg)
     }
 
@@ -254,10 +263,16 @@ impl Life {
     fn fill(&self, wanted: &[Volume]) -> Result<(), String> {
         let pod = self.pod();
         let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
-        let group = pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref()?.fs_group).and_then(|group| u32::try_from(group).ok());
+        let group = pod
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.security_context.as_ref()?.fs_group)
+            .and_then(|group| u32::try_from(group).ok());
         for volume in wanted {
-            let say = |error: &dyn std::fmt::Display| format!("MountVolume.SetUp failed for volume \"{}\" : {error}", volume.name);
-            let source = volumes::source(&pod, volume, &self.place(), &self.shared.objects(namespace)).map_err(|error| say(&error))?;
+            let say =
+                |error: &dyn std::fmt::Display| format!("MountVolume.SetUp failed for volume \"{}\" : {error}", volume.name);
+            let source =
+                volumes::source(&pod, volume, &self.place(), &self.shared.objects(namespace)).map_err(|error| say(&error))?;
             let directory = self.place_of(&pod, volume).map_err(|error| say(&error))?;
             match source {
                 Source::Files(files) => {
@@ -353,7 +368,10 @@ impl Life {
     }
 
     pub fn ready(&self, name: &str, ready: bool) {
-        let differs = self.state.lock().is_ok_and(|state| state.containers.iter().any(|status| status.name == name && status.ready != ready));
+        let differs = self
+            .state
+            .lock()
+            .is_ok_and(|state| state.containers.iter().any(|status| status.name == name && status.ready != ready));
         if differs {
             self.change(name, |status| status.ready = ready);
         }
@@ -398,7 +416,9 @@ impl Life {
 
     async fn tell(&self) {
         let pod = self.pod();
-        let (Some(name), Some(namespace), Some(status)) = (&pod.metadata.name, &pod.metadata.namespace, self.status()) else { return };
+        let (Some(name), Some(namespace), Some(status)) = (&pod.metadata.name, &pod.metadata.namespace, self.status()) else {
+            return;
+        };
         let api: Api<Pod> = Api::namespaced(self.shared.client.clone(), namespace);
         let patch = Patch::Merge(json!({"metadata": {"uid": pod.metadata.uid}, "status": status}));
         for _ in 0..20 {

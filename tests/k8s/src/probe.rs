@@ -26,7 +26,9 @@ pub struct Timing {
 impl Timing {
     #[must_use]
     pub fn of(probe: &Probe) -> Self {
-        let seconds = |value: Option<i32>, default: i32| Duration::from_secs(u64::try_from(value.filter(|v| *v > 0).unwrap_or(default)).unwrap_or(0));
+        let seconds = |value: Option<i32>, default: i32| {
+            Duration::from_secs(u64::try_from(value.filter(|v| *v > 0).unwrap_or(default)).unwrap_or(0))
+        };
         Self {
             delay: seconds(probe.initial_delay_seconds, 0),
             period: seconds(probe.period_seconds, 10),
@@ -38,16 +40,10 @@ impl Timing {
 }
 
 /// Counts results in a row.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Row {
     last: bool,
     length: i32,
-}
-
-impl Default for Row {
-    fn default() -> Self {
-        Self { last: false, length: 0 }
-    }
 }
 
 impl Row {

@@ -45,7 +45,11 @@ pub fn table(cluster: &str, pods: &str, services: &[Service], slices: &[Endpoint
             way(address, &mut inside);
             for ip in balancer(service) {
                 if let Some(ranges) = spec.load_balancer_source_ranges.as_ref().filter(|ranges| !ranges.is_empty()) {
-                    let _ = writeln!(outside, "    ip daddr {ip} ip saddr != {{ {}, 127.0.0.0/8, 10.0.0.0/8 }} drop", ranges.join(", "));
+                    let _ = writeln!(
+                        outside,
+                        "    ip daddr {ip} ip saddr != {{ {}, 127.0.0.0/8, 10.0.0.0/8 }} drop",
+                        ranges.join(", ")
+                    );
                 }
                 way(&ip, &mut outside);
             }
@@ -114,7 +118,10 @@ mod tests {
         }]))
         .unwrap();
         let table = table("edge", "10.1.0.0/16", &services, &slices);
-        assert!(table.contains("dnat to 10.1.0.5:8080") && table.contains("dnat to 10.1.0.7:8080") && !table.contains("10.1.0.6"), "{table}");
+        assert!(
+            table.contains("dnat to 10.1.0.5:8080") && table.contains("dnat to 10.1.0.7:8080") && !table.contains("10.1.0.6"),
+            "{table}"
+        );
         assert!(table.contains("ip daddr 10.9.0.1 tcp dport 80 goto s0-0") && table.contains("numgen random mod 2"), "{table}");
         assert!(table.contains("ip daddr 10.9.0.2 tcp dport 81 reject with tcp reset"), "{table}");
         assert!(!table.contains("dport 82"), "{table}");

@@ -26,9 +26,9 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use tokio_tungstenite::tungstenite::protocol::Role;
 use tokio_tungstenite::tungstenite::protocol::frame::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
-use tokio_tungstenite::tungstenite::protocol::Role;
 
 use crate::shared::Shared;
 
@@ -49,7 +49,8 @@ pub async fn serve(shared: Arc<Shared>) -> Result<()> {
                 let shared = shared.clone();
                 async move { Ok::<_, Infallible>(answer(&shared, request)) }
             });
-            let connection = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).with_upgrades();
+            let connection =
+                hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).with_upgrades();
             // Who asked has gone.
             let _ = connection.await;
         });
@@ -105,21 +106,39 @@ fn parameter(pair: &str) -> Option<(String, String)> {
 fn log(shared: &Shared, namespace: &str, pod: &str, container: &str) -> Option<PathBuf> {
     let begin = format!("{namespace}_{pod}_{container}_");
     let files = std::fs::read_dir(shared.settings.run.join("logs")).ok()?.flatten();
-    files.filter(|file| file.file_name().to_string_lossy().starts_with(&begin)).max_by_key(|file| file.metadata().and_then(|meta| meta.modified()).ok()).map(|file| file.path())
+    files
+        .filter(|file| file.file_name().to_string_lossy().starts_with(&begin))
+        .max_by_key(|file| file.metadata().and_then(|meta| meta.modified()).ok())
+        .map(|file| file.path())
 }
 
 fn tail(log: Vec<u8>, query: &[(String, String)]) -> Vec<u8> {
-    let Some(lines) = query.iter().find(|(name, _)| name == "tailLines").and_then(|(_, value)| value.parse::<usize>().ok()) else { return log };
+    let Some(lines) = query.iter().find(|(name, _)| name == "tailLines").and_then(|(_, value)| value.parse::<usize>().ok())
+    else {
+        return log;
+    };
     let all: Vec<&[u8]> = log.split_inclusive(|byte| *byte == b'\n').collect();
     all[all.len().saturating_sub(lines)..].concat()
 }
 
 /// Becomes a WebSocket, over which the command's streams go.
-fn upgrade(mut request: Request<Incoming>, process: crate::container::Process, query: &[(String, String)]) -> Response<Full<Bytes>> {
-    let header = |name| request.headers().get(name).and_then(|value: &hyper::header::HeaderValue| value.to_str().ok()).unwrap_or_default().to_owned();
+fn upgrade(
+    mut request: Request<Incoming>,
+    process: crate::container::Process,
+    query: &[(String, String)],
+) -> Response<Full<Bytes>> {
+    let header = |name| {
+        request
+            .headers()
+            .get(name)
+            .and_then(|value: &hyper::header::HeaderValue| value.to_str().ok())
+            .unwrap_or_default()
+            .to_owned()
+    };
     let key = header(SEC_WEBSOCKET_KEY);
     let offered = header(SEC_WEBSOCKET_PROTOCOL);
-    let protocol = ["v5.channel.k8s.io", "v4.channel.k8s.io"].into_iter().find(|known| offered.split(',').any(|one| one.trim() == *known));
+    let protocol =
+        ["v5.channel.k8s.io", "v4.channel.k8s.io"].into_iter().find(|known| offered.split(',').any(|one| one.trim() == *known));
     let (Some(protocol), false) = (protocol, key.is_empty()) else {
         return text(StatusCode::BAD_REQUEST, format!("this kubelet executes by WebSocket only; offered: {offered:?}"));
     };
@@ -146,7 +165,12 @@ fn upgrade(mut request: Request<Incoming>, process: crate::container::Process, q
 }
 
 /// Each message is of a channel, its first byte: 0 to 2 are standard input, output and error, 3 says how it ended, 255 ends another.
-async fn execute<S>(stream: WebSocketStream<S>, process: &crate::container::Process, command: &[String], input: bool) -> Result<()>
+async fn execute<S>(
+    stream: WebSocketStream<S>,
+    process: &crate::container::Process,
+    command: &[String],
+    input: bool,
+) -> Result<()>
 where
     S: AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
 {

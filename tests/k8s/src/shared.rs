@@ -115,7 +115,8 @@ impl Addresses {
 impl Shared {
     /// A line for the report: what a container did, and why.
     pub fn journal(&self, pod: &Pod, container: &str, what: &str, more: serde_json::Value) {
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map(|time| time.as_secs_f64()).unwrap_or_default();
+        let now =
+            std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map(|time| time.as_secs_f64()).unwrap_or_default();
         let mut line = json!({
             "time": now, "cluster": self.settings.cluster, "namespace": pod.metadata.namespace, "pod": pod.metadata.name,
             "container": container, "what": what,

@@ -37,7 +37,8 @@ pub fn phase(policy: &str, init: &[ContainerStatus], containers: &[ContainerStat
         return if failed { "Failed" } else { "Succeeded" };
     }
     let begun = |status: &ContainerStatus| {
-        status.restart_count > 0 || status.state.as_ref().is_some_and(|state| state.running.is_some() || state.terminated.is_some())
+        status.restart_count > 0
+            || status.state.as_ref().is_some_and(|state| state.running.is_some() || state.terminated.is_some())
     };
     if containers.iter().all(begun) { "Running" } else { "Pending" }
 }

@@ -179,7 +179,10 @@ mod tests {
     fn a_volume_has_all_keys_or_the_items_that_are_named() {
         let all = of(json!({"name": "v", "secret": {"secretName": "tls", "defaultMode": 0o440}})).unwrap();
         assert_eq!(all, Source::Files([("tls.crt".into(), file(0o440, "c")), ("tls.key".into(), file(0o440, "k"))].into()));
-        let one = of(json!({"name": "v", "secret": {"secretName": "tls", "items": [{"key": "tls.crt", "path": "a/b", "mode": 0o400}]}})).unwrap();
+        let one = of(
+            json!({"name": "v", "secret": {"secretName": "tls", "items": [{"key": "tls.crt", "path": "a/b", "mode": 0o400}]}}),
+        )
+        .unwrap();
         assert_eq!(one, Source::Files([("a/b".into(), file(0o400, "c"))].into()));
     }
 

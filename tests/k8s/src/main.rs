@@ -25,8 +25,16 @@ use tokio::sync::watch;
 use crate::pod::News;
 use crate::shared::{Addresses, Settings, Shared};
 
-#[tokio::main]
-async fn main() -> Result<()> {
+fn main() -> Result<()> {
+    let runtime = tokio::runtime::Runtime::new()?;
+    let result = runtime.block_on(run());
+    // Tasks that still run must not hold the end back.
+    runtime.shutdown_background();
+    result
+}
+
+/// Runs until something fails.
+async fn run() -> Result<()> {
     let settings = std::env::args().nth(1).context("usage: test-kubelet SETTINGS.json")?;
     let settings = Settings::read(&settings)?;
     let config = kube::config::Kubeconfig::read_from(&settings.kubeconfig)?;
@@ -54,17 +62,14 @@ async fn main() -> Result<()> {
         settings,
     });
     let dns = test_kubelet::dns::serve((shared.settings.dns, 53).into(), cloud::lookup(shared.clone()));
-    let result = tokio::select! {
+    tokio::select! {
         result = dns => result.context("DNS"),
         result = cloud::nodes(shared.clone()) => result.context("nodes"),
         result = cloud::ways(shared.clone()) => result.context("ways"),
         result = cloud::volumes(shared.clone()) => result.context("volumes"),
         result = server::serve(shared.clone()) => result.context("server"),
         result = pods(shared.clone()) => result.context("pods"),
-    };
-    // None of them ends but by an error; tasks that still run must not hold it back.
-    eprintln!("error: {result:?}");
-    std::process::exit(1)
+    }
 }
 
 /// Keeps a copy of all objects of a kind.

@@ -1,0 +1,173 @@
+"""Steps that install: the shared Redis Cluster, an edge and central, as the guide and docs/deployment.md have it."""
+
+import gzip
+import hashlib
+import os
+import re
+
+from clusters import sh, until
+from common import CENTRAL, DOMAIN, EDGE, SHARED, SYSTEM, TOKEN, bash, exact, is_ready, quiet, settled
+from load import Load
+
+
+def contexts(test):
+    """One kubeconfig with the three contexts"""
+    paths = ":".join(str(c.work / "admin.kubeconfig") for c in test.clusters)
+    merged = sh("kubectl", "config", "view", "--flatten", env={**os.environ, "KUBECONFIG": paths}).stdout
+    (test.work / "kubeconfig").write_text(merged)
+    nodes = bash(test, "for c in edge-cluster central-cluster shared-infra-cluster; do kubectl --context $c get nodes -L node-type,topology.kubernetes.io/zone; done")
+    test.report.quote(nodes.stdout)
+
+
+def certificate(test, authority, name):
+    """Redis' certificate, with the names of all nodes."""
+    names = [f"redis-cluster-{n}" for n in range(6)]
+    names = [f"{n}.{DOMAIN}" for n in names] + [f"{n}.redis-cluster-headless.{SHARED}.svc.cluster.local" for n in names]
+    names += [f"redis.{DOMAIN}", "redis-cluster", f"redis-cluster.{SHARED}", f"redis-cluster.{SHARED}.svc", "localhost"]
+    return authority.issue(name, "/CN=redis", names, ["127.0.0.1"])
+
+
+def redis(test):
+    """The shared Redis Cluster, in a cluster of its own: six nodes, TLS, ACL, a load balancer and a name for each"""
+    pair = certificate(test, test.authority, "redis")
+    bash(test, f"""kubectl config use-context shared-infra-cluster
+kubectl create namespace {SHARED}
+kubectl --namespace {SHARED} create secret generic redis-auth --from-literal=password="$REDIS_PASSWORD" \\
+  --from-literal=admin-password="$ADMIN_PASSWORD" --from-literal=edge-password="$EDGE_PASSWORD" --from-literal=central-password="$CENTRAL_PASSWORD"
+kubectl --namespace {SHARED} create secret generic redis-tls --from-file=ca.crt="$CA" --from-file=tls.crt="$CERT" --from-file=tls.key="$KEY"
+""", CA=str(test.authority.certificate), CERT=str(pair[0]), KEY=str(pair[1]))
+    said = bash(test, f"""helm upgrade --install redis-cluster ./charts/redis-cluster \\
+  --namespace {SHARED} \\
+  --create-namespace \\
+  --values ./examples/kubernetes/shared-infrastructure.yaml \\
+  --set tls.existingSecret=redis-tls""")
+    test.report.quote(said.stdout, 9)
+    until(lambda: all(is_ready(p) for p in test.shared.pods_of(SHARED, "app.kubernetes.io/component=redis")), "all nodes are ready", 120)
+    said = bash(test, f"kubectl --namespace {SHARED} logs job/redis-cluster-grow\n"
+                f"kubectl --namespace {SHARED} exec redis-cluster-0 --container redis -- sh -c '. /etc/redis/config/common.sh; ask_here CLUSTER NODES'\n"
+                f"kubectl --namespace {SHARED} get services,persistentvolumeclaims")
+    test.report.quote(said.stdout, 40)
+    masters = [line for line in said.stdout.splitlines() if "master" in line and "connected" in line]
+    test.report.check(len(masters) == 3 and "10922-16383" in said.stdout, "three masters have all slots")
+
+
+def guide(test):
+    """The guide's commands: an edge whose CSV is a ConfigMap, and central"""
+    export = sh(test.telemetry, "generate", "--gpus", 4, "--duration", "40s", "--seed", 1).stdout
+    big = sh(test.telemetry, "generate", "--gpus", 8, "--duration", "2m", "--seed", 2).stdout.replace("gpu-node-", "gpu-node-9")
+    (test.home / "gpus.csv").write_text(export)
+    (test.home / "more.csv.gz").write_bytes(gzip.compress(big.encode()))
+    for text in (export, big):
+        test.rows.add(EDGE, text)
+    bash(test, f"kubectl config use-context edge-cluster\nkubectl create namespace {SYSTEM}\n"
+         f"kubectl --namespace {SYSTEM} create configmap {EDGE}-csv --from-file=gpus.csv --from-file=more.csv.gz")
+    said = bash(test, f"""# Deploy to edge cluster
+kubectl config use-context edge-cluster
+
+helm upgrade --install telemetry-edge ./deployments/helm/telemetry-pipeline \\
+  --namespace {SYSTEM} \\
+  --create-namespace \\
+  --values ./deployments/helm/telemetry-pipeline/values-edge.yaml \\
+  --set redis.external.host="redis.{DOMAIN}" \\
+  --set redis.external.password="${{REDIS_PASSWORD}}\"""")
+    test.report.quote(said.stdout, 40)
+    test.report.say("   (central's values file has no host of its own: it is given as the edge's is)")
+    said = bash(test, f"""# Deploy to central cluster
+kubectl config use-context central-cluster
+
+helm upgrade --install telemetry-central ./deployments/helm/telemetry-pipeline \\
+  --namespace {SYSTEM} \\
+  --create-namespace \\
+  --values ./deployments/helm/telemetry-pipeline/values-central.yaml \\
+  --set redis.external.host="redis.{DOMAIN}" \\
+  --set postgresql.auth.password="${{DB_PASSWORD}}" \\
+  --set redis.external.password="${{REDIS_PASSWORD}}\"""")
+    test.report.quote(said.stdout, 40)
+    settled(test, test.edge, SYSTEM, streamer=3, network_probe=1)
+    settled(test, test.central, SYSTEM, collector=5, api_gateway=2, postgresql=1, network_probe=1)
+    exact(test, "CSV from a ConfigMap")
+    said = bash(test, f"""kubectl --context edge-cluster --namespace {SYSTEM} get pods --output wide
+kubectl --context central-cluster --namespace {SYSTEM} get pods --output wide
+kubectl --context central-cluster --namespace {SYSTEM} exec deployment/telemetry-central-collector -- telemetry audit
+kubectl --context edge-cluster --namespace {SYSTEM} logs deployment/telemetry-edge-streamer --container streamer | grep Redis""")
+    test.report.quote(said.stdout, 60)
+
+
+def helm_test(test):
+    """helm test, on both sides"""
+    for context, release in (("edge-cluster", EDGE), ("central-cluster", CENTRAL)):
+        said = bash(test, f"helm test {release} --namespace {SYSTEM} --logs --kube-context {context}")
+        test.report.quote(said.stdout, 80)
+        phases = re.findall(r"Phase:\s+(\w+)", said.stdout)
+        test.report.check(phases and set(phases) == {"Succeeded"}, f"{release}: {len(phases)} checks have succeeded")
+
+
+CENTRAL_VALUES = """
+clusterName: central
+apiGateway:
+  auth:
+    existingSecret: api-tokens
+redis:
+  external:
+    host: redis.shared-infra.company.com
+    username: central
+    existingSecret: redis-central
+  tls:
+    existingSecret: redis-ca
+postgresql:
+  auth:
+    existingSecret: telemetry-db
+networkPolicy:
+  enabled: true
+  redis:
+    cidrs: ["203.0.113.0/28"]
+monitoring:
+  serviceMonitor:
+    enabled: true
+  prometheusRule:
+    enabled: true
+  dashboard:
+    enabled: true
+"""
+
+
+def helm_edge(test, more=""):
+    return bash(test, f"""helm upgrade --install telemetry-edge ./charts/telemetry-pipeline \\
+  --kube-context edge-cluster --namespace {SYSTEM} \\
+  --create-namespace \\
+  --values ./charts/telemetry-pipeline/values-edge.yaml \\
+  --values ./examples/kubernetes/scenario-3-edge.yaml \\
+  --set clusterName=edge-a {more}""")
+
+
+def helm_central(test, more=""):
+    return bash(test, f"""helm upgrade --install telemetry-central ./charts/telemetry-pipeline \\
+  --kube-context central-cluster --namespace {SYSTEM} \\
+  --create-namespace \\
+  --values ./charts/telemetry-pipeline/values-central.yaml \\
+  --values ./central.yaml {more}""")
+
+
+def sides(test):
+    """Both sides move to users of their own, Secrets, tokens, network policies and monitors; the edge to exports of its GPU nodes, which grow"""
+    test.load = Load(test, "edge-a", ["gpu-1", "gpu-2", "gpu-3"], 240).start()
+    (test.home / "central.yaml").write_text(CENTRAL_VALUES)
+    (test.home / "tokens").write_text(f"sha256:{hashlib.sha256(TOKEN.encode()).hexdigest()} test\n")
+    (test.home / "ca.crt").write_text(test.authority.certificate.read_text())
+    bash(test, f"""kubectl config use-context edge-cluster
+kubectl --namespace {SYSTEM} create secret generic redis-edge --from-literal=password="${{EDGE_PASSWORD}}"
+kubectl --namespace {SYSTEM} create secret generic redis-ca --from-file=ca.crt
+kubectl config use-context central-cluster
+kubectl --namespace {SYSTEM} create secret generic redis-central --from-literal=password="${{CENTRAL_PASSWORD}}"
+kubectl --namespace {SYSTEM} create secret generic redis-ca --from-file=ca.crt
+kubectl --namespace {SYSTEM} create secret generic api-tokens --from-file=tokens
+kubectl --namespace {SYSTEM} create secret generic telemetry-db --from-literal=password="${{DB_PASSWORD}}\"""")
+    test.token = TOKEN
+    helm_edge(test)
+    helm_central(test)
+    test.report.say(f"   (central: values in a file of the test, since there is no CloudNativePG here; PostgreSQL is the chart's own:\n{CENTRAL_VALUES.rstrip()})")
+    settled(test, test.edge, SYSTEM, streamer=3, network_probe=1)
+    settled(test, test.central, SYSTEM, collector=5, api_gateway=2, postgresql=1, network_probe=1)
+    placed = {p["spec"]["nodeName"] for p in test.edge.pods_of(SYSTEM, "app.kubernetes.io/component=streamer")}
+    test.report.check(placed == {"gpu-1", "gpu-2", "gpu-3"}, f"streamers are on each GPU node: {', '.join(sorted(placed))}")
+    quiet(test, "CSV from the nodes' directories, as users edge and central")

@@ -44,7 +44,7 @@ def upgrade(test):
 def passwords(test):
     """Passwords change while rows come: at Redis and then at each side, and at PostgreSQL"""
     before = starts(test)
-    test.passwords |= {"EDGE_PASSWORD": "edge-2/w#rd?@%", "CENTRAL_PASSWORD": "central-2:pass%word", "DB_PASSWORD": "store-2/pass'word"}
+    test.passwords |= {"ADMIN_PASSWORD": 'admin "pass\\', "EDGE_PASSWORD": "edge-2/w#rd?@%", "CENTRAL_PASSWORD": "central-2:pass%word", "DB_PASSWORD": "store-2/pass'word"}
     apply = "--dry-run=client --output yaml | kubectl apply --server-side --force-conflicts -f -"
     bash(test, f"""kubectl config use-context shared-infra-cluster
 kubectl --namespace {SHARED} create secret generic redis-auth --from-literal=password="$REDIS_PASSWORD" \\

@@ -46,7 +46,10 @@ class Test:
         self.token = None
         # With what needs quoting somewhere on the way.
         self.passwords = {
-            "REDIS_PASSWORD": "everybodys/pass%word#1", "ADMIN_PASSWORD": 'admin "pass', "EDGE_PASSWORD": "edge-pass/w#rd?@%",
+            "REDIS_PASSWORD": "everybodys/pass%word#1",
+            # At first everybody's: as it is where only auth.password is set.
+            "ADMIN_PASSWORD": "everybodys/pass%word#1",
+            "EDGE_PASSWORD": "edge-pass/w#rd?@%",
             "CENTRAL_PASSWORD": "central:pass%word", "DB_PASSWORD": "store/pass word",
         }
         # What the guide and docs/deployment.md call by these paths.

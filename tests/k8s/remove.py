@@ -129,5 +129,17 @@ def held(test):
     test.report.check(not again, "no container was restarted", "; ".join(f"{a['pod']} {a['container']} code {a['code']} {a['why'] or ''}" for a in again))
     bad_ends = [line for line in journal if line["what"] == "exit" and line["code"] != 0]
     test.report.check(not bad_ends, f"all {sum(1 for line in journal if line['what'] == 'exit')} containers that ended did so with exit code 0", "; ".join(f"{a['pod']} {a['container']} code {a['code']}" for a in bad_ends))
+    begun, late = {}, []
+    for line in journal:
+        key = line["cluster"], line["namespace"], line["pod"], line["container"]
+        if line["what"] == "start":
+            begun[key] = line["time"]
+        elif line["what"] == "probe" and line["time"] - begun[key] > 30:
+            late.append(line)
+    alive = [line for line in late if line["kind"] == "Liveness"]
+    test.report.check(not alive, "no liveness probe failed later than 30 s after a start", "; ".join(f"{a['pod']}: {a['error']}" for a in alive[:5]))
+    for container in sorted({line["container"] for line in late}):
+        these = [line["error"] for line in late if line["container"] == container]
+        test.report.say(f"   | {container}: {len(these)} readiness probes failed while it ran, such as: {these[0][:200]}")
     dead = [line for c in test.clusters for line in c.alive()]
     test.report.check(not dead, "every API server, etcd, controller, scheduler and kubelet is still the one that was started", str(dead))

@@ -13,7 +13,7 @@ use k8s_openapi::jiff::Timestamp;
 use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use serde_json::json;
-use test_kubelet::{names, rules};
+use test_kubelet::{names, policies, rules};
 use tokio::time::sleep;
 
 use crate::network;
@@ -72,15 +72,20 @@ pub async fn nodes(shared: Arc<Shared>) -> Result<()> {
     }
 }
 
-/// Addresses of load balancers, the ways to Services, and names for the other clusters: brought up to date when they change.
+/// Addresses of load balancers, the ways to Services and what policies let through, and names for the other clusters: brought up to date when they change.
 pub async fn ways(shared: Arc<Shared>) -> Result<()> {
     let mut known = String::new();
     loop {
         balance(&shared).await;
         let services: Vec<Service> = sorted(shared.services.state());
-        let mut slices: Vec<_> = shared.slices.state().into_iter().map(|slice| (*slice).clone()).collect();
+        let mut slices = owned(shared.slices.state());
         slices.sort_by(|a, b| a.metadata.name.cmp(&b.metadata.name));
-        let table = rules::table(&shared.settings.cluster, &shared.settings.pods, &services, &slices);
+        let mut pods = owned(shared.pods.state());
+        pods.sort_by(|a, b| a.metadata.uid.cmp(&b.metadata.uid));
+        let mut policies = owned(shared.policies.state());
+        policies.sort_by(|a, b| (&a.metadata.namespace, &a.metadata.name).cmp(&(&b.metadata.namespace, &b.metadata.name)));
+        let let_through = policies::chains(&pods, &owned(shared.namespaces.state()), &policies);
+        let table = rules::table(&shared.settings.cluster, &shared.settings.pods, &services, &slices, &let_through);
         if table != known {
             network::run("nft", &["-f", "-"], &table).await.with_context(|| format!("refused: {table}"))?;
             let world = serde_json::to_vec(&names::of_the_world(&services))?;
@@ -94,8 +99,12 @@ pub async fn ways(shared: Arc<Shared>) -> Result<()> {
     }
 }
 
+fn owned<K: Clone>(objects: Vec<Arc<K>>) -> Vec<K> {
+    objects.into_iter().map(|object| (*object).clone()).collect()
+}
+
 fn sorted(services: Vec<Arc<Service>>) -> Vec<Service> {
-    let mut services: Vec<Service> = services.into_iter().map(|service| (*service).clone()).collect();
+    let mut services = owned(services);
     services.sort_by(|a, b| (&a.metadata.namespace, &a.metadata.name).cmp(&(&b.metadata.namespace, &b.metadata.name)));
     services
 }
@@ -176,7 +185,7 @@ pub async fn volumes(shared: Arc<Shared>) -> Result<()> {
 pub fn lookup(shared: Arc<Shared>) -> test_kubelet::dns::Lookup {
     Arc::new(move |name| {
         let services = sorted(shared.services.state());
-        let slices: Vec<_> = shared.slices.state().into_iter().map(|slice| (*slice).clone()).collect();
+        let slices = owned(shared.slices.state());
         names::resolve(name, &names::of_services(&services, &slices), &world(&shared.settings.world))
     })
 }

@@ -7,6 +7,7 @@
 pub mod dns;
 pub mod env;
 pub mod names;
+pub mod policies;
 pub mod probe;
 pub mod rules;
 pub mod state;

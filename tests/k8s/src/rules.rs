@@ -10,7 +10,7 @@ use crate::names::{is_ready, slices_of};
 /// The table of a cluster, as `nft -f` takes it: replaces the former one in one step. Only pods of the cluster and the node itself reach
 /// addresses of Services; everybody reaches those of load balancers whom loadBalancerSourceRanges lets in.
 #[must_use]
-pub fn table(cluster: &str, pods: &str, services: &[Service], slices: &[EndpointSlice]) -> String {
+pub fn table(cluster: &str, pods: &str, services: &[Service], slices: &[EndpointSlice], policies: &str) -> String {
     let mut chains = String::new();
     let mut inside = String::new();
     let mut outside = String::new();
@@ -61,7 +61,7 @@ pub fn table(cluster: &str, pods: &str, services: &[Service], slices: &[Endpoint
         out
     });
     format!(
-        "table ip {cluster}\ndelete table ip {cluster}\ntable ip {cluster} {{\n{chains}  chain inside {{\n{inside}  }}\n  chain ways {{\n{outside}    \
+        "table ip {cluster}\ndelete table ip {cluster}\ntable ip {cluster} {{\n{policies}{chains}  chain inside {{\n{inside}  }}\n  chain ways {{\n{outside}    \
          ip saddr {pods} goto inside\n    fib saddr type local goto inside\n  }}\n  chain incoming {{\n    type nat hook prerouting priority dstnat\n    \
          jump ways\n  }}\n  chain own {{\n    type nat hook output priority -100\n    jump ways\n  }}\n  chain back {{\n    \
          type nat hook postrouting priority srcnat\n{hairpins}  }}\n  chain nobody {{\n    type filter hook forward priority filter\n{refused}  }}\n  \
@@ -117,7 +117,7 @@ mod tests {
             ],
         }]))
         .unwrap();
-        let table = table("edge", "10.1.0.0/16", &services, &slices);
+        let table = table("edge", "10.1.0.0/16", &services, &slices, "");
         assert!(
             table.contains("dnat to 10.1.0.5:8080") && table.contains("dnat to 10.1.0.7:8080") && !table.contains("10.1.0.6"),
             "{table}"

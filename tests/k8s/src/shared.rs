@@ -7,8 +7,11 @@ use std::path::PathBuf;
 use std::sync::Mutex;
 
 use anyhow::{Context as _, Result, bail};
-use k8s_openapi::api::core::v1::{ConfigMap, ObjectReference, PersistentVolume, PersistentVolumeClaim, Pod, Secret, Service};
+use k8s_openapi::api::core::v1::{
+    ConfigMap, Namespace, ObjectReference, PersistentVolume, PersistentVolumeClaim, Pod, Secret, Service,
+};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::runtime::events::{Event, EventType, Recorder};
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Client, Resource as _};
@@ -72,6 +75,9 @@ pub struct Shared {
     pub volumes: Store<PersistentVolume>,
     pub services: Store<Service>,
     pub slices: Store<EndpointSlice>,
+    pub pods: Store<Pod>,
+    pub namespaces: Store<Namespace>,
+    pub policies: Store<NetworkPolicy>,
     pub recorder: Recorder,
     pub journal: Mutex<std::fs::File>,
     pub addresses: Mutex<Addresses>,

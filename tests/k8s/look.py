@@ -1,5 +1,6 @@
 """Steps that look: at policies and monitors, and at what bad input gets."""
 
+import ipaddress
 import re
 
 from clusters import sh, until
@@ -19,7 +20,7 @@ def ends(cluster, namespace):
 
 
 def policies(test):
-    """NetworkPolicies, judged by the rules of Kubernetes for the pods and addresses that are there (nothing enforces them here)"""
+    """NetworkPolicies: judged by the rules of Kubernetes for the pods and addresses that are there, and tried (the kubelet's nodes enforce them)"""
     balancers = [i["ip"] for s in test.shared.get("services", "--namespace", SHARED) for i in s.get("status", {}).get("loadBalancer", {}).get("ingress", [])]
     redis_nodes = [End(ip) for ip in balancers]
     outside, dns = End("1.1.1.1"), End(test.edge.dns)
@@ -53,6 +54,24 @@ def policies(test):
     ask(central_rules, outside, "the world", store, "PostgreSQL", 5432, False)
     wrong = [text for good, text in asked if not good]
     test.report.check(not wrong and len(balancers) == 7, f"{len(asked)} ways are open or closed as they should be ({len(edge_rules)} policies at the edge, {len(central_rules)} in central)", "; ".join(wrong))
+    tried = []
+    for cluster, rules, pods, ways in (
+        (test.edge, edge_rules, edge, [("streamer", redis_nodes[0], 6379), ("network-probe", redis_nodes[1], 6379), ("streamer", edge["network-probe"], 9464)]),
+        (test.central, central_rules, central, [("collector", store, 5432), ("api-gateway", store, 5432), ("network-probe", store, 5432), ("collector", redis_nodes[2], 6379),
+                                                ("collector", central["api-gateway"], 8080), ("postgresql", central["collector"], 9464)]),
+    ):
+        for name, to, port in ways:
+            there = reaches(cluster, pods[name], to, port)
+            tried.append((there == allowed(rules, pods[name], to, port), f"{cluster.name}: {name} {'reaches' if there else 'does not reach'} {to.address}:{port}"))
+    wrong = [text for good, text in tried if not good]
+    test.report.quote("\n".join(text for _, text in tried))
+    test.report.check(not wrong, f"{len(tried)} ways were tried, and are as judged", "; ".join(wrong))
+
+
+def reaches(cluster, source, to, port):
+    """Whether a connection from inside a pod's network is made."""
+    name = f"{cluster.name}-{int(ipaddress.ip_address(source.address)):08x}"
+    return sh("nsenter", f"--net=/run/netns/{name}", "timeout", 2, "bash", "-c", f"exec 3<>/dev/tcp/{to.address}/{port}", check=False).returncode == 0
 
 
 def monitoring(test):

@@ -2,10 +2,11 @@
 
 import gzip
 import hashlib
+import json
 import os
 import re
 
-from clusters import sh
+from clusters import sh, until
 from common import CENTRAL, DOMAIN, EDGE, SHARED, SYSTEM, TOKEN, bash, exact, quiet, settled
 from load import Load
 
@@ -17,6 +18,49 @@ def contexts(test):
     (test.work / "kubeconfig").write_text(merged)
     nodes = bash(test, "for c in edge-cluster central-cluster shared-infra-cluster; do kubectl --context $c get nodes -L node-type,topology.kubernetes.io/zone; done")
     test.report.quote(nodes.stdout)
+
+
+def kubelet(test):
+    """A pod that asks for what a kubelet does: variables, volumes, a token, an init container, a restart, an image that is not there"""
+    shell = {"image": "redis:7.2-alpine", "securityContext": {"runAsUser": 1234, "readOnlyRootFilesystem": True}}
+    pod = {
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "asks", "namespace": "default", "labels": {"app": "asks"}},
+        "spec": {
+            "restartPolicy": "OnFailure", "securityContext": {"fsGroup": 4321}, "volumes": [{"name": "kept", "emptyDir": {}}, {"name": "settings", "configMap": {"name": "settings"}}],
+            "initContainers": [{"name": "first", **shell, "command": ["sh", "-c", "echo first > /kept/first"], "volumeMounts": [{"name": "kept", "mountPath": "/kept"}]}],
+            "containers": [{
+                "name": "asks", **shell, "volumeMounts": [{"name": "kept", "mountPath": "/kept"}, {"name": "settings", "mountPath": "/etc/settings", "readOnly": True}],
+                "env": [{"name": "IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}, {"name": "URL", "value": "http://$(IP):1"}],
+                "command": ["sh", "-c", "echo \"$(id -u):$(id -G) $URL $(cat /kept/first) $(cat /etc/settings/a) $(hostname) $(touch /x 2>&1)\"; "
+                            "[ -e /kept/again ] || { touch /kept/again; exit 3; }; exec sleep 1000"],
+            }],
+        },
+    }
+    missing = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "no-image", "namespace": "default"}, "spec": {"containers": [{"name": "c", "image": "nobody/nothing:1"}]}}
+    cluster = test.edge
+    cluster.kubectl("create", "configmap", "settings", "--from-literal=a=one")
+    until(lambda: cluster.kubectl("get", "serviceaccount", "default").returncode == 0, "the ServiceAccount default")
+    for manifest in (pod, missing):
+        cluster.kubectl("create", "-f", "-", stdin=json.dumps(manifest))
+    status = until(lambda: (lambda s: s if s["restartCount"] == 1 and "running" in s["state"] else None)(cluster.get("pod", "asks")["status"]["containerStatuses"][0]), "it runs again", 60)
+    ip = cluster.get("pod", "asks")["status"]["podIP"]
+    said = cluster.kubectl("logs", "asks").stdout.splitlines()
+    wanted = f"1234:0 4321 http://{ip}:1 first one asks touch: cannot touch '/x': Read-only file system"
+    test.report.check(said == [wanted, wanted] and status["lastState"]["terminated"]["exitCode"] == 3, f"it says twice: {wanted}", str(said))
+    cluster.kubectl("patch", "configmap", "settings", "--patch", '{"data": {"a": "two"}}')
+    until(lambda: cluster.kubectl("exec", "asks", "--", "cat", "/etc/settings/a").stdout == "two", "the mounted file changes")
+    test.report.good("a mounted file changes with its ConfigMap")
+    token = cluster.kubectl("exec", "asks", "--", "cat", "/var/run/secrets/kubernetes.io/serviceaccount/token").stdout
+    direct = ("kubectl", "--kubeconfig", "/dev/null", "--server", f"https://127.0.0.1:{cluster.port}", "--certificate-authority", cluster.authority.certificate, "--token", token)
+    who = sh(*direct, "auth", "whoami", "--output", "jsonpath={.status.userInfo.username}").stdout
+    may = sh(*direct, "auth", "can-i", "get", "secrets", check=False).stdout.strip()
+    test.report.check(who == "system:serviceaccount:default:default" and may == "no", f"its token is {who}'s, who may read no secrets", f"{who} {may}")
+    reason = until(lambda: cluster.get("pod", "no-image")["status"]["containerStatuses"][0]["state"]["waiting"]["reason"] == "ErrImagePull", "the image is not there")
+    test.report.check(reason, "an image that is not there: ErrImagePull")
+    failed = sh("kubectl", "--kubeconfig", cluster.work / "admin.kubeconfig", "exec", "asks", "--", "sh", "-c", "exit 7", check=False)
+    test.report.check(failed.returncode == 7, "kubectl exec gives the exit code of its command", failed.stderr)
+    cluster.kubectl("delete", "pod", "asks", "no-image", "--grace-period", 2)
+    cluster.kubectl("delete", "configmap", "settings")
 
 
 def certificate(test, authority, name):
@@ -52,7 +96,9 @@ kubectl --namespace {SHARED} create secret generic redis-tls --from-file=ca.crt=
   --namespace {SHARED} \\
   --create-namespace \\
   --values ./examples/kubernetes/shared-infrastructure.yaml \\
-  --set tls.existingSecret=redis-tls""")
+  --set tls.existingSecret=redis-tls \\
+  --set networkPolicy.enabled=true \\
+  --set "networkPolicy.cidrs={{{test.edge.pods},{test.central.pods}}}\"""")
     settled(test, test.shared, SHARED, redis=6)
     now = {p["metadata"]["uid"] for p in test.shared.pods_of(SHARED, "app.kubernetes.io/component=redis")}
     test.report.check(not first & now, "all six nodes were replaced, one after the other")

@@ -7,6 +7,7 @@ import remove
 
 STEPS = [
     install.contexts,
+    install.kubelet,
     install.redis,
     install.guide,
     install.helm_test,

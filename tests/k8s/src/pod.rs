@@ -10,19 +10,21 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow};
 use futures::future::join_all;
+use k8s_openapi::api::authentication::v1::TokenRequest;
 use k8s_openapi::api::core::v1::{
-    Container, ContainerState, ContainerStateTerminated, ContainerStatus, HostIP, Pod, PodCondition, PodIP, PodStatus, Volume,
+    Container, ContainerState, ContainerStateTerminated, ContainerStatus, HostIP, Pod, PodCondition, PodIP, PodStatus,
+    ServiceAccount, Volume,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use kube::Api;
-use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::runtime::reflector::ObjectRef;
 use serde_json::json;
 use test_kubelet::env::Place;
 use test_kubelet::names;
 use test_kubelet::state;
-use test_kubelet::volumes::{self, Files, Source};
+use test_kubelet::volumes::{self, Files, Source, Tokens};
 use tokio::sync::{Notify, watch};
 use tokio::time::sleep;
 
@@ -52,6 +54,7 @@ struct State {
     conditions: BTreeMap<&'static str, PodCondition>,
     begun: Option<Time>,
     written: BTreeMap<String, Files>,
+    tokens: Tokens,
 }
 
 /// What is told to a pod that is here.
@@ -193,6 +196,7 @@ impl Life {
         network::up(&self.netns, self.address).await?;
         let pod = self.pod();
         let spec = pod.spec.clone().unwrap_or_default();
+        self.ask_for_tokens(&pod).await?;
         let mut stop = self.stop.clone();
         loop {
             match self.fill(&spec.volumes.clone().unwrap_or_default()) {
@@ -228,6 +232,31 @@ impl Life {
             join_all(spec.containers.into_iter().map(|own| container::run(self.clone(), own, false))).await;
         }
         refresh.abort();
+        Ok(())
+    }
+
+    /// Tokens of the pod's ServiceAccount, for its projected volumes. They outlive any test: none is asked for again.
+    async fn ask_for_tokens(&self, pod: &Pod) -> Result<()> {
+        let spec = pod.spec.clone().unwrap_or_default();
+        let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+        let accounts: Api<ServiceAccount> = Api::namespaced(self.shared.client.clone(), namespace);
+        let account = spec.service_account_name.as_deref().unwrap_or("default");
+        for volume in spec.volumes.iter().flatten() {
+            let sources = volume.projected.as_ref().and_then(|projected| projected.sources.as_ref());
+            for wanted in sources.into_iter().flatten().filter_map(|part| part.service_account_token.as_ref()) {
+                let request: TokenRequest = serde_json::from_value(json!({
+                    "spec": {
+                        "audiences": wanted.audience.iter().collect::<Vec<_>>(), "expirationSeconds": 86400,
+                        "boundObjectRef": {"kind": "Pod", "apiVersion": "v1", "name": pod.metadata.name, "uid": pod.metadata.uid},
+                    },
+                }))?;
+                let made = accounts.create_token_request(account, &PostParams::default(), &request).await?;
+                let token = made.status.and_then(|status| status.token).unwrap_or_default();
+                if let Ok(mut state) = self.state.lock() {
+                    state.tokens.insert((volume.name.clone(), wanted.path.clone()), token);
+                }
+            }
+        }
         Ok(())
     }
 
@@ -268,11 +297,12 @@ impl Life {
             .as_ref()
             .and_then(|spec| spec.security_context.as_ref()?.fs_group)
             .and_then(|group| u32::try_from(group).ok());
+        let tokens = self.state.lock().map(|state| state.tokens.clone()).unwrap_or_default();
         for volume in wanted {
             let say =
                 |error: &dyn std::fmt::Display| format!("MountVolume.SetUp failed for volume \"{}\" : {error}", volume.name);
-            let source =
-                volumes::source(&pod, volume, &self.place(), &self.shared.objects(namespace)).map_err(|error| say(&error))?;
+            let source = volumes::source(&pod, volume, &self.place(), &self.shared.objects(namespace), &tokens)
+                .map_err(|error| say(&error))?;
             let directory = self.place_of(&pod, volume).map_err(|error| say(&error))?;
             match source {
                 Source::Files(files) => {

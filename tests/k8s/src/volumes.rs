@@ -13,6 +13,9 @@ use crate::env::{Data, Objects, Place, field};
 /// A file in a volume: its mode and what is in it.
 pub type Files = BTreeMap<String, (u32, Vec<u8>)>;
 
+/// Tokens of the pod's ServiceAccount, by volume and path.
+pub type Tokens = BTreeMap<(String, String), String>;
+
 /// Where a volume comes from.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Source {
@@ -27,7 +30,7 @@ pub enum Source {
 }
 
 /// The source of a volume. An error is the message that a user sees in the event FailedMount.
-pub fn source(pod: &Pod, volume: &Volume, place: &Place, objects: &dyn Objects) -> Result<Source, String> {
+pub fn source(pod: &Pod, volume: &Volume, place: &Place, objects: &dyn Objects, tokens: &Tokens) -> Result<Source, String> {
     let mode = |mode: Option<i32>| u32::try_from(mode.unwrap_or(0o644)).unwrap_or(0o644);
     let mut files = Files::new();
     if let Some(secret) = &volume.secret {
@@ -58,8 +61,12 @@ pub fn source(pod: &Pod, volume: &Volume, place: &Place, objects: &dyn Objects) 
                     let Some(selector) = &item.field_ref else { continue };
                     files.insert(item.path.clone(), (default, field(pod, place, &selector.field_path)?.into_bytes()));
                 }
+            } else if let Some(token) = &part.service_account_token {
+                let found = tokens.get(&(volume.name.clone(), token.path.clone()));
+                let text = found.ok_or_else(|| format!("there is no token for {}", token.path))?;
+                files.insert(token.path.clone(), (default, text.clone().into_bytes()));
             } else {
-                return Err(format!("volume {}: this kubelet projects Secrets, ConfigMaps and fields only", volume.name));
+                return Err(format!("volume {}: this kubelet projects Secrets, ConfigMaps, fields and tokens only", volume.name));
             }
         }
     } else {
@@ -168,7 +175,8 @@ mod tests {
 
     fn of(volume: serde_json::Value) -> Result<Source, String> {
         let place = Place { pod_ip: String::new(), host_ip: String::new() };
-        source(&Pod::default(), &serde_json::from_value(volume).unwrap(), &place, &One)
+        let tokens = [(("v".to_owned(), "token".to_owned()), "t".to_owned())].into();
+        source(&Pod::default(), &serde_json::from_value(volume).unwrap(), &place, &One, &tokens)
     }
 
     fn file(mode: u32, text: &str) -> (u32, Vec<u8>) {
@@ -184,6 +192,17 @@ mod tests {
         )
         .unwrap();
         assert_eq!(one, Source::Files([("a/b".into(), file(0o400, "c"))].into()));
+    }
+
+    #[test]
+    fn tokens_fields_and_secrets_are_projected_together() {
+        let sources = json!([
+            {"serviceAccountToken": {"path": "token"}}, {"secret": {"name": "tls", "items": [{"key": "tls.crt", "path": "ca.crt"}]}},
+            {"downwardAPI": {"items": [{"path": "uid", "fieldRef": {"fieldPath": "metadata.uid"}}]}},
+        ]);
+        let all = of(json!({"name": "v", "projected": {"sources": sources, "defaultMode": 0o400}})).unwrap();
+        let files = [("ca.crt", "c"), ("token", "t"), ("uid", "")].map(|(path, text)| (path.to_owned(), file(0o400, text)));
+        assert_eq!(all, Source::Files(files.into()));
     }
 
     #[test]

@@ -14,7 +14,7 @@ while replication="$(ask_here INFO replication | tr -d '\r')" && [ "$(echo "$rep
     [ -n "$replica" ] || { say "there is no replica in step: the cluster decides"; exit 0; }
     ASK_SECONDS=5
     ask "$CERTS" admin "$(secret admin-password password)" "${replica% *}" "${replica#* }" CLUSTER FAILOVER >&2 || true
-    ASK_SECONDS=
+    unset ASK_SECONDS
   fi
   tries=$((tries + 1))
   sleep 1

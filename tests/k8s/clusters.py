@@ -75,7 +75,8 @@ class Cluster:
 
     def spawn(self, name, *command, **env):
         log = (self.work / f"{name}.log").open("ab")
-        process = subprocess.Popen([str(word) for word in command], stdout=log, stderr=log, stdin=subprocess.DEVNULL, env={**os.environ, **env})
+        # A session of its own: Ctrl-C is for the test, with which everything ends.
+        process = subprocess.Popen([str(word) for word in command], stdout=log, stderr=log, stdin=subprocess.DEVNULL, env={**os.environ, **env}, start_new_session=True)
         self.processes.append((name, process))
         return process
 

@@ -93,7 +93,10 @@ def main():
         report.step("three clusters", test.start)
         for step in chosen:
             report.step(step.__doc__.split("\n")[0].rstrip("."), step, test)
-    except (AssertionError, KeyboardInterrupt) as error:
+    except KeyboardInterrupt:
+        report.check(False, "interrupted")
+    # Whatever it is: it is shown, with what there was at that time.
+    except Exception as error:
         report.failed(error)
         report.leftovers(test)
     report.end()

@@ -49,9 +49,9 @@ class Report:
         for cluster in test.clusters:
             for line in cluster.alive():
                 self.say(f"   | {line}")
-            pods = cluster.kubectl("get", "pods", "--all-namespaces", "--output", "wide", check=False)
+            pods = cluster.kubectl("get", "pods", "--all-namespaces", "--output", "wide", "--request-timeout", "10s", check=False)
             self.quote(f"{cluster.name}:\n{pods.stdout}{pods.stderr}", 60)
-            self.quote(cluster.kubectl("get", "events", "--all-namespaces", "--field-selector", "type=Warning", "--sort-by=.lastTimestamp", check=False).stdout, 60)
+            self.quote(cluster.kubectl("get", "events", "--all-namespaces", "--field-selector", "type=Warning", "--sort-by=.lastTimestamp", "--request-timeout", "10s", check=False).stdout, 60)
 
     def end(self):
         self.say("\n== timings")

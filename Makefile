@@ -1,12 +1,12 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup test web page api demo chaos bench bench-wan capacity build lint fmt advisories reference fuzz test-chart chart-golden chart-docs image sbom
+.PHONY: help setup test web page api demo chaos bench bench-wan capacity build lint fmt advisories reference fuzz test-chart test-k8s chart-golden chart-docs image sbom
 
 CARGO ?= cargo
 # Seconds that each fuzz target runs.
 FUZZ_SECONDS ?= 60
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## install what the tests start and use, where missing: redis-server, PostgreSQL, Chromium, npm, python3-venv
 	@./tests/setup
@@ -81,6 +81,12 @@ test-chart: ## install helm and the like below target/, and test the charts: ren
 	@./tests/chart/setup
 	@[ -n "$$TELEMETRY_BIN" ] || $(CARGO) build --bin telemetry
 	"$${CARGO_TARGET_DIR:-target}/chart-tools/venv/bin/python" -m pytest -q -p no:cacheprovider tests/chart $(CHART_TESTS)
+
+# Names of steps (tests/k8s/steps.py), to run only up to the last of them.
+K8S_STEPS ?=
+
+test-k8s: ## install the charts on real API servers, edge and central, with pods as processes of this machine, and follow every row (as root)
+	@./tests/k8s/run $(K8S_STEPS)
 
 chart-golden: ## write tests/chart/golden from what the charts render now
 	@./tests/chart/setup

@@ -32,11 +32,12 @@ tls_options() {
   echo "--tls --cacert $1/ca.crt --cert $1/tls.crt --key $1/tls.key"
 }
 
-# ask CERTIFICATES USER PASSWORD HOST PORT COMMAND…: passwords in the environment only.
+# ask CERTIFICATES USER PASSWORD HOST PORT COMMAND…: passwords in the environment only. For no longer than ASK_SECONDS, where that is set: an
+# address that is gone does not even refuse.
 ask() {
   certificates="$1"; user="$2"; password="$3"; host="$4"; port="$5"; shift 5
   # shellcheck disable=SC2046 # options are words
-  REDISCLI_AUTH="$password" redis-cli --no-auth-warning --user "$user" -h "$host" -p "$port" $(tls_options "$certificates") "$@"
+  REDISCLI_AUTH="$password" ${ASK_SECONDS:+timeout "$ASK_SECONDS"} redis-cli --no-auth-warning --user "$user" -h "$host" -p "$port" $(tls_options "$certificates") "$@"
 }
 
 # To the node of this pod, with what is in effect in it, whatever the Secrets say by now.

@@ -157,10 +157,13 @@ impl Queue {
         Lost { entries: 0, sources }
     }
 
-    /// Whether everything runs and is in step.
+    /// Whether everything runs and is in step. Does what an operator would for that.
     pub fn is_whole(&self) -> bool {
         match self {
-            Self::Cluster { cluster, .. } => cluster.is_whole(),
+            Self::Cluster { cluster, .. } => {
+                cluster.close_slots();
+                cluster.is_whole()
+            }
             Self::Single { node, .. } => node.runs() && node.try_command(&["PING"]).as_deref() == Ok("PONG"),
         }
     }

@@ -146,7 +146,9 @@ async fn connect(address: &Address, patience: Duration, reached: &mut Reached) -
                     "{target} refused the connection: nothing listens there, or a firewall says no; check port and service"
                 );
             }
-            Ok(Err(error)) => last = format!("{target}: {error}"),
+            Ok(Err(error)) => {
+                last = format!("{target} cannot be reached: {error}; check the address, routes, firewalls and network policies");
+            }
             Err(_) => {
                 last =
                     format!("{target} does not answer (timed out); check the address, the host, firewalls and network policies");

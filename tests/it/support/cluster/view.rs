@@ -70,7 +70,10 @@ impl Cluster {
     /// Waits until every node that is not dead is content and sees the same, every slot is owned, and every replica is in step.
     #[track_caller]
     pub fn wait_until_whole(&self) {
-        self.wait_for("a cluster that is whole", || self.is_whole());
+        self.wait_for("a cluster that is whole", || {
+            self.close_slots();
+            self.is_whole()
+        });
     }
 
     /// See [`Cluster::wait_until_whole`].

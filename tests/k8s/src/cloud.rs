@@ -80,6 +80,10 @@ pub async fn ways(shared: Arc<Shared>) -> Result<()> {
         let services: Vec<Service> = sorted(shared.services.state());
         let mut slices = owned(shared.slices.state());
         slices.sort_by(|a, b| a.metadata.name.cmp(&b.metadata.name));
+        let fresh = (names::of_services(&services, &slices), world(&shared.settings.world));
+        if let Ok(mut names) = shared.names.write() {
+            *names = fresh;
+        }
         let mut pods = owned(shared.pods.state());
         pods.sort_by(|a, b| a.metadata.uid.cmp(&b.metadata.uid));
         let mut policies = owned(shared.policies.state());
@@ -184,9 +188,8 @@ pub async fn volumes(shared: Arc<Shared>) -> Result<()> {
 /// Finds names: those of the cluster, then those that all clusters have given to the world.
 pub fn lookup(shared: Arc<Shared>) -> test_kubelet::dns::Lookup {
     Arc::new(move |name| {
-        let services = sorted(shared.services.state());
-        let slices = owned(shared.slices.state());
-        names::resolve(name, &names::of_services(&services, &slices), &world(&shared.settings.world))
+        let names = shared.names.read().ok()?;
+        names::resolve(name, &names.0, &names.1)
     })
 }
 

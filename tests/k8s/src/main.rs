@@ -57,6 +57,7 @@ async fn run() -> Result<()> {
         pods: follow(&client),
         namespaces: follow(&client),
         policies: follow(&client),
+        names: std::sync::RwLock::default(),
         recorder: Recorder::new(client.clone(), reporter),
         journal: Mutex::new(journal),
         addresses: Mutex::new(Addresses::of(&settings.pods)?),

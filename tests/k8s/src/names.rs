@@ -113,7 +113,7 @@ pub fn resolve(name: &str, cluster: &Names, world: &BTreeMap<String, Vec<Ipv4Add
 /// The resolv.conf of a pod.
 #[must_use]
 pub fn resolv_conf(namespace: &str, server: Ipv4Addr) -> String {
-    format!("nameserver {server}\nsearch {namespace}.svc.{DOMAIN} svc.{DOMAIN} {DOMAIN}\noptions ndots:5 timeout:2\n")
+    format!("nameserver {server}\nsearch {namespace}.svc.{DOMAIN} svc.{DOMAIN} {DOMAIN}\noptions ndots:5\n")
 }
 
 /// The hosts file of a pod.

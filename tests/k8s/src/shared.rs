@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
-use std::sync::Mutex;
+use std::sync::{Mutex, RwLock};
 
 use anyhow::{Context as _, Result, bail};
 use k8s_openapi::api::core::v1::{
@@ -17,6 +17,7 @@ use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Client, Resource as _};
 use serde_json::json;
 use test_kubelet::env::{Data, Objects};
+use test_kubelet::names::Names;
 
 /// What the test says of a cluster: a file of JSON.
 #[derive(Debug)]
@@ -78,6 +79,8 @@ pub struct Shared {
     pub pods: Store<Pod>,
     pub namespaces: Store<Namespace>,
     pub policies: Store<NetworkPolicy>,
+    /// What DNS answers: made anew when something changes, for questions are many.
+    pub names: RwLock<(Names, BTreeMap<String, Vec<Ipv4Addr>>)>,
     pub recorder: Recorder,
     pub journal: Mutex<std::fs::File>,
     pub addresses: Mutex<Addresses>,

@@ -45,10 +45,10 @@ def test_there_are_commands_to_test():
 
 
 def test_every_command_is_one_that_is_looked_at():
-    known = ("helm upgrade ", "helm template ", "helm test ", "kubectl config use-context ", "make image ", "printf 'sha256:")
+    known = ("helm upgrade ", "helm template ", "helm test ", "helm uninstall ", "kubectl config use-context ", "make image ", "printf 'sha256:")
     for command in commands(TEXT):
         words = command.split()
-        asked = words[0] == "kubectl" and (words[3:4] or [""])[0] in ("create", "get", "logs", "exec", "port-forward")
+        asked = words[0] == "kubectl" and (words[3:4] or [""])[0] in ("create", "get", "logs", "exec", "port-forward", "delete")
         assert command.startswith(known) or asked, f"no test knows: {command}"
 
 
@@ -100,6 +100,12 @@ def test_what_is_asked_of_a_cluster_is_there(command, installed):
         key, value = rest[rest.index("--selector") + 1].split("=")
         assert rest[0] == "pods" and any(d["spec"]["template"]["metadata"]["labels"].get(key) == value for d in docs if d["kind"] in ("Deployment", "DaemonSet"))
         return
+    if verb == "delete":
+        # What `helm uninstall` leaves of a release has its label; kinds are as kubectl calls them.
+        key, value = rest[rest.index("--selector") + 1].split("=")
+        assert set(rest[0].split(",")) <= {"pods", "jobs", "persistentvolumeclaims"}
+        assert value in RELEASES and any(d["metadata"].get("labels", {}).get(key) == value for d in docs)
+        return
     name = next(word for word in rest if "/" in word or re.search(r"-\d+$", word))
     if verb == "port-forward":
         service = workloads[name]
@@ -123,6 +129,13 @@ def test_helm_test_has_something_to_run(installed):
         if command.startswith("helm test "):
             _, _, release, _, namespace, *_ = shlex.split(command)
             assert [d for d in find(installed[namespace], "Pod") if d["metadata"]["annotations"]["helm.sh/hook"] == "test" and d["metadata"]["name"].startswith(release)]
+
+
+def test_what_is_uninstalled_is_what_was_installed():
+    for command in commands(TEXT):
+        if command.startswith("helm uninstall "):
+            _, _, release, _, namespace, *_ = shlex.split(command)
+            assert RELEASES[release][1] == namespace
 
 
 def test_the_tokens_are_taken(tmp_path):

@@ -127,7 +127,10 @@ impl Query {
             return Ok(Page { rows: Vec::new(), next: None });
         }
         self.check_steps(from, to, request.step_ms.unwrap_or(i64::MAX))?;
-        let by_id: HashMap<i64, &GpuSummary> = gpus.iter().flat_map(|gpu| gpu.ids.iter().map(move |id| (*id, gpu))).collect();
+        // Which of the GPUs a description is of.
+        let numbers: HashMap<i64, usize> =
+            gpus.iter().zip(0..).flat_map(|(gpu, at)| gpu.ids.iter().map(move |id| (*id, at))).collect();
+        let gpu_of = |series: &SeriesRow| numbers.get(&series.gpu_id).copied();
         let filter = SeriesFilter {
             gpus: request.filter.clone(),
             metrics: vec![request.metric.clone()],
@@ -135,15 +138,13 @@ impl Query {
             ..SeriesFilter::default()
         };
         let series = self.all_series(&filter).await?;
-        let group_of: Vec<_> = series.iter().map(|s| group(request.group_by, s, &by_id)).collect();
+        let group_of: Vec<_> = series.iter().map(|s| group(request.group_by, s, gpu_of(s).map(|at| &gpus[at]))).collect();
         let known: BTreeSet<&Vec<Option<String>>> = group_of.iter().collect();
         let known: Vec<_> = known.into_iter().collect();
         let place = |group| known.binary_search(&group).ok().and_then(|at| u32::try_from(at).ok()).unwrap_or(u32::MAX);
-        let numbers: HashMap<i64, usize> =
-            gpus.iter().enumerate().flat_map(|(number, gpu)| gpu.ids.iter().map(move |id| (*id, number))).collect();
         let mut members: BTreeMap<(u32, Option<usize>), Vec<i64>> = BTreeMap::new();
         for (series, group) in series.iter().zip(&group_of) {
-            members.entry((place(group), numbers.get(&series.gpu_id).copied())).or_default().push(series.id);
+            members.entry((place(group), gpu_of(series))).or_default().push(series.id);
         }
         let members: Vec<Member> = members.into_iter().map(|((group, _), series)| Member { group, series }).collect();
         let (mut groups, mut width) = (Groups::new(), None);
@@ -293,9 +294,9 @@ fn names(by: GroupBy) -> &'static [&'static str] {
     }
 }
 
-fn group(by: GroupBy, series: &SeriesRow, gpus: &HashMap<i64, &GpuSummary>) -> Vec<Option<String>> {
+fn group(by: GroupBy, series: &SeriesRow, gpu: Option<&GpuSummary>) -> Vec<Option<String>> {
     let some = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
-    let Some(gpu) = gpus.get(&series.gpu_id) else { return vec![None; names(by).len()] };
+    let Some(gpu) = gpu else { return vec![None; names(by).len()] };
     let cluster = some(&gpu.place.cluster);
     match by {
         GroupBy::Cluster => vec![cluster],

@@ -27,9 +27,9 @@ use tokio::sync::watch;
 
 use self::keys::{Asked, Keys};
 use self::lists::View;
-use self::queue::{QueueLooker, QueueSeen};
+use self::queue::QueueLooker;
 use self::screen::Screen;
-use self::store::{StoreLooker, StoreSeen};
+use self::store::StoreLooker;
 use crate::cli;
 use crate::config::Config;
 use crate::runtime::{Exit, Lifecycle};
@@ -103,13 +103,28 @@ async fn once(mut queue: QueueLooker, mut store: Option<StoreLooker>, interval: 
 }
 
 /// Shows it until somebody has seen enough.
-async fn live(lifecycle: Lifecycle, queue: QueueLooker, store: Option<StoreLooker>, interval: Duration) -> anyhow::Result<Exit> {
+async fn live(
+    lifecycle: Lifecycle,
+    mut queue: QueueLooker,
+    store: Option<StoreLooker>,
+    interval: Duration,
+) -> anyhow::Result<Exit> {
     let paused = watch::Sender::new(false);
     let (tell_queue, mut queue_seen) = watch::channel(queue.seen());
     let (tell_store, mut store_seen) = watch::channel(store.as_ref().map(StoreLooker::seen));
-    lifecycle.spawn("queue looker", look_at_queue(lifecycle.clone(), queue, tell_queue, paused.subscribe(), interval));
-    if let Some(store) = store {
-        lifecycle.spawn("store looker", look_at_store(lifecycle.clone(), store, tell_store, paused.subscribe(), interval));
+    let pause = move |took: Duration| interval.saturating_sub(took).max(interval / 2);
+    let look = async move || {
+        queue.look().await;
+        tell_queue.send_replace(queue.seen());
+    };
+    lifecycle.spawn("queue looker", keep_looking(lifecycle.clone(), paused.subscribe(), look, pause));
+    if let Some(mut store) = store {
+        let pause = move |took: Duration| interval.max(took * 9);
+        let look = async move || {
+            store.look().await;
+            tell_store.send_replace(Some(store.seen()));
+        };
+        lifecycle.spawn("store looker", keep_looking(lifecycle.clone(), paused.subscribe(), look, pause));
     }
 
     let mut screen = Screen::take(&lifecycle).context("the terminal cannot be used; --once prints it as text")?;
@@ -140,35 +155,17 @@ async fn live(lifecycle: Lifecycle, queue: QueueLooker, store: Option<StoreLooke
     Ok(Exit::Done)
 }
 
-async fn look_at_queue(
+/// Looks again and again; `pause` is how long after a look that took so long.
+async fn keep_looking(
     lifecycle: Lifecycle,
-    mut looker: QueueLooker,
-    tell: watch::Sender<QueueSeen>,
     paused: watch::Receiver<bool>,
-    interval: Duration,
+    mut look: impl AsyncFnMut(),
+    pause: impl Fn(Duration) -> Duration,
 ) -> anyhow::Result<()> {
     loop {
         let begun = Instant::now();
-        looker.look().await;
-        tell.send_replace(looker.seen());
-        if !rest(&lifecycle, paused.clone(), interval.saturating_sub(begun.elapsed()).max(interval / 2)).await {
-            return Ok(());
-        }
-    }
-}
-
-async fn look_at_store(
-    lifecycle: Lifecycle,
-    mut looker: StoreLooker,
-    tell: watch::Sender<Option<StoreSeen>>,
-    paused: watch::Receiver<bool>,
-    interval: Duration,
-) -> anyhow::Result<()> {
-    loop {
-        let begun = Instant::now();
-        looker.look().await;
-        tell.send_replace(Some(looker.seen()));
-        if !rest(&lifecycle, paused.clone(), interval.max(begun.elapsed() * 9)).await {
+        look().await;
+        if !rest(&lifecycle, paused.clone(), pause(begun.elapsed())).await {
             return Ok(());
         }
     }

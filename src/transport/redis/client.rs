@@ -61,11 +61,9 @@ pub(super) struct Conn {
     /// The TLS that counted when it was made, and when a change of that ends it.
     tls: Option<Arc<Current>>,
     renew_at: OnceLock<Instant>,
-    partition: Partition,
-    /// What the server said of itself, where it was asked; and whether it was given the scripts.
+    /// What the server said of itself, where it was asked.
     server: Option<Info>,
-    scripted: bool,
-    /// Partitions whose number of partitions was compared.
+    /// Partitions whose number of partitions was compared; none before the server was checked.
     compared: Vec<Partition>,
     /// Identifies the server's process: another one after a restart, or when an address leads elsewhere.
     pub(super) run_id: String,
@@ -89,9 +87,7 @@ impl Conn {
     /// Connects to the server that has a partition and checks who answers: version, number of partitions. Loads the scripts.
     pub(super) async fn open(shared: &Arc<Shared>, partition: Partition) -> Result<Self> {
         let address = shared.topology.place(shared, partition).await?;
-        let mut conn = Self::open_at(shared, &address, &[partition]).await?;
-        conn.partition = partition;
-        Ok(conn)
+        Self::open_at(shared, &address, &[partition]).await
     }
 
     /// The same with a server that has these partitions. Takes the connection that was made when it was asked where they are, if that
@@ -191,35 +187,32 @@ impl Conn {
             client,
             tls,
             renew_at: OnceLock::new(),
-            partition: 0,
             server: None,
-            scripted: false,
             compared: Vec::new(),
             run_id: String::new(),
         }
     }
 
-    /// Asks the server what it is and gives it the scripts, in one round trip. Whether it took them shows when it is to be used.
+    /// Asks the server what it is.
     pub(super) async fn meet(&mut self) -> Result<&Info> {
-        let scripts = try_join_all(script::ALL.iter().map(|s| self.call("SCRIPT", vec!["LOAD".into(), s.text.into()])));
-        let (info, scripts) = join(self.info("server"), scripts).await;
-        self.scripted = scripts.is_ok();
-        Ok(self.server.insert(info?))
+        let info = self.info("server").await?;
+        Ok(self.server.insert(info))
     }
 
     async fn check(&mut self, partitions: &[Partition]) -> Result<()> {
         if self.server.is_none() {
             self.meet().await?;
         }
-        if self.run_id.is_empty() {
+        let first = self.compared.is_empty();
+        if first {
             self.run_id = self.check_server().await?;
         }
-        if !self.scripted {
-            // Again, to be told why not.
-            try_join_all(script::ALL.iter().map(|s| self.call("SCRIPT", vec!["LOAD".into(), s.text.into()]))).await?;
-        }
+        // In one round trip: the scripts arrive before what calls one of them.
+        let scripts = if first { script::ALL } else { &[] };
+        let load = try_join_all(scripts.iter().map(|s| self.call("SCRIPT", vec!["LOAD".into(), s.text.into()])));
         let new: Vec<Partition> = partitions.iter().copied().filter(|p| !self.compared.contains(p)).collect();
-        let compared = join_all(new.iter().map(|p| self.check_partitions_in(*p))).await;
+        let (loaded, compared) = join(load, join_all(new.iter().map(|p| self.check_partitions(*p)))).await;
+        loaded?;
         let mut passing = None;
         for (partition, compared) in new.into_iter().zip(compared) {
             match compared {
@@ -288,11 +281,7 @@ impl Conn {
 
     /// Compares the number of partitions with the one that Redis keeps, and writes it if Redis has none (at first use, and after
     /// it lost everything).
-    pub(super) async fn check_partitions(&self) -> Result<()> {
-        self.check_partitions_in(self.partition).await
-    }
-
-    async fn check_partitions_in(&self, partition: Partition) -> Result<()> {
+    pub(super) async fn check_partitions(&self, partition: Partition) -> Result<()> {
         let shared = &self.wire.shared;
         let (key, ours) = (shared.keys.meta(partition), shared.config.partitions);
         let known = self.run(&script::ONCE, vec![key.clone()], vec!["partitions".into(), ours.to_string().into()]).await;

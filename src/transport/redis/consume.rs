@@ -231,7 +231,7 @@ impl RedisTransport {
             Err(TransportError::Corrupt(text)) if text.contains("BUSYGROUP") => {}
             Err(error) => return Err(error),
         }
-        session.writer.check_partitions().await?;
+        session.writer.check_partitions(partition).await?;
         self.seat(partition)?.renew(session, reading);
         Ok(())
     }

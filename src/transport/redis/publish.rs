@@ -35,12 +35,12 @@ impl Publisher for RedisTransport {
         let knew = batch.expected.is_some();
         if let Some(conn) = link.current() {
             let answer = conn.run(&script::PUBLISH, keys, args);
-            return async move { published(&conn, answer.await?, knew).await }.boxed();
+            return async move { published(&conn, partition, answer.await?, knew).await }.boxed();
         }
         async move {
             let conn = link.get().await?;
             let answer = conn.run(&script::PUBLISH, keys, args).await?;
-            published(&conn, answer, knew).await
+            published(&conn, partition, answer, knew).await
         }
         .boxed()
     }
@@ -155,7 +155,7 @@ impl RedisTransport {
 }
 
 /// Reads the answer to a publish.
-async fn published(conn: &Conn, answer: Value, knew: bool) -> Result<Published> {
+async fn published(conn: &Conn, partition: Partition, answer: Value, knew: bool) -> Result<Published> {
     let answer = reply::list(answer);
     let (what, rest) = answer.split_first().ok_or_else(|| reply::unexpected("a verdict"))?;
     match reply::text(what)?.as_str() {
@@ -166,7 +166,7 @@ async fn published(conn: &Conn, answer: Value, knew: bool) -> Result<Published> 
             None => {
                 if knew {
                     // Redis lost what it knew, perhaps the number of partitions too.
-                    conn.check_partitions().await?;
+                    conn.check_partitions(partition).await?;
                 }
                 Ok(Published::Moved(None))
             }

@@ -275,11 +275,11 @@ async fn ask(shared: &Arc<Shared>, address: Address) -> Result<Known> {
         other => other,
     };
     let mut conn = dialed.map_err(|error| shared.lasting(error))?;
-    // In the beginning it is likely to be used next: it is prepared for that.
-    let first = shared.topology.current().is_none();
-    let mode = if first { conn.meet().await?.mode().to_owned() } else { conn.info("server").await?.mode().to_owned() };
+    let mode = conn.meet().await?.mode().to_owned();
     let says_nothing = mode.is_empty();
     let mode = if says_nothing && conn.info("cluster").await?.field("cluster_enabled") == "1" { "cluster" } else { &mode };
+    // In the beginning it is likely to be used next.
+    let first = shared.topology.current().is_none();
     match mode {
         "cluster" => {
             if shared.database > 0 {

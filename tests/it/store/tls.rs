@@ -48,6 +48,15 @@ fn fails(outcome: Result<PostgresStore, StoreError>, for_good: bool, words: &[&s
     assert!(!said.contains(PASSWORD), "{said}");
 }
 
+/// A server with TLS, its authority, the file with that authority's certificate, and the parameters that ask for its full check.
+fn verified() -> (&'static Server, &'static Authority, tempfile::NamedTempFile, String) {
+    let (server, authority) = Server::with_tls();
+    let ca = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(&ca, &authority.pem).unwrap();
+    let full = format!("sslmode=verify-full&sslrootcert={}", ca.path().display());
+    (server, authority, ca, full)
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_mode_does_what_it_does_in_libpq() {
     let (server, authority) = Server::with_tls();
@@ -200,11 +209,7 @@ async fn what_a_server_shows_is_looked_at_closely() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn several_hosts_are_tried_one_after_the_other() {
-    let (server, authority) = Server::with_tls();
-    let directory = tempfile::tempdir().unwrap();
-    let ca = directory.path().join("ca.crt");
-    std::fs::write(&ca, &authority.pem).unwrap();
-    let full = format!("sslmode=verify-full&sslrootcert={}", ca.display());
+    let (server, _, _ca, full) = verified();
     let frozen = Proxy::to(server.port).await;
     frozen.silence();
     let dead = free_port();
@@ -275,11 +280,7 @@ fn trusting() -> tokio_rustls::TlsConnector {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn somebody_in_between_is_noticed_by_the_channel_s_binding() {
-    let (server, authority) = Server::with_tls();
-    let directory = tempfile::tempdir().unwrap();
-    let ca = directory.path().join("ca.crt");
-    std::fs::write(&ca, &authority.pem).unwrap();
-    let full = format!("sslmode=verify-full&sslrootcert={}", ca.display());
+    let (server, authority, _ca, full) = verified();
     ping(&url("postgres", "localhost", server.port, &format!("{full}&channel_binding=require"))).await.expect("it is bound");
     // With a certificate that we trust, and the very traffic of the server behind it.
     let between = terminator(server.port, &authority.issue(&named(&["localhost"])), true, true).await;
@@ -289,11 +290,8 @@ async fn somebody_in_between_is_noticed_by_the_channel_s_binding() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tls_from_the_first_byte_on() {
-    let (server, authority) = Server::with_tls();
-    let directory = tempfile::tempdir().unwrap();
-    let ca = directory.path().join("ca.crt");
-    std::fs::write(&ca, &authority.pem).unwrap();
-    let direct = format!("sslmode=verify-full&sslrootcert={}&sslnegotiation=direct", ca.display());
+    let (server, authority, _ca, full) = verified();
+    let direct = format!("{full}&sslnegotiation=direct");
     let front = terminator(server.port, &authority.issue(&named(&["localhost"])), false, false).await;
     ping(&url("postgres", "localhost", front, &format!("{direct}&channel_binding=disable"))).await.expect("direct");
     if server.version().await < 170_000 {

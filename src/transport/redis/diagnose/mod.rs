@@ -72,7 +72,11 @@ pub async fn diagnose(config: &Redis, side: Side) -> Vec<Step> {
         return steps;
     }
     let known = match shared.topology.get(&shared).await {
-        Ok(known) => known,
+        Ok(known) => {
+            // What is looked at is dialled anew.
+            shared.spares.clear();
+            known
+        }
         Err(error) => {
             steps.push(login(error));
             return steps;

@@ -4,7 +4,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use telemetry::batch::{Dictionary, decode};
-use telemetry::model::Digest;
+use telemetry::model::DictionaryId;
 
 fn check(bytes: &[u8]) {
     if let Ok(batch) = decode(bytes) {
@@ -25,7 +25,7 @@ fn seal(magic: &[u8], message: &[u8]) -> Vec<u8> {
 fuzz_target!(|data: &[u8]| {
     check(data);
     check(&seal(b"TLB\x01", data));
-    let _ = Dictionary::decode(data, Digest::default());
+    let _ = Dictionary::decode(data, DictionaryId::of(b""));
     let sealed = seal(b"TLD\x01", data);
-    let _ = Dictionary::decode(&sealed, Digest::of(&sealed));
+    let _ = Dictionary::decode(&sealed, DictionaryId::of(&sealed));
 });

@@ -8,7 +8,7 @@ use super::segments::Placement;
 use super::values;
 use super::wire::{self, BatchMessage};
 use super::{Batch, Header, Reject, Run};
-use crate::model::{Digest, MAX_TIME_MS, MIN_TIME_MS, Reason, RowRange};
+use crate::model::{DictionaryId, Digest, FamilyId, MAX_TIME_MS, MIN_TIME_MS, Reason, RowRange, SourceId};
 
 /// The version this program writes, and the only one it reads.
 pub const VERSION: u8 = 1;
@@ -49,7 +49,7 @@ pub enum DecodeError {
     Column(&'static str),
     /// The digest differs.
     #[error("the dictionary's bytes do not have the digest {0} they are kept under")]
-    Digest(Digest),
+    Digest(DictionaryId),
 }
 
 /// Encodes what a builder collected. `placement` says which dictionary and index each of the builder's series has; `header`
@@ -172,13 +172,19 @@ fn write_rejects(columns: &Columns, out: &mut BatchMessage) {
 pub fn decode(sealed: &[u8]) -> Result<Batch, DecodeError> {
     let message: BatchMessage = wire::open(MAGIC, VERSION, sealed)?;
     let digest = |bytes: &[u8], column| Digest::from_slice(bytes).ok_or(DecodeError::Column(column));
+    let source = SourceId::from_digest(digest(&message.source, "source")?);
+    let family = digest(&message.family, "family")?;
     let header = Header {
-        source: digest(&message.source, "source")?,
-        family: digest(&message.family, "family")?,
+        source,
+        family: if family == Digest::default() { FamilyId::of_source(source) } else { FamilyId::from_digest(family) },
         cluster: message.cluster.clone(),
         name: message.name.clone(),
         created_ms: message.created_ms,
-        dictionaries: message.dictionaries.iter().map(|d| digest(d, "dictionaries")).collect::<Result<_, _>>()?,
+        dictionaries: message
+            .dictionaries
+            .iter()
+            .map(|d| digest(d, "dictionaries").map(DictionaryId::from_digest))
+            .collect::<Result<_, _>>()?,
     };
     if message.rows == 0 || message.rows > MAX_ROWS {
         return Err(DecodeError::Column("rows"));

@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::DecodeError;
 use super::wire::{self, DictionaryMessage, MAX_DECODED_BYTES};
-use crate::model::{Digest, Gpu, Series};
+use crate::model::{DictionaryId, Gpu, Series};
 
 const MAGIC: [u8; 3] = *b"TLD";
 const VERSION: u8 = 1;
@@ -40,7 +40,7 @@ impl<'a> Texts<'a> {
 impl Dictionary {
     /// The bytes, and their digest.
     #[must_use]
-    pub fn encode(&self) -> (Digest, Bytes) {
+    pub fn encode(&self) -> (DictionaryId, Bytes) {
         let mut texts = Texts { numbers: HashMap::from([("", 0)]), texts: vec![String::new()] };
         let mut gpu_numbers: HashMap<&Gpu, u32> = HashMap::new();
         let (mut gpus, mut series) = (Vec::new(), Vec::new());
@@ -63,12 +63,12 @@ impl Dictionary {
             }
         }
         let bytes = wire::seal(MAGIC, VERSION, &DictionaryMessage { texts: texts.texts, gpus, series }, LEVEL);
-        (Digest::of(&bytes), bytes)
+        (DictionaryId::of(&bytes), bytes)
     }
 
     /// The reverse. The bytes must have the digest they are kept under.
-    pub fn decode(sealed: &[u8], expected: Digest) -> Result<Self, DecodeError> {
-        if Digest::of(sealed) != expected {
+    pub fn decode(sealed: &[u8], expected: DictionaryId) -> Result<Self, DecodeError> {
+        if DictionaryId::of(sealed) != expected {
             return Err(DecodeError::Digest(expected));
         }
         let message: DictionaryMessage = wire::open(MAGIC, VERSION, sealed)?;

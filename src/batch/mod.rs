@@ -21,16 +21,16 @@ mod tests;
 
 use std::sync::Arc;
 
-use crate::model::{Digest, Reason, RowRange, SourceId};
+use crate::model::{DictionaryId, FamilyId, Reason, RowRange, SourceId};
 
 /// What a batch says of itself.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Header {
     /// The source of the rows.
     pub source: SourceId,
     /// What sources share that may be the same content under another id (see `source`): rows of one family that stand at the same
     /// place are compared by sample identity before they are stored. `--loop` and `--restamp` rounds are a family of their own.
-    pub family: Digest,
+    pub family: FamilyId,
     /// The edge cluster's name.
     pub cluster: String,
     /// The source's name for people (a file name).
@@ -38,7 +38,7 @@ pub struct Header {
     /// Wall clock of the streamer when the batch was closed, ms.
     pub created_ms: i64,
     /// The dictionaries that runs refer to, by index.
-    pub dictionaries: Vec<Digest>,
+    pub dictionaries: Vec<DictionaryId>,
 }
 
 /// A row that became no sample.

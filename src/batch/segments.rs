@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::{Columns, Dictionary};
-use crate::model::{Digest, Series};
+use crate::model::{DictionaryId, Series};
 
 /// With more segments than this a new one takes in every series, so that a batch does not name ever more dictionaries.
 const MAX_SEGMENTS: usize = 64;
@@ -14,7 +14,7 @@ const NAMED: usize = 110;
 const MAX_MERGED: usize = 4096;
 const NOWHERE: (u32, u32) = (u32::MAX, u32::MAX);
 
-/// Dictionary (index into [`Segments::digests`]) and index of each series.
+/// Dictionary (index into [`Segments::ids`]) and index of each series.
 #[derive(Debug, Default)]
 pub struct Placement(Vec<(u32, u32)>);
 
@@ -34,7 +34,7 @@ impl Placement {
 #[derive(Debug, Default)]
 pub struct Segments {
     placement: Placement,
-    segments: Vec<(Digest, Bytes)>,
+    segments: Vec<(DictionaryId, Bytes)>,
     /// What naming more than one has cost since the last new series, bytes.
     spent: usize,
 }
@@ -96,13 +96,13 @@ impl Segments {
 
     /// The digests, in the order that the placement counts.
     #[must_use]
-    pub fn digests(&self) -> Vec<Digest> {
-        self.segments.iter().map(|(digest, _)| *digest).collect()
+    pub fn ids(&self) -> Vec<DictionaryId> {
+        self.segments.iter().map(|(id, _)| *id).collect()
     }
 
     /// A segment's digest and bytes, all of them.
     #[must_use]
-    pub fn all(&self) -> &[(Digest, Bytes)] {
+    pub fn all(&self) -> &[(DictionaryId, Bytes)] {
         &self.segments
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
-use crate::model::{Gpu, MAX_TIME_MS, MIN_TIME_MS, Series};
+use crate::model::{DictionaryId, Digest, FamilyId, Gpu, MAX_TIME_MS, MIN_TIME_MS, Series, SourceId};
 
 fn series(i: u32) -> Series {
     let gpu = Gpu {
@@ -71,12 +71,12 @@ fn build(rows: &[Row], first: u64) -> (Expected, Columns) {
 
 fn header(segments: &Segments) -> Header {
     Header {
-        source: Digest(7),
-        family: Digest(8),
+        source: SourceId::from_digest(Digest::from_u128(7)),
+        family: FamilyId::from_digest(Digest::from_u128(8)),
         cluster: "edge-ä".into(),
         name: "a.csv".into(),
         created_ms: -5,
-        dictionaries: segments.digests(),
+        dictionaries: segments.ids(),
     }
 }
 
@@ -131,9 +131,8 @@ proptest! {
         }
         let cut = cut.index(bytes.len());
         prop_assert!(decode(&bytes[..cut]).is_err());
-        let (digest, dictionary) = segments.all().first().cloned().unwrap_or_default();
-        if !dictionary.is_empty() {
-            prop_assert!(Dictionary::decode(&dictionary[..cut.min(dictionary.len() - 1)], digest).is_err());
+        if let Some((id, dictionary)) = segments.all().first() {
+            prop_assert!(Dictionary::decode(&dictionary[..cut.min(dictionary.len() - 1)], *id).is_err());
         }
     }
 
@@ -173,7 +172,8 @@ fn a_frame_that_unfolds_beyond_the_limit_is_refused() {
 fn a_dictionary_under_another_digest_is_refused() {
     let (digest, bytes) = Dictionary { series: vec![series(1)] }.encode();
     assert!(Dictionary::decode(&bytes, digest).is_ok());
-    assert_eq!(Dictionary::decode(&bytes, Digest(1)), Err(DecodeError::Digest(Digest(1))));
+    let other = DictionaryId::of(b"another");
+    assert_eq!(Dictionary::decode(&bytes, other), Err(DecodeError::Digest(other)));
 }
 
 #[test]
@@ -183,7 +183,7 @@ fn segments_are_gathered_when_they_are_many() {
     for i in 0..200u32 {
         let (_, columns) = build(&[Row::Sample(i, MIN_TIME_MS, 1.0), Row::Sample(0, MIN_TIME_MS, 1.0)], 0);
         segments.place(&columns, |i| &table[i as usize]);
-        assert!(segments.digests().len() <= 64, "bounded");
+        assert!(segments.ids().len() <= 64, "bounded");
         let batch = decode(&encode(&header(&segments), &columns, segments.placement(), 3)).expect("own bytes");
         assert_eq!(batch.runs.len(), if i == 0 { 1 } else { 2 });
     }
@@ -199,11 +199,11 @@ fn small_batches_of_a_live_source_come_to_name_one_dictionary() {
         segments.place(&columns, |i| &table[i as usize]);
     }
     let first: usize = segments.all().iter().map(|(_, bytes)| bytes.len()).sum();
-    let (named, mut spent) = (segments.digests().len(), 0);
+    let (named, mut spent) = (segments.ids().len(), 0);
     assert_eq!(named, 13);
     let (expected, columns) = build(&all, 0);
-    while segments.digests().len() > 1 {
-        spent += segments.digests().len();
+    while segments.ids().len() > 1 {
+        spent += segments.ids().len();
         assert!(spent * 32 < first * 2, "it is worth it long before");
         segments.place(&columns, |i| &table[i as usize]);
         let batch = decode(&encode(&header(&segments), &columns, segments.placement(), 3)).expect("own bytes");
@@ -216,7 +216,7 @@ fn small_batches_of_a_live_source_come_to_name_one_dictionary() {
     }
     let (_, columns) = build(&[Row::Sample(39, MIN_TIME_MS, 1.0)], 0);
     segments.place(&columns, |i| &table[i as usize]);
-    assert_eq!(segments.digests().len(), 2, "what is new is added");
+    assert_eq!(segments.ids().len(), 2, "what is new is added");
 }
 
 /// What the wire is for: a regular scrape of many series costs about a byte a sample.

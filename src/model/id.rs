@@ -1,4 +1,4 @@
-//! 128-bit digests, and the identity of a source.
+//! 128-bit digests, and the ids that are digests: of sources, families and dictionaries.
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,7 +9,7 @@ use xxhash_rust::xxh3::xxh3_128;
 ///
 /// It tells contents apart; it does not defend against somebody who forges them.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
-pub struct Digest(pub u128);
+pub struct Digest(u128);
 
 impl Digest {
     /// The digest of some bytes.
@@ -29,18 +29,16 @@ impl Digest {
         Self(hasher.digest128())
     }
 
-    /// The same but for its last 32 bits, which are the other's: what decides on the partition is the same in both.
+    /// A digest that was computed elsewhere (piece by piece, by a test).
     #[must_use]
-    pub fn beside(self, other: Self) -> Self {
-        const LAST: u128 = u32::MAX as u128;
-        Self(self.0 & !LAST | other.0 & LAST)
+    pub const fn from_u128(number: u128) -> Self {
+        Self(number)
     }
 
-    /// Which of so many partitions it belongs to, by its last 32 bits.
+    /// The reverse of [`Digest::from_u128`].
     #[must_use]
-    pub fn partition(self, partitions: u16) -> u16 {
-        let last = (self.0 & u128::from(u32::MAX)) % u128::from(partitions.max(1));
-        u16::try_from(last).expect("a remainder of a u16 is a u16")
+    pub const fn to_u128(self) -> u128 {
+        self.0
     }
 
     /// Big-endian bytes: sorting them sorts the digests.
@@ -53,6 +51,18 @@ impl Digest {
     #[must_use]
     pub fn from_slice(bytes: &[u8]) -> Option<Self> {
         Some(Self(u128::from_be_bytes(bytes.try_into().ok()?)))
+    }
+
+    /// The same but for its last 32 bits, which are the other's: those decide on the partition.
+    fn with_partition_bits_of(self, other: Self) -> Self {
+        const PARTITION_BITS: u128 = u32::MAX as u128;
+        Self(self.0 & !PARTITION_BITS | other.0 & PARTITION_BITS)
+    }
+
+    /// Which of so many partitions it belongs to, by its last 32 bits.
+    fn partition(self, partitions: u16) -> u16 {
+        let last = (self.0 & u128::from(u32::MAX)) % u128::from(partitions.max(1));
+        u16::try_from(last).expect("a remainder of a u16 is a u16")
     }
 }
 
@@ -79,5 +89,107 @@ impl FromStr for Digest {
     }
 }
 
-/// Which source a row came from: a hash of the cluster's name and the content's beginning, or of `--source-id`.
-pub type SourceId = Digest;
+/// An id that is a digest of something, told apart by its type from ids of something else.
+macro_rules! digest_id {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[repr(transparent)]
+        pub struct $name(Digest);
+
+        impl $name {
+            /// The id that this digest is, as it was kept or computed.
+            #[must_use]
+            pub const fn from_digest(digest: Digest) -> Self {
+                Self(digest)
+            }
+
+            /// The digest, to be kept or hashed.
+            #[must_use]
+            pub const fn digest(self) -> Digest {
+                self.0
+            }
+
+            /// The digest's big-endian bytes.
+            #[must_use]
+            pub fn to_bytes(self) -> [u8; 16] {
+                self.0.to_bytes()
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(&self.0, f)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(&self.0, f)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = String;
+
+            fn from_str(text: &str) -> Result<Self, Self::Err> {
+                text.parse().map(Self)
+            }
+        }
+    };
+}
+
+digest_id! {
+    /// The source that a row came from: a hash of the cluster's name and the content's beginning, or of `--source-id`.
+    SourceId
+}
+
+digest_id! {
+    /// What sources have in common that may be the same content under several ids: the digest of the cluster's name and the first
+    /// record. Sources that cannot be anything else are families of their own.
+    FamilyId
+}
+
+digest_id! {
+    /// A dictionary segment: the digest of its encoded bytes.
+    DictionaryId
+}
+
+impl SourceId {
+    /// What an entry is said to be of whose own fields do not say it. No content has this id.
+    pub const UNKNOWN: Self = Self(Digest(0));
+
+    /// The partition that the source belongs to.
+    #[must_use]
+    pub fn partition(self, partitions: u16) -> u16 {
+        self.0.partition(partitions)
+    }
+
+    /// The same id, moved into the partition of a family: what is kept by family and what is kept by source are in one place.
+    #[must_use]
+    pub fn with_partition_of(self, family: FamilyId) -> Self {
+        Self(self.0.with_partition_bits_of(family.0))
+    }
+}
+
+impl FamilyId {
+    /// The family that a source is alone in (at first), or whose members are rounds of it.
+    #[must_use]
+    pub const fn of_source(source: SourceId) -> Self {
+        Self(source.0)
+    }
+
+    /// The partition that the family's sources belong to.
+    #[must_use]
+    pub fn partition(self, partitions: u16) -> u16 {
+        self.0.partition(partitions)
+    }
+}
+
+impl DictionaryId {
+    /// The id of encoded dictionary bytes.
+    #[must_use]
+    pub fn of(bytes: &[u8]) -> Self {
+        Self(Digest::of(bytes))
+    }
+}

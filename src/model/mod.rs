@@ -8,7 +8,7 @@ mod series;
 mod time;
 mod value;
 
-pub use id::{Digest, SourceId};
+pub use id::{DictionaryId, Digest, FamilyId, SourceId};
 pub use metric::{Kind, Metric, catalogue, metric};
 pub use reason::Reason;
 pub use rows::{Position, RowRange, RowSet};

@@ -133,7 +133,7 @@ async fn audit(queue: &RedisTransport, store: &dyn Store) -> anyhow::Result<Repo
     let letters = store.dead_letters().await?;
     let mut ledger: BTreeMap<SourceId, SourceLedger> = store.ledger().await?.into_iter().map(|l| (l.source, l)).collect();
     for source in sent.rows.keys().chain(sent.queued.keys()) {
-        ledger.entry(*source).or_insert_with(|| SourceLedger { source: *source, ..SourceLedger::default() });
+        ledger.entry(*source).or_insert_with(|| SourceLedger::empty(*source));
     }
     let none = RowSet::new();
     let one = |l: &SourceLedger| {
@@ -356,7 +356,7 @@ mod tests {
             dropped: set("{[110,115)}"),
             valid: 98,
             rejected: BTreeMap::from([(Reason::EmptyValue, 2)]),
-            ..SourceLedger::default()
+            ..SourceLedger::empty(SourceId::UNKNOWN)
         };
         // Rows 90..100 are stored already although still queued; 115..120 only queued.
         let a = account(&ledger, Some(120), &set("{[90,100),[115,120)}"));
@@ -377,7 +377,7 @@ mod tests {
             dead: set("{[100,110)}"),
             valid: 100,
             name: "gpu.csv".to_owned(),
-            ..SourceLedger::default()
+            ..SourceLedger::empty(SourceId::UNKNOWN)
         };
         let mut source = account(&ledger, Some(140), &set("{[115,120),[122,123),[124,125),[126,127),[128,129)}"));
         source.dead_letters = vec![4, 7];

@@ -11,7 +11,7 @@ use super::follow::FileId;
 use super::input::Content;
 use super::reader::Parsed;
 use super::{CsvReader, Input, PREFIX_BYTES, SourceError};
-use crate::model::{Digest, SourceId};
+use crate::model::{Digest, FamilyId, SourceId};
 
 /// A registered content: the one whose first `length` bytes have the digest `prefix` is `source`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -26,9 +26,10 @@ pub struct Known {
 
 impl Known {
     /// The content that begins so, with the id that follows from it: in the partition of its first record.
-    fn new(cluster: &str, first_record: Digest, prefix: Digest, length: u64) -> Self {
-        let source = Digest::of_parts(&[b"content", cluster.as_bytes(), &prefix.to_bytes(), &length.to_be_bytes()]);
-        Self { length, prefix, source: source.beside(first_record) }
+    fn new(cluster: &str, first_record: FamilyId, prefix: Digest, length: u64) -> Self {
+        let source =
+            SourceId::from_digest(Digest::of_parts(&[b"content", cluster.as_bytes(), &prefix.to_bytes(), &length.to_be_bytes()]));
+        Self { length, prefix, source: source.with_partition_of(first_record) }
     }
 }
 
@@ -37,7 +38,7 @@ impl Known {
 pub struct Beginning {
     /// Digest of the cluster's name and the bytes up to the end of the first record (of the header, while there is none), its
     /// line end left out, at most 64 KiB: what the registry is asked with, and what sources that may be the same have in common.
-    pub first_record: Digest,
+    pub first_record: FamilyId,
     /// Whether there was a record. Without one, the content is better looked at again when there is.
     pub has_record: bool,
     /// What the content is if nobody knows it yet.
@@ -47,13 +48,14 @@ pub struct Beginning {
 /// The id that `--source-id` asks for.
 #[must_use]
 pub fn named(cluster: &str, text: &str) -> SourceId {
-    Digest::of_parts(&[b"named", cluster.as_bytes(), text.as_bytes()])
+    SourceId::from_digest(Digest::of_parts(&[b"named", cluster.as_bytes(), text.as_bytes()]))
 }
 
 /// The id of one round of `--loop`, or of a run with `--restamp`; the source's own id is the family of all of them.
 #[must_use]
 pub fn round(source: SourceId, nonce: u64, round: u64) -> SourceId {
-    Digest::of_parts(&[b"round", &source.to_bytes(), &nonce.to_be_bytes(), &round.to_be_bytes()]).beside(source)
+    let round = Digest::of_parts(&[b"round", &source.to_bytes(), &nonce.to_be_bytes(), &round.to_be_bytes()]);
+    SourceId::from_digest(round).with_partition_of(FamilyId::of_source(source))
 }
 
 impl CsvReader {
@@ -89,7 +91,7 @@ impl CsvReader {
         let first = first.strip_suffix(b"\n").unwrap_or(first);
         let first = first.strip_suffix(b"\r").unwrap_or(first);
         let prefix = &bytes[..bytes.len().min(PREFIX_BYTES as usize)];
-        let first_record = Digest::of_parts(&[b"first record", cluster.as_bytes(), first]);
+        let first_record = FamilyId::from_digest(Digest::of_parts(&[b"first record", cluster.as_bytes(), first]));
         Ok(Beginning {
             first_record,
             has_record: record_end.is_some(),
@@ -154,7 +156,7 @@ impl CsvReader {
     ///
     /// # Errors
     /// The content cannot be read, or is a pipe.
-    pub async fn fork(&self, cluster: &str, first_record: Digest, checkpoint: u64) -> Result<Known, SourceError> {
+    pub async fn fork(&self, cluster: &str, first_record: FamilyId, checkpoint: u64) -> Result<Known, SourceError> {
         let found = self.prefixes(&[checkpoint]).await?;
         match found.first() {
             Some((length, digest)) => Ok(Known::new(cluster, first_record, *digest, *length)),
@@ -187,7 +189,7 @@ impl CsvReader {
                 block.drain(..take);
                 hashed += take as u64;
             }
-            found.push((hashed, Digest(hasher.digest128())));
+            found.push((hashed, Digest::from_u128(hasher.digest128())));
         }
         Ok(found)
     }

@@ -122,7 +122,7 @@ impl Table {
 
     fn intern(&mut self, series: Series) -> u32 {
         let next = u32::try_from(self.series.len()).unwrap_or(u32::MAX);
-        let index = *self.by_key.entry(series.key("").0).or_insert(next);
+        let index = *self.by_key.entry(series.key("").to_u128()).or_insert(next);
         if index == next {
             let text: usize = series.labels.iter().map(|(k, v)| k.len() + v.len() + 48).sum();
             let gpu = &series.gpu;

@@ -169,11 +169,18 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::model::RowRange;
+    use crate::model::{FamilyId, RowRange, SourceId};
 
     fn batch(runs: &[Vec<(i64, f64)>]) -> Batch {
         let mut batch = Batch {
-            header: crate::batch::Header::default(),
+            header: crate::batch::Header {
+                source: SourceId::UNKNOWN,
+                family: FamilyId::of_source(SourceId::UNKNOWN),
+                cluster: String::new(),
+                name: String::new(),
+                created_ms: 0,
+                dictionaries: Vec::new(),
+            },
             rows: RowRange { first: 0, end: 0 },
             runs: Vec::new(),
             row: Vec::new(),

@@ -2,16 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use crate::batch::{Batch, Header};
-use crate::model::{Digest, Reason, RowSet, SourceId};
+use crate::batch::Batch;
+use crate::model::{Reason, RowSet, SourceId};
 
 /// Rejected rows in one [`Rejected`] at most.
 const MAX_REJECTS: usize = 10_000;
-
-/// The family of a source; one without is its own.
-pub(in crate::store) fn family_of(header: &Header) -> Digest {
-    if header.family == Digest::default() { header.source } else { header.family }
-}
 
 /// What a commit adds to a source.
 #[derive(Default)]

@@ -25,7 +25,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::batch::{Batch, Dictionary};
-use crate::model::{Digest, Reason, RowRange, RowSet, SourceId};
+use crate::model::{DictionaryId, Reason, RowRange, RowSet, SourceId};
 
 /// What can go wrong between us and the store.
 #[derive(Debug, thiserror::Error)]
@@ -112,13 +112,13 @@ pub struct DeadLetter {
     /// The encoded batch.
     pub payload: Bytes,
     /// The dictionaries it named and that were found, encoded.
-    pub dictionaries: Vec<(Digest, Bytes)>,
+    pub dictionaries: Vec<(DictionaryId, Bytes)>,
     /// When it was buried, ms; 0 before.
     pub buried_ms: i64,
 }
 
 /// The ledger of one source.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SourceLedger {
     /// The source.
     pub source: SourceId,
@@ -144,6 +144,27 @@ pub struct SourceLedger {
     pub last_commit_ms: i64,
     /// Time of the newest sample, ms.
     pub newest_sample_ms: Option<i64>,
+}
+
+impl SourceLedger {
+    /// The ledger of a source of which the store has nothing.
+    #[must_use]
+    pub fn empty(source: SourceId) -> Self {
+        Self {
+            source,
+            cluster: String::new(),
+            name: String::new(),
+            covered: RowSet::new(),
+            dead: RowSet::new(),
+            dropped: RowSet::new(),
+            valid: 0,
+            duplicate: 0,
+            rejected: BTreeMap::new(),
+            first_commit_ms: 0,
+            last_commit_ms: 0,
+            newest_sample_ms: None,
+        }
+    }
 }
 
 /// What gauges say of a store.

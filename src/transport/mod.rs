@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
-use crate::model::{Digest, Position, RowRange, SourceId};
+use crate::model::{DictionaryId, Digest, FamilyId, Position, RowRange, SourceId};
 
 /// A partition's number, `0..partitions`.
 pub type Partition = u16;
@@ -78,9 +78,9 @@ pub struct Outgoing {
     /// The encoded batch.
     pub payload: Bytes,
     /// Every dictionary the batch refers to.
-    pub dictionaries: Vec<Digest>,
+    pub dictionaries: Vec<DictionaryId>,
     /// Those to be written with it (a subset of `dictionaries`, with their bytes).
-    pub with: Vec<(Digest, Bytes)>,
+    pub with: Vec<(DictionaryId, Bytes)>,
 }
 
 /// What the queue says to a batch.
@@ -93,7 +93,7 @@ pub enum Published {
     /// The backlog of the partition is at its limit: wait.
     Full,
     /// Send these dictionaries with it.
-    NeedDictionaries(Vec<Digest>),
+    NeedDictionaries(Vec<DictionaryId>),
 }
 
 /// What asking for a lease brings.
@@ -144,13 +144,13 @@ pub trait Publisher: Send + Sync {
     async fn release(&self, source: SourceId, owner: &str) -> Result<()>;
 
     /// The registered contents that begin with the same record. They are kept in the partition of `first_record`, which is that of
-    /// the sources too ([`Digest::beside`]): what is away takes only its own sources with it.
-    async fn identities(&self, first_record: Digest) -> Result<Vec<Identity>>;
+    /// the sources too ([`SourceId::with_partition_of`]): what is away takes only its own sources with it.
+    async fn identities(&self, first_record: FamilyId) -> Result<Vec<Identity>>;
 
     /// Registers a content, if the registry still is as it was `seen`; else gives what it is now, and nothing was written.
     async fn register(
         &self,
-        first_record: Digest,
+        first_record: FamilyId,
         seen: &[Identity],
         new: Identity,
     ) -> Result<std::result::Result<(), Vec<Identity>>>;
@@ -209,7 +209,7 @@ pub trait Consumer: Send + Sync {
     async fn receive(&self, partition: Partition, max: usize) -> Result<Vec<Delivery>>;
 
     /// A dictionary's bytes; `None` = the queue does not have it.
-    async fn dictionary(&self, partition: Partition, digest: Digest) -> Result<Option<Bytes>>;
+    async fn dictionary(&self, partition: Partition, id: DictionaryId) -> Result<Option<Bytes>>;
 
     /// Acknowledges entries, notes how far their sources are stored, and trims what every group has done with. Receipts of an
     /// earlier connection are left alone. Returns how many were acknowledged.

@@ -162,7 +162,7 @@ proptest! {
                     prop_assert_eq!(reader.seek(Some(&seen.after)).await.expect("seeks"), Seek::Ok);
                     let rest = drain(reader).await.expect("readable");
                     prop_assert_eq!(&rest[..], &whole[seen.row as usize + 1..]);
-                    let other = Position { tail: telemetry::model::Digest(7), ..seen.after };
+                    let other = Position { tail: telemetry::model::Digest::from_u128(7), ..seen.after };
                     if reader.input() != &Input::Stdin {
                         prop_assert_eq!(reader.seek(Some(&other)).await.expect("seeks"), Seek::Mismatch);
                     }
@@ -571,7 +571,7 @@ async fn content_is_recognised_wherever_it_lies_and_however_it_has_grown() {
         assert_eq!(grown.recognise(&[begins.fresh, first.fresh]).await.expect("reads"), Some(begins.fresh), "the longest wins");
         assert_eq!(grown.recognise(&[first.fresh]).await.expect("reads"), Some(first.fresh));
         assert_eq!(drain(&mut grown).await.expect("readable").len(), 2000, "looking takes no row");
-        let fork = grown.fork("edge", telemetry::model::Digest::default(), 200_000).await.expect("reads");
+        let fork = grown.fork("edge", first.first_record, 200_000).await.expect("reads");
         assert_eq!(fork.length, 200_000);
         let mut again = open(&path(name), false).await;
         again.beginning("edge").await.expect("reads");

@@ -10,7 +10,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::future::join_all;
-use telemetry::model::{Digest, Position, RowRange, SourceId};
+use telemetry::model::{DictionaryId, Digest, FamilyId, Position, RowRange, SourceId};
 use telemetry::transport::{
     Backlog, Consumer, Delivery, Identity, Inspector, Lease, Outgoing, Partition, Published, Publisher, SourceState,
 };
@@ -41,12 +41,22 @@ pub trait Place: Send + Sync {
     async fn open(&self, tune: Tune) -> Arc<dyn Queue>;
 }
 
+/// The source with this number.
+pub const fn source(n: u128) -> SourceId {
+    SourceId::from_digest(Digest::from_u128(n))
+}
+
 /// A source of partition 0 of 2.
-pub const SOURCE: SourceId = Digest(42);
+pub const SOURCE: SourceId = source(42);
 /// Another of partition 0.
-pub const OTHER: SourceId = Digest(44);
+pub const OTHER: SourceId = source(44);
 /// One of partition 1.
-pub const ELSEWHERE: SourceId = Digest(43);
+pub const ELSEWHERE: SourceId = source(43);
+/// The family with this number.
+pub const fn family(n: u128) -> FamilyId {
+    FamilyId::from_digest(Digest::from_u128(n))
+}
+
 const P: Partition = 0;
 
 /// Where a test's source stands after so many rows; unknown at 0.
@@ -112,7 +122,7 @@ async fn wrong_position(place: &dyn Place) {
     assert_eq!(q.position(SOURCE).await.unwrap(), at(10));
     assert_eq!(q.publish(&batch(SOURCE, 20)).await.unwrap(), Published::Moved(at(10)));
     let mut other_content = batch(SOURCE, 10);
-    other_content.expected = Some(Position { tail: Digest(7), ..at(10).unwrap() });
+    other_content.expected = Some(Position { tail: Digest::from_u128(7), ..at(10).unwrap() });
     assert_eq!(q.publish(&other_content).await.unwrap(), Published::Moved(at(10)));
     assert_eq!(q.position(OTHER).await.unwrap(), None);
     assert_eq!(backlog(&*q).await.entries, 1);
@@ -161,7 +171,7 @@ async fn a_full_queue_takes_more_when_there_is_room(place: &dyn Place) {
 async fn a_batch_needs_its_dictionaries(place: &dyn Place) {
     let q = place.open(Tune::default()).await;
     let (a, b) = (Bytes::from_static(b"dictionary \0\xff a"), Bytes::from_static(b"dictionary b"));
-    let (da, db) = (Digest::of(&a), Digest::of(&b));
+    let (da, db) = (DictionaryId::of(&a), DictionaryId::of(&b));
     let mut first = batch(SOURCE, 0);
     first.dictionaries = vec![da, db];
     assert_eq!(q.publish(&first).await.unwrap(), Published::NeedDictionaries(vec![da, db]));
@@ -290,8 +300,8 @@ async fn leases(place: &dyn Place) {
 
 async fn the_registry_is_changed_by_one_at_a_time(place: &dyn Place) {
     let q = place.open(Tune::default()).await;
-    let record = Digest(1);
-    let identity = |n: u64| Identity { length: n, prefix: Digest(n.into()), source: Digest(u128::from(n) << 64) };
+    let record = family(1);
+    let identity = |n: u64| Identity { length: n, prefix: Digest::from_u128(n.into()), source: source(u128::from(n) << 64) };
     assert_eq!(q.identities(record).await.unwrap(), []);
     let answers = join_all((0..8).map(|n| q.register(record, &[], identity(n)))).await;
     let answers: Vec<_> = answers.into_iter().map(Result::unwrap).collect();
@@ -302,7 +312,7 @@ async fn the_registry_is_changed_by_one_at_a_time(place: &dyn Place) {
     assert_eq!(q.register(record, &now, identity(100)).await.unwrap(), Ok(()));
     assert_eq!(q.identities(record).await.unwrap(), [now[0], identity(100)]);
     assert_eq!(q.register(record, &[identity(100), now[0]], identity(101)).await.unwrap(), Ok(()), "whatever the order");
-    assert_eq!(q.identities(Digest(2)).await.unwrap(), []);
+    assert_eq!(q.identities(family(2)).await.unwrap(), []);
 }
 
 async fn the_store_is_said_once(place: &dyn Place) {

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 
 use crate::batch::{DecodeError, Dictionary};
-use crate::model::Digest;
+use crate::model::DictionaryId;
 use crate::transport::{Consumer, Partition, TransportError};
 
 /// Encoded bytes and texts kept at most; beyond it everything is let go and read again as it is needed.
@@ -27,14 +27,14 @@ pub(super) enum Lack {
     /// The queue cannot be asked now.
     Queue(TransportError),
     /// The queue does not have it.
-    Missing(Digest),
+    Missing(DictionaryId),
     /// It is damaged.
     Damaged(DecodeError),
 }
 
 #[derive(Default)]
 struct Kept {
-    known: HashMap<Digest, Known>,
+    known: HashMap<DictionaryId, Known>,
     bytes: usize,
 }
 
@@ -48,7 +48,7 @@ impl Cache {
         &self,
         queue: &dyn Consumer,
         partition: Partition,
-        digests: &[Digest],
+        digests: &[DictionaryId],
     ) -> Result<Vec<Known>, Lack> {
         let mut out = Vec::with_capacity(digests.len());
         for &digest in digests {
@@ -64,7 +64,7 @@ impl Cache {
         Ok(out)
     }
 
-    fn learn(&self, digest: Digest, bytes: Bytes) -> Result<Known, DecodeError> {
+    fn learn(&self, digest: DictionaryId, bytes: Bytes) -> Result<Known, DecodeError> {
         let known = Known { dictionary: Arc::new(Dictionary::decode(&bytes, digest)?), bytes };
         let cost = known.bytes.len() + known.dictionary.series.len() * SERIES_BYTES;
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);

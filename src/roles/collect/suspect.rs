@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 
 use super::reader::{Fault, decode};
 use super::{Ready, Shared, writer};
-use crate::model::Digest;
+use crate::model::DictionaryId;
 use crate::retry::Backoff;
 use crate::runtime::observe;
 use crate::store::{DeadLetter, StoreError};
@@ -119,7 +119,7 @@ async fn bury(shared: &Shared, delivery: &Delivery, entry: &str, reason: String)
 }
 
 /// Those of the batch's dictionaries that can be found, so that the letter can be retried when the queue has forgotten them.
-async fn named_dictionaries(shared: &Shared, delivery: &Delivery) -> Vec<(Digest, bytes::Bytes)> {
+async fn named_dictionaries(shared: &Shared, delivery: &Delivery) -> Vec<(DictionaryId, bytes::Bytes)> {
     let Ok(batch) = batch::decode(&delivery.payload) else { return Vec::new() };
     let mut found = Vec::new();
     for digest in batch.header.dictionaries {

@@ -196,7 +196,7 @@ pub(super) async fn acknowledge(shared: &Shared, receipts: Vec<Receipt>, settled
     for (partition, receipts) in by_partition {
         let of_partition = |source: &SourceId| {
             let partitions = u128::from(shared.queue.partitions());
-            source.0 % partitions == u128::from(partition)
+            source.digest().to_u128() % partitions == u128::from(partition)
         };
         let settled: Vec<_> = settled.iter().filter(|(source, _)| of_partition(source)).copied().collect();
         for attempt in 1..=ACKNOWLEDGE_TRIES {

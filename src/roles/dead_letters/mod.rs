@@ -13,7 +13,7 @@ use super::say;
 use crate::batch::{self, Dictionary};
 use crate::cli;
 use crate::config::Config;
-use crate::model::{Digest, RowSet};
+use crate::model::{DictionaryId, RowSet};
 use crate::runtime::{Exit, Lifecycle};
 use crate::store::postgres::PostgresStore;
 use crate::store::{DeadLetter, Incoming, Store};
@@ -208,7 +208,7 @@ async fn retry(config: &Config, store: &dyn Store, id: i64) -> anyhow::Result<Do
 }
 
 /// The letter was kept without this dictionary; the queue may have got it since.
-async fn from_queue(config: &Config, letter: &DeadLetter, digest: Digest) -> anyhow::Result<Bytes> {
+async fn from_queue(config: &Config, letter: &DeadLetter, digest: DictionaryId) -> anyhow::Result<Bytes> {
     let queue = RedisTransport::connect(&config.redis()?).await?;
     queue.dictionary(queue.partition_of(letter.source), digest).await?.with_context(|| {
         format!(

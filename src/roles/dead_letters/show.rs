@@ -95,7 +95,7 @@ impl Shown {
             Ok(batch) => {
                 let known: Vec<Result<Dictionary, String>> =
                     batch.header.dictionaries.iter().map(|digest| dictionary(letter, *digest)).collect();
-                let named = |(digest, read): (&crate::model::Digest, &Result<Dictionary, String>)| Named {
+                let named = |(digest, read): (&crate::model::DictionaryId, &Result<Dictionary, String>)| Named {
                     digest: digest.to_string(),
                     problem: read.as_ref().err().cloned(),
                 };
@@ -132,7 +132,7 @@ impl Shown {
     }
 }
 
-fn dictionary(letter: &DeadLetter, digest: crate::model::Digest) -> Result<Dictionary, String> {
+fn dictionary(letter: &DeadLetter, digest: crate::model::DictionaryId) -> Result<Dictionary, String> {
     let kept = letter.dictionaries.iter().find(|(d, _)| *d == digest);
     let (_, bytes) = kept.ok_or("not kept with the letter; `retry` looks for it in Redis")?;
     Dictionary::decode(bytes, digest).map_err(|error| error.to_string())

@@ -1,6 +1,6 @@
 //! Which source a content is: the registry in the queue finds a file that was smaller, elsewhere, or called otherwise.
 
-use crate::model::{Digest, SourceId};
+use crate::model::{Digest, FamilyId, SourceId};
 use crate::source::identity::Known;
 use crate::source::{CsvReader, SourceError};
 use crate::transport::{Identity, Publisher, TransportError};
@@ -9,7 +9,7 @@ use crate::transport::{Identity, Publisher, TransportError};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Identified {
     pub(super) source: SourceId,
-    pub(super) family: Digest,
+    pub(super) family: FamilyId,
     /// What the registry has for it; `None` for sources that are not in the registry (`--source-id`, rounds of a loop).
     pub(super) registered: Option<Identity>,
 }
@@ -63,7 +63,8 @@ pub(super) async fn fork(
 ) -> Result<Identified, Unidentified> {
     let content = reader.fork(cluster, from.family, differs_before).await?;
     // A content that is cut off, or that goes on within a line, may begin just as the one it parts from was registered.
-    let source = Digest::of_parts(&[b"fork", &from.source.to_bytes(), &content.source.to_bytes()]).beside(from.family);
+    let forked = Digest::of_parts(&[b"fork", &from.source.to_bytes(), &content.source.to_bytes()]);
+    let source = SourceId::from_digest(forked).with_partition_of(from.family);
     let new = Identity { source, ..identity(content) };
     put(publisher, from.family, new).await?;
     Ok(Identified { source, family: from.family, registered: Some(new) })
@@ -78,7 +79,7 @@ pub(super) async fn register_again(publisher: &dyn Publisher, identified: Identi
 }
 
 /// Adds an entry to the registry, unless it is there.
-async fn put(publisher: &dyn Publisher, family: Digest, entry: Identity) -> Result<(), TransportError> {
+async fn put(publisher: &dyn Publisher, family: FamilyId, entry: Identity) -> Result<(), TransportError> {
     let mut seen = publisher.identities(family).await?;
     while !seen.contains(&entry) {
         match publisher.register(family, &seen, entry).await? {

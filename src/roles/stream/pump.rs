@@ -367,7 +367,7 @@ impl Pump<'_> {
         self.placed = reader.series_len();
         self.segments.place(columns, |series| reader.series(series));
         self.header.created_ms = crate::model::now_ms();
-        self.header.dictionaries = self.segments.digests();
+        self.header.dictionaries = self.segments.ids();
         let level = self.shared.config.batch.compression_level;
         let payload = batch::encode(&self.header, columns, self.segments.placement(), level);
         let raw_bytes = next.offset.saturating_sub(*self.told);

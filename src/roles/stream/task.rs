@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use crate::batch::{Builder, Header, Limits, Segments};
 use crate::config::Until;
-use crate::model::Position;
+use crate::model::{FamilyId, Position};
 use crate::retry::Backoff;
 use crate::source::follow::{Change, FileState};
 use crate::source::pace::Realtime;
@@ -191,7 +191,7 @@ impl<'a> Source<'a> {
             let source = stream.source_id.as_deref().map_or(beginning.fresh.source, |text| identity::named(cluster, text));
             if stream.looped || stream.restamp {
                 let source = identity::round(source, shared.nonce, self.round);
-                return Ok(Some(Identified { source, family: source, registered: None }));
+                return Ok(Some(Identified { source, family: FamilyId::of_source(source), registered: None }));
             }
             return Ok(Some(Identified { source, family: beginning.first_record, registered: None }));
         }

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
-use crate::model::{Digest, Position, RowRange, SourceId};
+use crate::model::{DictionaryId, Position, RowRange, SourceId};
 use crate::retry::Backoff;
 use crate::runtime::Lifecycle;
 use crate::runtime::observe::{self, Direction};
@@ -38,14 +38,14 @@ pub(super) struct Parcel {
     pub(super) next: Position,
     pub(super) payload: Bytes,
     /// Every dictionary it refers to, with its bytes.
-    pub(super) dictionaries: Vec<(Digest, Bytes)>,
+    pub(super) dictionaries: Vec<(DictionaryId, Bytes)>,
     /// What the rows were in the source, bytes.
     pub(super) raw_bytes: u64,
 }
 
 struct InFlight {
     batch: Outgoing,
-    dictionaries: Vec<(Digest, Bytes)>,
+    dictionaries: Vec<(DictionaryId, Bytes)>,
     raw_bytes: u64,
     answer: Option<BoxFuture<'static, Answer<Published>>>,
     /// When it was sent (last).
@@ -69,7 +69,7 @@ pub(super) struct Window {
     /// Where the queue is, as far as it has answered.
     confirmed: Option<Position>,
     /// Dictionaries that the queue was given.
-    given: HashSet<Digest>,
+    given: HashSet<DictionaryId>,
 }
 
 impl Window {
@@ -234,7 +234,7 @@ impl Window {
     }
 
     /// The queue asked for these: the first batch takes them along.
-    fn attach(&mut self, digests: &[Digest]) {
+    fn attach(&mut self, digests: &[DictionaryId]) {
         if let Some(first) = self.in_flight.front_mut() {
             first.batch.with = first.dictionaries.iter().filter(|(digest, _)| digests.contains(digest)).cloned().collect();
         }

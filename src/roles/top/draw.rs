@@ -175,7 +175,7 @@ mod tests {
     use ratatui::crossterm::event::{Event, KeyCode, KeyEvent, KeyModifiers};
 
     use super::*;
-    use crate::model::Digest;
+    use crate::model::{Digest, SourceId};
     use crate::roles::top::Connection;
     use crate::roles::top::queue::{NodeSeen, PartitionSeen, QueueSeen, QueuedSource};
     use crate::roles::top::store::{StoreSeen, StoredSource};
@@ -183,6 +183,10 @@ mod tests {
     use crate::transport::{Backlog, ConsumerState, GroupState, PartitionState};
 
     const ADDRESS: &str = "redis.example.test:6379";
+
+    fn source(n: u128) -> SourceId {
+        SourceId::from_digest(Digest::from_u128(n))
+    }
 
     fn partition(entries: u64, idle_ms: u64) -> PartitionSeen {
         let backlog = Backlog { entries, pending: entries / 2, oldest_ms: 75_000 };
@@ -219,7 +223,7 @@ mod tests {
                 ADDRESS.to_owned(),
                 NodeSeen { connection: connection.clone(), node: Some(node), partitions: vec![0, 1] },
             )]),
-            sources: (0..sources).map(|n| (Digest(n), QueuedSource::fixed(1_000_000 + n as u64, 250.0, now))).collect(),
+            sources: (0..sources).map(|n| (source(n), QueuedSource::fixed(1_000_000 + n as u64, 250.0, now))).collect(),
             complete: true,
             published: Some(12_345.6),
             committed: None,
@@ -237,7 +241,7 @@ mod tests {
             connection,
             problem: None,
             at: Some(now),
-            sources: HashMap::from([(Digest(0), stored)]),
+            sources: HashMap::from([(source(0), stored)]),
             rate: Some(11_000.0),
             dead_letters: 2,
         };

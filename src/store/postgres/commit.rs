@@ -19,10 +19,10 @@ use super::pool::Session;
 use super::types::{Time, range_text};
 use super::{PostgresStore, overlap, series};
 use crate::batch::Batch;
-use crate::model::{Digest, RowRange, RowSet, SourceId};
+use crate::model::{FamilyId, RowRange, RowSet, SourceId};
 use crate::store::check;
 use crate::store::chunk::{Part, Spans, day_of};
-use crate::store::entry::{Entry, family_of};
+use crate::store::entry::Entry;
 use crate::store::{Committed, Incoming, StoreError};
 
 /// How often a commit that lost against another one is tried.
@@ -93,10 +93,10 @@ async fn try_commit(store: &PostgresStore, group: &[Incoming], letter: Option<i6
 
 /// Whether no batch overlaps with what its family covers, nor with another of the group.
 fn is_disjoint(group: &[Incoming], cover: &Cover) -> bool {
-    let mut taken: HashMap<Digest, RowSet> = HashMap::new();
+    let mut taken: HashMap<FamilyId, RowSet> = HashMap::new();
     group.iter().all(|incoming| {
         let (header, rows) = (&incoming.batch.header, incoming.batch.rows);
-        let taken = taken.entry(family_of(header)).or_default();
+        let taken = taken.entry(header.family).or_default();
         let free = !taken.overlaps(rows) && !cover.of_family(header).overlaps(rows);
         taken.insert(rows);
         free
@@ -154,11 +154,11 @@ async fn slow(
     }
     let mut work = Work::default();
     // What is covered as the batches of the group go in, by family and by source.
-    let mut families: HashMap<Digest, RowSet> = HashMap::new();
+    let mut families: HashMap<FamilyId, RowSet> = HashMap::new();
     let mut sources: HashMap<SourceId, RowSet> = HashMap::new();
     for part in parts {
         let header = &part.batch.header;
-        let family = families.entry(family_of(header)).or_default();
+        let family = families.entry(header.family).or_default();
         family.extend(&cover.of_family(header));
         let own = sources.entry(header.source).or_insert_with(|| cover.of(header.source));
         write_overlapping(session, part, family, own, &mut work).await?;
@@ -249,7 +249,7 @@ async fn take_letter(session: &Session, id: i64, parts: &[Part<'_>]) -> Result<(
     let bad = |why: String| Fault::from(StoreError::BadBatch(why));
     let rows = session.query("DELETE FROM dead_letter WHERE id = $1 RETURNING source_id, rows::text", &[&id]).await?;
     let Some(row) = rows.first() else { return Err(bad(format!("there is no dead letter {id}"))) };
-    let source = row.get::<_, super::types::Uuid>(0).0;
+    let source = row.get(0);
     let same = parts.iter().all(|part| {
         let RowRange { first, end } = part.batch.rows;
         part.batch.header.source == source && range_text(RowRange { first, end }) == row.get::<_, &str>(1)

@@ -7,8 +7,8 @@ use super::PostgresStore;
 use super::error::Result;
 use super::ledger;
 use super::pool::Session;
-use super::types::{Time, Uuid, clean, parse_range, range_text};
-use crate::model::SourceId;
+use super::types::{Time, clean, parse_range, range_text};
+use crate::model::{DictionaryId, SourceId};
 use crate::store::DeadLetter;
 
 /// Notes a failure; how many that makes. Entries that were stored or buried elsewhere in the end are forgotten after a month.
@@ -31,18 +31,15 @@ async fn begin_with(store: &PostgresStore, session: &Session, source: SourceId) 
     session.batch("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE").await?;
     store.check_id(session).await?;
     session
-        .execute(
-            "INSERT INTO source (id, family, cluster, name) VALUES ($1, $1, '', '') ON CONFLICT (id) DO NOTHING",
-            &[&Uuid(source)],
-        )
+        .execute("INSERT INTO source (id, family, cluster, name) VALUES ($1, $1, '', '') ON CONFLICT (id) DO NOTHING", &[&source])
         .await?;
-    session.query("SELECT FROM source WHERE id = $1 FOR UPDATE", &[&Uuid(source)]).await?;
+    session.query("SELECT FROM source WHERE id = $1 FOR UPDATE", &[&source]).await?;
     Ok(())
 }
 
 /// Keeps a letter, once per source and rows.
 pub(super) async fn bury(store: &PostgresStore, session: &Session, letter: &DeadLetter, entry: &str) -> Result<(SourceId, u64)> {
-    let digests: Vec<Uuid> = letter.dictionaries.iter().map(|(digest, _)| Uuid(*digest)).collect();
+    let digests: Vec<DictionaryId> = letter.dictionaries.iter().map(|(id, _)| *id).collect();
     let dictionaries: Vec<&[u8]> = letter.dictionaries.iter().map(|(_, bytes)| &bytes[..]).collect();
     begin_with(store, session, letter.source).await?;
     session
@@ -50,7 +47,7 @@ pub(super) async fn bury(store: &PostgresStore, session: &Session, letter: &Dead
             "INSERT INTO dead_letter (source_id, rows, reason, payload, dictionary_digests, dictionaries, entry) \
              VALUES ($1, $2::text::int8range, $3, $4, $5, $6, $7) ON CONFLICT (source_id, rows) DO NOTHING",
             &[
-                &Uuid(letter.source),
+                &letter.source,
                 &range_text(letter.rows),
                 &clean(&letter.reason),
                 &&letter.payload[..],
@@ -83,15 +80,15 @@ pub(super) async fn show(session: &Session, id: i64) -> Result<Option<DeadLetter
     let Some(row) = rows.first() else { return Ok(None) };
     let mut found = letter(session, row)?;
     found.payload = Bytes::copy_from_slice(row.get(5));
-    let (digests, bytes): (Vec<Uuid>, Vec<Vec<u8>>) = (row.get(6), row.get(7));
-    found.dictionaries = digests.into_iter().map(|digest| digest.0).zip(bytes.into_iter().map(Bytes::from)).collect();
+    let (digests, bytes): (Vec<DictionaryId>, Vec<Vec<u8>>) = (row.get(6), row.get(7));
+    found.dictionaries = digests.into_iter().zip(bytes.into_iter().map(Bytes::from)).collect();
     Ok(Some(found))
 }
 
 fn letter(session: &Session, row: &Row) -> Result<DeadLetter> {
     Ok(DeadLetter {
         id: row.get(0),
-        source: row.get::<_, Uuid>(1).0,
+        source: row.get(1),
         rows: parse_range(row.get(2)).map_err(|why| session.odd(&why))?,
         reason: row.get(3),
         payload: Bytes::new(),
@@ -105,7 +102,7 @@ pub(super) async fn drop_letter(store: &PostgresStore, session: &Session, id: i6
     // Sources are locked before anything else, so the letter is looked at first, and taken under the lock.
     let rows = session.query("SELECT source_id FROM dead_letter WHERE id = $1", &[&id]).await?;
     let Some(row) = rows.first() else { return Ok(false) };
-    begin_with(store, session, row.get::<_, Uuid>(0).0).await?;
+    begin_with(store, session, row.get(0)).await?;
     let dropped = session
         .execute(
             "WITH gone AS (DELETE FROM dead_letter WHERE id = $1 RETURNING source_id, rows) \

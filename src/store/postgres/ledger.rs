@@ -11,10 +11,10 @@ use tokio_postgres::Row;
 
 use super::error::Result;
 use super::pool::Session;
-use super::types::{Time, Uuid, clean, parse_range, row_set};
+use super::types::{Time, clean, parse_range, row_set};
 use crate::batch::Header;
-use crate::model::{Digest, Reason, RowSet, SourceId};
-use crate::store::entry::{Entry, family_of};
+use crate::model::{FamilyId, Reason, RowSet, SourceId};
+use crate::store::entry::Entry;
 use crate::store::{SourceLedger, Standing};
 
 /// What the sources of some families cover.
@@ -38,22 +38,22 @@ pub(super) const ADD_REJECTS: &str = "INSERT INTO source_reject (source_id, reas
 /// The sources of a group and their families.
 pub(super) struct Wanted<'a> {
     headers: BTreeMap<SourceId, &'a Header>,
-    pub(super) ids: Vec<Uuid>,
-    pub(super) families: Vec<Uuid>,
+    pub(super) ids: Vec<SourceId>,
+    pub(super) families: Vec<FamilyId>,
 }
 
 impl<'a> Wanted<'a> {
     pub(super) fn new(headers: impl Iterator<Item = &'a Header>) -> Self {
         let headers: BTreeMap<SourceId, &Header> = headers.map(|header| (header.source, header)).collect();
-        let families: BTreeSet<Digest> = headers.values().map(|header| family_of(header)).collect();
-        Self { ids: headers.keys().copied().map(Uuid).collect(), families: families.into_iter().map(Uuid).collect(), headers }
+        let families: BTreeSet<FamilyId> = headers.values().map(|header| header.family).collect();
+        Self { ids: headers.keys().copied().collect(), families: families.into_iter().collect(), headers }
     }
 }
 
 /// A source as the ledger has it.
 struct Member {
     id: SourceId,
-    family: Digest,
+    family: FamilyId,
     /// Whether it was registered by a batch (and not for a dead letter, which does not know the family).
     named: bool,
     covered: RowSet,
@@ -70,7 +70,7 @@ impl Cover {
             .iter()
             .map(|row| {
                 let covered = row_set(row.get(3)).map_err(|why| session.odd(&why))?;
-                Ok(Member { id: row.get::<_, Uuid>(0).0, family: row.get::<_, Uuid>(1).0, named: row.get(2), covered })
+                Ok(Member { id: row.get(0), family: row.get(1), named: row.get(2), covered })
             })
             .collect::<Result<_>>()?;
         Ok(Self { members })
@@ -83,7 +83,7 @@ impl Cover {
 
     /// What a source and the others of its family cover.
     pub(super) fn of_family(&self, header: &Header) -> RowSet {
-        let family = family_of(header);
+        let family = header.family;
         let mut all = RowSet::new();
         for member in self.members.iter().filter(|member| member.id == header.source || member.family == family) {
             all.extend(&member.covered);
@@ -104,8 +104,8 @@ pub(super) async fn register(session: &Session, wanted: &Wanted<'_>, cover: &Cov
     if new.is_empty() {
         return Ok(());
     }
-    let ids: Vec<Uuid> = new.iter().map(|header| Uuid(header.source)).collect();
-    let families: Vec<Uuid> = new.iter().map(|header| Uuid(family_of(header))).collect();
+    let ids: Vec<SourceId> = new.iter().map(|header| header.source).collect();
+    let families: Vec<FamilyId> = new.iter().map(|header| header.family).collect();
     let clusters: Vec<_> = new.iter().map(|header| clean(&header.cluster)).collect();
     let names: Vec<_> = new.iter().map(|header| clean(&header.name)).collect();
     session
@@ -123,13 +123,13 @@ pub(super) async fn register(session: &Session, wanted: &Wanted<'_>, cover: &Cov
 /// The entries of a commit as the parameters of [`ADD`] and [`ADD_REJECTS`].
 #[derive(Default)]
 pub(super) struct EntryColumns {
-    pub(super) ids: Vec<Uuid>,
+    pub(super) ids: Vec<SourceId>,
     pub(super) rows: Vec<String>,
     pub(super) valid: Vec<i64>,
     pub(super) duplicate: Vec<i64>,
     pub(super) extra: Vec<i64>,
     pub(super) newest: Vec<Option<Time>>,
-    pub(super) reject_ids: Vec<Uuid>,
+    pub(super) reject_ids: Vec<SourceId>,
     pub(super) reasons: Vec<i16>,
     pub(super) rejected: Vec<i64>,
 }
@@ -138,14 +138,14 @@ impl EntryColumns {
     pub(super) fn new(entries: &BTreeMap<SourceId, Entry>) -> Self {
         let mut columns = Self::default();
         for (id, entry) in entries {
-            columns.ids.push(Uuid(*id));
+            columns.ids.push(*id);
             columns.rows.push(entry.rows.to_string());
             columns.valid.push(entry.valid.cast_signed());
             columns.duplicate.push(entry.duplicate.cast_signed());
             columns.extra.push(entry.extra.cast_signed());
             columns.newest.push(entry.newest.map(Time));
             for (reason, n) in &entry.rejected {
-                columns.reject_ids.push(Uuid(*id));
+                columns.reject_ids.push(*id);
                 columns.reasons.push(i16::from(reason.code()));
                 columns.rejected.push(n.cast_signed());
             }
@@ -159,27 +159,27 @@ impl EntryColumns {
 pub(super) fn settled(session: &Session, rows: &[Row], dead: &[Row]) -> Result<Vec<(SourceId, u64)>> {
     let mut sets: BTreeMap<SourceId, RowSet> = BTreeMap::new();
     for row in rows {
-        let set = sets.entry(row.get::<_, Uuid>(0).0).or_default();
+        let set = sets.entry(row.get(0)).or_default();
         for column in [1, 2] {
             set.extend(&row_set(row.get(column)).map_err(|why| session.odd(&why))?);
         }
     }
     for row in dead {
         let range = parse_range(row.get(1)).map_err(|why| session.odd(&why))?;
-        sets.entry(row.get::<_, Uuid>(0).0).or_default().insert(range);
+        sets.entry(row.get(0)).or_default().insert(range);
     }
     Ok(sets.into_iter().map(|(id, set)| (id, set.ranges().first().filter(|r| r.first == 0).map_or(0, |r| r.end))).collect())
 }
 
 /// How far these sources are settled, in the order asked; unknown ones are at 0.
 pub(super) async fn settled_of(session: &Session, sources: &[SourceId]) -> Result<Vec<(SourceId, u64)>> {
-    let ids: Vec<Uuid> = sources.iter().copied().map(Uuid).collect();
     let (of_sources, of_dead) = (
         session.prepare("SELECT id, covered::text, dropped::text FROM source WHERE id = ANY($1)").await?,
         session.prepare(DEAD).await?,
     );
     // Dead letters first: one that is revived between the two is then counted in both, not in neither.
-    let (dead, rows) = join(session.query_prepared(&of_dead, &[&ids]), session.query_prepared(&of_sources, &[&ids])).await;
+    let (dead, rows) =
+        join(session.query_prepared(&of_dead, &[&sources]), session.query_prepared(&of_sources, &[&sources])).await;
     let known: BTreeMap<SourceId, u64> = settled(session, &rows?, &dead?)?.into_iter().collect();
     Ok(sources.iter().map(|source| (*source, known.get(source).copied().unwrap_or(0))).collect())
 }
@@ -237,7 +237,7 @@ fn one(session: &Session, row: &Row) -> Result<SourceLedger> {
         .collect::<Result<_>>()?;
     let ms = |column: usize| row.get::<_, Option<Time>>(column).map(|time| time.0);
     Ok(SourceLedger {
-        source: row.get::<_, Uuid>(0).0,
+        source: row.get(0),
         cluster: row.get(1),
         name: row.get(2),
         dead: dead.minus(&covered).minus(&dropped),

@@ -9,9 +9,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::error::Result;
 use super::pool::Session;
-use super::types::{Uuid, clean};
+use super::types::clean;
 use crate::batch::Dictionary;
-use crate::model::{Digest, Gpu, Series};
+use crate::model::{DictionaryId, Digest, Gpu, Series};
 use crate::store::Incoming;
 use crate::store::chunk::{Day, Ids, Resolved};
 
@@ -27,7 +27,7 @@ struct Inner {
     /// How often everything was forgotten.
     epoch: u64,
     series: HashMap<u128, Ids>,
-    dictionaries: HashMap<(String, Digest), (Arc<Dictionary>, Resolved)>,
+    dictionaries: HashMap<(String, DictionaryId), (Arc<Dictionary>, Resolved)>,
     /// Series in `dictionaries`.
     entries: usize,
     /// Days that have a partition.
@@ -70,13 +70,13 @@ impl Caches {
     }
 
     /// A dictionary's ids. A digest may be wrong, so contents are compared (at once, where it is the very same dictionary).
-    fn dictionary(&self, cluster: &str, digest: Digest, dictionary: &Arc<Dictionary>) -> Option<Resolved> {
+    fn dictionary(&self, cluster: &str, digest: DictionaryId, dictionary: &Arc<Dictionary>) -> Option<Resolved> {
         let inner = self.lock();
         let (known, ids) = inner.dictionaries.get(&(cluster.to_owned(), digest))?;
         (Arc::ptr_eq(known, dictionary) || known == dictionary).then(|| Arc::clone(ids))
     }
 
-    fn know_dictionary(&self, epoch: u64, cluster: &str, digest: Digest, dictionary: &Arc<Dictionary>, ids: &Resolved) {
+    fn know_dictionary(&self, epoch: u64, cluster: &str, digest: DictionaryId, dictionary: &Arc<Dictionary>, ids: &Resolved) {
         let mut inner = self.lock();
         if inner.epoch != epoch || ids.len() > self.limit {
             return;
@@ -132,7 +132,7 @@ async fn resolve_dictionary(
     cluster: &str,
     dictionary: &Dictionary,
 ) -> Result<Resolved> {
-    let keys: Vec<u128> = dictionary.series.iter().map(|series| series.key(cluster).0).collect();
+    let keys: Vec<u128> = dictionary.series.iter().map(|series| series.key(cluster).to_u128()).collect();
     let mut found: HashMap<u128, Ids> = {
         let inner = caches.lock();
         keys.iter().filter_map(|key| Some((*key, *inner.series.get(key)?))).collect()
@@ -158,16 +158,16 @@ async fn resolve_dictionary(
 }
 
 async fn select_series(session: &Session, wanted: &BTreeMap<u128, &Series>) -> Result<HashMap<u128, Ids>> {
-    let keys: Vec<Uuid> = wanted.keys().map(|key| Uuid(Digest(*key))).collect();
+    let keys: Vec<Digest> = wanted.keys().map(|key| Digest::from_u128(*key)).collect();
     let rows = session.query("SELECT key, id, gpu_id FROM series WHERE key = ANY($1)", &[&keys]).await?;
-    Ok(rows.iter().map(|row| (row.get::<_, Uuid>(0).0.0, Ids { series: row.get(1), gpu: row.get(2) })).collect())
+    Ok(rows.iter().map(|row| (row.get::<_, Digest>(0).to_u128(), Ids { series: row.get(1), gpu: row.get(2) })).collect())
 }
 
 async fn insert_series(session: &Session, cluster: &str, new: &BTreeMap<u128, &Series>) -> Result<()> {
-    let gpus: BTreeMap<u128, &Gpu> = new.values().map(|series| (series.gpu.key(cluster).0, &series.gpu)).collect();
+    let gpus: BTreeMap<u128, &Gpu> = new.values().map(|series| (series.gpu.key(cluster).to_u128(), &series.gpu)).collect();
     insert_gpus(session, cluster, &gpus).await?;
-    let keys: Vec<Uuid> = new.keys().map(|key| Uuid(Digest(*key))).collect();
-    let gpu_keys: Vec<Uuid> = new.values().map(|series| Uuid(series.gpu.key(cluster))).collect();
+    let keys: Vec<Digest> = new.keys().map(|key| Digest::from_u128(*key)).collect();
+    let gpu_keys: Vec<Digest> = new.values().map(|series| series.gpu.key(cluster)).collect();
     let text = |of: fn(&Series) -> &String| new.values().map(|series| clean(of(series)).into_owned()).collect::<Vec<_>>();
     let labels: Vec<Option<serde_json::Value>> = new.values().map(|series| labels_of(series)).collect();
     session
@@ -205,7 +205,7 @@ fn labels_of(series: &Series) -> Option<serde_json::Value> {
 }
 
 async fn insert_gpus(session: &Session, cluster: &str, gpus: &BTreeMap<u128, &Gpu>) -> Result<()> {
-    let keys: Vec<Uuid> = gpus.keys().map(|key| Uuid(Digest(*key))).collect();
+    let keys: Vec<Digest> = gpus.keys().map(|key| Digest::from_u128(*key)).collect();
     let text = |of: fn(&Gpu) -> &String| gpus.values().map(|gpu| clean(of(gpu)).into_owned()).collect::<Vec<_>>();
     // An index that PostgreSQL's int cannot hold is none of a real GPU; the key still tells such GPUs apart.
     let indices: Vec<Option<i32>> = gpus.values().map(|gpu| gpu.index.and_then(|index| i32::try_from(index).ok())).collect();

@@ -5,7 +5,7 @@ use std::error::Error;
 use bytes::{BufMut, BytesMut};
 use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, accepts, to_sql_checked};
 
-use crate::model::Digest;
+use crate::model::{DictionaryId, Digest, FamilyId, SourceId};
 pub(super) use crate::store::text::{clean, parse_range, range_text, row_set};
 
 /// 2000-01-01T00:00:00Z in ms since 1970: where PostgreSQL's timestamps begin.
@@ -37,22 +37,28 @@ impl<'a> FromSql<'a> for Time {
     accepts!(TIMESTAMPTZ);
 }
 
-/// A `uuid`: a digest, or the store's id.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Uuid(pub(super) Digest);
+/// A digest, or an id that is one, as a `uuid`.
+macro_rules! as_uuid {
+    ($type:ty, $from:expr) => {
+        impl ToSql for $type {
+            fn to_sql(&self, _: &Type, out: &mut BytesMut) -> Result<IsNull, Box<dyn Error + Sync + Send>> {
+                out.put_slice(&self.to_bytes());
+                Ok(IsNull::No)
+            }
+            accepts!(UUID);
+            to_sql_checked!();
+        }
 
-impl ToSql for Uuid {
-    fn to_sql(&self, _: &Type, out: &mut BytesMut) -> Result<IsNull, Box<dyn Error + Sync + Send>> {
-        out.put_slice(&self.0.to_bytes());
-        Ok(IsNull::No)
-    }
-    accepts!(UUID);
-    to_sql_checked!();
+        impl<'a> FromSql<'a> for $type {
+            fn from_sql(_: &Type, raw: &'a [u8]) -> Result<Self, Box<dyn Error + Sync + Send>> {
+                Digest::from_slice(raw).map($from).ok_or_else(|| "a uuid has 16 bytes".into())
+            }
+            accepts!(UUID);
+        }
+    };
 }
 
-impl<'a> FromSql<'a> for Uuid {
-    fn from_sql(_: &Type, raw: &'a [u8]) -> Result<Self, Box<dyn Error + Sync + Send>> {
-        Digest::from_slice(raw).map(Self).ok_or_else(|| "a uuid has 16 bytes".into())
-    }
-    accepts!(UUID);
-}
+as_uuid!(Digest, std::convert::identity);
+as_uuid!(SourceId, SourceId::from_digest);
+as_uuid!(FamilyId, FamilyId::from_digest);
+as_uuid!(DictionaryId, DictionaryId::from_digest);

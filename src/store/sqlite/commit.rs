@@ -9,9 +9,9 @@ use super::connections::Writer;
 use super::error::{Fault, Result};
 use super::{blob, ledger, series};
 use crate::batch::Batch;
-use crate::model::{Digest, RowSet, SourceId};
+use crate::model::{FamilyId, RowSet, SourceId};
 use crate::store::chunk::{Chunker, Part, Spans};
-use crate::store::entry::{Entry, Rejected, family_of};
+use crate::store::entry::{Entry, Rejected};
 use crate::store::text::range_text;
 use crate::store::{Committed, Incoming, StoreError};
 
@@ -40,14 +40,14 @@ fn within(writer: &mut Writer, group: &[Incoming], letter: Option<i64>) -> Resul
     let connection = &writer.connection;
     let mut work = Work::default();
     // What is covered as the batches of the group go in, by family and by source.
-    let (mut families, mut sources): (HashMap<Digest, RowSet>, HashMap<SourceId, RowSet>) = (HashMap::new(), HashMap::new());
+    let (mut families, mut sources): (HashMap<FamilyId, RowSet>, HashMap<SourceId, RowSet>) = (HashMap::new(), HashMap::new());
     // Batches of which nothing is covered are written together, so that their chunks are long.
     let mut new: Vec<Part<'_>> = Vec::new();
     for (incoming, ids) in group.iter().zip(&ids) {
         let (batch, header) = (&incoming.batch, &incoming.batch.header);
         ledger::register(connection, header)?;
         let (own_now, family_now) = ledger::covered(connection, header)?;
-        let family = families.entry(family_of(header)).or_default();
+        let family = families.entry(header.family).or_default();
         family.extend(&family_now);
         let own = sources.entry(header.source).or_insert(own_now);
         let part = Part { batch, ids, keep: None };

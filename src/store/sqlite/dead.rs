@@ -6,7 +6,7 @@ use rusqlite::{Connection, OptionalExtension as _, Row, params};
 use super::connections::Writer;
 use super::error::{Fault, Result};
 use super::ledger;
-use crate::model::{SourceId, now_ms};
+use crate::model::{DictionaryId, SourceId, now_ms};
 use crate::store::DeadLetter;
 use crate::store::text::{clean, parse_range, range_text};
 
@@ -79,7 +79,7 @@ pub(super) fn show(connection: &Connection, id: i64) -> Result<Option<DeadLetter
     let mut statement = connection.prepare_cached("SELECT digest, data FROM dead_dictionary WHERE letter = ?1 ORDER BY place")?;
     let mut rows = statement.query([id])?;
     while let Some(row) = rows.next()? {
-        found.dictionaries.push((ledger::digest(row, 0)?, Bytes::from(row.get::<_, Vec<u8>>(1)?)));
+        found.dictionaries.push((DictionaryId::from_digest(ledger::digest(row, 0)?), Bytes::from(row.get::<_, Vec<u8>>(1)?)));
     }
     Ok(Some(found))
 }
@@ -87,7 +87,7 @@ pub(super) fn show(connection: &Connection, id: i64) -> Result<Option<DeadLetter
 fn letter(row: &Row<'_>) -> Result<DeadLetter> {
     Ok(DeadLetter {
         id: row.get(0)?,
-        source: ledger::digest(row, 1)?,
+        source: ledger::source(row, 1)?,
         rows: parse_range(&row.get::<_, String>(2)?).map_err(Fault::Odd)?,
         reason: row.get(3)?,
         payload: Bytes::new(),

@@ -7,7 +7,7 @@ use rusqlite::{Connection, OptionalExtension as _, Row, params};
 use super::error::{Fault, Result};
 use crate::batch::Header;
 use crate::model::{Digest, Reason, RowSet, SourceId, now_ms};
-use crate::store::entry::{Entry, Rejected, family_of};
+use crate::store::entry::{Entry, Rejected};
 use crate::store::text::{clean, parse_range, row_set};
 use crate::store::{SourceLedger, Standing};
 
@@ -20,15 +20,20 @@ pub(super) fn digest(row: &Row<'_>, at: usize) -> Result<Digest> {
     Digest::from_slice(&bytes).ok_or_else(|| Fault::Odd("an id that has not 16 bytes".to_owned()))
 }
 
+/// A source's id in a row.
+pub(super) fn source(row: &Row<'_>, at: usize) -> Result<SourceId> {
+    digest(row, at).map(SourceId::from_digest)
+}
+
 /// What a source, and it with the others of its family, cover.
 pub(super) fn covered(connection: &Connection, header: &Header) -> Result<(RowSet, RowSet)> {
     let mut statement = connection.prepare_cached("SELECT id, covered FROM source WHERE id = ?1 OR family = ?2")?;
-    let mut rows = statement.query([&header.source.to_bytes()[..], &family_of(header).to_bytes()[..]])?;
+    let mut rows = statement.query([&header.source.to_bytes()[..], &header.family.to_bytes()[..]])?;
     let (mut own, mut family) = (RowSet::new(), RowSet::new());
     while let Some(row) = rows.next()? {
         let covered = set(row.get_ref(1)?.as_str_or_null().map_err(|error| Fault::Odd(error.to_string()))?)?;
         family.extend(&covered);
-        if digest(row, 0)? == header.source {
+        if source(row, 0)? == header.source {
             own = covered;
         }
     }
@@ -45,7 +50,7 @@ pub(super) fn register(connection: &Connection, header: &Header) -> Result<()> {
         )?
         .execute(params![
             &header.source.to_bytes()[..],
-            &family_of(header).to_bytes()[..],
+            &header.family.to_bytes()[..],
             clean(&header.cluster),
             clean(&header.name)
         ])?;
@@ -147,7 +152,7 @@ pub(super) fn all(connection: &Connection) -> Result<Vec<SourceLedger>> {
     let mut rows = statement.query([])?;
     let mut ledger = Vec::new();
     while let Some(row) = rows.next()? {
-        let source = digest(row, 0)?;
+        let source = source(row, 0)?;
         let (covered, dropped) = (set(Some(&row.get::<_, String>(3)?))?, set(Some(&row.get::<_, String>(4)?))?);
         ledger.push(SourceLedger {
             source,
@@ -175,7 +180,7 @@ fn rejected(connection: &Connection) -> Result<BTreeMap<SourceId, BTreeMap<Reaso
         let code: i64 = row.get(1)?;
         let reason = u8::try_from(code).ok().and_then(Reason::from_code);
         let reason = reason.ok_or_else(|| Fault::Odd(format!("the reject reason {code}")))?;
-        rejected.entry(digest(row, 0)?).or_default().insert(reason, row.get::<_, i64>(2)?.cast_unsigned());
+        rejected.entry(source(row, 0)?).or_default().insert(reason, row.get::<_, i64>(2)?.cast_unsigned());
     }
     Ok(rejected)
 }

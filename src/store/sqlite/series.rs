@@ -33,7 +33,7 @@ fn of_dictionary(writer: &mut Writer, cluster: &str, dictionary: &Dictionary) ->
         .series
         .iter()
         .map(|series| {
-            let key = series.key(cluster).0;
+            let key = series.key(cluster).to_u128();
             if let Some(ids) = known.get(&key) {
                 return Ok(*ids);
             }
@@ -75,7 +75,7 @@ fn find_or_add(connection: &Connection, cluster: &str, key: u128, series: &Serie
 }
 
 fn gpu(connection: &Connection, cluster: &str, gpu: &Gpu) -> Result<i64> {
-    let key = gpu.key(cluster).0.to_be_bytes();
+    let key = gpu.key(cluster).to_bytes();
     let found =
         connection.prepare_cached("SELECT id FROM gpu WHERE key = ?1")?.query_row([&key[..]], |row| row.get(0)).optional()?;
     if let Some(id) = found {

@@ -27,7 +27,7 @@ use super::{
     Backlog, Consumer, ConsumerState, Delivery, GroupState, Identity, Inspector, Lease, Outgoing, Partition, PartitionState,
     Published, Publisher, Receipt, Result, SourceState,
 };
-use crate::model::{Digest, Position, RowRange, SourceId, now_ms};
+use crate::model::{DictionaryId, FamilyId, Position, RowRange, SourceId, now_ms};
 
 /// What the one group is called where groups are listed.
 const GROUP: &str = "collectors";
@@ -147,7 +147,7 @@ impl MemoryTransport {
         if too_big || place.entries.len() as u64 >= self.settings.max_backlog {
             return Published::Full;
         }
-        let missing: Vec<Digest> = batch
+        let missing: Vec<DictionaryId> = batch
             .dictionaries
             .iter()
             .filter(|digest| !place.dictionaries.contains_key(digest) && !batch.with.iter().any(|(with, _)| with == *digest))
@@ -198,13 +198,13 @@ impl Publisher for MemoryTransport {
         Ok(())
     }
 
-    async fn identities(&self, first_record: Digest) -> Result<Vec<Identity>> {
+    async fn identities(&self, first_record: FamilyId) -> Result<Vec<Identity>> {
         Ok(lock(&self.shared.registry).of(first_record))
     }
 
     async fn register(
         &self,
-        first_record: Digest,
+        first_record: FamilyId,
         seen: &[Identity],
         new: Identity,
     ) -> Result<std::result::Result<(), Vec<Identity>>> {
@@ -241,7 +241,7 @@ impl Consumer for MemoryTransport {
         }
     }
 
-    async fn dictionary(&self, partition: Partition, digest: Digest) -> Result<Option<Bytes>> {
+    async fn dictionary(&self, partition: Partition, digest: DictionaryId) -> Result<Option<Bytes>> {
         Ok(self.state().partition(partition).dictionaries.get(&digest).map(|dictionary| dictionary.bytes.clone()))
     }
 

@@ -6,12 +6,12 @@ use std::fs::{File, OpenOptions};
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 
-use crate::model::Digest;
+use crate::model::FamilyId;
 use crate::transport::{Identity, Result, TransportError};
 
 /// The contents that are known, by their first record.
 pub(super) struct Registry {
-    known: HashMap<Digest, Vec<Identity>>,
+    known: HashMap<FamilyId, Vec<Identity>>,
     file: Option<(PathBuf, File)>,
 }
 
@@ -36,7 +36,7 @@ impl Registry {
             file.set_len(whole as u64).map_err(|error| failed("cannot be mended", &error))?;
         }
         file.seek(SeekFrom::End(0)).map_err(|error| failed("cannot be read", &error))?;
-        let mut known: HashMap<Digest, Vec<Identity>> = HashMap::new();
+        let mut known: HashMap<FamilyId, Vec<Identity>> = HashMap::new();
         for (at, line) in text[..whole].lines().enumerate() {
             let (first_record, identity) =
                 parse(line).ok_or_else(|| failed(&format!("line {}", at + 1), &"is not what this program writes"))?;
@@ -45,14 +45,14 @@ impl Registry {
         Ok(Self { known, file: Some((path.to_owned(), file)) })
     }
 
-    pub(super) fn of(&self, first_record: Digest) -> Vec<Identity> {
+    pub(super) fn of(&self, first_record: FamilyId) -> Vec<Identity> {
         self.known.get(&first_record).cloned().unwrap_or_default()
     }
 
     /// See [`crate::transport::Publisher::register`].
     pub(super) fn register(
         &mut self,
-        first_record: Digest,
+        first_record: FamilyId,
         seen: &[Identity],
         new: Identity,
     ) -> Result<std::result::Result<(), Vec<Identity>>> {
@@ -77,7 +77,7 @@ impl Registry {
     }
 }
 
-fn parse(line: &str) -> Option<(Digest, Identity)> {
+fn parse(line: &str) -> Option<(FamilyId, Identity)> {
     let mut words = line.split(' ');
     let mut word = || words.next();
     let first_record = word()?.parse().ok()?;
@@ -88,9 +88,16 @@ fn parse(line: &str) -> Option<(Digest, Identity)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::{Digest, SourceId};
+
+    fn family(n: u128) -> FamilyId {
+        FamilyId::from_digest(Digest::from_u128(n))
+    }
 
     fn identity(n: u64) -> Identity {
-        Identity { length: n, prefix: Digest(u128::from(n)), source: Digest(u128::MAX - u128::from(n)) }
+        let digest = Digest::from_u128;
+        let source = SourceId::from_digest(digest(u128::MAX - u128::from(n)));
+        Identity { length: n, prefix: digest(n.into()), source }
     }
 
     #[test]
@@ -98,15 +105,15 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("sources");
         let mut registry = Registry::open(Some(&path)).unwrap();
-        assert_eq!(registry.register(Digest(1), &[], identity(1)).unwrap(), Ok(()));
-        assert_eq!(registry.register(Digest(1), &[], identity(2)).unwrap(), Err(vec![identity(1)]));
-        assert_eq!(registry.register(Digest(1), &[identity(1)], identity(2)).unwrap(), Ok(()));
+        assert_eq!(registry.register(family(1), &[], identity(1)).unwrap(), Ok(()));
+        assert_eq!(registry.register(family(1), &[], identity(2)).unwrap(), Err(vec![identity(1)]));
+        assert_eq!(registry.register(family(1), &[identity(1)], identity(2)).unwrap(), Ok(()));
         // Killed while it wrote.
         OpenOptions::new().append(true).open(&path).unwrap().write_all(b"0123 45").unwrap();
         let mut registry = Registry::open(Some(&path)).unwrap();
-        assert_eq!(registry.of(Digest(1)), [identity(1), identity(2)]);
-        assert_eq!(registry.register(Digest(2), &[], identity(3)).unwrap(), Ok(()));
-        assert_eq!(Registry::open(Some(&path)).unwrap().of(Digest(2)), [identity(3)]);
+        assert_eq!(registry.of(family(1)), [identity(1), identity(2)]);
+        assert_eq!(registry.register(family(2), &[], identity(3)).unwrap(), Ok(()));
+        assert_eq!(Registry::open(Some(&path)).unwrap().of(family(2)), [identity(3)]);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use crate::model::{Digest, Position, RowRange, SourceId};
+use crate::model::{DictionaryId, Position, RowRange, SourceId};
 use crate::transport::{Outgoing, Partition, SourceState};
 
 /// Dictionaries of a partition that are kept although no entry needs them: the next batch of their source will.
@@ -24,7 +24,7 @@ pub(super) struct Place {
     pub(super) entries: BTreeMap<u64, Entry>,
     pub(super) positions: BTreeMap<SourceId, Position>,
     pub(super) committed: BTreeMap<SourceId, u64>,
-    pub(super) dictionaries: HashMap<Digest, Dictionary>,
+    pub(super) dictionaries: HashMap<DictionaryId, Dictionary>,
     /// When the newest entry there ever was came, ms.
     pub(super) newest_ms: Option<i64>,
     next: u64,
@@ -96,7 +96,7 @@ impl Place {
             return;
         }
         let oldest = self.entries.first_key_value().map_or(self.next, |(id, _)| *id);
-        let mut spare: Vec<(u64, Digest)> =
+        let mut spare: Vec<(u64, DictionaryId)> =
             self.dictionaries.iter().filter(|(_, d)| d.last < oldest).map(|(digest, d)| (d.last, *digest)).collect();
         spare.sort_unstable();
         for (_, digest) in &spare[..spare.len().saturating_sub(SPARE_DICTIONARIES)] {

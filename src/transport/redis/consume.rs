@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::session::{Kind, Reading, Sent, Session};
 use super::{RedisTransport, reply, script};
-use crate::model::{Digest, RowRange, SourceId};
+use crate::model::{DictionaryId, RowRange, SourceId};
 use crate::transport::{Backlog, Consumer, Delivery, Partition, Receipt, Result, TransportError};
 
 /// Unused dictionaries are looked for once in so many acknowledgements.
@@ -64,7 +64,7 @@ impl Consumer for RedisTransport {
         }
     }
 
-    async fn dictionary(&self, partition: Partition, digest: Digest) -> Result<Option<Bytes>> {
+    async fn dictionary(&self, partition: Partition, digest: DictionaryId) -> Result<Option<Bytes>> {
         let key = self.shared.keys.dict(partition, digest);
         let conn = self.link(partition)?.get().await?;
         Ok(conn.call("GET", vec![key.into()]).await?.into_bytes())
@@ -286,9 +286,9 @@ impl RedisTransport {
         let conn = self.link(partition)?.get().await?;
         let dicts = keys.dicts(partition);
         let mut candidates = Vec::new();
-        for (digest, used) in reply::pairs(conn.call("HGETALL", vec![dicts.as_str().into()]).await?) {
-            let (digest, used) = (reply::parsed::<Digest>(&digest, &dicts)?, reply::text(&used)?);
-            candidates.push((order(&used), digest, used));
+        for (id, used) in reply::pairs(conn.call("HGETALL", vec![dicts.as_str().into()]).await?) {
+            let (id, used) = (reply::parsed::<DictionaryId>(&id, &dicts)?, reply::text(&used)?);
+            candidates.push((order(&used), id, used));
         }
         candidates.sort_unstable();
         candidates.truncate(SWEEP_MAX);
@@ -297,9 +297,9 @@ impl RedisTransport {
         }
         let mut names = vec![keys.stream(partition), dicts];
         let mut args: Vec<Value> = vec![unused_for.as_millis().to_string().into()];
-        for (_, digest, used) in candidates {
-            names.push(keys.dict(partition, digest));
-            args.extend([digest.to_string().into(), used.into()]);
+        for (_, id, used) in candidates {
+            names.push(keys.dict(partition, id));
+            args.extend([id.to_string().into(), used.into()]);
         }
         reply::number(&conn.run(&script::SWEEP, names, args).await?)
     }
@@ -346,13 +346,13 @@ fn entry_id(entry: &Value) -> Result<String> {
 fn delivery(partition: Partition, entry: String, epoch: u64, fields: Value) -> Delivery {
     let mut delivery = Delivery {
         receipt: Receipt { partition, entry, epoch },
-        source: SourceId::default(),
+        source: SourceId::UNKNOWN,
         rows: RowRange { first: 0, end: 0 },
         payload: Bytes::new(),
     };
     for (field, value) in reply::pairs(fields) {
         match field.as_bytes() {
-            Some(b"s") => delivery.source = reply::parsed(&value, "").unwrap_or_default(),
+            Some(b"s") => delivery.source = reply::parsed(&value, "").unwrap_or(SourceId::UNKNOWN),
             Some(b"f") => delivery.rows.first = reply::number(&value).unwrap_or_default(),
             Some(b"e") => delivery.rows.end = reply::number(&value).unwrap_or_default(),
             Some(b"d") => delivery.payload = value.into_bytes().unwrap_or_default(),

@@ -1,6 +1,6 @@
 //! The names of the keys. Those of one partition share the hash tag `{prefix:partition}`, and with it a cluster's slot.
 
-use crate::model::{Digest, SourceId};
+use crate::model::{DictionaryId, FamilyId, SourceId};
 use crate::transport::Partition;
 
 /// Makes key names.
@@ -39,7 +39,7 @@ impl Keys {
     }
 
     /// String: a dictionary.
-    pub(super) fn dict(&self, partition: Partition, digest: Digest) -> String {
+    pub(super) fn dict(&self, partition: Partition, digest: DictionaryId) -> String {
         self.of(partition, &format!("dict:{digest}"))
     }
 
@@ -54,7 +54,7 @@ impl Keys {
     }
 
     /// List: the known contents that begin with the same record.
-    pub(super) fn registry(&self, partition: Partition, first_record: Digest) -> String {
+    pub(super) fn registry(&self, partition: Partition, first_record: FamilyId) -> String {
         self.of(partition, &format!("registry:{first_record}"))
     }
 

@@ -8,7 +8,7 @@ use futures_util::future::{BoxFuture, FutureExt};
 
 use super::client::{Conn, bytes};
 use super::{RedisTransport, reply, script};
-use crate::model::{Digest, Position, SourceId};
+use crate::model::{FamilyId, Position, SourceId};
 use crate::transport::{Identity, Lease, Outgoing, Partition, Published, Publisher, Result, TransportError};
 
 #[async_trait]
@@ -78,8 +78,8 @@ impl Publisher for RedisTransport {
         Ok(())
     }
 
-    async fn identities(&self, first_record: Digest) -> Result<Vec<Identity>> {
-        let partition = self.partition_of(first_record);
+    async fn identities(&self, first_record: FamilyId) -> Result<Vec<Identity>> {
+        let partition = first_record.partition(self.shared.config.partitions);
         let key = self.shared.keys.registry(partition, first_record);
         let conn = self.link(partition)?.get().await?;
         let list = conn.call("LRANGE", vec![key.as_str().into(), 0.into(), (-1).into()]).await?;
@@ -88,11 +88,11 @@ impl Publisher for RedisTransport {
 
     async fn register(
         &self,
-        first_record: Digest,
+        first_record: FamilyId,
         seen: &[Identity],
         new: Identity,
     ) -> Result<std::result::Result<(), Vec<Identity>>> {
-        let partition = self.partition_of(first_record);
+        let partition = first_record.partition(self.shared.config.partitions);
         let key = self.shared.keys.registry(partition, first_record);
         let args = std::iter::once(&new).chain(seen).map(|i| identity_text(i).into()).collect();
         let answer = self.link(partition)?.get().await?.run(&script::REGISTER, vec![key.clone()], args).await?;

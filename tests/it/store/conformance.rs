@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use telemetry::model::{Digest, MAX_TIME_MS, MIN_TIME_MS, Reason, RowRange};
+use telemetry::model::{DictionaryId, Digest, FamilyId, MAX_TIME_MS, MIN_TIME_MS, Reason, RowRange};
 use telemetry::store::{Committed, DeadLetter, Incoming, Standing, Store, StoreError};
 
 use super::rows::*;
@@ -35,7 +35,8 @@ pub async fn rows_are_stored_with_their_range(h: &dyn Harness) {
     assert_eq!(entry.duplicate, 0);
     assert_eq!(entry.newest_sample_ms, content.samples().keys().map(|key| key.3).max());
     assert!(entry.first_commit_ms > 0 && entry.last_commit_ms >= entry.first_commit_ms);
-    assert_eq!(store.settled(&[Digest(1), content.source]).await.expect("settled"), [(Digest(1), 0), (content.source, 300)]);
+    let unknown = source("unknown");
+    assert_eq!(store.settled(&[unknown, content.source]).await.expect("settled"), [(unknown, 0), (content.source, 300)]);
 }
 
 pub async fn an_empty_group_is_no_error(h: &dyn Harness) {
@@ -83,7 +84,8 @@ pub async fn another_content_under_the_same_id_loses_nothing(h: &dyn Harness) {
 pub async fn siblings_of_a_family_are_stored_once(h: &dyn Harness) {
     let store = h.open();
     let a = Content::new("a", plain(200)).of_family("f");
-    let (b, stranger) = (a.sibling("b"), Content { family: Digest::default(), ..a.sibling("stranger") });
+    let b = a.sibling("b");
+    let stranger = Content { family: FamilyId::of_source(source("stranger")), ..a.sibling("stranger") };
     commit(&*store, &[a.batch(0..120)]).await;
     let done = commit(&*store, &[b.batch(50..200), a.batch(120..200), b.batch(0..50)]).await;
     let mut settled = done.settled.clone();
@@ -207,7 +209,10 @@ fn letter(content: &Content, rows: std::ops::Range<usize>) -> DeadLetter {
         rows: RowRange { first: rows.start as u64, end: rows.end as u64 },
         reason: "a run names a series that is not there".into(),
         payload: Bytes::from_static(b"\0payload\xff"),
-        dictionaries: vec![(Digest(7), Bytes::from_static(b"one")), (Digest(u128::MAX), Bytes::new())],
+        dictionaries: vec![
+            (DictionaryId::of(b"one"), Bytes::from_static(b"one")),
+            (DictionaryId::from_digest(Digest::from_u128(u128::MAX)), Bytes::new()),
+        ],
         buried_ms: 0,
     }
 }

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use telemetry::batch::{Batch, Dictionary, Header, Run};
-use telemetry::model::{Digest, Gpu, RowRange, Series};
+use telemetry::model::{DictionaryId, FamilyId, Gpu, RowRange, Series};
 use telemetry::store::{ChunkRange, GpuFilter, GpuPlace, GpuSummary, Incoming, SeriesFilter, Store};
 
-use super::rows::{DAY, Harness};
+use super::rows::{DAY, Harness, source};
 
 const EVERYTHING: ChunkRange = ChunkRange {
     begins_from_ms: i64::MIN / 2,
@@ -21,11 +21,12 @@ fn batch(cluster: &str, name: &str, content: &[(Series, &[(i64, f64)])]) -> Inco
     let dictionary = Dictionary { series: content.iter().map(|(series, _)| series.clone()).collect() };
     let mut batch = Batch {
         header: Header {
-            source: Digest::of(name.as_bytes()),
+            source: source(name),
+            family: FamilyId::of_source(source(name)),
             cluster: cluster.to_owned(),
             name: name.to_owned(),
-            dictionaries: vec![Digest::of(format!("{dictionary:?}").as_bytes())],
-            ..Header::default()
+            dictionaries: vec![DictionaryId::of(format!("{dictionary:?}").as_bytes())],
+            created_ms: 0,
         },
         rows: RowRange { first: 0, end: 0 },
         runs: Vec::new(),

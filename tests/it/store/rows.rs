@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use telemetry::batch::{Batch, Dictionary, Header, Reject, Run};
-use telemetry::model::{Digest, Gpu, Reason, RowRange, Series, SourceId};
+use telemetry::model::{DictionaryId, Digest, FamilyId, Gpu, Reason, RowRange, Series, SourceId};
 use telemetry::store::{Incoming, Reader, SourceLedger, Store};
 
 /// 2025-01-15T00:00:00Z.
@@ -27,7 +27,7 @@ pub fn sample(series: u32, time: i64, value: f64) -> Row {
 #[derive(Clone, Debug)]
 pub struct Content {
     pub source: SourceId,
-    pub family: Digest,
+    pub family: FamilyId,
     pub cluster: String,
     pub rows: Vec<Row>,
 }
@@ -55,18 +55,24 @@ pub fn series(n: u32) -> Series {
     }
 }
 
+/// The source of this name.
+pub fn source(name: &str) -> SourceId {
+    SourceId::from_digest(Digest::of(name.as_bytes()))
+}
+
 impl Content {
     pub fn new(name: &str, rows: Vec<Row>) -> Self {
-        Self { source: Digest::of(name.as_bytes()), family: Digest::default(), cluster: "edge".into(), rows }
+        let source = source(name);
+        Self { source, family: FamilyId::of_source(source), cluster: "edge".into(), rows }
     }
 
     /// The same rows under another id of one family.
     pub fn sibling(&self, name: &str) -> Self {
-        Self { source: Digest::of(name.as_bytes()), ..self.clone() }
+        Self { source: source(name), ..self.clone() }
     }
 
     pub fn of_family(mut self, name: &str) -> Self {
-        self.family = Digest::of(name.as_bytes());
+        self.family = FamilyId::from_digest(Digest::of(name.as_bytes()));
         self
     }
 
@@ -81,7 +87,7 @@ impl Content {
             }
         }
         let dictionary = Dictionary { series: by_series.keys().map(|n| series(*n)).collect() };
-        let digest = Digest::of(format!("{dictionary:?}").as_bytes());
+        let id = DictionaryId::of(format!("{dictionary:?}").as_bytes());
         let mut batch = Batch {
             header: Header {
                 source: self.source,
@@ -89,7 +95,7 @@ impl Content {
                 cluster: self.cluster.clone(),
                 name: "file.csv".into(),
                 created_ms: DAY,
-                dictionaries: vec![digest],
+                dictionaries: vec![id],
             },
             rows: RowRange { first: range.start as u64, end: range.end as u64 },
             runs: Vec::new(),

@@ -5,15 +5,19 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use telemetry::model::{Digest, RowRange};
+use telemetry::model::{DictionaryId, Digest, RowRange, SourceId};
 use telemetry::transport::redis::{RedisTransport, Retired};
 use telemetry::transport::{Consumer, Identity, Inspector, Lease, Published, Publisher, TransportError};
 
-use super::{ELSEWHERE, OTHER, Place, Queue, SOURCE, Tune, acknowledge, at, backlog, batch, fill, firsts, take};
+use super::{ELSEWHERE, OTHER, Place, Queue, SOURCE, Tune, acknowledge, at, backlog, batch, family, fill, firsts, source, take};
 use crate::support::proxy::Proxy;
 use crate::support::redis::{RedisServer, Reply, config};
 
 const STREAM: &str = "{t:0}:stream";
+
+const fn dictionary_id(n: u128) -> DictionaryId {
+    DictionaryId::from_digest(Digest::from_u128(n))
+}
 
 /// A server and a queue on it.
 pub struct Server(pub RedisServer);
@@ -150,7 +154,7 @@ async fn what_is_listed_comes_in_pages_and_whole() {
     let server = RedisServer::start();
     let q = RedisTransport::connect(&telemetry::config::Redis { max_backlog: 10_000, ..config(&server.url()) }).await.unwrap();
     // Enough for several pages, entries small and large.
-    let sources: Vec<Digest> = (0..1_500u128).map(|n| Digest(2 * n)).collect();
+    let sources: Vec<SourceId> = (0..1_500u128).map(|n| source(2 * n)).collect();
     for (n, source) in sources.iter().enumerate() {
         let mut b = batch(*source, 0);
         b.payload = Bytes::from(vec![b'x'; if n % 100 < 50 { 10 } else { 20_000 }]);
@@ -191,7 +195,7 @@ async fn dictionaries_go_when_nothing_refers_to_them() {
     let server = RedisServer::start();
     let q = open(&server).await;
     let dictionary = |n: u8| Bytes::from(vec![n; 100]);
-    let digest = |n: u8| Digest::of(&dictionary(n));
+    let digest = |n: u8| DictionaryId::of(&dictionary(n));
     for (n, first) in [(1, 0), (2, 10), (3, 20)] {
         let mut b = batch(SOURCE, first);
         b.dictionaries = vec![digest(n)];
@@ -299,15 +303,15 @@ async fn a_full_redis_is_drained_and_takes_more() {
     // Nothing half done: not the position, not a dictionary, not an entry.
     let mut b = batch(SOURCE, row);
     b.payload = Bytes::from(vec![b'x'; 100_000]);
-    b.dictionaries = vec![Digest(9)];
-    b.with = vec![(Digest(9), Bytes::from_static(b"d"))];
+    b.dictionaries = vec![dictionary_id(9)];
+    b.with = vec![(dictionary_id(9), Bytes::from_static(b"d"))];
     assert!(matches!(q.publish(&b).await, Err(TransportError::Full { .. })));
     // Also where the group must be made first.
     let other_partition = batch(ELSEWHERE, 0);
     assert!(matches!(q.publish(&other_partition).await, Err(TransportError::Full { .. })));
     assert_eq!(server.int(&["EXISTS", "{t:1}:stream", "{t:1}:positions", "{t:0}:dicts"]), 0);
     assert_eq!(q.position(SOURCE).await.unwrap(), at(row));
-    assert_eq!(q.dictionary(0, Digest(9)).await.unwrap(), None);
+    assert_eq!(q.dictionary(0, dictionary_id(9)).await.unwrap(), None);
     assert_eq!(server.int(&["XLEN", STREAM]), count as i64);
     // A lease is renewed, a new one refused.
     assert_eq!(q.lease(SOURCE, "me").await.unwrap(), Lease::Held(at(row)));
@@ -417,10 +421,10 @@ async fn a_frozen_redis_is_noticed_by_every_call() {
         unavailable("position", q.position(SOURCE).await.err());
         unavailable("lease", q.lease(SOURCE, "me").await.err());
         unavailable("replicated", q.replicated(SOURCE).await.err());
-        unavailable("dictionary", q.dictionary(0, Digest(1)).await.err());
+        unavailable("dictionary", q.dictionary(0, dictionary_id(1)).await.err());
         unavailable("queued", q.queued(0).await.err());
         unavailable("ping", Consumer::ping(&*q).await.err());
-        unavailable("identities", q.identities(Digest(1)).await.err());
+        unavailable("identities", q.identities(family(1)).await.err());
     };
     tokio::time::timeout(Duration::from_secs(60), all).await.expect("a call never ended");
     server.thaw();
@@ -529,15 +533,15 @@ async fn a_missing_right_is_named() {
     let q = RedisTransport::connect(&config).await.unwrap();
     assert!(q.receive(0, 1).await.unwrap().is_empty());
     let mut b = batch(SOURCE, 0);
-    b.dictionaries = vec![Digest(1)];
-    b.with = vec![(Digest(1), Bytes::from_static(b"d"))];
+    b.dictionaries = vec![dictionary_id(1)];
+    b.with = vec![(dictionary_id(1), Bytes::from_static(b"d"))];
     assert_eq!(q.publish(&b).await.unwrap(), Published::Accepted);
     assert_eq!(q.lease(SOURCE, "me").await.unwrap(), Lease::Held(at(10)));
     assert_eq!(q.lease(SOURCE, "me").await.unwrap(), Lease::Held(at(10)));
     q.release(SOURCE, "me").await.unwrap();
-    let new = Identity { length: 1, prefix: Digest(1), source: SOURCE };
-    assert_eq!(q.register(Digest(1), &[], new).await.unwrap(), Ok(()));
-    assert_eq!(q.identities(Digest(1)).await.unwrap(), [new]);
+    let new = Identity { length: 1, prefix: Digest::from_u128(1), source: SOURCE };
+    assert_eq!(q.register(family(1), &[], new).await.unwrap(), Ok(()));
+    assert_eq!(q.identities(family(1)).await.unwrap(), [new]);
     assert!(q.replicated(SOURCE).await.unwrap());
     let got = take(&*q, 0, 1).await;
     q.keep(0, &[got[0].receipt.clone()]).await.unwrap();

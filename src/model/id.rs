@@ -52,18 +52,6 @@ impl Digest {
     pub fn from_slice(bytes: &[u8]) -> Option<Self> {
         Some(Self(u128::from_be_bytes(bytes.try_into().ok()?)))
     }
-
-    /// The same but for its last 32 bits, which are the other's: those decide on the partition.
-    fn with_partition_bits_of(self, other: Self) -> Self {
-        const PARTITION_BITS: u128 = u32::MAX as u128;
-        Self(self.0 & !PARTITION_BITS | other.0 & PARTITION_BITS)
-    }
-
-    /// Which of so many partitions it belongs to, by its last 32 bits.
-    fn partition(self, partitions: u16) -> u16 {
-        let last = (self.0 & u128::from(u32::MAX)) % u128::from(partitions.max(1));
-        u16::try_from(last).expect("a remainder of a u16 is a u16")
-    }
 }
 
 impl fmt::Display for Digest {
@@ -158,18 +146,6 @@ digest_id! {
 impl SourceId {
     /// What an entry is said to be of whose own fields do not say it. No content has this id.
     pub const UNKNOWN: Self = Self(Digest(0));
-
-    /// The partition that the source belongs to.
-    #[must_use]
-    pub fn partition(self, partitions: u16) -> u16 {
-        self.0.partition(partitions)
-    }
-
-    /// The same id, moved into the partition of a family: what is kept by family and what is kept by source are in one place.
-    #[must_use]
-    pub fn with_partition_of(self, family: FamilyId) -> Self {
-        Self(self.0.with_partition_bits_of(family.0))
-    }
 }
 
 impl FamilyId {
@@ -177,12 +153,6 @@ impl FamilyId {
     #[must_use]
     pub const fn of_source(source: SourceId) -> Self {
         Self(source.0)
-    }
-
-    /// The partition that the family's sources belong to.
-    #[must_use]
-    pub fn partition(self, partitions: u16) -> u16 {
-        self.0.partition(partitions)
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod id;
 mod metric;
+mod partition;
 mod reason;
 mod rows;
 mod series;
@@ -10,6 +11,7 @@ mod value;
 
 pub use id::{DictionaryId, Digest, FamilyId, SourceId};
 pub use metric::{Kind, Metric, catalogue, metric};
+pub use partition::{Partition, Partitions};
 pub use reason::Reason;
 pub use rows::{Position, RowRange, RowSet};
 pub use series::{Gpu, Series};

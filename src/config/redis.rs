@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::check::Check;
 use super::units;
+use crate::model::Partitions;
 use crate::watched::Secret;
 
 /// The queue's address, identity and limits. Resolved by [`super::Config::redis`]: no secret files left to read.
@@ -23,7 +24,7 @@ pub struct Redis {
     /// Prefix of every key.
     pub prefix: String,
     /// Partitions; kept in Redis at first use.
-    pub partitions: u16,
+    pub partitions: Partitions,
     /// Entries a partition may hold unacknowledged before publishers wait.
     pub max_backlog: u64,
     /// Replicas that must have what was published before a run ends; `None` = 1 where there are replicas, else 0.

@@ -7,6 +7,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::units::Listen;
 use super::{Config, ConfigError, Http, Postgres, Redis};
+use crate::model::Partitions;
 use crate::watched::Secret;
 
 /// Where roles that run until they are stopped serve /livez, /readyz and /metrics.
@@ -33,7 +34,7 @@ impl Config {
                 "contents of redis.password_file",
             )?,
             prefix: section.prefix.clone(),
-            partitions: section.partitions,
+            partitions: Partitions::new(section.partitions).unwrap_or(Partitions::ONE),
             max_backlog: section.max_backlog,
             min_replicas: section.min_replicas,
             lease_ttl: section.lease_ttl,

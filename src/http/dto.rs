@@ -380,7 +380,7 @@ impl From<Pipeline> for PipelineState {
             idle_seconds: c.idle_ms as f64 / 1000.0,
         };
         let partition = |p: crate::query::PipelinePartition| Partition {
-            partition: p.partition,
+            partition: p.partition.number(),
             backlog: p.backlog,
             pending: p.pending,
             oldest_age_seconds: p.oldest_ms.map(|ms| ms as f64 / 1000.0),

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_128;
 
 /// A 128-bit content hash (XXH3), written as 32 hex digits.
@@ -51,18 +52,6 @@ impl Digest {
     #[must_use]
     pub fn from_slice(bytes: &[u8]) -> Option<Self> {
         Some(Self(u128::from_be_bytes(bytes.try_into().ok()?)))
-    }
-
-    /// The same but for its last 32 bits, which are the other's: those decide on the partition.
-    fn with_partition_bits_of(self, other: Self) -> Self {
-        const PARTITION_BITS: u128 = u32::MAX as u128;
-        Self(self.0 & !PARTITION_BITS | other.0 & PARTITION_BITS)
-    }
-
-    /// Which of so many partitions it belongs to, by its last 32 bits.
-    fn partition(self, partitions: u16) -> u16 {
-        let last = (self.0 & u128::from(u32::MAX)) % u128::from(partitions.max(1));
-        u16::try_from(last).expect("a remainder of a u16 is a u16")
     }
 }
 
@@ -158,18 +147,6 @@ digest_id! {
 impl SourceId {
     /// What an entry is said to be of whose own fields do not say it. No content has this id.
     pub const UNKNOWN: Self = Self(Digest(0));
-
-    /// The partition that the source belongs to.
-    #[must_use]
-    pub fn partition(self, partitions: u16) -> u16 {
-        self.0.partition(partitions)
-    }
-
-    /// The same id, moved into the partition of a family: what is kept by family and what is kept by source are in one place.
-    #[must_use]
-    pub fn with_partition_of(self, family: FamilyId) -> Self {
-        Self(self.0.with_partition_bits_of(family.0))
-    }
 }
 
 impl FamilyId {
@@ -177,12 +154,6 @@ impl FamilyId {
     #[must_use]
     pub const fn of_source(source: SourceId) -> Self {
         Self(source.0)
-    }
-
-    /// The partition that the family's sources belong to.
-    #[must_use]
-    pub fn partition(self, partitions: u16) -> u16 {
-        self.0.partition(partitions)
     }
 }
 
@@ -192,4 +163,51 @@ impl DictionaryId {
     pub fn of(bytes: &[u8]) -> Self {
         Self(Digest::of(bytes))
     }
+}
+
+/// A number that a store gives to something of its own, told apart by its type from numbers of something else.
+macro_rules! store_id {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Serialize, Deserialize)]
+        #[serde(transparent)]
+        #[repr(transparent)]
+        pub struct $name(i64);
+
+        impl $name {
+            /// The id that the store has given.
+            #[must_use]
+            pub const fn from_store(id: i64) -> Self {
+                Self(id)
+            }
+
+            /// As the store keeps it.
+            #[must_use]
+            pub const fn to_store(self) -> i64 {
+                self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(&self.0, f)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(&self.0, f)
+            }
+        }
+    };
+}
+
+store_id! {
+    /// A series in a store. Ids are positive; the default comes before all of them.
+    SeriesId
+}
+
+store_id! {
+    /// A description of a GPU in a store: a driver upgrade makes a new one.
+    GpuId
 }

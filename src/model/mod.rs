@@ -2,14 +2,16 @@
 
 mod id;
 mod metric;
+mod partition;
 mod reason;
 mod rows;
 mod series;
 mod time;
 mod value;
 
-pub use id::{DictionaryId, Digest, FamilyId, SourceId};
+pub use id::{DictionaryId, Digest, FamilyId, GpuId, SeriesId, SourceId};
 pub use metric::{Kind, Metric, catalogue, metric};
+pub use partition::{Partition, Partitions};
 pub use reason::Reason;
 pub use rows::{Position, RowRange, RowSet};
 pub use series::{Gpu, Series};

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::{Query, Result};
-use crate::model::{SourceId, now_ms};
+use crate::model::{Partition, SourceId, now_ms};
 
 /// Consumers of each group that are listed for a partition.
 const CONSUMERS: usize = 32;
@@ -25,7 +25,7 @@ pub struct Pipeline {
 #[derive(Clone, Debug)]
 pub struct PipelinePartition {
     /// Its number.
-    pub partition: u16,
+    pub partition: Partition,
     /// Batches not yet acknowledged.
     pub backlog: u64,
     /// Of those, the ones that a collector has read.
@@ -139,7 +139,7 @@ impl Query {
     async fn queue_state(&self) -> Result<(Option<Vec<PipelinePartition>>, HashMap<SourceId, u64>)> {
         let Some(queue) = &self.queue else { return Ok((None, HashMap::new())) };
         let (mut partitions, mut published) = (Vec::new(), HashMap::new());
-        for partition in 0..queue.partitions() {
+        for partition in queue.partitions() {
             let state = queue.look(partition, CONSUMERS).await?;
             let (backlog, mut consumers) = (state.backlog, Vec::new());
             for group in state.groups {

@@ -11,6 +11,7 @@ use anyhow::Context as _;
 
 use super::{certificates, collect, link, serve, stream};
 use crate::config::{Config, ConfigError};
+use crate::model::Partitions;
 use crate::runtime::observe::{self, Component};
 use crate::runtime::{Exit, Lifecycle};
 use crate::store::postgres::PostgresStore;
@@ -145,7 +146,7 @@ async fn open_queue(config: &Config, lifecycle: &Lifecycle) -> anyhow::Result<Op
     }
     let section = &config.redis;
     let settings = Settings {
-        partitions: section.partitions,
+        partitions: Partitions::new(section.partitions).unwrap_or(Partitions::ONE),
         max_backlog: section.max_backlog,
         max_bytes: config.data.queue_bytes,
         lease_ttl: section.lease_ttl,
@@ -181,7 +182,7 @@ fn registry(config: &Config) -> anyhow::Result<std::path::PathBuf> {
 async fn all_stored(queue: &dyn Inspector) {
     loop {
         let mut waiting = 0;
-        for partition in 0..queue.partitions() {
+        for partition in queue.partitions() {
             // What cannot be asked is not empty.
             waiting += queue.backlog(partition).await.map_or(1, |backlog| backlog.entries);
         }

@@ -12,12 +12,12 @@ use serde::Serialize;
 use super::say;
 use crate::cli;
 use crate::config::Config;
-use crate::model::{RowRange, RowSet, SourceId};
+use crate::model::{Partition, RowRange, RowSet, SourceId};
 use crate::runtime::{Exit, Lifecycle};
 use crate::store::postgres::PostgresStore;
 use crate::store::{SourceLedger, Store};
 use crate::transport::redis::RedisTransport;
-use crate::transport::{Inspector, Partition, PartitionState, Publisher, TransportError};
+use crate::transport::{Inspector, PartitionState, TransportError};
 
 /// Ranges of rows that a line for people names.
 const RANGES: usize = 4;
@@ -32,7 +32,7 @@ pub struct Account {
     /// Its name.
     pub name: String,
     /// The partition of the queue that it belongs to.
-    pub partition: Partition,
+    pub partition: u16,
     /// Rows that were read and sent.
     pub read: u64,
     /// Rows that the queue has accepted.
@@ -72,7 +72,7 @@ pub struct Account {
 #[derive(Debug, Serialize)]
 pub struct Waiting {
     /// The partition.
-    pub partition: Partition,
+    pub partition: u16,
     /// Batches that our group has not acknowledged.
     pub batches: u64,
     /// Of those, the ones that a collector has read.
@@ -137,18 +137,19 @@ async fn audit(queue: &RedisTransport, store: &dyn Store) -> anyhow::Result<Repo
     }
     let none = RowSet::new();
     let one = |l: &SourceLedger| {
-        let partition = queue.partition_of(l.source);
+        let partition = l.source.partition(Inspector::partitions(queue));
         let mut account = account(l, sent.rows.get(&l.source).copied(), sent.queued.get(&l.source).unwrap_or(&none));
-        account.partition = partition;
+        account.partition = partition.number();
         account.dead_letters = letters.iter().filter(|letter| letter.source == l.source).map(|letter| letter.id).collect();
-        if let Err(error) = &sent.partitions[usize::from(partition)] {
+        if let Err(error) = &sent.partitions[partition.index()] {
             account.closes = false;
             account.unknown = Some(error.to_string());
         }
         account
     };
     let sources: Vec<Account> = ledger.values().map(one).collect();
-    let partitions: Vec<Waiting> = (0..).zip(&sent.partitions).map(|(p, state)| waiting(p, state)).collect();
+    let partitions: Vec<Waiting> =
+        Inspector::partitions(queue).iter().zip(&sent.partitions).map(|(p, state)| waiting(p, state)).collect();
     let closes = sources.iter().all(|s| s.closes) && partitions.iter().all(|p| p.error.is_none());
     Ok(Report { closes, group: queue.group().to_owned(), sources, partitions })
 }
@@ -156,7 +157,7 @@ async fn audit(queue: &RedisTransport, store: &dyn Store) -> anyhow::Result<Repo
 /// Asks every partition. One that does not answer takes only what it holds with it; where none does there is nothing to say.
 async fn ask(queue: &RedisTransport) -> Result<Sent, TransportError> {
     let mut sent = Sent::default();
-    for partition in 0..Inspector::partitions(queue) {
+    for partition in Inspector::partitions(queue) {
         let state = ask_one(queue, partition, &mut sent).await;
         sent.partitions.push(state);
     }
@@ -185,7 +186,7 @@ fn waiting(partition: Partition, state: &Result<PartitionState, TransportError>)
     };
     let backlog = state.backlog;
     Waiting {
-        partition,
+        partition: partition.number(),
         batches: backlog.entries,
         pending: backlog.pending,
         oldest_seconds: (backlog.entries > 0).then_some(backlog.oldest_ms as f64 / 1000.0),
@@ -246,7 +247,7 @@ fn text(report: &Report, known: usize) -> String {
             out.push_str(&format!("  partition {}: nothing is known of it: {error}\n", p.partition));
         }
     }
-    let mut holders: BTreeMap<&str, Vec<Partition>> = BTreeMap::new();
+    let mut holders: BTreeMap<&str, Vec<u16>> = BTreeMap::new();
     for p in &report.partitions {
         if let Some(group) = p.held_by.as_deref().filter(|group| *group != report.group) {
             holders.entry(group).or_default().push(p.partition);

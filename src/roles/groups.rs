@@ -14,9 +14,10 @@ use serde::Serialize;
 use super::say;
 use crate::cli;
 use crate::config::Config;
+use crate::model::Partition;
 use crate::runtime::{Exit, Lifecycle};
 use crate::transport::redis::{RedisTransport, Retired};
-use crate::transport::{Inspector, Partition, PartitionState, TransportError};
+use crate::transport::{Inspector, PartitionState, TransportError};
 
 /// A consumer that was heard within this time is at work. One that waits for entries asks again every `redis.block` (2 s).
 pub(super) const ACTIVE: Duration = Duration::from_secs(60);
@@ -107,7 +108,7 @@ impl Group {
 
 async fn list(queue: &RedisTransport, json: bool) -> anyhow::Result<Exit> {
     let mut states = Vec::new();
-    for partition in 0..Inspector::partitions(queue) {
+    for partition in Inspector::partitions(queue) {
         states.push((partition, queue.look(partition, CONSUMERS).await?));
     }
     let groups = together(states.iter().map(|(partition, state)| (*partition, state)), queue.group());
@@ -148,7 +149,7 @@ async fn retire(queue: &RedisTransport, group: &str, force: bool) -> anyhow::Res
     let active = if force { Duration::ZERO } else { ACTIVE };
     // All are looked at before the first is touched: a group at work is left whole.
     let mut found = false;
-    for partition in 0..Inspector::partitions(queue) {
+    for partition in Inspector::partitions(queue) {
         let state = queue.look(partition, 1).await?;
         let Some(here) = state.groups.iter().find(|one| one.name == group) else { continue };
         found = true;
@@ -160,7 +161,7 @@ async fn retire(queue: &RedisTransport, group: &str, force: bool) -> anyhow::Res
         bail!("there is no group `{group}`; `telemetry groups list` shows those there are");
     }
     let (mut unacknowledged, mut trimmed) = (0, 0);
-    for partition in 0..Inspector::partitions(queue) {
+    for partition in Inspector::partitions(queue) {
         match queue.retire(partition, group, active).await.map_err(|error| partly(partition, error))? {
             Retired::Unknown => {}
             Retired::Active { consumer, idle } => return Err(at_work(group, &consumer, idle)),
@@ -193,6 +194,7 @@ fn partly(partition: Partition, error: TransportError) -> anyhow::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Partitions;
     use crate::transport::{Backlog, ConsumerState, GroupState};
 
     fn state(name: &str, entries: u64, oldest_ms: u64, idle_ms: Option<u64>, held: bool) -> PartitionState {
@@ -206,23 +208,27 @@ mod tests {
         PartitionState { groups: vec![group], held_by: held.then(|| name.to_owned()), ..PartitionState::default() }
     }
 
+    fn numbered(states: &[PartitionState]) -> impl Iterator<Item = (Partition, &PartitionState)> {
+        Partitions::new(states.len() as u16).expect("not 0").iter().zip(states)
+    }
+
     #[test]
     fn a_group_is_at_work_where_one_consumer_is() {
         let states = [state("a", 2, 5_000, Some(90_000), true), state("a", 3, 9_000, Some(1_000), false)];
-        let all = together((0..).zip(&states), "a");
+        let all = together(numbered(&states), "a");
         assert_eq!(all.len(), 1);
         assert_eq!((all[0].batches, all[0].oldest_seconds, all[0].active_consumers), (5, Some(9.0), 1));
-        assert_eq!(all[0].holds, [0]);
+        assert_eq!(all[0].holds.iter().map(|partition| partition.number()).collect::<Vec<_>>(), [0]);
         assert_eq!(all[0].state(), "at work");
     }
 
     #[test]
     fn one_that_nobody_reads_for_is_said_to_hold_what_it_holds() {
         let states = [state("gone", 2, 5_000, Some(90_000), true), state("gone", 0, 0, None, true)];
-        let all = together((0..).zip(&states), "a");
+        let all = together(numbered(&states), "a");
         assert_eq!(all[0].state(), "nobody reads for it since 1 min 30 s; partition 0, 1 held by it alone");
         assert!(text(&all).contains("`telemetry groups retire gone`"));
         // Ours is not to be retired because its collectors rest.
-        assert!(!text(&together((0..).zip(&states), "gone")).contains("retire"));
+        assert!(!text(&together(numbered(&states), "gone")).contains("retire"));
     }
 }

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use super::certificates;
 use crate::config::{Config, ConfigError, Http};
 use crate::http::{self, Api, Server};
-use crate::model::{RowRange, SourceId};
+use crate::model::{Partition, Partitions, RowRange, SourceId};
 use crate::query::{Limits, Query};
 use crate::retry::Backoff;
 use crate::runtime::observe::{self, Certificate, Component};
@@ -18,7 +18,7 @@ use crate::runtime::{Exit, Lifecycle};
 use crate::store::postgres::PostgresStore;
 use crate::store::{Reader, StoreError};
 use crate::transport::redis::RedisTransport;
-use crate::transport::{Backlog, Consumer, Inspector, Partition, PartitionState, SourceState, TransportError};
+use crate::transport::{Backlog, Consumer, Inspector, PartitionState, SourceState, TransportError};
 
 /// How often store and queue are tried. What does not answer shows within this and the time limit of an attempt.
 const HEARTBEAT: Duration = Duration::from_secs(1);
@@ -90,7 +90,7 @@ fn limits(config: &Http) -> Limits {
 
 /// The queue, once it is reached.
 struct Late {
-    partitions: Partition,
+    partitions: Partitions,
     queue: ArcSwapOption<RedisTransport>,
     why: ArcSwapOption<TransportError>,
 }
@@ -106,7 +106,7 @@ impl Late {
 
 #[async_trait]
 impl Inspector for Late {
-    fn partitions(&self) -> Partition {
+    fn partitions(&self) -> Partitions {
         self.queue.load().as_ref().map_or(self.partitions, |queue| Inspector::partitions(&**queue))
     }
 

@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use metrics::{Unit, counter, gauge, histogram};
 
-use crate::model::Reason;
+use crate::model::{Partition, Reason};
 
 /// What a metric is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -372,7 +372,7 @@ pub fn bytes_wire(bytes: u64) {
 }
 
 /// What waits in a partition.
-pub fn backlog(partition: u16, entries: u64, pending: u64, oldest: Duration) {
+pub fn backlog(partition: Partition, entries: u64, pending: u64, oldest: Duration) {
     let label = partition.to_string();
     gauge!(BACKLOG_ENTRIES, "partition" => label.clone()).set(entries as f64);
     gauge!(PENDING, "partition" => label.clone()).set(pending as f64);

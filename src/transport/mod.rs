@@ -12,10 +12,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
-use crate::model::{DictionaryId, Digest, FamilyId, Position, RowRange, SourceId};
-
-/// A partition's number, `0..partitions`.
-pub type Partition = u16;
+use crate::model::{DictionaryId, Digest, FamilyId, Partition, Partitions, Position, RowRange, SourceId};
 
 /// What can go wrong between us and the queue.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -120,12 +117,7 @@ pub struct Identity {
 #[async_trait]
 pub trait Publisher: Send + Sync {
     /// How many partitions there are.
-    fn partitions(&self) -> Partition;
-
-    /// The partition of a source.
-    fn partition_of(&self, source: SourceId) -> Partition {
-        source.partition(self.partitions())
-    }
+    fn partitions(&self) -> Partitions;
 
     /// Where the queue is in a source.
     async fn position(&self, source: SourceId) -> Result<Option<Position>>;
@@ -202,7 +194,7 @@ pub struct Backlog {
 #[async_trait]
 pub trait Consumer: Send + Sync {
     /// How many partitions there are.
-    fn partitions(&self) -> Partition;
+    fn partitions(&self) -> Partitions;
 
     /// The next entries of a partition: first what this consumer had read before (after a start or a lost connection), then what
     /// others left lying for `claim_idle`, then new ones. Waits a while for new ones; an empty answer is no error.
@@ -293,7 +285,7 @@ pub struct PartitionState {
 #[async_trait]
 pub trait Inspector: Send + Sync {
     /// How many partitions there are.
-    fn partitions(&self) -> Partition;
+    fn partitions(&self) -> Partitions;
 
     /// The sources of a partition.
     async fn sources(&self, partition: Partition) -> Result<Vec<SourceState>>;

@@ -193,20 +193,21 @@ def stop_writes(postgres, log):
     return holder
 
 
-def test_each_side_does_its_work_and_nothing_more(servers, tmp_path):
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_each_side_does_its_work_and_nothing_more(servers, tmp_path, count):
     redis, postgres, running = servers
     redis.replicate()
     spy = Spy(redis, tmp_path / "said.log")
     running.append(spy.process)
     ways = {side: Way(side, redis.port) for side in ADDRESSES}
-    base = {"PATH": os.environ["PATH"], "TELEMETRY__REDIS__PARTITIONS": "2", "TELEMETRY__REDIS__CLAIM_IDLE": "2s"}
+    base = {"PATH": os.environ["PATH"], "TELEMETRY__REDIS__PARTITIONS": str(count), "TELEMETRY__REDIS__CLAIM_IDLE": "2s"}
     edge = {**base, "REDIS_URL": ways["edge"].url(), "REDIS_USERNAME": "edge", "REDIS_PASSWORD": EDGE, "CLUSTER_NAME": "edge-a"}
     central = {**base, "REDIS_URL": ways["central"].url(), "REDIS_USERNAME": "central", "REDIS_PASSWORD": CENTRAL, "CLUSTER_NAME": "central",
                "DB_PASSWORD": postgres.password, "DATABASE_URL": f"postgres://telemetry@127.0.0.1:{postgres.port}/telemetry"}
     sample = tmp_path / "sample.csv"
     sample.write_text(run(TELEMETRY, "generate", "--gpus", "8", "--duration", "2m", "--interval", "1s").stdout)
     rows = len(sample.read_text().splitlines()) - 1
-    partitions = ("{telemetry:0}", "{telemetry:1}")
+    partitions = [f"{{telemetry:{number}}}" for number in range(count)]
 
     def start(name, *command, **env):
         running.append(Process([TELEMETRY, *command], tmp_path / f"{name}.log", env))
@@ -256,7 +257,7 @@ def test_each_side_does_its_work_and_nothing_more(servers, tmp_path):
         redis.ask("SET", f"{partition}:dict:{'0' * 32}", "old")
     third = start("collect-c", "collect", "--admin-listen", "off", **central, TELEMETRY__COLLECT__GROUP_ROWS="1")
     ends_well(start("stream-small", "stream", "--csv", sample, "--source-id", "third", "--until", "stored", **edge, TELEMETRY__BATCH__MAX_ROWS="60"), "small batches are stored")
-    until(lambda: in_all("EXISTS", f"dict:{'0' * 32}") <= 1, "the old dictionary is gone")
+    until(lambda: in_all("EXISTS", f"dict:{'0' * 32}") < count, "the old dictionary is gone")
 
     # One that does not wait for the store waits for Redis' replicas.
     ends_well(start("stream-accepted", "stream", "--csv", sample, "--source-id", "fourth", **edge), "it is safely in Redis")
@@ -280,7 +281,7 @@ def test_each_side_does_its_work_and_nothing_more(servers, tmp_path):
         follower.stop()
     assert postgres.sql("SELECT count(*) FROM samples") == str(rows), "and stored once"
     another = start("collect-another", "collect", "--admin-listen", "off", **central, TELEMETRY__REDIS__GROUP="another")
-    until(lambda: "another" in redis.ask("XINFO", "GROUPS", f"{partitions[0]}:stream") and "another" in redis.ask("XINFO", "GROUPS", f"{partitions[1]}:stream") or not another.alive(),
+    until(lambda: all("another" in redis.ask("XINFO", "GROUPS", f"{partition}:stream") for partition in partitions) or not another.alive(),
           "there is another group")
     third.stop()
     assert another.stop() == 0, f"{another.text()}{redis.refusals()}"

@@ -76,6 +76,36 @@ async fn every_row_arrives_once() {
     holds.plus(&more_holds).arrive(&place.database, "edge-a").await;
 }
 
+/// What is committed is said to be so in the partition where the streamer looks for it, however many there are.
+async fn stored_is_said_with(partitions: &str) {
+    let mut place = place().await;
+    place.app = place.app.with("TELEMETRY__REDIS__PARTITIONS", partitions);
+    let _collect = place.app.start(&["collect"]);
+    let directory = place.app.dir.path().join("exports");
+    std::fs::create_dir(&directory).unwrap();
+    let mut all = Holds::default();
+    for seed in 1..=6 {
+        let (_, holds) = place.app.export(&format!("exports/{seed}.csv"), 8, 30, seed);
+        assert_eq!(holds.rows(), 2_400);
+        all = all.plus(&holds);
+    }
+    let arguments = ["stream", "--csv", text(&directory), "--cluster", "edge", "--until", "stored"];
+    let mut stream = place.app.start(&arguments);
+    assert_eq!(stream.wait(), 0, "{}", stream.log());
+    assert_eq!(Holds::stored(&place.database, "edge").await, all);
+    place.audit();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stored_is_said_with_three_partitions() {
+    stored_is_said_with("3").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stored_is_said_with_five_partitions() {
+    stored_is_said_with("5").await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn rejected_rows_are_counted_kept_and_can_stop_a_run() {
     let place = place().await;

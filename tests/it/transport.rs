@@ -10,9 +10,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::future::join_all;
-use telemetry::model::{DictionaryId, Digest, FamilyId, Position, RowRange, SourceId};
+use telemetry::model::{DictionaryId, Digest, FamilyId, Partition, Partitions, Position, RowRange, SourceId};
 use telemetry::transport::{
-    Backlog, Consumer, Delivery, Identity, Inspector, Lease, Outgoing, Partition, Published, Publisher, SourceState,
+    Backlog, Consumer, Delivery, Identity, Inspector, Lease, Outgoing, Published, Publisher, SourceState,
 };
 
 /// A queue, seen from every side.
@@ -46,18 +46,23 @@ pub const fn source(n: u128) -> SourceId {
     SourceId::from_digest(Digest::from_u128(n))
 }
 
-/// A source of partition 0 of 2.
-pub const SOURCE: SourceId = source(42);
+/// The last 32 bits decide on the partition; those before them must not.
+const BEFORE: u128 = 0x9e37_79b9_7f4a_7c15 << 64;
+/// A source of partition 0 of 2, 3 and 5.
+pub const SOURCE: SourceId = source(BEFORE | 30);
 /// Another of partition 0.
-pub const OTHER: SourceId = source(44);
+pub const OTHER: SourceId = source(BEFORE | 60);
 /// One of partition 1.
-pub const ELSEWHERE: SourceId = source(43);
+pub const ELSEWHERE: SourceId = source(BEFORE | 31);
 /// The family with this number.
 pub const fn family(n: u128) -> FamilyId {
     FamilyId::from_digest(Digest::from_u128(n))
 }
 
-const P: Partition = 0;
+/// The partition of [`SOURCE`] and [`OTHER`].
+pub const P: Partition = Partition::FIRST;
+/// The partition of [`ELSEWHERE`].
+pub const SECOND: Partition = Partitions::new(2).expect("not 0").get(1).expect("the second of two");
 
 /// Where a test's source stands after so many rows; unknown at 0.
 pub fn at(row: u64) -> Option<Position> {
@@ -185,7 +190,7 @@ async fn a_batch_needs_its_dictionaries(place: &dyn Place) {
     assert_eq!(q.publish(&second).await.unwrap(), Published::Accepted);
     assert_eq!(q.dictionary(P, da).await.unwrap(), Some(a));
     assert_eq!(q.dictionary(P, db).await.unwrap(), Some(b));
-    assert_eq!(q.dictionary(1, db).await.unwrap(), None, "each partition has its own");
+    assert_eq!(q.dictionary(SECOND, db).await.unwrap(), None, "each partition has its own");
 }
 
 async fn entries_come_in_order_and_go_when_acknowledged(place: &dyn Place) {
@@ -336,13 +341,13 @@ async fn sources_are_listed_and_set_back(place: &dyn Place) {
     acknowledge(&*q, &got, &[(SOURCE, 10)]).await;
     let state = |source, committed| SourceState { source, position: at(10), committed };
     assert_eq!(q.sources(P).await.unwrap(), [state(SOURCE, 10), state(OTHER, 0)]);
-    assert_eq!(q.sources(1).await.unwrap(), [state(ELSEWHERE, 0)]);
+    assert_eq!(q.sources(SECOND).await.unwrap(), [state(ELSEWHERE, 0)]);
     assert_eq!(q.reset(Some(SOURCE)).await.unwrap(), 1);
     assert_eq!(q.reset(Some(SOURCE)).await.unwrap(), 0);
     assert_eq!((q.position(SOURCE).await.unwrap(), q.committed(SOURCE).await.unwrap()), (None, 0));
     assert_eq!(q.publish(&batch(SOURCE, 10)).await.unwrap(), Published::Moved(None));
     assert_eq!(q.reset(None).await.unwrap(), 2);
-    assert_eq!(q.sources(1).await.unwrap(), []);
+    assert_eq!(q.sources(SECOND).await.unwrap(), []);
     assert!(q.replicated(SOURCE).await.unwrap(), "there are no replicas to wait for");
     Publisher::ping(&*q).await.unwrap();
     Consumer::ping(&*q).await.unwrap();
@@ -393,7 +398,14 @@ macro_rules! conformance {
     };
 }
 
-conformance! { on_redis = super::redis::Server::start(), in_memory = super::memory::Memory::new(); [
+conformance! {
+    on_redis = super::redis::Server::start(2),
+    on_redis_with_3 = super::redis::Server::start(3),
+    on_redis_with_5 = super::redis::Server::start(5),
+    in_memory = super::memory::Memory::new(2),
+    in_memory_with_3 = super::memory::Memory::new(3),
+    in_memory_with_5 = super::memory::Memory::new(5);
+    [
     wrong_position,
     a_batch_sent_twice_is_there_once,
     a_refused_batch_refuses_those_behind_it,

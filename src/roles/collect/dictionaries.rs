@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 
 use crate::batch::{DecodeError, Dictionary};
-use crate::model::DictionaryId;
-use crate::transport::{Consumer, Partition, TransportError};
+use crate::model::{DictionaryId, Partition};
+use crate::transport::{Consumer, TransportError};
 
 /// Encoded bytes and texts kept at most; beyond it everything is let go and read again as it is needed.
 const MAX_BYTES: usize = 48 << 20;

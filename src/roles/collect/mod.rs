@@ -18,6 +18,7 @@ use anyhow::Context;
 use tokio::sync::mpsc;
 
 use crate::config::Config;
+use crate::model::Partition;
 use crate::retry::Backoff;
 use crate::roles::{certificates, link};
 use crate::runtime::observe::Component;
@@ -25,7 +26,7 @@ use crate::runtime::{Exit, Lifecycle};
 use crate::store::postgres::PostgresStore;
 use crate::store::{Incoming, Store};
 use crate::transport::redis::RedisTransport;
-use crate::transport::{Consumer, Inspector, Partition, Receipt};
+use crate::transport::{Consumer, Inspector, Receipt};
 
 /// Decoded batches that wait for a writer, all partitions together.
 const READY: usize = 8;
@@ -140,7 +141,7 @@ pub async fn run(config: Arc<Config>, lifecycle: Lifecycle) -> anyhow::Result<Ex
     });
     link::measure(&lifecycle, &queue);
     tracing::info!(
-        partitions = Consumer::partitions(&*queue),
+        partitions = %Consumer::partitions(&*queue),
         group = redis.group,
         consumer = redis.consumer,
         "collecting from Redis"
@@ -176,7 +177,7 @@ pub(super) async fn run_with(
     let (suspects, doubted) = mpsc::channel(READY);
     watch::start(&shared);
     suspect::start(&shared, doubted);
-    for partition in 0..shared.queue.partitions() {
+    for partition in shared.queue.partitions() {
         reader::start(&shared, partition, ready.clone(), suspects.clone());
     }
     drop(ready);
@@ -194,9 +195,9 @@ pub(super) async fn run_with(
 
 /// Takes this consumer out of the group, so that nobody waits for it; what it left pending keeps it there.
 async fn leave(shared: &Shared) {
-    for partition in 0..shared.queue.partitions() {
+    for partition in shared.queue.partitions() {
         if let Err(error) = shared.queue.leave(partition).await {
-            tracing::debug!(partition, %error, "could not leave the consumer group");
+            tracing::debug!(%partition, %error, "could not leave the consumer group");
             return;
         }
     }

@@ -8,9 +8,10 @@ use super::dictionaries::Lack;
 use super::suspect::Suspect;
 use super::{Ready, Shared};
 use crate::batch;
+use crate::model::Partition;
 use crate::retry::Backoff;
 use crate::store::Incoming;
-use crate::transport::{Delivery, Partition, TransportError};
+use crate::transport::{Delivery, TransportError};
 
 /// Starts the partition's reader.
 pub(super) fn start(shared: &Arc<Shared>, partition: Partition, ready: mpsc::Sender<Ready>, suspects: mpsc::Sender<Suspect>) {
@@ -35,7 +36,7 @@ pub(super) fn start(shared: &Arc<Shared>, partition: Partition, ready: mpsc::Sen
                     }
                 }
                 Err(error) if error.is_transient() => {
-                    tracing::debug!(partition, %error, "reading from Redis");
+                    tracing::debug!(%partition, %error, "reading from Redis");
                     if !shared.rest(backoff.next()).await {
                         return Ok(());
                     }

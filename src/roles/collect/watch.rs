@@ -8,9 +8,10 @@ use anyhow::bail;
 use futures_util::future::join_all;
 
 use super::Shared;
+use crate::model::Partition;
 use crate::runtime::observe;
 use crate::store::StoreError;
-use crate::transport::{Backlog, Partition, PartitionState, TransportError};
+use crate::transport::{Backlog, PartitionState, TransportError};
 
 /// Between two looks at the queue.
 const GAUGES: Duration = Duration::from_secs(2);
@@ -62,7 +63,7 @@ pub(super) async fn same_store(shared: &Shared) -> anyhow::Result<()> {
     if marked != id {
         bail!("this {name} is another store ({id}) than the one that was committed to so far ({marked}). {remedy}");
     }
-    for partition in 0..shared.inspector.partitions() {
+    for partition in shared.inspector.partitions() {
         let states = match shared.inspector.sources(partition).await {
             Ok(states) => states,
             // A node of a cluster that is away keeps nobody from the partitions of the others.
@@ -92,7 +93,7 @@ pub(super) fn start(shared: &Arc<Shared>) {
     let lifecycle = &shared.lifecycle;
     let s = shared.clone();
     lifecycle.spawn("gauges", async move {
-        let mut queue = vec![PartitionState::default(); usize::from(s.queue.partitions())];
+        let mut queue = vec![PartitionState::default(); usize::from(s.queue.partitions().count())];
         let mut groups = BTreeMap::new();
         loop {
             look(&s, &mut queue).await;
@@ -124,12 +125,12 @@ pub(super) fn start(shared: &Arc<Shared>) {
         let every = s.config.redis.claim_idle / 3;
         // Until the very end: what is in hand while draining must not be claimed by others either.
         while !s.lifecycle.stopping().is_cancelled() {
-            for partition in 0..s.queue.partitions() {
+            for partition in s.queue.partitions() {
                 let held = s.in_hand.of(partition);
                 if !held.is_empty()
                     && let Err(error) = s.queue.keep(partition, &held).await
                 {
-                    tracing::debug!(partition, %error, "keeping claims in Redis");
+                    tracing::debug!(%partition, %error, "keeping claims in Redis");
                 }
             }
             tokio::select! {
@@ -150,7 +151,7 @@ async fn look(shared: &Shared, queue: &mut [PartitionState]) {
             *seen = state;
         }
     };
-    join_all((0..).zip(queue).map(|(partition, seen)| ask(partition, seen))).await;
+    join_all(shared.queue.partitions().iter().zip(queue).map(|(partition, seen)| ask(partition, seen))).await;
 }
 
 /// What the partitions come to. A group that is no longer there has nothing waiting.

@@ -194,15 +194,12 @@ pub(super) async fn acknowledge(shared: &Shared, receipts: Vec<Receipt>, settled
     }
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(1));
     for (partition, receipts) in by_partition {
-        let of_partition = |source: &SourceId| {
-            let partitions = u128::from(shared.queue.partitions());
-            source.digest().to_u128() % partitions == u128::from(partition)
-        };
-        let settled: Vec<_> = settled.iter().filter(|(source, _)| of_partition(source)).copied().collect();
+        let partitions = shared.queue.partitions();
+        let settled: Vec<_> = settled.iter().filter(|(source, _)| source.partition(partitions) == partition).copied().collect();
         for attempt in 1..=ACKNOWLEDGE_TRIES {
             match shared.queue.acknowledge(partition, receipts.clone(), &settled).await {
                 Ok(_) => break,
-                Err(error) => tracing::debug!(partition, attempt, %error, "acknowledging to Redis"),
+                Err(error) => tracing::debug!(%partition, attempt, %error, "acknowledging to Redis"),
             }
             tokio::time::sleep(backoff.next()).await;
         }

@@ -17,8 +17,8 @@ use crate::model::{DictionaryId, RowSet};
 use crate::runtime::{Exit, Lifecycle};
 use crate::store::postgres::PostgresStore;
 use crate::store::{DeadLetter, Incoming, Store};
+use crate::transport::Consumer;
 use crate::transport::redis::RedisTransport;
-use crate::transport::{Consumer, Publisher};
 
 /// Runs the command.
 pub async fn run(config: Arc<Config>, _: Lifecycle, what: cli::DeadLetters) -> anyhow::Result<Exit> {
@@ -210,7 +210,7 @@ async fn retry(config: &Config, store: &dyn Store, id: i64) -> anyhow::Result<Do
 /// The letter was kept without this dictionary; the queue may have got it since.
 async fn from_queue(config: &Config, letter: &DeadLetter, digest: DictionaryId) -> anyhow::Result<Bytes> {
     let queue = RedisTransport::connect(&config.redis()?).await?;
-    queue.dictionary(queue.partition_of(letter.source), digest).await?.with_context(|| {
+    queue.dictionary(letter.source.partition(Consumer::partitions(&*queue)), digest).await?.with_context(|| {
         format!(
             "its dictionary {digest} is neither with it nor in Redis; `telemetry replay --source {}` has the source sent again, then \
              drop the letter",

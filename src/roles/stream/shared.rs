@@ -9,7 +9,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
 use crate::config::Config;
-use crate::model::{Reason, now_ms};
+use crate::model::{Partition, Reason, now_ms};
 use crate::runtime::{Lifecycle, Progress};
 use crate::source::pace::Rate;
 use crate::source::{CsvReader, Input, Options, Rejects, SourceError};
@@ -57,7 +57,7 @@ impl Shared {
         progress: Progress,
     ) -> Self {
         let stream = &config.stream;
-        let readers = (0..publisher.partitions()).map(|_| Semaphore::new(stream.readers_per_partition)).collect();
+        let readers = publisher.partitions().iter().map(|_| Semaphore::new(stream.readers_per_partition)).collect();
         let nonce = rand::random();
         let host = gethostname::gethostname().to_string_lossy().into_owned();
         Self {
@@ -94,8 +94,8 @@ impl Shared {
     }
 
     /// Those that may read for a partition: a partition that stands still keeps no other from being read for.
-    pub(super) fn readers(&self, partition: u16) -> &Semaphore {
-        &self.readers[usize::from(partition)]
+    pub(super) fn readers(&self, partition: Partition) -> &Semaphore {
+        &self.readers[partition.index()]
     }
 
     /// How long so many more rows have to wait.

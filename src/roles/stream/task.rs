@@ -216,7 +216,7 @@ impl<'a> Source<'a> {
     async fn send(&mut self) -> Result<Option<Ended>, Failure> {
         loop {
             let Some(identified) = self.identify().await? else { return Ok(None) };
-            let partition = self.shared.publisher.partition_of(identified.source);
+            let partition = identified.source.partition(self.shared.publisher.partitions());
             // Followed files are mostly quiet: their readers take turns by themselves.
             let _reading = match self.shared.config.stream.follow {
                 true => None,

@@ -175,7 +175,7 @@ mod tests {
     use ratatui::crossterm::event::{Event, KeyCode, KeyEvent, KeyModifiers};
 
     use super::*;
-    use crate::model::{Digest, SourceId};
+    use crate::model::{Digest, Partitions, SourceId};
     use crate::roles::top::Connection;
     use crate::roles::top::queue::{NodeSeen, PartitionSeen, QueueSeen, QueuedSource};
     use crate::roles::top::store::{StoreSeen, StoredSource};
@@ -218,10 +218,15 @@ mod tests {
         };
         let queue = QueueSeen {
             group: "collectors".to_owned(),
+            count: Partitions::new(2).expect("not 0"),
             partitions: vec![partition(0, 500), partition(1_234, 90_000)],
             nodes: BTreeMap::from([(
                 ADDRESS.to_owned(),
-                NodeSeen { connection: connection.clone(), node: Some(node), partitions: vec![0, 1] },
+                NodeSeen {
+                    connection: connection.clone(),
+                    node: Some(node),
+                    partitions: Partitions::new(2).expect("not 0").iter().collect(),
+                },
             )]),
             sources: (0..sources).map(|n| (source(n), QueuedSource::fixed(1_000_000 + n as u64, 250.0, now))).collect(),
             complete: true,

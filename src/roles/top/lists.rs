@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::Connection;
 use super::queue::QueueSeen;
 use super::store::StoreSeen;
-use crate::model::{SourceId, now_ms};
+use crate::model::{Partition, SourceId, now_ms};
 use crate::roles::{groups, say};
 
 /// An oldest entry that waits longer than this is marked.
@@ -155,7 +155,8 @@ impl Cell {
 
 impl View {
     pub(super) fn new(queue: QueueSeen, store: Option<StoreSeen>, interval: Duration) -> Self {
-        let seen = (0..).zip(&queue.partitions).filter_map(|(partition, seen)| Some((partition, seen.state.as_ref()?)));
+        let seen =
+            queue.count.iter().zip(&queue.partitions).filter_map(|(partition, seen)| Some((partition, seen.state.as_ref()?)));
         let groups = groups::together(seen, &queue.group);
         Self { groups, queue, store, interval }
     }
@@ -200,7 +201,7 @@ impl View {
                     ago(kept.map(|k| k.last_commit_ms).filter(|ms| *ms > 0), now),
                     count(kept.map(|k| k.rejected)),
                     count(dead),
-                    queued.map_or_else(|| count(None), |q| number(q.partition.into())),
+                    queued.map_or_else(|| count(None), |q| number(q.partition.number().into())),
                     text(id.to_string()),
                 ],
             }
@@ -212,7 +213,7 @@ impl View {
     }
 
     fn partitions(&self) -> Vec<Line> {
-        let line = |(number_of, seen): (u64, &super::queue::PartitionSeen)| {
+        let line = |(partition, seen): (Partition, &super::queue::PartitionSeen)| {
             let state = seen.state.as_ref();
             let backlog = state.map(|s| s.backlog);
             let oldest = backlog.filter(|b| b.entries > 0).map(|b| Duration::from_millis(b.oldest_ms));
@@ -230,7 +231,7 @@ impl View {
             Line {
                 mark,
                 cells: vec![
-                    number(number_of),
+                    number(partition.number().into()),
                     text(if seen.address.is_empty() { UNKNOWN } else { &seen.address }),
                     count(backlog.map(|b| b.entries)),
                     count(backlog.map(|b| b.pending)),
@@ -243,7 +244,7 @@ impl View {
                 ],
             }
         };
-        (0..).zip(&self.queue.partitions).map(line).collect()
+        self.queue.count.iter().zip(&self.queue.partitions).map(line).collect()
     }
 
     fn is_silent(&self, group: &str) -> bool {
@@ -252,7 +253,7 @@ impl View {
 
     fn consumers(&self) -> Vec<Line> {
         let mut lines = Vec::new();
-        for (partition, seen) in (0..).zip(&self.queue.partitions) {
+        for (partition, seen) in self.queue.count.iter().zip(&self.queue.partitions) {
             for group in seen.state.iter().flat_map(|state| &state.groups) {
                 for consumer in &group.latest {
                     let idle = Duration::from_millis(consumer.idle_ms);
@@ -260,7 +261,7 @@ impl View {
                     lines.push(Line {
                         mark: if lies { Mark::Notable } else { Mark::Plain },
                         cells: vec![
-                            number(partition),
+                            number(partition.number().into()),
                             text(&group.name),
                             text(&consumer.name),
                             count(Some(consumer.pending)),

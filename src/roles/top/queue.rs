@@ -7,10 +7,10 @@ use std::time::Instant;
 use futures_util::future::join_all;
 
 use super::Connection;
-use crate::model::SourceId;
+use crate::model::{Partition, Partitions, SourceId};
 use crate::roles::groups::CONSUMERS;
 use crate::transport::redis::{Node, RedisTransport};
-use crate::transport::{Inspector, Partition, PartitionState, SourceState, TransportError};
+use crate::transport::{Inspector, PartitionState, SourceState, TransportError};
 
 /// How many rates are remembered, for the curve.
 const HISTORY: usize = 120;
@@ -60,6 +60,7 @@ pub(super) struct NodeSeen {
 pub(super) struct QueueSeen {
     /// The group of this configuration.
     pub(super) group: String,
+    pub(super) count: Partitions,
     pub(super) partitions: Vec<PartitionSeen>,
     /// By address.
     pub(super) nodes: BTreeMap<String, NodeSeen>,
@@ -78,7 +79,7 @@ pub(super) struct QueueSeen {
 impl QueuedSource {
     /// One for tests of what is shown.
     pub(super) fn fixed(published: u64, rate: f64, at: Instant) -> Self {
-        Self { published, committed: 0, partition: 1, rate: Some(rate), committed_rate: None, at, round: 0 }
+        Self { published, committed: 0, partition: Partition::FIRST, rate: Some(rate), committed_rate: None, at, round: 0 }
     }
 }
 
@@ -113,9 +114,11 @@ type Said = Result<(PartitionState, Node, Vec<SourceState>, String), (TransportE
 
 impl QueueLooker {
     pub(super) fn new(queue: Arc<RedisTransport>) -> Self {
-        let partitions = usize::from(Inspector::partitions(&*queue));
+        let count = Inspector::partitions(&*queue);
+        let partitions = usize::from(count.count());
         let seen = QueueSeen {
             group: queue.group().to_owned(),
+            count,
             partitions: vec![PartitionSeen::default(); partitions],
             nodes: BTreeMap::new(),
             sources: HashMap::new(),
@@ -159,11 +162,11 @@ impl QueueLooker {
                 }
             }
         };
-        let said: Vec<Said> = join_all((0..).zip(&self.rounds).map(ask)).await;
+        let said: Vec<Said> = join_all(self.seen.count.iter().zip(&self.rounds).map(ask)).await;
         let now = Instant::now();
         let mut nodes: BTreeMap<String, (Result<Node, String>, Vec<Partition>)> = BTreeMap::new();
-        for (partition, said) in (0..).zip(said) {
-            let place = &mut self.seen.partitions[usize::from(partition)];
+        for (partition, said) in self.seen.count.iter().zip(said) {
+            let place = &mut self.seen.partitions[partition.index()];
             let said = match said {
                 Ok((state, node, sources, cursor)) => {
                     place.see(state, &node, now);
@@ -196,7 +199,7 @@ impl QueueLooker {
 
     /// What is read of a source makes a rate with what was read of it before, however long ago that is.
     fn take(&mut self, partition: Partition, sources: Vec<SourceState>, cursor: String, now: Instant) {
-        let round = &mut self.rounds[usize::from(partition)];
+        let round = &mut self.rounds[partition.index()];
         round.began.get_or_insert(now);
         let known = &mut self.seen.sources;
         for source in sources {

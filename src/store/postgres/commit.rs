@@ -19,7 +19,7 @@ use super::pool::Session;
 use super::types::{Time, range_text};
 use super::{PostgresStore, overlap, series};
 use crate::batch::Batch;
-use crate::model::{FamilyId, RowRange, RowSet, SourceId};
+use crate::model::{FamilyId, GpuId, RowRange, RowSet, SourceId};
 use crate::store::chunk::{Part, Spans, day_of};
 use crate::store::entry::Entry;
 use crate::store::{Committed, Incoming, StoreError};
@@ -202,7 +202,7 @@ fn count_stored(committed: &mut Committed, batch: &Batch, samples: u64) {
 /// before.
 async fn finish(session: &Session, wanted: &Wanted<'_>, work: Work) -> Result<(Cover, Committed)> {
     let columns = EntryColumns::new(&work.entries);
-    let mut gpus: Vec<i64> = work.spans.keys().copied().collect();
+    let mut gpus: Vec<GpuId> = work.spans.keys().copied().collect();
     gpus.sort_unstable();
     let oldest: Vec<Time> = gpus.iter().map(|gpu| Time(work.spans[gpu].0)).collect();
     let newest: Vec<Time> = gpus.iter().map(|gpu| Time(work.spans[gpu].1)).collect();

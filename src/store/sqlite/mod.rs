@@ -20,6 +20,7 @@ mod lists;
 mod open;
 mod read;
 mod series;
+mod types;
 
 use std::fmt;
 use std::path::Path;

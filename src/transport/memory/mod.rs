@@ -22,12 +22,12 @@ use futures_util::future::BoxFuture;
 use tokio::sync::Notify;
 
 use self::registry::Registry;
-use self::state::{Entry, Partitions};
+use self::state::{Entry, State};
 use super::{
-    Backlog, Consumer, ConsumerState, Delivery, GroupState, Identity, Inspector, Lease, Outgoing, Partition, PartitionState,
-    Published, Publisher, Receipt, Result, SourceState,
+    Backlog, Consumer, ConsumerState, Delivery, GroupState, Identity, Inspector, Lease, Outgoing, PartitionState, Published,
+    Publisher, Receipt, Result, SourceState,
 };
-use crate::model::{DictionaryId, FamilyId, Position, RowRange, SourceId, now_ms};
+use crate::model::{DictionaryId, FamilyId, Partition, Partitions, Position, RowRange, SourceId, now_ms};
 
 /// What the one group is called where groups are listed.
 const GROUP: &str = "collectors";
@@ -36,7 +36,7 @@ const GROUP: &str = "collectors";
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// How many partitions.
-    pub partitions: Partition,
+    pub partitions: Partitions,
     /// Batches of a partition that may wait.
     pub max_backlog: u64,
     /// Bytes of batches that may wait, all partitions together. One batch always may.
@@ -59,7 +59,7 @@ pub struct MemoryTransport {
 }
 
 struct Shared {
-    state: Mutex<Partitions>,
+    state: Mutex<State>,
     registry: Mutex<Registry>,
     arrived: Vec<Notify>,
     epochs: AtomicU64,
@@ -83,9 +83,9 @@ impl MemoryTransport {
     /// [`super::TransportError::Local`]: the file cannot be used.
     pub fn open(settings: Settings, registry: Option<&Path>) -> Result<Arc<Self>> {
         let shared = Shared {
-            state: Mutex::new(Partitions::new(settings.partitions)),
+            state: Mutex::new(State::new(settings.partitions)),
             registry: Mutex::new(Registry::open(registry)?),
-            arrived: (0..settings.partitions).map(|_| Notify::new()).collect(),
+            arrived: settings.partitions.iter().map(|_| Notify::new()).collect(),
             epochs: AtomicU64::new(1),
         };
         Ok(Arc::new(Self { settings, epoch: 0, shared: Arc::new(shared) }))
@@ -99,7 +99,7 @@ impl MemoryTransport {
         Arc::new(Self { settings, epoch, shared: Arc::clone(&self.shared) })
     }
 
-    fn state(&self) -> MutexGuard<'_, Partitions> {
+    fn state(&self) -> MutexGuard<'_, State> {
         lock(&self.shared.state)
     }
 
@@ -135,7 +135,7 @@ impl MemoryTransport {
     }
 
     fn lay_down(&self, batch: &Outgoing) -> Published {
-        let partition = Publisher::partition_of(self, batch.source);
+        let partition = batch.source.partition(self.settings.partitions);
         let mut state = self.state();
         let bytes = state.bytes();
         let place = state.partition(partition);
@@ -158,19 +158,19 @@ impl MemoryTransport {
         }
         place.accept(batch, now_ms());
         drop(state);
-        self.shared.arrived[usize::from(partition)].notify_waiters();
+        self.shared.arrived[partition.index()].notify_waiters();
         Published::Accepted
     }
 }
 
 #[async_trait]
 impl Publisher for MemoryTransport {
-    fn partitions(&self) -> Partition {
+    fn partitions(&self) -> Partitions {
         self.settings.partitions
     }
 
     async fn position(&self, source: SourceId) -> Result<Option<Position>> {
-        let partition = Publisher::partition_of(self, source);
+        let partition = source.partition(self.settings.partitions);
         Ok(self.state().partition(partition).positions.get(&source).copied())
     }
 
@@ -180,12 +180,12 @@ impl Publisher for MemoryTransport {
     }
 
     async fn committed(&self, source: SourceId) -> Result<u64> {
-        let partition = Publisher::partition_of(self, source);
+        let partition = source.partition(self.settings.partitions);
         Ok(self.state().partition(partition).committed.get(&source).copied().unwrap_or(0))
     }
 
     async fn lease(&self, source: SourceId, owner: &str) -> Result<Lease> {
-        let partition = Publisher::partition_of(self, source);
+        let partition = source.partition(self.settings.partitions);
         let mut state = self.state();
         if !state.lease(source, owner, Instant::now(), self.settings.lease_ttl) {
             return Ok(Lease::Taken);
@@ -223,14 +223,14 @@ impl Publisher for MemoryTransport {
 
 #[async_trait]
 impl Consumer for MemoryTransport {
-    fn partitions(&self) -> Partition {
+    fn partitions(&self) -> Partitions {
         self.settings.partitions
     }
 
     async fn receive(&self, partition: Partition, max: usize) -> Result<Vec<Delivery>> {
         let until = tokio::time::Instant::now() + self.settings.block;
         loop {
-            let arrived = self.shared.arrived[usize::from(partition)].notified();
+            let arrived = self.shared.arrived[partition.index()].notified();
             tokio::pin!(arrived);
             // Before looking: what arrives in between is not missed.
             arrived.as_mut().enable();
@@ -298,7 +298,7 @@ impl Consumer for MemoryTransport {
 
 #[async_trait]
 impl Inspector for MemoryTransport {
-    fn partitions(&self) -> Partition {
+    fn partitions(&self) -> Partitions {
         self.settings.partitions
     }
 

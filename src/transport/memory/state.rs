@@ -5,14 +5,14 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use crate::model::{DictionaryId, Position, RowRange, SourceId};
-use crate::transport::{Outgoing, Partition, SourceState};
+use crate::model::{DictionaryId, Partition, Partitions, Position, RowRange, SourceId};
+use crate::transport::{Outgoing, SourceState};
 
 /// Dictionaries of a partition that are kept although no entry needs them: the next batch of their source will.
 const SPARE_DICTIONARIES: usize = 1024;
 
 /// All partitions, and what concerns none of them.
-pub(super) struct Partitions {
+pub(super) struct State {
     partitions: Vec<Place>,
     leases: HashMap<SourceId, (String, Instant)>,
     pub(super) store_mark: Option<String>,
@@ -116,13 +116,13 @@ impl Place {
     }
 }
 
-impl Partitions {
-    pub(super) fn new(partitions: Partition) -> Self {
-        Self { partitions: (0..partitions).map(|_| Place::default()).collect(), leases: HashMap::new(), store_mark: None }
+impl State {
+    pub(super) fn new(partitions: Partitions) -> Self {
+        Self { partitions: partitions.iter().map(|_| Place::default()).collect(), leases: HashMap::new(), store_mark: None }
     }
 
     pub(super) fn partition(&mut self, partition: Partition) -> &mut Place {
-        &mut self.partitions[usize::from(partition)]
+        &mut self.partitions[partition.index()]
     }
 
     /// Bytes of batches that wait.

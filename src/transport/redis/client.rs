@@ -29,8 +29,9 @@ use super::script::{self, Script};
 use super::shared::Shared;
 use super::topology::Kind;
 use super::url::Address;
+use crate::model::Partition;
 use crate::tls::Current;
-use crate::transport::{Partition, Result, TransportError};
+use crate::transport::{Result, TransportError};
 use crate::watched::Secret;
 
 /// Connections are renewed within this time after a certificate was: not all of them at once.

@@ -11,8 +11,8 @@ use tokio::time::Instant;
 
 use super::session::{Kind, Reading, Sent, Session};
 use super::{RedisTransport, reply, script};
-use crate::model::{DictionaryId, RowRange, SourceId};
-use crate::transport::{Backlog, Consumer, Delivery, Partition, Receipt, Result, TransportError};
+use crate::model::{DictionaryId, Partition, Partitions, RowRange, SourceId};
+use crate::transport::{Backlog, Consumer, Delivery, Receipt, Result, TransportError};
 
 /// Unused dictionaries are looked for once in so many acknowledgements.
 const SWEEP_EVERY: u32 = 64;
@@ -24,7 +24,7 @@ const SWEEP_MAX: usize = 256;
 
 #[async_trait]
 impl Consumer for RedisTransport {
-    fn partitions(&self) -> Partition {
+    fn partitions(&self) -> Partitions {
         self.shared.config.partitions
     }
 
@@ -148,7 +148,7 @@ impl RedisTransport {
     /// What every partition answers. Those whose node is away are left out, as long as others are there.
     async fn of_all<T, F: Future<Output = Result<T>>>(&self, ask: impl Fn(Partition) -> F) -> Result<Vec<T>> {
         let (mut found, mut away) = (Vec::new(), None);
-        for answer in join_all((0..self.shared.config.partitions).map(ask)).await {
+        for answer in join_all(self.shared.config.partitions.iter().map(ask)).await {
             match answer {
                 Ok(answer) => found.push(answer),
                 Err(error) if error.is_transient() => away = Some(error),
@@ -272,7 +272,7 @@ impl RedisTransport {
 
     /// Counts an acknowledgement; whether a sweep is due.
     fn acknowledged(&self, partition: Partition) -> bool {
-        let count = self.acknowledgements.get(usize::from(partition));
+        let count = self.acknowledgements.get(partition.index());
         count.is_some_and(|c| (c.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1).is_multiple_of(SWEEP_EVERY))
     }
 

@@ -7,10 +7,8 @@ use async_trait::async_trait;
 use fred::types::Value;
 
 use super::{RedisTransport, reply, script};
-use crate::model::{RowRange, SourceId};
-use crate::transport::{
-    Backlog, ConsumerState, GroupState, Inspector, Partition, PartitionState, Publisher, Result, SourceState,
-};
+use crate::model::{Partition, Partitions, RowRange, SourceId};
+use crate::transport::{Backlog, ConsumerState, GroupState, Inspector, PartitionState, Result, SourceState};
 
 /// Entries looked at in the first call of [`script::QUEUED`], and in any: Redis reads them with their payloads.
 const PAGE: (u64, u64) = (16, 512);
@@ -57,7 +55,7 @@ pub enum Retired {
 
 #[async_trait]
 impl Inspector for RedisTransport {
-    fn partitions(&self) -> Partition {
+    fn partitions(&self) -> Partitions {
         self.shared.config.partitions
     }
 
@@ -105,12 +103,9 @@ impl Inspector for RedisTransport {
     }
 
     async fn reset(&self, source: Option<SourceId>) -> Result<u64> {
-        let partitions = match source {
-            Some(source) => {
-                let partition = self.partition_of(source);
-                partition..partition + 1
-            }
-            None => 0..self.shared.config.partitions,
+        let partitions: Vec<Partition> = match source {
+            Some(source) => vec![source.partition(self.shared.config.partitions)],
+            None => self.shared.config.partitions.iter().collect(),
         };
         let argument: Value = source.map(|s| s.to_string()).unwrap_or_default().into();
         let mut known = 0;
@@ -244,7 +239,7 @@ impl RedisTransport {
     /// # Errors
     /// As every call.
     pub async fn forget_store(&self, group: &str) -> Result<()> {
-        for partition in 0..self.shared.config.partitions {
+        for partition in self.shared.config.partitions {
             let args = vec![self.shared.keys.meta(partition).into(), format!("store:{group}").into()];
             self.link(partition)?.get().await?.call("HDEL", args).await?;
         }

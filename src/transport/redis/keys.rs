@@ -1,7 +1,6 @@
 //! The names of the keys. Those of one partition share the hash tag `{prefix:partition}`, and with it a cluster's slot.
 
-use crate::model::{DictionaryId, FamilyId, SourceId};
-use crate::transport::Partition;
+use crate::model::{DictionaryId, FamilyId, Partition, SourceId};
 
 /// Makes key names.
 #[derive(Clone, Debug)]

@@ -8,8 +8,9 @@ use tokio::time::Instant;
 use super::client::Conn;
 use super::made::Made;
 use super::shared::Shared;
+use crate::model::Partition;
 use crate::retry::Backoff;
-use crate::transport::{Partition, Result};
+use crate::transport::Result;
 
 /// Holds at most one connection.
 pub(super) struct Link {

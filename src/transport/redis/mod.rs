@@ -122,7 +122,8 @@ use self::link::Link;
 use self::session::Seat;
 use self::shared::Shared;
 use self::topology::Kind;
-use super::{Partition, Result, TransportError};
+use super::{Result, TransportError};
+use crate::model::Partition;
 
 /// The queue in one Redis. Implements [`Publisher`](super::Publisher), [`Consumer`](super::Consumer) and
 /// [`Inspector`](super::Inspector).
@@ -146,7 +147,7 @@ impl RedisTransport {
     /// [`TransportError::Mismatch`] for a configuration that cannot be right; it names the key.
     pub fn new(config: &crate::config::Redis) -> Result<Arc<Self>> {
         let shared = Arc::new(Shared::new(config)?);
-        let partitions = 0..config.partitions;
+        let partitions = config.partitions.iter();
         Ok(Arc::new(Self {
             links: partitions.clone().map(|p| Arc::new(Link::new(&shared, p))).collect(),
             seats: partitions.clone().map(|p| Seat::new(&shared, p)).collect(),
@@ -192,9 +193,9 @@ impl RedisTransport {
     /// Every server that has partitions, with them.
     async fn by_node(&self) -> Result<Vec<(Address, Vec<Partition>)>> {
         let known = self.shared.topology.get(&self.shared).await?;
-        let all = 0..self.shared.config.partitions;
+        let all = self.shared.config.partitions;
         let slots = match &known.kind {
-            Kind::Single(server) | Kind::Watched { server, .. } => return Ok(vec![(server.clone(), all.collect())]),
+            Kind::Single(server) | Kind::Watched { server, .. } => return Ok(vec![(server.clone(), all.iter().collect())]),
             Kind::Cluster(slots) => slots,
         };
         let mut nodes: BTreeMap<Address, Vec<Partition>> = BTreeMap::new();
@@ -207,19 +208,20 @@ impl RedisTransport {
     }
 
     /// The one of a server's partitions to ask it by: one that has a connection, if there is.
-    fn nearest(&self, partitions: &[Partition]) -> Partition {
-        let connected = |p: &&Partition| self.links.get(usize::from(**p)).is_some_and(|link| link.current().is_some());
-        partitions.iter().find(connected).or(partitions.first()).copied().unwrap_or_default()
+    fn nearest(&self, partitions: &[Partition]) -> Option<Partition> {
+        let connected = |p: &&Partition| self.links.get(p.index()).is_some_and(|link| link.current().is_some());
+        partitions.iter().find(connected).or(partitions.first()).copied()
     }
 
     /// A round trip to every server that has partitions; the longest. An error where one does not answer, or a partition has none.
     async fn round_trip(&self) -> Result<Duration> {
         self.shared.spares.prune();
-        for partition in 0..self.shared.config.partitions {
+        for partition in self.shared.config.partitions {
             self.shared.topology.place(&self.shared, partition).await?;
         }
         let trips = self.by_node().await?.into_iter().map(|(_, partitions)| async move {
-            let conn = self.link(self.nearest(&partitions))?.get().await?;
+            let nearest = self.nearest(&partitions).ok_or_else(|| self.shared.unavailable("it has no partition"))?;
+            let conn = self.link(nearest)?.get().await?;
             let begun = Instant::now();
             conn.call("PING", Vec::new()).await?;
             Ok(begun.elapsed())
@@ -252,11 +254,11 @@ impl RedisTransport {
     }
 
     fn link(&self, partition: Partition) -> Result<&Arc<Link>> {
-        self.links.get(usize::from(partition)).ok_or_else(|| self.no_partition(partition))
+        self.links.get(partition.index()).ok_or_else(|| self.no_partition(partition))
     }
 
     fn seat(&self, partition: Partition) -> Result<&Seat> {
-        self.seats.get(usize::from(partition)).ok_or_else(|| self.no_partition(partition))
+        self.seats.get(partition.index()).ok_or_else(|| self.no_partition(partition))
     }
 
     fn no_partition(&self, partition: Partition) -> TransportError {

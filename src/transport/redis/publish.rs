@@ -8,17 +8,17 @@ use futures_util::future::{BoxFuture, FutureExt};
 
 use super::client::{Conn, bytes};
 use super::{RedisTransport, reply, script};
-use crate::model::{FamilyId, Position, SourceId};
-use crate::transport::{Identity, Lease, Outgoing, Partition, Published, Publisher, Result, TransportError};
+use crate::model::{FamilyId, Partition, Partitions, Position, SourceId};
+use crate::transport::{Identity, Lease, Outgoing, Published, Publisher, Result, TransportError};
 
 #[async_trait]
 impl Publisher for RedisTransport {
-    fn partitions(&self) -> Partition {
+    fn partitions(&self) -> Partitions {
         self.shared.config.partitions
     }
 
     async fn position(&self, source: SourceId) -> Result<Option<Position>> {
-        let partition = self.partition_of(source);
+        let partition = source.partition(self.shared.config.partitions);
         let key = self.shared.keys.positions(partition);
         let conn = self.link(partition)?.get().await?;
         let stored = conn.call("HGET", vec![key.as_str().into(), source.to_string().into()]).await?;
@@ -26,7 +26,7 @@ impl Publisher for RedisTransport {
     }
 
     fn publish(&self, batch: &Outgoing) -> BoxFuture<'static, Result<Published>> {
-        let partition = self.partition_of(batch.source);
+        let partition = batch.source.partition(self.shared.config.partitions);
         let link = match self.link(partition) {
             Ok(link) => link.clone(),
             Err(error) => return std::future::ready(Err(error)).boxed(),
@@ -46,7 +46,7 @@ impl Publisher for RedisTransport {
     }
 
     async fn committed(&self, source: SourceId) -> Result<u64> {
-        let partition = self.partition_of(source);
+        let partition = source.partition(self.shared.config.partitions);
         let key = self.shared.keys.committed(partition, &self.shared.config.group);
         let conn = self.link(partition)?.get().await?;
         let row = conn.call("HGET", vec![key.into(), source.to_string().into()]).await?;
@@ -54,7 +54,7 @@ impl Publisher for RedisTransport {
     }
 
     async fn lease(&self, source: SourceId, owner: &str) -> Result<Lease> {
-        let partition = self.partition_of(source);
+        let partition = source.partition(self.shared.config.partitions);
         let keys = vec![self.shared.keys.lease(partition, source), self.shared.keys.positions(partition)];
         let positions = keys[1].clone();
         let ttl = self.shared.config.lease_ttl.as_millis().max(1).to_string();
@@ -72,7 +72,7 @@ impl Publisher for RedisTransport {
     }
 
     async fn release(&self, source: SourceId, owner: &str) -> Result<()> {
-        let partition = self.partition_of(source);
+        let partition = source.partition(self.shared.config.partitions);
         let conn = self.link(partition)?.get().await?;
         conn.run(&script::RELEASE, vec![self.shared.keys.lease(partition, source)], vec![owner.into()]).await?;
         Ok(())
@@ -108,7 +108,7 @@ impl Publisher for RedisTransport {
         if self.shared.config.min_replicas == Some(0) {
             return Ok(true);
         }
-        let conn = self.link(self.partition_of(source))?.get().await?;
+        let conn = self.link(source.partition(self.shared.config.partitions))?.get().await?;
         let wanted = match self.shared.config.min_replicas {
             Some(wanted) => u64::from(wanted),
             None => u64::from(has_replicas(&conn).await?),

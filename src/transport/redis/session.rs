@@ -15,8 +15,9 @@ use super::client::Conn;
 use super::link::Link;
 use super::made::Made;
 use super::shared::Shared;
+use crate::model::Partition;
 use crate::retry::Backoff;
-use crate::transport::{Partition, Result};
+use crate::transport::Result;
 
 /// The place for a partition's session.
 pub(super) struct Seat {

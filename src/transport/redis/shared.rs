@@ -61,9 +61,6 @@ impl Shared {
         if config.prefix.is_empty() || config.prefix.contains(['{', '}']) {
             return Err(bad("prefix", "it must not be empty or contain { or }, which name the slot in a cluster".to_owned()));
         }
-        if config.partitions == 0 {
-            return Err(bad("partitions", "there must be at least one".to_owned()));
-        }
         let username = config.username.clone().or(username).filter(|name| !name.is_empty());
         let password = config.password.clone().or(password.map(Secret::from));
         if username.is_some() && password.is_none() {

@@ -21,8 +21,9 @@ use super::made::Made;
 use super::reply;
 use super::shared::Shared;
 use super::url::Address;
+use crate::model::Partition;
 use crate::retry::Backoff;
-use crate::transport::{Partition, Result, TransportError};
+use crate::transport::{Result, TransportError};
 
 /// Slots of a cluster.
 const SLOTS: usize = 16_384;

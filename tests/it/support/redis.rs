@@ -221,7 +221,7 @@ pub fn config(url: &str) -> telemetry::config::Redis {
         username: None,
         password: None,
         prefix: "t".to_owned(),
-        partitions: 2,
+        partitions: telemetry::model::Partitions::new(2).expect("not 0"),
         max_backlog: 1_000,
         min_replicas: None,
         lease_ttl: Duration::from_secs(5),

@@ -4,17 +4,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use telemetry::model::Partitions;
 use telemetry::transport::memory::{MemoryTransport, Settings};
 use telemetry::transport::{Published, Publisher};
 
-use super::{ELSEWHERE, Place, Queue, SOURCE, Tune, acknowledge, batch, fill, take};
+use super::{ELSEWHERE, P, Place, Queue, SOURCE, Tune, acknowledge, batch, fill, take};
 
 /// A queue.
 pub struct Memory(Arc<MemoryTransport>);
 
-fn settings(tune: Tune, max_bytes: usize) -> Settings {
+const TWO: Partitions = Partitions::new(2).expect("not 0");
+
+fn settings(partitions: Partitions, tune: Tune, max_bytes: usize) -> Settings {
     Settings {
-        partitions: 2,
+        partitions,
         max_backlog: tune.max_backlog,
         max_bytes,
         lease_ttl: tune.lease_ttl,
@@ -25,37 +28,38 @@ fn settings(tune: Tune, max_bytes: usize) -> Settings {
 }
 
 impl Memory {
-    pub fn new() -> Self {
-        Self(MemoryTransport::open(settings(Tune::default(), 1 << 20), None).unwrap())
+    pub fn new(partitions: u16) -> Self {
+        let partitions = Partitions::new(partitions).unwrap();
+        Self(MemoryTransport::open(settings(partitions, Tune::default(), 1 << 20), None).unwrap())
     }
 }
 
 #[async_trait]
 impl Place for Memory {
     async fn open(&self, tune: Tune) -> Arc<dyn Queue> {
-        self.0.join(settings(tune, 1 << 20))
+        self.0.join(settings(Publisher::partitions(&*self.0), tune, 1 << 20))
     }
 }
 
 #[tokio::test]
 async fn bytes_are_bounded_and_one_batch_always_may() {
     let size = batch(SOURCE, 0).payload.len();
-    let queue = MemoryTransport::open(settings(Tune::default(), size - 1), None).unwrap();
+    let queue = MemoryTransport::open(settings(TWO, Tune::default(), size - 1), None).unwrap();
     fill(&*queue, SOURCE, 0, 10).await;
     assert_eq!(queue.publish(&batch(ELSEWHERE, 0)).await.unwrap(), Published::Full, "all partitions together");
-    let got = take(&*queue, 0, 1).await;
+    let got = take(&*queue, P, 1).await;
     assert_eq!(acknowledge(&*queue, &got, &[]).await, 1);
     fill(&*queue, ELSEWHERE, 0, 10).await;
 }
 
 #[tokio::test]
 async fn who_waits_is_woken_by_what_arrives() {
-    let mut patient = settings(Tune::default(), 1 << 20);
+    let mut patient = settings(TWO, Tune::default(), 1 << 20);
     patient.block = Duration::from_secs(3600);
     let queue = MemoryTransport::open(patient, None).unwrap();
     let waiting = tokio::spawn({
         let queue = Arc::clone(&queue);
-        async move { take(&*queue, 0, 1).await.len() }
+        async move { take(&*queue, P, 1).await.len() }
     });
     tokio::task::yield_now().await;
     fill(&*queue, SOURCE, 0, 10).await;

@@ -5,11 +5,13 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use telemetry::model::{DictionaryId, Digest, RowRange, SourceId};
+use telemetry::model::{DictionaryId, Digest, Partitions, RowRange, SourceId};
 use telemetry::transport::redis::{RedisTransport, Retired};
 use telemetry::transport::{Consumer, Identity, Inspector, Lease, Published, Publisher, TransportError};
 
-use super::{ELSEWHERE, OTHER, Place, Queue, SOURCE, Tune, acknowledge, at, backlog, batch, family, fill, firsts, source, take};
+use super::{
+    ELSEWHERE, OTHER, P, Place, Queue, SECOND, SOURCE, Tune, acknowledge, at, backlog, batch, family, fill, firsts, source, take,
+};
 use crate::support::proxy::Proxy;
 use crate::support::redis::{RedisServer, Reply, config};
 
@@ -20,18 +22,23 @@ const fn dictionary_id(n: u128) -> DictionaryId {
 }
 
 /// A server and a queue on it.
-pub struct Server(pub RedisServer);
+pub struct Server {
+    redis: RedisServer,
+    partitions: Partitions,
+}
 
 impl Server {
-    pub fn start() -> Self {
-        Self(RedisServer::start())
+    /// With so many partitions.
+    pub fn start(partitions: u16) -> Self {
+        Self { redis: RedisServer::start(), partitions: Partitions::new(partitions).unwrap() }
     }
 }
 
 #[async_trait]
 impl Place for Server {
     async fn open(&self, tune: Tune) -> Arc<dyn Queue> {
-        let mut config = config(&self.0.url());
+        let mut config = config(&self.redis.url());
+        config.partitions = self.partitions;
         config.consumer = tune.consumer.to_owned();
         config.max_backlog = tune.max_backlog;
         config.claim_idle = tune.claim_idle;
@@ -63,7 +70,7 @@ async fn what_is_done_is_trimmed() {
     let server = RedisServer::start();
     let q = open(&server).await;
     fill(&*q, SOURCE, 0, 50).await;
-    let got = take(&*q, 0, 4).await;
+    let got = take(&*q, P, 4).await;
     acknowledge(&*q, &got[1..], &[]).await;
     assert_eq!(server.int(&["XLEN", STREAM]), 5, "the oldest is still pending");
     acknowledge(&*q, &got[..1], &[]).await;
@@ -71,12 +78,12 @@ async fn what_is_done_is_trimmed() {
     // Another group has not read anything: what it needs stays.
     server.ok(&["XGROUP", "CREATE", STREAM, "others", "0"]);
     fill(&*q, SOURCE, 50, 60).await;
-    let got = take(&*q, 0, 2).await;
+    let got = take(&*q, P, 2).await;
     acknowledge(&*q, &got, &[]).await;
     assert_eq!(server.int(&["XLEN", STREAM]), 2);
     server.ok(&["XGROUP", "DESTROY", STREAM, "others"]);
     fill(&*q, SOURCE, 60, 70).await;
-    let got = take(&*q, 0, 1).await;
+    let got = take(&*q, P, 1).await;
     acknowledge(&*q, &got, &[]).await;
     assert_eq!(server.int(&["XLEN", STREAM]), 0);
 }
@@ -92,14 +99,14 @@ async fn a_group_that_is_gone_is_retired_and_frees_what_it_held() {
     let (q, gone) = (open(&server).await, open_as(&server, "gone").await);
     fill(&*q, SOURCE, 0, 10).await;
     // It comes late, and still sees everything.
-    assert_eq!(firsts(&take(&*gone, 0, 1).await), [0]);
+    assert_eq!(firsts(&take(&*gone, P, 1).await), [0]);
     gone.mark_store("another").await.unwrap();
     assert_eq!(acknowledge(&*gone, &[], &[(SOURCE, 1)]).await, 0);
     let row = fill_memory_from(&server, &*q, 10).await;
     let entries = (row / 10) as usize;
-    let got = take(&*q, 0, entries).await;
+    let got = take(&*q, P, entries).await;
     acknowledge(&*q, &got, &[]).await;
-    let seen = q.look(0, 8).await.unwrap();
+    let seen = q.look(P, 8).await.unwrap();
     assert_eq!((seen.backlog.entries, seen.entries, seen.held_by.as_deref()), (0, entries as u64, Some("gone")));
     let held = seen.groups.iter().find(|g| g.name == "gone").unwrap();
     assert_eq!((held.backlog.entries, held.backlog.pending), (entries as u64, 1));
@@ -107,15 +114,15 @@ async fn a_group_that_is_gone_is_retired_and_frees_what_it_held() {
     // Redis is full for the sake of a group; one that is at work stays.
     let minute = Duration::from_secs(60);
     assert!(matches!(q.publish(&batch(SOURCE, row)).await, Err(TransportError::Full { .. })));
-    let refused = q.retire(0, "gone", minute).await.unwrap();
+    let refused = q.retire(P, "gone", minute).await.unwrap();
     assert!(matches!(&refused, Retired::Active { consumer, idle } if consumer == "one" && *idle < minute), "{refused:?}");
     assert_eq!(server.int(&["XLEN", STREAM]), entries as i64);
-    let done = q.retire(0, "gone", Duration::ZERO).await.unwrap();
+    let done = q.retire(P, "gone", Duration::ZERO).await.unwrap();
     assert_eq!(done, Retired::Done { unacknowledged: entries as u64, trimmed: entries as u64 });
     assert_eq!(server.int(&["XLEN", STREAM]), 0);
     assert_eq!(gone.committed(SOURCE).await.unwrap(), 0);
-    assert_eq!(q.retire(0, "gone", Duration::ZERO).await.unwrap(), Retired::Unknown);
-    assert_eq!(q.retire(1, "gone", Duration::ZERO).await.unwrap(), Retired::Unknown, "it never was there");
+    assert_eq!(q.retire(P, "gone", Duration::ZERO).await.unwrap(), Retired::Unknown);
+    assert_eq!(q.retire(SECOND, "gone", Duration::ZERO).await.unwrap(), Retired::Unknown, "it never was there");
     assert_eq!(until_ok(|| q.publish(&batch(SOURCE, row))).await, Published::Accepted);
     q.forget_store("gone").await.unwrap();
     assert_eq!(gone.store_mark().await.unwrap(), None);
@@ -126,11 +133,11 @@ async fn the_only_group_takes_nothing_with_it() {
     let server = RedisServer::start();
     let q = open(&server).await;
     fill(&*q, SOURCE, 0, 20).await;
-    let done = q.retire(0, "collectors", Duration::ZERO).await.unwrap();
+    let done = q.retire(P, "collectors", Duration::ZERO).await.unwrap();
     assert_eq!(done, Retired::Done { unacknowledged: 2, trimmed: 0 });
     assert_eq!(backlog(&*q).await.entries, 2, "nobody has done with them");
-    assert_eq!(q.look(0, 8).await.unwrap().groups, []);
-    assert_eq!(firsts(&take(&*q, 0, 2).await), [0, 10], "whoever comes next sees them");
+    assert_eq!(q.look(P, 8).await.unwrap().groups, []);
+    assert_eq!(firsts(&take(&*q, P, 2).await), [0, 10], "whoever comes next sees them");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -138,15 +145,15 @@ async fn each_group_has_an_account_of_its_own() {
     let server = RedisServer::start();
     let (q, other) = (open(&server).await, open_as(&server, "other").await);
     fill(&*q, SOURCE, 0, 30).await;
-    let got = take(&*other, 0, 2).await;
+    let got = take(&*other, P, 2).await;
     acknowledge(&*other, &got, &[(SOURCE, 20)]).await;
     let row = |first| RowRange { first, end: first + 10 };
-    assert_eq!(q.queued(0).await.unwrap(), [(SOURCE, row(0)), (SOURCE, row(10)), (SOURCE, row(20))]);
-    assert_eq!(other.queued(0).await.unwrap(), [(SOURCE, row(20))]);
+    assert_eq!(q.queued(P).await.unwrap(), [(SOURCE, row(0)), (SOURCE, row(10)), (SOURCE, row(20))]);
+    assert_eq!(other.queued(P).await.unwrap(), [(SOURCE, row(20))]);
     // What one group has stored the other has not.
     assert_eq!((q.committed(SOURCE).await.unwrap(), other.committed(SOURCE).await.unwrap()), (0, 20));
-    assert_eq!((q.sources(0).await.unwrap()[0].committed, other.sources(0).await.unwrap()[0].committed), (0, 20));
-    assert_eq!(q.look(0, 0).await.unwrap().held_by.as_deref(), Some("collectors"));
+    assert_eq!((q.sources(P).await.unwrap()[0].committed, other.sources(P).await.unwrap()[0].committed), (0, 20));
+    assert_eq!(q.look(P, 0).await.unwrap().held_by.as_deref(), Some("collectors"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -160,14 +167,14 @@ async fn what_is_listed_comes_in_pages_and_whole() {
         b.payload = Bytes::from(vec![b'x'; if n % 100 < 50 { 10 } else { 20_000 }]);
         assert_eq!(q.publish(&b).await.unwrap(), Published::Accepted);
     }
-    let queued = q.queued(0).await.unwrap();
+    let queued = q.queued(P).await.unwrap();
     assert_eq!(queued.iter().map(|(source, _)| *source).collect::<Vec<_>>(), sources);
-    let listed = q.sources(0).await.unwrap();
+    let listed = q.sources(P).await.unwrap();
     assert_eq!(listed.iter().map(|state| state.source).collect::<Vec<_>>(), sources);
     assert!(listed.iter().all(|state| state.position == at(10)));
     let (mut cursor, mut pages) = (String::new(), Vec::new());
     loop {
-        pages.push(q.some_sources(0, &mut cursor).await.unwrap());
+        pages.push(q.some_sources(P, &mut cursor).await.unwrap());
         if cursor.is_empty() {
             break;
         }
@@ -177,14 +184,14 @@ async fn what_is_listed_comes_in_pages_and_whole() {
     seen.sort_unstable();
     seen.dedup();
     assert_eq!(seen, sources);
-    assert_eq!(q.some_sources(1, &mut cursor).await.unwrap(), []);
+    assert_eq!(q.some_sources(SECOND, &mut cursor).await.unwrap(), []);
     assert!(cursor.is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_server_behind_a_partition_says_how_it_is() {
     let server = RedisServer::start_with(&["--maxmemory", "100mb", "--maxmemory-policy", "noeviction"]);
-    let node = open(&server).await.node(1).await.unwrap();
+    let node = open(&server).await.node(SECOND).await.unwrap();
     assert_eq!(node.address, format!("127.0.0.1:{}", server.port()));
     assert_eq!((node.max_memory, node.policy.as_str()), (100 << 20, "noeviction"));
     assert!(node.used_memory > 100_000 && node.used_memory < node.max_memory, "{node:?}");
@@ -202,15 +209,15 @@ async fn dictionaries_go_when_nothing_refers_to_them() {
         b.with = vec![(digest(n), dictionary(n))];
         assert_eq!(q.publish(&b).await.unwrap(), Published::Accepted);
     }
-    assert_eq!(q.sweep(0, Duration::ZERO).await.unwrap(), 0);
-    let got = take(&*q, 0, 3).await;
+    assert_eq!(q.sweep(P, Duration::ZERO).await.unwrap(), 0);
+    let got = take(&*q, P, 3).await;
     acknowledge(&*q, &got[..2], &[]).await;
-    assert_eq!(q.sweep(0, Duration::from_secs(3_600)).await.unwrap(), 0, "used not long ago");
-    assert_eq!(q.sweep(0, Duration::ZERO).await.unwrap(), 2);
-    assert_eq!(q.dictionary(0, digest(1)).await.unwrap(), None);
-    assert_eq!(q.dictionary(0, digest(3)).await.unwrap(), Some(dictionary(3)));
+    assert_eq!(q.sweep(P, Duration::from_secs(3_600)).await.unwrap(), 0, "used not long ago");
+    assert_eq!(q.sweep(P, Duration::ZERO).await.unwrap(), 2);
+    assert_eq!(q.dictionary(P, digest(1)).await.unwrap(), None);
+    assert_eq!(q.dictionary(P, digest(3)).await.unwrap(), Some(dictionary(3)));
     acknowledge(&*q, &got[2..], &[]).await;
-    assert_eq!(q.sweep(0, Duration::ZERO).await.unwrap(), 0, "the last used stays, though the queue is empty");
+    assert_eq!(q.sweep(P, Duration::ZERO).await.unwrap(), 0, "the last used stays, though the queue is empty");
 
     let mut b = batch(SOURCE, 30);
     b.dictionaries = vec![digest(3), digest(1)];
@@ -225,9 +232,9 @@ async fn receipts_die_with_their_connection() {
     let server = RedisServer::start();
     let q = open(&server).await;
     fill(&*q, SOURCE, 0, 30).await;
-    let before = take(&*q, 0, 3).await;
+    let before = take(&*q, P, 3).await;
     server.ok(&["CLIENT", "KILL", "TYPE", "normal"]);
-    let after = until_ok(|| q.receive(0, 10)).await;
+    let after = until_ok(|| q.receive(P, 10)).await;
     assert_eq!(firsts(&after), [0, 10, 20]);
     assert!(after[0].receipt.epoch > before[0].receipt.epoch);
     assert_eq!(acknowledge(&*q, &before, &[(SOURCE, 5)]).await, 0);
@@ -242,11 +249,11 @@ async fn a_read_that_nobody_waits_for_loses_nothing() {
     let mut slow = config(&server.url());
     slow.block = Duration::from_secs(1);
     let q = RedisTransport::connect(&slow).await.unwrap();
-    assert!(q.receive(0, 10).await.unwrap().is_empty());
-    let stopped = tokio::time::timeout(Duration::from_millis(200), q.receive(0, 10)).await;
+    assert!(q.receive(P, 10).await.unwrap().is_empty());
+    let stopped = tokio::time::timeout(Duration::from_millis(200), q.receive(P, 10)).await;
     assert!(stopped.is_err(), "it waits for entries");
     fill(&*q, SOURCE, 0, 10).await;
-    assert_eq!(firsts(&take(&*q, 0, 1).await), [0]);
+    assert_eq!(firsts(&take(&*q, P, 1).await), [0]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -254,11 +261,11 @@ async fn entries_deleted_by_hand_are_passed_over() {
     let server = RedisServer::start();
     let q = open(&server).await;
     fill(&*q, SOURCE, 0, 30).await;
-    let got = take(&*q, 0, 3).await;
+    let got = take(&*q, P, 3).await;
     drop(q);
     server.ok(&["XDEL", STREAM, &got[1].receipt.entry]);
     let q = open(&server).await;
-    let again = take(&*q, 0, 2).await;
+    let again = take(&*q, P, 2).await;
     assert_eq!(firsts(&again), [0, 20]);
     acknowledge(&*q, &again, &[]).await;
     until_ok(|| async {
@@ -311,7 +318,7 @@ async fn a_full_redis_is_drained_and_takes_more() {
     assert!(matches!(q.publish(&other_partition).await, Err(TransportError::Full { .. })));
     assert_eq!(server.int(&["EXISTS", "{t:1}:stream", "{t:1}:positions", "{t:0}:dicts"]), 0);
     assert_eq!(q.position(SOURCE).await.unwrap(), at(row));
-    assert_eq!(q.dictionary(0, dictionary_id(9)).await.unwrap(), None);
+    assert_eq!(q.dictionary(P, dictionary_id(9)).await.unwrap(), None);
     assert_eq!(server.int(&["XLEN", STREAM]), count as i64);
     // A lease is renewed, a new one refused.
     assert_eq!(q.lease(SOURCE, "me").await.unwrap(), Lease::Held(at(row)));
@@ -321,8 +328,8 @@ async fn a_full_redis_is_drained_and_takes_more() {
     assert_eq!(acknowledge(&*q, &[], &[(OTHER, 7)]).await, 0);
     assert_eq!(q.committed(OTHER).await.unwrap(), 7);
 
-    let got = take(&*q, 0, count).await;
-    q.keep(0, &[got[0].receipt.clone()]).await.unwrap();
+    let got = take(&*q, P, count).await;
+    q.keep(P, &[got[0].receipt.clone()]).await.unwrap();
     assert_eq!(acknowledge(&*q, &got, &[(SOURCE, row)]).await, count);
     assert_eq!(q.committed(SOURCE).await.unwrap(), row);
     assert_eq!(server.int(&["XLEN", STREAM]), 0);
@@ -334,14 +341,14 @@ async fn a_redis_that_lost_everything_is_noticed() {
     let server = RedisServer::start();
     let q = open(&server).await;
     fill(&*q, SOURCE, 0, 30).await;
-    let before = take(&*q, 0, 3).await;
+    let before = take(&*q, P, 3).await;
     server.ok(&["FLUSHALL"]);
     server.ok(&["SCRIPT", "FLUSH"]);
     assert_eq!(q.publish(&batch(SOURCE, 30)).await.unwrap(), Published::Moved(None));
     assert_eq!(server.command(&["HGET", "{t:0}:meta", "partitions"]), Reply::Text("2".into()), "written again");
     assert_eq!(q.lease(SOURCE, "me").await.unwrap(), Lease::Held(None));
     fill(&*q, SOURCE, 0, 20).await;
-    let after = take(&*q, 0, 2).await;
+    let after = take(&*q, P, 2).await;
     assert_eq!(firsts(&after), [0, 10]);
     assert_eq!(acknowledge(&*q, &before, &[]).await, 0);
     assert_eq!(acknowledge(&*q, &after, &[]).await, 2);
@@ -354,10 +361,10 @@ async fn a_waiting_consumer_survives_the_loss_of_everything() {
     slow.block = Duration::from_secs(1);
     let q = RedisTransport::connect(&slow).await.unwrap();
     fill(&*q, SOURCE, 0, 10).await;
-    let before = take(&*q, 0, 1).await;
+    let before = take(&*q, P, 1).await;
     let reader = tokio::spawn({
         let q = q.clone();
-        async move { take(&*q, 0, 1).await }
+        async move { take(&*q, P, 1).await }
     });
     // Until the reader is blocked.
     while !matches!(server.command(&["INFO", "clients"]), Reply::Text(t) if t.contains("blocked_clients:1")) {}
@@ -380,18 +387,18 @@ async fn a_killed_redis_comes_back_with_stream_and_position() {
     let server = RedisServer::start_with(&["--appendfsync", "always"]);
     let q = open(&server).await;
     fill(&*q, SOURCE, 0, 30).await;
-    let before = take(&*q, 0, 2).await;
+    let before = take(&*q, P, 2).await;
     server.kill();
     let in_flight = q.publish(&batch(SOURCE, 30)).await;
     assert!(matches!(in_flight, Err(TransportError::Unavailable { .. })), "{in_flight:?}");
-    assert!(matches!(q.receive(0, 1).await, Err(TransportError::Unavailable { .. })));
+    assert!(matches!(q.receive(P, 1).await, Err(TransportError::Unavailable { .. })));
     assert!(!q.is_connected());
     server.restart();
     assert_eq!(until_ok(|| q.position(SOURCE)).await, at(30));
     assert!(q.is_connected());
     fill(&*q, SOURCE, 30, 40).await;
-    until_ok(|| q.keep(0, &[])).await;
-    let after = take(&*q, 0, 4).await;
+    until_ok(|| q.keep(P, &[])).await;
+    let after = take(&*q, P, 4).await;
     assert_eq!(firsts(&after), [0, 10, 20, 30]);
     assert_eq!(acknowledge(&*q, &before, &[]).await, 0);
     assert_eq!(acknowledge(&*q, &after, &[]).await, 4);
@@ -405,7 +412,7 @@ async fn a_frozen_redis_is_noticed_by_every_call() {
     quick.connect_timeout = Duration::from_millis(300);
     let q = RedisTransport::connect(&quick).await.unwrap();
     fill(&*q, SOURCE, 0, 20).await;
-    let got = take(&*q, 0, 1).await;
+    let got = take(&*q, P, 1).await;
     assert!(Publisher::ping(&*q).await.is_ok());
     let receipts = vec![got[0].receipt.clone()];
 
@@ -415,14 +422,14 @@ async fn a_frozen_redis_is_noticed_by_every_call() {
     };
     let all = async {
         unavailable("publish", q.publish(&batch(SOURCE, 20)).await.err());
-        unavailable("receive", q.receive(0, 1).await.err());
-        unavailable("acknowledge", q.acknowledge(0, receipts.clone(), &[]).await.err());
-        unavailable("keep", q.keep(0, &receipts).await.err());
+        unavailable("receive", q.receive(P, 1).await.err());
+        unavailable("acknowledge", q.acknowledge(P, receipts.clone(), &[]).await.err());
+        unavailable("keep", q.keep(P, &receipts).await.err());
         unavailable("position", q.position(SOURCE).await.err());
         unavailable("lease", q.lease(SOURCE, "me").await.err());
         unavailable("replicated", q.replicated(SOURCE).await.err());
-        unavailable("dictionary", q.dictionary(0, dictionary_id(1)).await.err());
-        unavailable("queued", q.queued(0).await.err());
+        unavailable("dictionary", q.dictionary(P, dictionary_id(1)).await.err());
+        unavailable("queued", q.queued(P).await.err());
         unavailable("ping", Consumer::ping(&*q).await.err());
         unavailable("identities", q.identities(family(1)).await.err());
     };
@@ -431,8 +438,8 @@ async fn a_frozen_redis_is_noticed_by_every_call() {
     // The batch may have arrived or not: sending it again is harmless either way.
     let again = until_ok(|| q.publish(&batch(SOURCE, 20))).await;
     assert!(matches!(again, Published::Accepted) || again == Published::Moved(at(30)), "{again:?}");
-    until_ok(|| q.keep(0, &[])).await;
-    assert_eq!(firsts(&take(&*q, 0, 3).await), [0, 10, 20]);
+    until_ok(|| q.keep(P, &[])).await;
+    assert_eq!(firsts(&take(&*q, P, 3).await), [0, 10, 20]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -467,7 +474,7 @@ async fn a_call_that_is_not_looked_at_holds_up_no_other() {
     let through = config(&format!("redis://127.0.0.1:{}", proxy.port()));
     let q = RedisTransport::connect(&through).await.unwrap();
     fill(&*q, SOURCE, 0, 10).await;
-    let got = take(&*q, 0, 1).await;
+    let got = take(&*q, P, 1).await;
     proxy.cut();
     assert!(q.position(SOURCE).await.is_err());
     proxy.mend();
@@ -475,11 +482,11 @@ async fn a_call_that_is_not_looked_at_holds_up_no_other() {
     // Both have begun to connect, and are left alone.
     let next = batch(SOURCE, 10);
     let mut publishing = q.publish(&next);
-    let mut reading = Box::pin(q.receive(0, 1));
+    let mut reading = Box::pin(q.receive(P, 1));
     assert!(tokio::time::timeout(Duration::from_millis(5), &mut publishing).await.is_err());
     assert!(tokio::time::timeout(Duration::from_millis(5), &mut reading).await.is_err());
     assert_eq!(until_ok(|| q.position(SOURCE)).await, at(10));
-    assert_eq!(until_ok(|| q.acknowledge(0, vec![got[0].receipt.clone()], &[])).await, 0);
+    assert_eq!(until_ok(|| q.acknowledge(P, vec![got[0].receipt.clone()], &[])).await, 0);
     assert_eq!(publishing.await.unwrap(), Published::Accepted);
     assert_eq!(firsts(&reading.await.unwrap()), [0]);
 }
@@ -489,7 +496,7 @@ async fn another_number_of_partitions_is_refused() {
     let server = RedisServer::start();
     open(&server).await;
     let mut other = config(&server.url());
-    other.partitions = 5;
+    other.partitions = Partitions::new(5).unwrap();
     let Err(error) = RedisTransport::connect(&other).await else { panic!("it was accepted") };
     assert!(matches!(error, TransportError::Mismatch(_)));
     let said = error.to_string();
@@ -531,7 +538,7 @@ async fn a_missing_right_is_named() {
     words.extend(rights.iter().map(String::as_str));
     server.ok(&words);
     let q = RedisTransport::connect(&config).await.unwrap();
-    assert!(q.receive(0, 1).await.unwrap().is_empty());
+    assert!(q.receive(P, 1).await.unwrap().is_empty());
     let mut b = batch(SOURCE, 0);
     b.dictionaries = vec![dictionary_id(1)];
     b.with = vec![(dictionary_id(1), Bytes::from_static(b"d"))];
@@ -543,18 +550,18 @@ async fn a_missing_right_is_named() {
     assert_eq!(q.register(family(1), &[], new).await.unwrap(), Ok(()));
     assert_eq!(q.identities(family(1)).await.unwrap(), [new]);
     assert!(q.replicated(SOURCE).await.unwrap());
-    let got = take(&*q, 0, 1).await;
-    q.keep(0, &[got[0].receipt.clone()]).await.unwrap();
-    assert_eq!((backlog(&*q).await.pending, q.queued(0).await.unwrap().len()), (1, 1));
+    let got = take(&*q, P, 1).await;
+    q.keep(P, &[got[0].receipt.clone()]).await.unwrap();
+    assert_eq!((backlog(&*q).await.pending, q.queued(P).await.unwrap().len()), (1, 1));
     assert_eq!(acknowledge(&*q, &got, &[(SOURCE, 10)]).await, 1);
-    assert_eq!(q.sweep(0, Duration::ZERO).await.unwrap(), 0);
-    q.leave(0).await.unwrap();
+    assert_eq!(q.sweep(P, Duration::ZERO).await.unwrap(), 0);
+    q.leave(P).await.unwrap();
     q.mark_store("store").await.unwrap();
-    assert_eq!(q.sources(0).await.unwrap().len(), 1);
-    assert_eq!(q.some_sources(0, &mut String::new()).await.unwrap().len(), 1);
-    assert_eq!(q.look(0, 8).await.unwrap().groups.len(), 1);
-    q.node(0).await.unwrap();
-    assert!(matches!(q.retire(0, "collectors", Duration::ZERO).await.unwrap(), Retired::Done { .. }));
+    assert_eq!(q.sources(P).await.unwrap().len(), 1);
+    assert_eq!(q.some_sources(P, &mut String::new()).await.unwrap().len(), 1);
+    assert_eq!(q.look(P, 8).await.unwrap().groups.len(), 1);
+    q.node(P).await.unwrap();
+    assert!(matches!(q.retire(P, "collectors", Duration::ZERO).await.unwrap(), Retired::Done { .. }));
     q.forget_store("collectors").await.unwrap();
     assert_eq!(q.reset(Some(SOURCE)).await.unwrap() + q.reset(None).await.unwrap(), 1);
 }
@@ -589,7 +596,7 @@ async fn what_is_no_redis_is_said_so() {
     let q = open(&server).await;
     let error = q.publish(&batch(SOURCE, 0)).await.unwrap_err().to_string();
     assert!(error.contains("{t:0}:positions"), "{error}");
-    assert_eq!(Inspector::backlog(&*q, 0).await.unwrap().entries, 0);
+    assert_eq!(Inspector::backlog(&*q, P).await.unwrap().entries, 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -23,7 +23,8 @@ use super::url::Address;
 use super::{RedisTransport, reply};
 use crate::config::Redis;
 use crate::diagnosis::{Outcome, Step};
-use crate::transport::{Partition, Result, TransportError};
+use crate::model::Partition;
+use crate::transport::{Result, TransportError};
 
 /// Days before its end that a certificate is warned of.
 const RENEW_DAYS: i64 = 21;
@@ -273,7 +274,7 @@ fn unusable(alike: &[(&Address, Fault)], slots: &Slots) -> Step {
 async fn partitions(shared: &Arc<Shared>, away: &[Address]) -> Step {
     let ours = shared.config.partitions;
     let (mut conns, mut unknown): (HashMap<Address, Conn>, u16) = (HashMap::new(), 0);
-    for partition in 0..ours {
+    for partition in ours {
         match made_with(shared, &mut conns, away, partition).await {
             Ok(None) => unknown += 1,
             Ok(Some(made)) if made == ours.to_string() => {}
@@ -294,7 +295,7 @@ async fn partitions(shared: &Arc<Shared>, away: &[Address]) -> Step {
     let prefix = &shared.config.prefix;
     match unknown {
         0 => Step::ok("partitions", format!("{ours}, under {prefix}")),
-        n if n == ours && away.is_empty() => {
+        n if n == ours.count() && away.is_empty() => {
             Step::ok("partitions", format!("the queue {prefix} is not there yet: who comes first makes it, with {ours}"))
         }
         n => Step::ok("partitions", format!("{ours}, under {prefix}; {n} of them were not used yet, or cannot be asked")),

@@ -8,6 +8,7 @@ use super::super::url::Address;
 use super::super::{reply, topology};
 use super::{Side, texts};
 use crate::diagnosis::Step;
+use crate::model::Partition;
 use crate::transport::{Result, TransportError};
 
 /// What both sides do. A word that begins with `@` stands for a key of that kind: a user may have each command on its own keys only, as
@@ -103,7 +104,7 @@ pub(super) async fn look(shared: &Arc<Shared>, primaries: &[Address], side: Side
 /// What is missing.
 async fn ask(shared: &Arc<Shared>, server: &Address, side: Side, cluster: bool) -> Result<Option<Step>> {
     let conn = Conn::dial(shared, server, Credentials::Server).await?;
-    let stream = shared.keys.stream(0);
+    let stream = shared.keys.stream(Partition::FIRST);
     let tag = stream.trim_end_matches("stream");
     let of_side = if side == Side::Edge { EDGE } else { CENTRAL };
     let mut wanted: Vec<&[&str]> = BOTH.iter().chain(of_side).copied().collect();

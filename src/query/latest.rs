@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::{Gpu, GpuFilter, GpuPlace, GpuSummary, Page, Params, Place, Query, Result, cursor, lists, telemetry};
+use crate::model::{GpuId, SeriesId};
 use crate::store::{SeriesFilter, SeriesRow};
 
 const DAY_MS: i64 = 86_400_000;
@@ -105,7 +106,7 @@ impl Query {
         if gpus.is_empty() {
             return Ok(Vec::new());
         }
-        let places: HashMap<i64, usize> =
+        let places: HashMap<GpuId, usize> =
             gpus.iter().enumerate().flat_map(|(at, gpu)| gpu.ids.iter().map(move |id| (*id, at))).collect();
         let filter = SeriesFilter {
             gpu_ids: Some(places.keys().copied().collect()),
@@ -138,7 +139,7 @@ impl Query {
         for reach in REACHES {
             let from = (last_day - reach) * DAY_MS;
             for some in series.chunks(SERIES_AT_ONCE) {
-                let ids: Vec<i64> = some.iter().map(|s| s.id).collect();
+                let ids: Vec<SeriesId> = some.iter().map(|s| s.id).collect();
                 for latest in self.reader.latest(&ids, from, before).await? {
                     let Some(row) = some.iter().find(|s| s.id == latest.series) else { continue };
                     let entry = found.entry(key(row)).or_insert_with(|| (row.clone(), i64::MIN, 0.0));

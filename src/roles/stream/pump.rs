@@ -185,7 +185,7 @@ impl Pump<'_> {
                 Fill::SeriesFull => {
                     self.close().await?;
                     self.reader.reset_series();
-                    self.segments = Segments::default();
+                    self.segments = Segments::new(self.shared.config.batch.max_new_series);
                     self.placed = 0;
                 }
                 Fill::Idle => {

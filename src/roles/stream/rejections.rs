@@ -64,6 +64,10 @@ fn remedy(reason: Reason) -> &'static str {
         Reason::TimeOutOfRange => {
             "the time is before 1990 or after 2100; check its unit (seconds or milliseconds) and the exporter's clock"
         }
+        Reason::TimeInFuture => {
+            "the time is further ahead than collect.max_future allows; check the clock of the exporter's host"
+        }
+        Reason::TimeTooOld => "the time is further back than collect.max_past allows",
         Reason::ShortRow => "the row has fewer cells than the header; check the separator and that rows were not cut off",
         Reason::LongRow => "the row has more cells than the header; quote cells that contain a comma",
         Reason::NoMetric => "the row names no metric; check the column `metric_name`",

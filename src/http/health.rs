@@ -26,7 +26,9 @@ pub(super) fn router<S: Clone + Send + Sync + 'static>(lifecycle: &Lifecycle) ->
         .route("/healthz", get(move || async move { state(health.ready_in_brief().await) }))
         .route(
             "/metrics",
-            get(move || async move { text_with(StatusCode::OK, metrics.metrics_text().await, "text/plain; version=0.0.4; charset=utf-8") }),
+            get(move || async move {
+                text_with(StatusCode::OK, metrics.metrics_text().await, "text/plain; version=0.0.4; charset=utf-8")
+            }),
         )
 }
 

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_128;
 
 /// A 128-bit content hash (XXH3), written as 32 hex digits.
@@ -162,4 +163,51 @@ impl DictionaryId {
     pub fn of(bytes: &[u8]) -> Self {
         Self(Digest::of(bytes))
     }
+}
+
+/// A number that a store gives to something of its own, told apart by its type from numbers of something else.
+macro_rules! store_id {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Serialize, Deserialize)]
+        #[serde(transparent)]
+        #[repr(transparent)]
+        pub struct $name(i64);
+
+        impl $name {
+            /// The id that the store has given.
+            #[must_use]
+            pub const fn from_store(id: i64) -> Self {
+                Self(id)
+            }
+
+            /// As the store keeps it.
+            #[must_use]
+            pub const fn to_store(self) -> i64 {
+                self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(&self.0, f)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(&self.0, f)
+            }
+        }
+    };
+}
+
+store_id! {
+    /// A series in a store. Ids are positive; the default comes before all of them.
+    SeriesId
+}
+
+store_id! {
+    /// A description of a GPU in a store: a driver upgrade makes a new one.
+    GpuId
 }

@@ -9,7 +9,7 @@ mod series;
 mod time;
 mod value;
 
-pub use id::{DictionaryId, Digest, FamilyId, SourceId};
+pub use id::{DictionaryId, Digest, FamilyId, GpuId, SeriesId, SourceId};
 pub use metric::{Kind, Metric, catalogue, metric};
 pub use partition::{Partition, Partitions};
 pub use reason::Reason;

@@ -10,6 +10,7 @@ use super::range::take_duration;
 use super::samples::Run;
 use super::slices::{Slices, Wanted};
 use super::{Aggregate, GpuFilter, Order, Page, Params, Query, QueryError, Range, Result, cursor, lists, telemetry};
+use crate::model::{GpuId, SeriesId};
 use crate::store::{GpuSummary, SeriesFilter, SeriesRow};
 
 const GPUS_PAGE: usize = 10_000;
@@ -105,7 +106,7 @@ impl AggregateRequest {
 /// One GPU as a member of a group (its position among all, in order), with its series there.
 struct Member {
     group: u32,
-    series: Vec<i64>,
+    series: Vec<SeriesId>,
 }
 
 /// By step and group: the members' values, and how many samples they came from.
@@ -128,7 +129,7 @@ impl Query {
         }
         self.check_steps(from, to, request.step_ms.unwrap_or(i64::MAX))?;
         // Which of the GPUs a description is of.
-        let numbers: HashMap<i64, usize> =
+        let numbers: HashMap<GpuId, usize> =
             gpus.iter().zip(0..).flat_map(|(gpu, at)| gpu.ids.iter().map(move |id| (*id, at))).collect();
         let gpu_of = |series: &SeriesRow| numbers.get(&series.gpu_id).copied();
         let filter = SeriesFilter {
@@ -142,7 +143,7 @@ impl Query {
         let known: BTreeSet<&Vec<Option<String>>> = group_of.iter().collect();
         let known: Vec<_> = known.into_iter().collect();
         let place = |group| known.binary_search(&group).ok().and_then(|at| u32::try_from(at).ok()).unwrap_or(u32::MAX);
-        let mut members: BTreeMap<(u32, Option<usize>), Vec<i64>> = BTreeMap::new();
+        let mut members: BTreeMap<(u32, Option<usize>), Vec<SeriesId>> = BTreeMap::new();
         for (series, group) in series.iter().zip(&group_of) {
             members.entry((place(group), gpu_of(series))).or_default().push(series.id);
         }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{CatalogueEntry, GpuFilter, GpuSummary, Query, QueryError, Result};
+use crate::model::{GpuId, SeriesId};
 use crate::store::{SeriesFilter, SeriesRow};
 
 /// Rows that one id may have in the table of GPUs: descriptions of one board over its life, its slices.
@@ -18,7 +19,7 @@ pub struct Gpu {
     /// Oldest and newest sample of all its places, ms.
     pub span: (i64, i64),
     /// All ids of it in the store, with the MIG instance each stands for.
-    pub ids: BTreeMap<i64, String>,
+    pub ids: BTreeMap<GpuId, String>,
 }
 
 impl Query {
@@ -69,7 +70,7 @@ impl Query {
     pub(super) async fn all_series(&self, filter: &SeriesFilter) -> Result<Vec<SeriesRow>> {
         let mut all: Vec<SeriesRow> = Vec::new();
         loop {
-            let after = all.last().map_or(0, |last| last.id);
+            let after = all.last().map_or(SeriesId::default(), |last| last.id);
             let some = self.reader.series(filter, after, SERIES_PAGE).await?;
             let done = some.len() < SERIES_PAGE;
             all.extend(some);

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
 
 use super::{Gpu, GpuFilter, GpuPlace, GpuSummary, Page, Params, Place, Query, Result, cursor, lists, telemetry};
+use crate::model::{GpuId, SeriesId};
 use crate::store::{SeriesFilter, SeriesRow};
 
 const DAY_MS: i64 = 86_400_000;
@@ -106,7 +107,7 @@ impl Query {
         if gpus.is_empty() {
             return Ok(Vec::new());
         }
-        let places: HashMap<i64, usize> =
+        let places: HashMap<GpuId, usize> =
             gpus.iter().enumerate().flat_map(|(at, gpu)| gpu.ids.iter().map(move |id| (*id, at))).collect();
         let filter = SeriesFilter {
             gpu_ids: Some(places.keys().copied().collect()),
@@ -146,14 +147,14 @@ impl Query {
             }
         }
         // By group: time, id of the series (of two with the same time the later series counts), its row, value.
-        let mut newest: Vec<Option<(i64, i64, usize, f64)>> = vec![None; groups.len()];
+        let mut newest: Vec<Option<(i64, SeriesId, usize, f64)>> = vec![None; groups.len()];
         let mut pending: Vec<usize> = (0..series.len()).collect();
         let last_day = span.1.div_euclid(DAY_MS);
         let mut before = i64::MAX;
         for reach in REACHES {
             let from = (last_day - reach) * DAY_MS;
             for rows in pending.chunks(SERIES_AT_ONCE) {
-                let ids: Vec<i64> = rows.iter().map(|row| series[*row].id).collect();
+                let ids: Vec<SeriesId> = rows.iter().map(|row| series[*row].id).collect();
                 for latest in self.reader.latest(&ids, from, before).await? {
                     let Some(row) = row_of_id.get(&latest.series).copied() else { continue };
                     let group = &mut newest[group_of[row]];
@@ -170,9 +171,8 @@ impl Query {
                 break;
             }
         }
-        let found = |(key, group): (K, usize)| {
-            newest[group].map(|(time_ms, _, row, value)| (key, (series[row].clone(), time_ms, value)))
-        };
+        let found =
+            |(key, group): (K, usize)| newest[group].map(|(time_ms, _, row, value)| (key, (series[row].clone(), time_ms, value)));
         Ok(groups.into_iter().filter_map(found).collect())
     }
 }
@@ -189,8 +189,13 @@ mod tests {
     /// 200,000 series: others are answered in between, and each key has its newest sample.
     #[tokio::test]
     async fn other_questions_are_answered_while_many_series_are_looked_through() {
-        let series: Vec<SeriesRow> =
-            (1..=200_000).map(|id| SeriesRow { id, gpu_id: id % 1000, metric: "W".to_owned(), ..SeriesRow::default() }).collect();
+        let row = |id: i64| SeriesRow {
+            id: SeriesId::from_store(id),
+            gpu_id: GpuId::from_store(id % 1000),
+            metric: "W".to_owned(),
+            ..SeriesRow::default()
+        };
+        let series: Vec<SeriesRow> = (1..=200_000).map(row).collect();
         let query = Query::new(Arc::new(Stub::default()), None, Limits::default());
         let turns = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&turns);
@@ -205,8 +210,8 @@ mod tests {
         assert_eq!(newest.len(), 1000);
         // The stub's newest sample of a series has its id as time and value.
         assert!(newest.iter().all(|(gpu, (row, time_ms, value))| {
-            let last = if *gpu == 0 { 200_000 } else { 199_000 + gpu };
-            (row.id, *time_ms, *value) == (last, last, last as f64)
+            let last = if gpu.to_store() == 0 { 200_000 } else { 199_000 + gpu.to_store() };
+            (row.id.to_store(), *time_ms, *value) == (last, last, last as f64)
         }));
         assert!(turns.load(Ordering::Relaxed) >= 40, "{turns:?} turns for others");
     }

@@ -38,7 +38,9 @@ pub use self::gpu::Gpu;
 pub use self::latest::{LatestRequest, LatestRow};
 pub use self::lists::{CatalogueEntry, ListRequest, Place};
 pub use self::params::Params;
-pub use self::pipeline::{PartitionBacklog, Pipeline, PipelineCluster, PipelineConsumer, PipelinePartition, PipelineRequest, PipelineSource};
+pub use self::pipeline::{
+    PartitionBacklog, Pipeline, PipelineCluster, PipelineConsumer, PipelinePartition, PipelineRequest, PipelineSource,
+};
 pub use self::range::{Range, parse_time_parameter, time_text};
 pub use self::samples::{Sample, Samples};
 pub use self::telemetry::{Order, RowSeries, Telemetry, TelemetryRequest};

@@ -174,7 +174,9 @@ impl Query {
         }
         // One that answers is enough to tell them apart.
         let queue_error = match &partitions {
-            Some(list) if list.iter().all(|one| one.state.is_err()) => list.iter().find_map(|one| one.state.as_ref().err().copied()),
+            Some(list) if list.iter().all(|one| one.state.is_err()) => {
+                list.iter().find_map(|one| one.state.as_ref().err().copied())
+            }
             _ => None,
         };
         let sources = rows.into_iter().map(|(_, ledger)| source(ledger, &published)).collect();
@@ -285,7 +287,10 @@ mod tests {
 
     fn query(sources: u8, away: Vec<u16>, silent: Option<u16>) -> Query {
         let ledger = (0..sources)
-            .map(|n| SourceLedger { cluster: format!("edge-{}", n % 2), ..SourceLedger::empty(SourceId::from_digest(Digest::of(&[n]))) })
+            .map(|n| SourceLedger {
+                cluster: format!("edge-{}", n % 2),
+                ..SourceLedger::empty(SourceId::from_digest(Digest::of(&[n])))
+            })
             .collect();
         let queue = StubQueue { partitions: Partitions::new(4).unwrap(), away, silent };
         Query::new(Arc::new(Stub { ledger, ..Stub::default() }), Some(Arc::new(queue)), Limits::default())

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::samples::Run;
 use super::{Order, QueryError, Result};
+use crate::model::SeriesId;
 use crate::store::{Chunk, ChunkRange, Reader, Span};
 
 const DAY_MS: i64 = 86_400_000;
@@ -32,8 +33,8 @@ pub(super) struct Slice {
 
 pub(super) struct Slices {
     reader: Arc<dyn Reader>,
-    series: Arc<[i64]>,
-    places: HashMap<i64, u32>,
+    series: Arc<[SeriesId]>,
+    places: HashMap<SeriesId, u32>,
     from: i64,
     /// Not included.
     before: i64,
@@ -61,7 +62,7 @@ struct Ahead {
 /// Which samples are wanted.
 pub(super) struct Wanted {
     /// Ids of series, each once.
-    pub(super) series: Vec<i64>,
+    pub(super) series: Vec<SeriesId>,
     /// How many of them may have samples at one time.
     pub(super) live: usize,
     /// From and to, both included.
@@ -132,7 +133,7 @@ impl Slices {
     }
 
     /// The series to ask for chunks of a slice: all, or where most have none, those that have.
-    async fn present(&mut self, a: i64, b: i64) -> Result<Arc<[i64]>> {
+    async fn present(&mut self, a: i64, b: i64) -> Result<Arc<[SeriesId]>> {
         if self.first || !self.sparse {
             return Ok(Arc::clone(&self.series));
         }
@@ -290,7 +291,7 @@ mod tests {
                         times.iter().map(|t| day * DAY_MS + if dense { t % 50 } else { t * 1000 % DAY_MS }).collect();
                     times.sort_unstable();
                     let values = (0..times.len()).map(|n| (id * 1000 + n) as f64).collect();
-                    Chunk { series, id: id as i64 + 1, times, values }
+                    Chunk { series: SeriesId::from_store(series), id: id as i64 + 1, times, values }
                 })
                 .collect()
         })
@@ -305,8 +306,8 @@ mod tests {
             let mut want = std::collections::BTreeMap::new();
             for chunk in &chunks {
                 for (t, v) in chunk.times.iter().zip(&chunk.values) {
-                    if (from..=to).contains(t) && chunk.series < 3 {
-                        want.insert((*t, chunk.series as u32 - 1), *v);
+                    if (from..=to).contains(t) && chunk.series.to_store() < 3 {
+                        want.insert((*t, chunk.series.to_store() as u32 - 1), *v);
                     }
                 }
             }
@@ -317,7 +318,8 @@ mod tests {
             let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
             let have = runtime.block_on(async {
                 // Series that have nothing are looked for in vain, and then not any more.
-                let series = if sparse { (1..=2).chain(10..20).collect() } else { vec![1, 2] };
+                let series = if sparse { (1..=2).chain(10..20).collect() } else { vec![1i64, 2] };
+                let series = series.into_iter().map(SeriesId::from_store).collect();
                 let wanted = Wanted { series, live: 2, range: (from, to), order, hint: None, width: Some(width) };
                 let mut slices = Slices::new(Arc::new(Stub { chunks, ..Stub::default() }), wanted);
                 (slices.most, slices.target, slices.few) = (64, 16, 4);

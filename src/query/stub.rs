@@ -2,10 +2,10 @@
 
 use async_trait::async_trait;
 
-use crate::model::{Partition, Partitions, RowRange, SourceId};
+use crate::model::{Partition, Partitions, RowRange, SeriesId, SourceId};
 use crate::store::{
-    self, Chunk, ChunkRange, ClusterSummary, GpuFilter, GpuPlace, GpuSummary, HostSummary, Latest, Reader, SeriesFilter, SeriesRow,
-    SourceLedger, Span,
+    self, Chunk, ChunkRange, ClusterSummary, GpuFilter, GpuPlace, GpuSummary, HostSummary, Latest, Reader, SeriesFilter,
+    SeriesRow, SourceLedger, Span,
 };
 use crate::transport::{self, Backlog, Inspector, PartitionState, SourceState, TransportError};
 
@@ -29,17 +29,17 @@ impl Reader for Stub {
     async fn gpus(&self, _: &GpuFilter, after: Option<&GpuPlace>, limit: usize) -> store::Result<Vec<GpuSummary>> {
         Ok(self.gpus.iter().filter(|gpu| after.is_none_or(|after| gpu.place > *after)).take(limit).cloned().collect())
     }
-    async fn series(&self, _: &SeriesFilter, after: i64, limit: usize) -> store::Result<Vec<SeriesRow>> {
+    async fn series(&self, _: &SeriesFilter, after: SeriesId, limit: usize) -> store::Result<Vec<SeriesRow>> {
         Ok(self.series.iter().filter(|series| series.id > after).take(limit).cloned().collect())
     }
     async fn metrics(&self) -> store::Result<Vec<String>> {
         Ok(Vec::new())
     }
     /// The newest sample of every series has its id as time and value.
-    async fn latest(&self, series: &[i64], _: i64, _: i64) -> store::Result<Vec<Latest>> {
-        Ok(series.iter().map(|id| Latest { series: *id, time_ms: *id, value: *id as f64 }).collect())
+    async fn latest(&self, series: &[SeriesId], _: i64, _: i64) -> store::Result<Vec<Latest>> {
+        Ok(series.iter().map(|id| Latest { series: *id, time_ms: id.to_store(), value: id.to_store() as f64 }).collect())
     }
-    async fn chunks(&self, series: &[i64], r: &ChunkRange, max: usize) -> store::Result<Option<Vec<Chunk>>> {
+    async fn chunks(&self, series: &[SeriesId], r: &ChunkRange, max: usize) -> store::Result<Option<Vec<Chunk>>> {
         let inside = |chunk: &&Chunk| {
             let (first, last) = (chunk.times[0], *chunk.times.last().expect("it has some"));
             series.contains(&chunk.series)
@@ -50,9 +50,9 @@ impl Reader for Stub {
         let n: usize = found.iter().map(|chunk| chunk.times.len()).sum();
         Ok((n <= max).then_some(found))
     }
-    async fn spans(&self, series: &[i64], r: &ChunkRange) -> store::Result<Vec<Span>> {
+    async fn spans(&self, series: &[SeriesId], r: &ChunkRange) -> store::Result<Vec<Span>> {
         let chunks = self.chunks(series, r, usize::MAX).await?.unwrap_or_default();
-        let span = |id: &i64| {
+        let span = |id: &SeriesId| {
             let mine = || chunks.iter().filter(|chunk| chunk.series == *id).flat_map(|chunk| &chunk.times);
             Some(Span { series: *id, first_ms: *mine().min()?, last_ms: *mine().max()? })
         };

@@ -9,6 +9,7 @@ use super::range::take_duration;
 use super::samples::Run;
 use super::slices::{Slices, Wanted};
 use super::{Aggregate, Gpu, Page, Params, Query, QueryError, Range, Result, Sample, Samples, SeriesRow, cursor, lists};
+use crate::model::SeriesId;
 
 /// Which end comes first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -35,7 +36,7 @@ pub struct TelemetryRequest {
     pub limit: Option<usize>,
     /// Steps, and what is made of the samples in one.
     pub step: Option<(Duration, Aggregate)>,
-    after: Option<(i64, i64)>,
+    after: Option<(i64, SeriesId)>,
     question: Vec<String>,
 }
 
@@ -115,7 +116,7 @@ pub struct Telemetry {
     slices: Option<Slices>,
     series: Arc<[RowSeries]>,
     order: Order,
-    after: Option<(i64, i64)>,
+    after: Option<(i64, SeriesId)>,
     steps: Option<Steps>,
 }
 

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::batch::{Batch, Run};
+use crate::model::{GpuId, SeriesId};
 
 /// A UTC day: days since 1970.
 pub(in crate::store) type Day = i64;
@@ -22,8 +23,8 @@ pub(in crate::store) fn day_of(ms: i64) -> Day {
 /// The store's ids behind a series.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::store) struct Ids {
-    pub(in crate::store) series: i64,
-    pub(in crate::store) gpu: i64,
+    pub(in crate::store) series: SeriesId,
+    pub(in crate::store) gpu: GpuId,
 }
 
 /// The ids of a dictionary's series, by index.
@@ -48,7 +49,7 @@ impl Part<'_> {
 /// One row of `sample_chunk`.
 #[derive(Debug, PartialEq)]
 pub(in crate::store) struct Chunk<'a> {
-    pub(in crate::store) series: i64,
+    pub(in crate::store) series: SeriesId,
     pub(in crate::store) times: &'a [i64],
     pub(in crate::store) values: &'a [f64],
     /// The distance of the samples in ms, if it is always the same; 0 for a single one.
@@ -56,7 +57,7 @@ pub(in crate::store) struct Chunk<'a> {
 }
 
 /// Oldest and newest sample of each GPU, ms.
-pub(in crate::store) type Spans = HashMap<i64, (i64, i64)>;
+pub(in crate::store) type Spans = HashMap<GpuId, (i64, i64)>;
 
 /// Cuts parts into chunks, one after the other, with memory for one series.
 pub(in crate::store) struct Chunker<'a> {
@@ -64,7 +65,7 @@ pub(in crate::store) struct Chunker<'a> {
     /// (ids, part, run), sorted by series; the parts of a series in their order.
     runs: Vec<(Ids, usize, Run)>,
     next_run: usize,
-    series: i64,
+    series: SeriesId,
     times: Vec<i64>,
     values: Vec<f64>,
     cut: usize,
@@ -85,7 +86,7 @@ impl<'a> Chunker<'a> {
             parts,
             runs,
             next_run: 0,
-            series: 0,
+            series: SeriesId::default(),
             times: Vec::new(),
             values: Vec::new(),
             cut: 0,
@@ -169,10 +170,11 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::batch::BatchParts;
     use crate::model::{FamilyId, RowRange, SourceId};
 
     fn batch(runs: &[Vec<(i64, f64)>]) -> Batch {
-        let mut batch = Batch {
+        let mut batch = BatchParts {
             header: crate::batch::Header {
                 source: SourceId::UNKNOWN,
                 family: FamilyId::of_source(SourceId::UNKNOWN),
@@ -198,7 +200,7 @@ mod tests {
             }
         }
         batch.rows.end = batch.row.len() as u64;
-        batch
+        Batch::unchecked(batch)
     }
 
     /// A chunk as (series, step, samples).
@@ -208,7 +210,7 @@ mod tests {
         let (mut chunker, mut out) = (Chunker::new(parts), Vec::new());
         while let Some(chunk) = chunker.next() {
             let samples = chunk.times.iter().copied().zip(chunk.values.iter().copied()).collect();
-            out.push((chunk.series, chunk.step, samples));
+            out.push((chunk.series.to_store(), chunk.step, samples));
         }
         out
     }
@@ -216,7 +218,7 @@ mod tests {
     const DAY: i64 = DAY_MS;
 
     fn ids(n: i64) -> Vec<Resolved> {
-        vec![(1..=n).map(|series| Ids { series, gpu: series % 2 }).collect()]
+        vec![(1..=n).map(|series| Ids { series: SeriesId::from_store(series), gpu: GpuId::from_store(series % 2) }).collect()]
     }
 
     #[test]

@@ -6,6 +6,7 @@
 use async_trait::async_trait;
 
 use super::{Result, SourceLedger};
+use crate::model::{GpuId, SeriesId};
 
 /// Which GPUs are meant. What is `None` does not restrict.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -46,7 +47,7 @@ pub struct GpuSummary {
     /// Where it is.
     pub place: GpuPlace,
     /// The store's ids of it: one for each way it was ever described (a driver upgrade makes a new one), the latest last.
-    pub ids: Vec<i64>,
+    pub ids: Vec<GpuId>,
     /// `nvidia0`, …
     pub device: String,
     /// Model name.
@@ -97,7 +98,7 @@ pub struct ClusterSummary {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SeriesFilter {
     /// Of these GPUs only ([`GpuSummary::ids`]); `None` = of those of `gpus`.
-    pub gpu_ids: Option<Vec<i64>>,
+    pub gpu_ids: Option<Vec<GpuId>>,
     /// Of GPUs like these. Its namespace restricts the series themselves.
     pub gpus: GpuFilter,
     /// Of these metrics only; empty = of all.
@@ -112,9 +113,9 @@ pub struct SeriesFilter {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SeriesRow {
     /// The store's id of it.
-    pub id: i64,
+    pub id: SeriesId,
     /// The store's id of its GPU.
-    pub gpu_id: i64,
+    pub gpu_id: GpuId,
     /// Metric name.
     pub metric: String,
     /// Namespace, empty where there is none; so below.
@@ -142,7 +143,7 @@ pub struct ChunkRange {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Chunk {
     /// Its series.
-    pub series: i64,
+    pub series: SeriesId,
     /// A later chunk has a greater id.
     pub id: i64,
     /// Times, ms.
@@ -155,7 +156,7 @@ pub struct Chunk {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Span {
     /// The series.
-    pub series: i64,
+    pub series: SeriesId,
     /// Its oldest sample there, ms.
     pub first_ms: i64,
     /// Its newest sample there, ms.
@@ -166,7 +167,7 @@ pub struct Span {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Latest {
     /// The series.
-    pub series: i64,
+    pub series: SeriesId,
     /// Its time, ms.
     pub time_ms: i64,
     /// Its value; of two with the same time the later one's.
@@ -185,22 +186,22 @@ pub trait Reader: Send + Sync {
     /// GPUs by place, those after `after`, at most `limit`. Touches no chunk.
     async fn gpus(&self, filter: &GpuFilter, after: Option<&GpuPlace>, limit: usize) -> Result<Vec<GpuSummary>>;
 
-    /// Series by id, those after `after` (ids are positive), at most `limit`.
-    async fn series(&self, filter: &SeriesFilter, after: i64, limit: usize) -> Result<Vec<SeriesRow>>;
+    /// Series by id, those after `after`, at most `limit`.
+    async fn series(&self, filter: &SeriesFilter, after: SeriesId, limit: usize) -> Result<Vec<SeriesRow>>;
 
     /// The names of the metrics of the store's series, in order.
     async fn metrics(&self) -> Result<Vec<String>>;
 
     /// The newest sample of each of these series among the chunks that begin in `[begins_from_ms, begins_before_ms)`; of a chunk its
     /// last sample. Series without are left out. In any order.
-    async fn latest(&self, series: &[i64], begins_from_ms: i64, begins_before_ms: i64) -> Result<Vec<Latest>>;
+    async fn latest(&self, series: &[SeriesId], begins_from_ms: i64, begins_before_ms: i64) -> Result<Vec<Latest>>;
 
     /// The chunks of these series in a range, in any order; `None` when they have more than `max_samples` samples in all: ask for
     /// less.
-    async fn chunks(&self, series: &[i64], range: &ChunkRange, max_samples: usize) -> Result<Option<Vec<Chunk>>>;
+    async fn chunks(&self, series: &[SeriesId], range: &ChunkRange, max_samples: usize) -> Result<Option<Vec<Chunk>>>;
 
     /// From when to when each of these series has samples in the chunks of a range; series without are left out. In any order.
-    async fn spans(&self, series: &[i64], range: &ChunkRange) -> Result<Vec<Span>>;
+    async fn spans(&self, series: &[SeriesId], range: &ChunkRange) -> Result<Vec<Span>>;
 
     /// The ledger of every source.
     async fn ledger(&self) -> Result<Vec<SourceLedger>>;

@@ -75,7 +75,7 @@ async fn end(session: &Session, mut sink: std::pin::Pin<&mut CopyInSink<Bytes>>,
 fn put_chunk(out: &mut BytesMut, chunk: &Chunk<'_>) {
     let (Some(first), Some(last)) = (chunk.times.first(), chunk.times.last()) else { return };
     out.put_i16(7);
-    put_i64(out, chunk.series);
+    put_i64(out, chunk.series.to_store());
     put_i64(out, to_micros(*first));
     put_i64(out, to_micros(*last));
     put_i32(out, count(chunk.times.len()));

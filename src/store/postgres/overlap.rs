@@ -13,15 +13,16 @@ use tokio_postgres::types::{ToSql, Type};
 use super::error::Result;
 use super::pool::Session;
 use super::types::Time;
+use crate::model::SeriesId;
 use crate::store::chunk::{DAY_MS, Day, Part, day_of};
 
 /// A sample's identity: series, time in ms, bits of the value.
-type Identity = (i64, i64, u64);
+type Identity = (SeriesId, i64, u64);
 
 /// A day's question.
 #[derive(Default)]
 struct Question {
-    series: BTreeSet<i64>,
+    series: BTreeSet<SeriesId>,
     from: i64,
     to: i64,
 }
@@ -34,7 +35,7 @@ pub(super) async fn stored(session: &Session, part: &Part<'_>, positions: &[bool
     let batch = part.batch;
     let mut wanted: HashSet<Identity> = HashSet::new();
     let mut questions: BTreeMap<Day, Question> = BTreeMap::new();
-    let identity = |series: i64, i: usize| (series, batch.time_ms[i], batch.value[i].to_bits());
+    let identity = |series: SeriesId, i: usize| (series, batch.time_ms[i], batch.value[i].to_bits());
     for run in &batch.runs {
         let series = part.ids_of(run).series;
         for i in (run.start..run.start + run.len).filter(|i| positions[*i]) {
@@ -68,7 +69,7 @@ async fn ask(
     wanted: &HashSet<Identity>,
     found: &mut HashSet<Identity>,
 ) -> Result<()> {
-    let series: Vec<i64> = question.series.iter().copied().collect();
+    let series: Vec<SeriesId> = question.series.iter().copied().collect();
     let (midnight, from, to) = (Time(day * DAY_MS), Time(question.from), Time(question.to));
     // Planned anew each time, with the times at hand: that is what leaves out the other days' partitions.
     let params: [(&(dyn ToSql + Sync), Type); 4] =
@@ -81,7 +82,7 @@ async fn ask(
 }
 
 fn match_chunk(row: &Row, wanted: &HashSet<Identity>, found: &mut HashSet<Identity>) {
-    let (series, first): (i64, Time) = (row.get(0), row.get(1));
+    let (series, first): (SeriesId, Time) = (row.get(0), row.get(1));
     let (step, offsets): (Option<i32>, Option<Vec<i32>>) = (row.get(2), row.get(3));
     let values: Vec<f64> = row.get(4);
     for (i, value) in values.into_iter().enumerate() {

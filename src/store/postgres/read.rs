@@ -15,6 +15,7 @@ use super::arrays::{Doubles, Ints};
 use super::error::Result;
 use super::pool::Session;
 use super::types::{Time, clean};
+use crate::model::{GpuId, SeriesId};
 use crate::store::{
     self, Chunk, ChunkRange, ClusterSummary, GpuFilter, GpuPlace, GpuSummary, HostSummary, Latest, Reader, SeriesFilter,
     SeriesRow, SourceLedger, Span, Store, StoreError,
@@ -34,7 +35,10 @@ impl Value for i32 {
 impl Value for i64 {
     const TYPE: Type = Type::INT8;
 }
-impl Value for Vec<i64> {
+impl Value for SeriesId {
+    const TYPE: Type = Type::INT8;
+}
+impl Value for Vec<GpuId> {
     const TYPE: Type = Type::INT8_ARRAY;
 }
 impl Value for String {
@@ -198,7 +202,7 @@ impl Reader for PostgresStore {
         Ok(found.iter().map(gpu).collect())
     }
 
-    async fn series(&self, filter: &SeriesFilter, after: i64, limit: usize) -> store::Result<Vec<SeriesRow>> {
+    async fn series(&self, filter: &SeriesFilter, after: SeriesId, limit: usize) -> store::Result<Vec<SeriesRow>> {
         let session = self.connections.session().await?;
         let mut where_ = Conditions::default();
         where_.add("s.id > ?", after);
@@ -244,7 +248,7 @@ impl Reader for PostgresStore {
         Ok(found.iter().map(|row| row.get(0)).collect())
     }
 
-    async fn latest(&self, series: &[i64], begins_from_ms: i64, begins_before_ms: i64) -> store::Result<Vec<Latest>> {
+    async fn latest(&self, series: &[SeriesId], begins_from_ms: i64, begins_before_ms: i64) -> store::Result<Vec<Latest>> {
         let session = self.connections.session().await?;
         let sql = "SELECT s.id, c.t_max, c.\"values\"[c.n] FROM unnest($1::bigint[]) AS s (id) CROSS JOIN LATERAL \
                    (SELECT t_max, n, \"values\" FROM sample_chunk WHERE series_id = s.id AND t_min >= $2 AND t_min < $3 \
@@ -255,7 +259,7 @@ impl Reader for PostgresStore {
         Ok(found.iter().filter_map(latest).collect())
     }
 
-    async fn chunks(&self, series: &[i64], range: &ChunkRange, max_samples: usize) -> store::Result<Option<Vec<Chunk>>> {
+    async fn chunks(&self, series: &[SeriesId], range: &ChunkRange, max_samples: usize) -> store::Result<Option<Vec<Chunk>>> {
         let session = self.connections.session().await?;
         let chunks = chunks(&session, series, range, max_samples).await?;
         if chunks.is_some() {
@@ -264,7 +268,7 @@ impl Reader for PostgresStore {
         Ok(chunks)
     }
 
-    async fn spans(&self, series: &[i64], range: &ChunkRange) -> store::Result<Vec<Span>> {
+    async fn spans(&self, series: &[SeriesId], range: &ChunkRange) -> store::Result<Vec<Span>> {
         let session = self.connections.session().await?;
         let sql = format!("SELECT series_id, min(t_min), max(t_max) FROM sample_chunk WHERE {IN_RANGE} GROUP BY series_id");
         let times = borders(range);
@@ -313,7 +317,7 @@ fn borders(range: &ChunkRange) -> [Time; 4] {
 }
 
 /// `None` as soon as there are too many: the rest is left unread, and the session is not used again.
-async fn chunks(session: &Session, series: &[i64], range: &ChunkRange, max_samples: usize) -> Result<Option<Vec<Chunk>>> {
+async fn chunks(session: &Session, series: &[SeriesId], range: &ChunkRange, max_samples: usize) -> Result<Option<Vec<Chunk>>> {
     let sql = format!("SELECT series_id, id, t_min, n, step_ms, offsets, \"values\" FROM sample_chunk WHERE {IN_RANGE}");
     let statement = session.prepare(&sql).await?;
     let times = borders(range);
@@ -334,7 +338,7 @@ async fn chunks(session: &Session, series: &[i64], range: &ChunkRange, max_sampl
 
 /// What a row of `sample_chunk` holds, or what is wrong with it.
 fn chunk(row: &Row) -> std::result::Result<Chunk, String> {
-    let (series, id, begin, n): (i64, i64, Time, i32) = (row.get(0), row.get(1), row.get(2), row.get(3));
+    let (series, id, begin, n): (SeriesId, i64, Time, i32) = (row.get(0), row.get(1), row.get(2), row.get(3));
     let wrong = |what: &str| format!("chunk {id} of series {series} {what}: it was not written by this program");
     let values = row.try_get::<_, Doubles>(6).map_err(|error| wrong(&error.to_string()))?.0;
     let n = usize::try_from(n)

@@ -5,7 +5,7 @@ use std::error::Error;
 use bytes::{BufMut, BytesMut};
 use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, accepts, to_sql_checked};
 
-use crate::model::{DictionaryId, Digest, FamilyId, SourceId};
+use crate::model::{DictionaryId, Digest, FamilyId, GpuId, SeriesId, SourceId};
 pub(super) use crate::store::text::{clean, parse_range, range_text, row_set};
 
 /// 2000-01-01T00:00:00Z in ms since 1970: where PostgreSQL's timestamps begin.
@@ -62,3 +62,27 @@ as_uuid!(Digest, std::convert::identity);
 as_uuid!(SourceId, SourceId::from_digest);
 as_uuid!(FamilyId, FamilyId::from_digest);
 as_uuid!(DictionaryId, DictionaryId::from_digest);
+
+/// A store's id as the `bigint` that it is.
+macro_rules! as_bigint {
+    ($type:ty) => {
+        impl ToSql for $type {
+            fn to_sql(&self, _: &Type, out: &mut BytesMut) -> Result<IsNull, Box<dyn Error + Sync + Send>> {
+                out.put_i64(self.to_store());
+                Ok(IsNull::No)
+            }
+            accepts!(INT8);
+            to_sql_checked!();
+        }
+
+        impl<'a> FromSql<'a> for $type {
+            fn from_sql(_: &Type, raw: &'a [u8]) -> Result<Self, Box<dyn Error + Sync + Send>> {
+                Ok(Self::from_store(i64::from_be_bytes(raw.try_into()?)))
+            }
+            accepts!(INT8);
+        }
+    };
+}
+
+as_bigint!(SeriesId);
+as_bigint!(GpuId);

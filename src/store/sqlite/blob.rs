@@ -116,6 +116,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::model::SeriesId;
 
     proptest! {
         #[test]
@@ -132,7 +133,7 @@ mod tests {
                 time
             }).collect();
             let values: Vec<f64> = samples.iter().map(|(_, bits)| f64::from_bits(*bits)).collect();
-            let data = encode(&Chunk { series: 1, times: &times, values: &values, step: regular.then_some(1000) });
+            let data = encode(&Chunk { series: SeriesId::default(), times: &times, values: &values, step: regular.then_some(1000) });
             let (found_times, found) = decode(&mut Decoder::default(), &data, first, samples.len()).unwrap();
             prop_assert_eq!(found_times, times);
             prop_assert!(found.iter().zip(&values).all(|(a, b)| a.to_bits() == b.to_bits()));
@@ -150,7 +151,7 @@ mod tests {
     fn what_is_alike_becomes_small() {
         let times: Vec<i64> = (0..4096).map(|i| i * 1000).collect();
         let values: Vec<f64> = (0..4096).map(|i| f64::from(40 + (i / 60) % 7)).collect();
-        let data = encode(&Chunk { series: 1, times: &times, values: &values, step: Some(1000) });
+        let data = encode(&Chunk { series: SeriesId::default(), times: &times, values: &values, step: Some(1000) });
         assert!(data.len() < 4096, "{}", data.len());
     }
 }

@@ -9,14 +9,14 @@ use super::connections::Writer;
 use super::error::{Fault, Result};
 use super::{blob, ledger, series};
 use crate::batch::Batch;
-use crate::model::{FamilyId, RowSet, SourceId};
+use crate::model::{FamilyId, RowSet, SeriesId, SourceId};
 use crate::store::chunk::{Chunker, Part, Spans};
 use crate::store::entry::{Entry, Rejected};
 use crate::store::text::range_text;
 use crate::store::{Committed, Incoming, StoreError};
 
 /// A sample's identity: series, time in ms, bits of the value.
-type Identity = (i64, i64, u64);
+type Identity = (SeriesId, i64, u64);
 
 /// Commits a group; with `letter`, the dead letter of that number is removed with it.
 pub(super) fn commit(writer: &mut Writer, group: &[Incoming], letter: Option<i64>) -> Result<Committed> {
@@ -44,7 +44,7 @@ fn within(writer: &mut Writer, group: &[Incoming], letter: Option<i64>) -> Resul
     // Batches of which nothing is covered are written together, so that their chunks are long.
     let mut new: Vec<Part<'_>> = Vec::new();
     for (incoming, ids) in group.iter().zip(&ids) {
-        let (batch, header) = (&incoming.batch, &incoming.batch.header);
+        let (batch, header) = (incoming.batch(), &incoming.batch().header);
         ledger::register(connection, header)?;
         let (own_now, family_now) = ledger::covered(connection, header)?;
         let family = families.entry(header.family).or_default();
@@ -118,7 +118,7 @@ impl Work {
               WHERE id = ?1 AND (first_seen IS NULL OR ?2 < first_seen OR ?3 > last_seen)",
         )?;
         for (gpu, (oldest, newest)) in &self.spans {
-            seen.execute([gpu, oldest, newest])?;
+            seen.execute(params![gpu, oldest, newest])?;
         }
         for (source, entry) in &self.entries {
             ledger::add(connection, *source, entry, &self.rejected)?;
@@ -144,7 +144,7 @@ fn stored(connection: &Connection, part: &Part<'_>, covered: &RowSet) -> Result<
         let wanted_identities: HashSet<Identity> =
             wanted.iter().map(|i| (series, batch.time_ms[*i], batch.value[*i].to_bits())).collect();
         let mut found: HashSet<Identity> = HashSet::new();
-        let mut rows = statement.query([series, from, to])?;
+        let mut rows = statement.query([series.to_store(), from, to])?;
         while let Some(row) = rows.next()? {
             let n = usize::try_from(row.get::<_, i64>(1)?).unwrap_or(0);
             let data = row.get_ref(2)?.as_blob().map_err(|error| Fault::Odd(error.to_string()))?;
@@ -168,6 +168,6 @@ fn take_letter(connection: &Connection, id: i64, group: &[Incoming]) -> Result<(
     let Some((source, rows)) = found else { return Err(bad(format!("there is no dead letter {id}"))) };
     let same = group
         .iter()
-        .all(|incoming| incoming.batch.header.source.to_bytes()[..] == source[..] && range_text(incoming.batch.rows) == rows);
+        .all(|incoming| incoming.batch().header.source.to_bytes()[..] == source[..] && range_text(incoming.batch().rows) == rows);
     if same { Ok(()) } else { Err(bad(format!("the batch is not that of dead letter {id}: its source or rows differ"))) }
 }

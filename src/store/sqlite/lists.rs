@@ -4,6 +4,7 @@ use rusqlite::types::Value;
 use rusqlite::{Connection, Row, params_from_iter};
 
 use super::error::Result;
+use crate::model::SeriesId;
 use crate::store::text::clean;
 use crate::store::{ClusterSummary, GpuFilter, GpuPlace, GpuSummary, HostSummary, SeriesFilter, SeriesRow};
 
@@ -171,12 +172,12 @@ fn gpu(row: &Row<'_>) -> rusqlite::Result<GpuSummary> {
     })
 }
 
-pub(super) fn series(connection: &Connection, filter: &SeriesFilter, after: i64, limit: usize) -> Result<Vec<SeriesRow>> {
+pub(super) fn series(connection: &Connection, filter: &SeriesFilter, after: SeriesId, limit: usize) -> Result<Vec<SeriesRow>> {
     let mut conditions = Conditions::default();
-    conditions.add("s.id > ?", [Value::Integer(after)]);
+    conditions.add("s.id > ?", [Value::Integer(after.to_store())]);
     conditions.gpus(&filter.gpus);
     if let Some(ids) = &filter.gpu_ids {
-        let ids = serde_json::Value::from(ids.clone()).to_string();
+        let ids = serde_json::Value::from(ids.iter().map(|id| id.to_store()).collect::<Vec<_>>()).to_string();
         conditions.add("s.gpu_id IN (SELECT value FROM json_each(?))", [Value::Text(ids)]);
     }
     if !filter.metrics.is_empty() {

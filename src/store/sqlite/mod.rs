@@ -20,6 +20,7 @@ mod lists;
 mod open;
 mod read;
 mod series;
+mod types;
 
 use std::fmt;
 use std::path::Path;
@@ -72,7 +73,6 @@ impl Store for SqliteStore {
         if group.is_empty() {
             return Ok(Committed::default());
         }
-        super::check::group(group)?;
         let group = group.to_vec();
         self.connections.write(move |writer| commit::commit(writer, &group, None)).await
     }
@@ -97,7 +97,6 @@ impl Store for SqliteStore {
 
     async fn revive(&self, id: i64, incoming: &Incoming) -> Result<Committed> {
         let group = vec![incoming.clone()];
-        super::check::group(&group)?;
         self.connections.write(move |writer| commit::commit(writer, &group, Some(id))).await
     }
 

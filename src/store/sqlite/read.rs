@@ -5,6 +5,7 @@ use rusqlite::{Connection, OptionalExtension as _};
 
 use super::error::{Fault, Result};
 use super::{SqliteStore, blob, lists};
+use crate::model::SeriesId;
 use crate::store::{
     self, Chunk, ChunkRange, ClusterSummary, GpuFilter, GpuPlace, GpuSummary, HostSummary, Latest, Reader, SeriesFilter,
     SeriesRow, SourceLedger, Span, Store,
@@ -26,7 +27,7 @@ impl Reader for SqliteStore {
         self.connections.read(move |connection| lists::gpus(connection, &filter, after, limit)).await
     }
 
-    async fn series(&self, filter: &SeriesFilter, after: i64, limit: usize) -> store::Result<Vec<SeriesRow>> {
+    async fn series(&self, filter: &SeriesFilter, after: SeriesId, limit: usize) -> store::Result<Vec<SeriesRow>> {
         let filter = filter.clone();
         self.connections.read(move |connection| lists::series(connection, &filter, after, limit)).await
     }
@@ -35,17 +36,17 @@ impl Reader for SqliteStore {
         self.connections.read(lists::metrics).await
     }
 
-    async fn latest(&self, series: &[i64], begins_from_ms: i64, begins_before_ms: i64) -> store::Result<Vec<Latest>> {
+    async fn latest(&self, series: &[SeriesId], begins_from_ms: i64, begins_before_ms: i64) -> store::Result<Vec<Latest>> {
         let series = series.to_vec();
         self.connections.read(move |connection| latest(connection, &series, begins_from_ms, begins_before_ms)).await
     }
 
-    async fn chunks(&self, series: &[i64], range: &ChunkRange, max_samples: usize) -> store::Result<Option<Vec<Chunk>>> {
+    async fn chunks(&self, series: &[SeriesId], range: &ChunkRange, max_samples: usize) -> store::Result<Option<Vec<Chunk>>> {
         let (series, range) = (series.to_vec(), *range);
         self.connections.read(move |connection| chunks(connection, &series, &range, max_samples)).await
     }
 
-    async fn spans(&self, series: &[i64], range: &ChunkRange) -> store::Result<Vec<Span>> {
+    async fn spans(&self, series: &[SeriesId], range: &ChunkRange) -> store::Result<Vec<Span>> {
         let (series, range) = (series.to_vec(), *range);
         self.connections.read(move |connection| spans(connection, &series, &range)).await
     }
@@ -59,7 +60,7 @@ impl Reader for SqliteStore {
     }
 }
 
-fn latest(connection: &Connection, series: &[i64], from: i64, before: i64) -> Result<Vec<Latest>> {
+fn latest(connection: &Connection, series: &[SeriesId], from: i64, before: i64) -> Result<Vec<Latest>> {
     let mut statement = connection.prepare_cached(
         "SELECT t_min, n, data FROM chunk WHERE series_id = ?1 AND t_min >= ?2 AND t_min < ?3 ORDER BY t_max DESC, id DESC LIMIT 1",
     )?;
@@ -67,7 +68,7 @@ fn latest(connection: &Connection, series: &[i64], from: i64, before: i64) -> Re
     let mut newest = Vec::with_capacity(series.len());
     for id in series {
         let found: Option<(i64, i64, Vec<u8>)> =
-            statement.query_row([*id, from, before], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).optional()?;
+            statement.query_row([id.to_store(), from, before], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).optional()?;
         let Some((first, n, data)) = found else { continue };
         let (times, values) = decode(&mut decoder, &data, first, n)?;
         if let (Some(time_ms), Some(value)) = (times.last(), values.last()) {
@@ -80,11 +81,11 @@ fn latest(connection: &Connection, series: &[i64], from: i64, before: i64) -> Re
 /// Chunks of a series in a range: the parameters are its [`borders`].
 const IN_RANGE: &str = "series_id = ?1 AND t_max >= ?2 AND t_max < ?3 AND t_min >= ?4 AND t_min < ?5";
 
-fn borders(series: i64, range: &ChunkRange) -> [i64; 5] {
-    [series, range.ends_from_ms, range.ends_before_ms, range.begins_from_ms, range.begins_before_ms]
+fn borders(series: SeriesId, range: &ChunkRange) -> [i64; 5] {
+    [series.to_store(), range.ends_from_ms, range.ends_before_ms, range.begins_from_ms, range.begins_before_ms]
 }
 
-fn spans(connection: &Connection, series: &[i64], range: &ChunkRange) -> Result<Vec<Span>> {
+fn spans(connection: &Connection, series: &[SeriesId], range: &ChunkRange) -> Result<Vec<Span>> {
     let mut statement = connection.prepare_cached(&format!("SELECT min(t_min), max(t_max) FROM chunk WHERE {IN_RANGE}"))?;
     let mut spans = Vec::new();
     for id in series {
@@ -97,7 +98,7 @@ fn spans(connection: &Connection, series: &[i64], range: &ChunkRange) -> Result<
 }
 
 /// `None` as soon as there are too many: the rest is left unread.
-fn chunks(connection: &Connection, series: &[i64], range: &ChunkRange, max_samples: usize) -> Result<Option<Vec<Chunk>>> {
+fn chunks(connection: &Connection, series: &[SeriesId], range: &ChunkRange, max_samples: usize) -> Result<Option<Vec<Chunk>>> {
     // As of one moment: what is committed between two series is in all of them or in none.
     let moment = connection.unchecked_transaction()?;
     let mut statement = moment.prepare_cached(&format!("SELECT id, t_min, n, data FROM chunk WHERE {IN_RANGE}"))?;

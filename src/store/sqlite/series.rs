@@ -5,7 +5,7 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 use super::connections::Writer;
 use super::error::Result;
 use crate::batch::Dictionary;
-use crate::model::{Gpu, Series};
+use crate::model::{Gpu, GpuId, Series, SeriesId};
 use crate::store::Incoming;
 use crate::store::chunk::{Ids, Resolved};
 use crate::store::text::clean;
@@ -21,8 +21,8 @@ pub(super) fn resolve(writer: &mut Writer, group: &[Incoming]) -> Result<Vec<Vec
     group
         .iter()
         .map(|incoming| {
-            let cluster = &incoming.batch.header.cluster;
-            incoming.dictionaries.iter().map(|dictionary| of_dictionary(writer, cluster, dictionary)).collect()
+            let cluster = &incoming.batch().header.cluster;
+            incoming.dictionaries().iter().map(|dictionary| of_dictionary(writer, cluster, dictionary)).collect()
         })
         .collect()
 }
@@ -71,10 +71,10 @@ fn find_or_add(connection: &Connection, cluster: &str, key: u128, series: &Serie
             clean(&series.container),
             labels
         ])?;
-    Ok(Ids { series: connection.last_insert_rowid(), gpu })
+    Ok(Ids { series: SeriesId::from_store(connection.last_insert_rowid()), gpu })
 }
 
-fn gpu(connection: &Connection, cluster: &str, gpu: &Gpu) -> Result<i64> {
+fn gpu(connection: &Connection, cluster: &str, gpu: &Gpu) -> Result<GpuId> {
     let key = gpu.key(cluster).to_bytes();
     let found =
         connection.prepare_cached("SELECT id FROM gpu WHERE key = ?1")?.query_row([&key[..]], |row| row.get(0)).optional()?;
@@ -101,5 +101,5 @@ fn gpu(connection: &Connection, cluster: &str, gpu: &Gpu) -> Result<i64> {
             clean(&gpu.mig_profile),
             clean(&gpu.mig_instance)
         ])?;
-    Ok(connection.last_insert_rowid())
+    Ok(GpuId::from_store(connection.last_insert_rowid()))
 }

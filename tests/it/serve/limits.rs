@@ -72,10 +72,12 @@ async fn what_is_too_much_is_refused() {
     let long = format!("/api/v1/gpus?model={}", "x".repeat(20_000));
     serving.ask(&long).problem(414, &["http.max_uri_bytes"]);
     let port = serving.port;
-    let body = send(port, "GET /api/v1/gpus HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 5\r\n\r\nhello").unwrap();
+    let body = send(port, "GET /api/v1/gpus HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 5\r\n\r\nhello")
+        .unwrap();
     body.problem(413, &["no body"]);
     for method in ["POST", "DELETE", "PATCH"] {
-        let request = format!("{method} /api/v1/gpus HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
+        let request =
+            format!("{method} /api/v1/gpus HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
         let answer = send(port, &request).unwrap();
         answer.problem(405, &["GET"]);
         assert!(answer.header("allow").unwrap().contains("GET"));

@@ -20,11 +20,14 @@ async fn a_shard_that_is_away_hides_no_other() {
     app.run(&["migrate"]).exits(0);
     // Batches that nobody collects: what the other shards have must still be told.
     let files: Vec<String> = (0..12).map(|n| app.export(&format!("{n}.csv"), 1, 5, n).0).collect();
-    let stream: Vec<&str> = ["stream", "--until", "queued", "--csv"].into_iter().chain(files.iter().map(String::as_str)).collect();
+    let stream: Vec<&str> =
+        ["stream", "--until", "queued", "--csv"].into_iter().chain(files.iter().map(String::as_str)).collect();
     app.run(&stream).exits(0);
     let serving = Serving::start(app, &["serve"]).await;
-    wait_for("the queue", || async { partitions(&serving).iter().all(|one| one["backlog"].is_u64()) && !partitions(&serving).is_empty() })
-        .await;
+    wait_for("the queue", || async {
+        partitions(&serving).iter().all(|one| one["backlog"].is_u64()) && !partitions(&serving).is_empty()
+    })
+    .await;
     let before = partitions(&serving);
     assert!(before.iter().filter(|one| one["backlog"] != 0).count() > 2, "{before:?}");
 

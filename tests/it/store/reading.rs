@@ -3,12 +3,16 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use telemetry::batch::{Batch, Dictionary, Header, Run};
-use telemetry::model::{DictionaryId, FamilyId, Gpu, RowRange, Series};
+use telemetry::batch::{Batch, BatchParts, Dictionary, Header, Run};
+use telemetry::model::{DictionaryId, FamilyId, Gpu, GpuId, RowRange, Series, SeriesId};
 use telemetry::store::{ChunkRange, GpuFilter, GpuPlace, GpuSummary, Incoming, SeriesFilter, Store};
 
 use super::rows::{DAY, Harness, source};
 
+/// No series has this id.
+const NOBODYS: SeriesId = SeriesId::from_store(999_999);
+/// Before every series.
+const FIRST: SeriesId = SeriesId::from_store(0);
 const EVERYTHING: ChunkRange = ChunkRange {
     begins_from_ms: i64::MIN / 2,
     begins_before_ms: i64::MAX / 2,
@@ -19,7 +23,7 @@ const EVERYTHING: ChunkRange = ChunkRange {
 /// One batch of these samples, and a dictionary of these series, some of which may have none.
 fn batch(cluster: &str, name: &str, content: &[(Series, &[(i64, f64)])]) -> Incoming {
     let dictionary = Dictionary { series: content.iter().map(|(series, _)| series.clone()).collect() };
-    let mut batch = Batch {
+    let mut batch = BatchParts {
         header: Header {
             source: source(name),
             family: FamilyId::of_source(source(name)),
@@ -45,7 +49,7 @@ fn batch(cluster: &str, name: &str, content: &[(Series, &[(i64, f64)])]) -> Inco
         }
     }
     batch.rows.end = batch.row.len() as u64;
-    Incoming { batch, dictionaries: vec![Arc::new(dictionary)] }
+    Incoming::new(Batch::new(batch).expect("a batch"), vec![Arc::new(dictionary)]).expect("its series")
 }
 
 async fn commit(store: &dyn Store, incoming: Incoming) {
@@ -124,9 +128,9 @@ pub async fn lists_are_ordered_and_pages_join(h: &dyn Harness) {
     assert_eq!(joined, hosts);
 
     assert_eq!(reader.metrics().await.unwrap(), ["POWER", "TEMP"]);
-    let series = reader.series(&SeriesFilter::default(), 0, 1000).await.unwrap();
+    let series = reader.series(&SeriesFilter::default(), FIRST, 1000).await.unwrap();
     assert_eq!(series.len(), 9);
-    assert!(series.is_sorted_by(|a, b| a.id < b.id) && series[0].id > 0);
+    assert!(series.is_sorted_by(|a, b| a.id < b.id) && series[0].id > FIRST);
     let rest = reader.series(&SeriesFilter::default(), series[3].id, 2).await.unwrap();
     assert_eq!(rest, series[4..6]);
     assert_eq!(reader.ledger().await.unwrap().len(), 2);
@@ -150,8 +154,8 @@ pub async fn filters_restrict(h: &dyn Harness) {
     assert_eq!(reader.hosts(&GpuFilter { hostname: text("ä"), ..none.clone() }, None, 10).await.unwrap().len(), 1);
 
     let gpus = reader.gpus(&GpuFilter { uuid: text("GPU-2"), ..none.clone() }, None, 10).await.unwrap();
-    let ids: Vec<i64> = gpus.iter().flat_map(|gpu| gpu.ids.clone()).collect();
-    let count = async |filter: SeriesFilter| reader.series(&filter, 0, 1000).await.unwrap().len();
+    let ids: Vec<GpuId> = gpus.iter().flat_map(|gpu| gpu.ids.clone()).collect();
+    let count = async |filter: SeriesFilter| reader.series(&filter, FIRST, 1000).await.unwrap().len();
     let none = SeriesFilter::default();
     assert_eq!(count(SeriesFilter { gpu_ids: Some(ids), ..none.clone() }).await, 2);
     assert_eq!(count(SeriesFilter { gpu_ids: Some(Vec::new()), ..none.clone() }).await, 0);
@@ -159,7 +163,7 @@ pub async fn filters_restrict(h: &dyn Harness) {
     assert_eq!(count(SeriesFilter { pod: text("p1"), ..none.clone() }).await, 2);
     assert_eq!(count(SeriesFilter { seen_since_ms: Some(DAY + 1), ..none.clone() }).await, 2);
     let research = GpuFilter { namespace: text("research"), ..GpuFilter::default() };
-    let found = reader.series(&SeriesFilter { gpus: research, ..none }, 0, 10).await.unwrap();
+    let found = reader.series(&SeriesFilter { gpus: research, ..none }, FIRST, 10).await.unwrap();
     assert!(found.len() == 2 && found.iter().all(|s| s.namespace == "research" && s.pod == "p1" && s.container.is_empty()));
 }
 
@@ -174,7 +178,7 @@ pub async fn a_gpu_described_anew_is_one_gpu(h: &dyn Harness) {
     assert_eq!((gpu.driver_version.as_str(), gpu.first_seen_ms, gpu.last_seen_ms), ("560", DAY, DAY + 9000));
     assert_eq!(gpu.ids.len(), 2);
     let filter = SeriesFilter { gpu_ids: Some(vec![gpu.ids[1]]), ..SeriesFilter::default() };
-    let newest = h.reader().series(&filter, 0, 10).await.unwrap();
+    let newest = h.reader().series(&filter, FIRST, 10).await.unwrap();
     let latest = h.reader().latest(&[newest[0].id], i64::MIN / 2, i64::MAX / 2).await.unwrap();
     assert_eq!(latest[0].time_ms, DAY + 9000, "the latest description comes last");
 }
@@ -188,9 +192,9 @@ pub async fn chunks_come_by_their_borders(h: &dyn Harness) {
     commit(&*store, batch("edge", "1", &[(a, &regular), (b.clone(), &odd)])).await;
     commit(&*store, batch("edge", "2", &[(b, &[(DAY + 86_400_000, 7.0)])])).await;
     let reader = h.reader();
-    let ids: Vec<i64> = reader.series(&SeriesFilter::default(), 0, 10).await.unwrap().iter().map(|s| s.id).collect();
+    let ids: Vec<SeriesId> = reader.series(&SeriesFilter::default(), FIRST, 10).await.unwrap().iter().map(|s| s.id).collect();
 
-    let mut found: BTreeMap<i64, Vec<(i64, u64)>> = BTreeMap::new();
+    let mut found: BTreeMap<SeriesId, Vec<(i64, u64)>> = BTreeMap::new();
     let chunks = reader.chunks(&ids, &EVERYTHING, usize::MAX).await.unwrap().expect("not too many");
     for chunk in &chunks {
         assert!(chunk.times.len() == chunk.values.len() && !chunk.times.is_empty() && chunk.times.is_sorted());
@@ -222,7 +226,7 @@ pub async fn chunks_come_by_their_borders(h: &dyn Harness) {
     assert_eq!(reader.chunks(&[], &EVERYTHING, 10).await.unwrap(), Some(Vec::new()));
 
     let spans = async |range: ChunkRange| {
-        let mut spans = reader.spans(&[ids[0], ids[1], 999_999], &range).await.unwrap();
+        let mut spans = reader.spans(&[ids[0], ids[1], NOBODYS], &range).await.unwrap();
         spans.sort_by_key(|span| span.series);
         spans.iter().map(|span| (span.series, span.first_ms, span.last_ms)).collect::<Vec<_>>()
     };
@@ -237,9 +241,9 @@ pub async fn the_newest_sample_is_the_later_one(h: &dyn Harness) {
     commit(&*store, batch("edge", "1", &[(a.clone(), &[(DAY, 1.0), (DAY + 1000, 2.0)])])).await;
     commit(&*store, batch("edge", "2", &[(a, &[(DAY + 1000, 3.0)])])).await;
     let reader = h.reader();
-    let ids: Vec<i64> = reader.series(&SeriesFilter::default(), 0, 10).await.unwrap().iter().map(|s| s.id).collect();
+    let ids: Vec<SeriesId> = reader.series(&SeriesFilter::default(), FIRST, 10).await.unwrap().iter().map(|s| s.id).collect();
     let latest = reader.latest(&ids, DAY, DAY + 86_400_000).await.unwrap();
     assert_eq!(latest.iter().map(|l| (l.series, l.time_ms, l.value)).collect::<Vec<_>>(), [(ids[0], DAY + 1000, 3.0)]);
     assert!(reader.latest(&ids, DAY - 86_400_000, DAY).await.unwrap().is_empty());
-    assert!(reader.latest(&[999_999], DAY, DAY + 86_400_000).await.unwrap().is_empty());
+    assert!(reader.latest(&[NOBODYS], DAY, DAY + 86_400_000).await.unwrap().is_empty());
 }

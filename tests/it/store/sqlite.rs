@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use telemetry::model::{Reason, SourceId};
+use telemetry::model::{Reason, SeriesId, SourceId};
 use telemetry::store::sqlite::SqliteStore;
 use telemetry::store::{ChunkRange, GpuFilter, Reader, SeriesFilter, Store, StoreError};
 use tempfile::TempDir;
@@ -37,11 +37,11 @@ impl Harness for Sqlite {
     }
 
     async fn samples(&self) -> Multiset {
-        let series = self.store.series(&SeriesFilter::default(), 0, usize::MAX).await.unwrap();
+        let series = self.store.series(&SeriesFilter::default(), SeriesId::default(), usize::MAX).await.unwrap();
         let gpus = self.store.gpus(&GpuFilter::default(), None, usize::MAX).await.unwrap();
         let (from, before) = (i64::MIN / 2, i64::MAX / 2);
         let all = ChunkRange { begins_from_ms: from, begins_before_ms: before, ends_from_ms: from, ends_before_ms: before };
-        let ids: Vec<i64> = series.iter().map(|series| series.id).collect();
+        let ids: Vec<SeriesId> = series.iter().map(|series| series.id).collect();
         let mut samples = Multiset::new();
         for chunk in self.store.chunks(&ids, &all, usize::MAX).await.unwrap().unwrap() {
             let series = series.iter().find(|series| series.id == chunk.series).unwrap();
@@ -148,8 +148,9 @@ async fn who_goes_away_ends_the_work_and_disturbs_nobody() {
     let h = Sqlite::new().await;
     let content = Content::new("a", plain(5000));
     h.store.commit(&[content.all()]).await.unwrap();
-    let ids: Vec<i64> = h.store.series(&SeriesFilter::default(), 0, 1000).await.unwrap().iter().map(|s| s.id).collect();
-    let many: Vec<i64> = ids.iter().copied().cycle().take(200_000).collect();
+    let ids: Vec<SeriesId> =
+        h.store.series(&SeriesFilter::default(), SeriesId::default(), 1000).await.unwrap().iter().map(|s| s.id).collect();
+    let many: Vec<SeriesId> = ids.iter().copied().cycle().take(200_000).collect();
     let (from, before) = (i64::MIN / 2, i64::MAX / 2);
     let all = ChunkRange { begins_from_ms: from, begins_before_ms: before, ends_from_ms: from, ends_before_ms: before };
     for _ in 0..16 {

@@ -8,7 +8,7 @@ use super::segments::Placement;
 use super::values;
 use super::wire::{self, BatchMessage};
 use super::{Batch, Header, Reject, Run};
-use crate::model::{DictionaryId, Digest, FamilyId, MAX_TIME_MS, MIN_TIME_MS, Reason, RowRange, SourceId};
+use crate::model::{DictionaryId, Digest, FamilyId, MAX_TIME, MIN_TIME, Reason, RowRange, SourceId, TimeMs};
 
 /// The version this program writes, and the only one it reads.
 pub const VERSION: u8 = 1;
@@ -61,7 +61,7 @@ pub fn encode(header: &Header, columns: &Columns, placement: &Placement, level: 
         family: Bytes::copy_from_slice(&header.family.to_bytes()),
         cluster: header.cluster.clone(),
         name: header.name.clone(),
-        created_ms: header.created_ms,
+        created_ms: header.created_ms.as_millis(),
         first_row: columns.rows.first,
         rows: columns.rows.len(),
         dictionaries: header.dictionaries.iter().map(|d| Bytes::copy_from_slice(&d.to_bytes())).collect(),
@@ -141,7 +141,7 @@ fn write_runs(columns: &Columns, placement: &Placement, out: &mut BatchMessage) 
         (last_dictionary, last_index) = (dictionary, i64::from(index));
         run_values.clear();
         for (i, &sample) in samples.iter().enumerate() {
-            let (row, time) = (i64::from(columns.row[sample as usize]), columns.time_ms[sample as usize]);
+            let (row, time) = (i64::from(columns.row[sample as usize]), columns.time_ms[sample as usize].as_millis());
             if i == 0 {
                 out.run_row.push(row - last_row);
                 out.run_time.push(time.wrapping_sub(last_time));
@@ -179,7 +179,7 @@ pub fn decode(sealed: &[u8]) -> Result<Batch, DecodeError> {
         family: if family == Digest::default() { FamilyId::of_source(source) } else { FamilyId::from_digest(family) },
         cluster: message.cluster.clone(),
         name: message.name.clone(),
-        created_ms: message.created_ms,
+        created_ms: TimeMs::from_millis(message.created_ms),
         dictionaries: message
             .dictionaries
             .iter()
@@ -285,11 +285,12 @@ fn read_runs(message: &BatchMessage, batch: &mut Batch, seen: &mut Seen) -> Resu
             }
             let offset = u64::try_from(at).map_err(|_| DecodeError::Column("row"))?;
             seen.meet(offset)?;
-            if !(MIN_TIME_MS..MAX_TIME_MS).contains(&when) {
+            let time = TimeMs::from_millis(when);
+            if !(MIN_TIME..MAX_TIME).contains(&time) {
                 return Err(DecodeError::Column("time"));
             }
             batch.row.push(message.first_row + offset);
-            batch.time_ms.push(when);
+            batch.time_ms.push(time);
         }
         values.read(message.run_scale[run], len, &mut batch.value)?;
     }

@@ -21,7 +21,7 @@ mod tests;
 
 use std::sync::Arc;
 
-use crate::model::{DictionaryId, FamilyId, Reason, RowRange, SourceId};
+use crate::model::{DictionaryId, FamilyId, Reason, RowRange, SourceId, TimeMs};
 
 /// What a batch says of itself.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -35,8 +35,8 @@ pub struct Header {
     pub cluster: String,
     /// The source's name for people (a file name).
     pub name: String,
-    /// Wall clock of the streamer when the batch was closed, ms.
-    pub created_ms: i64,
+    /// Wall clock of the streamer when the batch was closed.
+    pub created_ms: TimeMs,
     /// The dictionaries that runs refer to, by index.
     pub dictionaries: Vec<DictionaryId>,
 }
@@ -76,8 +76,8 @@ pub struct Batch {
     pub runs: Vec<Run>,
     /// Row ordinal of each sample.
     pub row: Vec<u64>,
-    /// Time of each sample, ms since 1970 UTC.
-    pub time_ms: Vec<i64>,
+    /// Time of each sample.
+    pub time_ms: Vec<TimeMs>,
     /// Value of each sample, always finite.
     pub value: Vec<f64>,
     /// The rejected rows, in order.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
-use crate::model::{DictionaryId, Digest, FamilyId, Gpu, MAX_TIME_MS, MIN_TIME_MS, Series, SourceId};
+use crate::model::{DictionaryId, Digest, FamilyId, Gpu, MAX_TIME, MIN_TIME, Series, SourceId, TimeMs};
 
 fn series(i: u32) -> Series {
     let gpu = Gpu {
@@ -28,7 +28,7 @@ fn series(i: u32) -> Series {
 
 #[derive(Clone, Debug)]
 enum Row {
-    Sample(u32, i64, f64),
+    Sample(u32, TimeMs, f64),
     Reject(u64, Reason),
 }
 
@@ -38,16 +38,16 @@ fn rows() -> impl Strategy<Value = Vec<Row>> {
         (0i64..100_000).prop_map(|i| i as f64 / 8.0),
         Just(-0.0)
     ];
-    let time = prop_oneof![MIN_TIME_MS..MAX_TIME_MS, 1_752_871_354_000i64..1_752_871_360_000];
+    let time = prop_oneof![MIN_TIME.as_millis()..MAX_TIME.as_millis(), 1_752_871_354_000i64..1_752_871_360_000];
     let row = prop_oneof![
-        8 => (0u32..12, time, value).prop_map(|(s, t, v)| Row::Sample(s, t, v)),
+        8 => (0u32..12, time, value).prop_map(|(s, t, v)| Row::Sample(s, TimeMs::from_millis(t), v)),
         1 => (1u64..1 << 40, 0..Reason::ALL.len()).prop_map(|(line, r)| Row::Reject(line, Reason::ALL[r])),
     ];
     prop::collection::vec(row, 1..200)
 }
 
 /// Rows as what must come back: row → series, time, bits of the value, or the reject.
-type Expected = BTreeMap<u64, Result<(Series, i64, u64), Reject>>;
+type Expected = BTreeMap<u64, Result<(Series, TimeMs, u64), Reject>>;
 
 fn build(rows: &[Row], first: u64) -> (Expected, Columns) {
     let mut builder = Builder::new(Limits { max_rows: usize::MAX, max_bytes: usize::MAX, max_age: Duration::MAX }, first);
@@ -75,7 +75,7 @@ fn header(segments: &Segments) -> Header {
         family: FamilyId::from_digest(Digest::from_u128(8)),
         cluster: "edge-ä".into(),
         name: "a.csv".into(),
-        created_ms: -5,
+        created_ms: TimeMs::from_millis(-5),
         dictionaries: segments.ids(),
     }
 }
@@ -181,7 +181,7 @@ fn segments_are_gathered_when_they_are_many() {
     let table: Vec<Series> = (0..200).map(series).collect();
     let mut segments = Segments::default();
     for i in 0..200u32 {
-        let (_, columns) = build(&[Row::Sample(i, MIN_TIME_MS, 1.0), Row::Sample(0, MIN_TIME_MS, 1.0)], 0);
+        let (_, columns) = build(&[Row::Sample(i, MIN_TIME, 1.0), Row::Sample(0, MIN_TIME, 1.0)], 0);
         segments.place(&columns, |i| &table[i as usize]);
         assert!(segments.ids().len() <= 64, "bounded");
         let batch = decode(&encode(&header(&segments), &columns, segments.placement(), 3)).expect("own bytes");
@@ -193,7 +193,7 @@ fn segments_are_gathered_when_they_are_many() {
 fn small_batches_of_a_live_source_come_to_name_one_dictionary() {
     let table: Vec<Series> = (0..40).map(series).collect();
     let mut segments = Segments::default();
-    let all: Vec<Row> = (0..39).map(|i| Row::Sample(i, MIN_TIME_MS, f64::from(i))).collect();
+    let all: Vec<Row> = (0..39).map(|i| Row::Sample(i, MIN_TIME, f64::from(i))).collect();
     for some in all.chunks(3) {
         let (_, columns) = build(some, 0);
         segments.place(&columns, |i| &table[i as usize]);
@@ -214,7 +214,7 @@ fn small_batches_of_a_live_source_come_to_name_one_dictionary() {
             .collect();
         assert_eq!(unfold(&batch, &dictionaries), expected);
     }
-    let (_, columns) = build(&[Row::Sample(39, MIN_TIME_MS, 1.0)], 0);
+    let (_, columns) = build(&[Row::Sample(39, MIN_TIME, 1.0)], 0);
     segments.place(&columns, |i| &table[i as usize]);
     assert_eq!(segments.ids().len(), 2, "what is new is added");
 }
@@ -229,7 +229,7 @@ fn a_regular_scrape_is_small() {
         for s in 0..1000u32 {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             let value = 60.0 + f64::from((state >> 60) as u32) / 8.0;
-            builder.sample(s, 1_752_871_354_000 + step * 1000, value, Duration::ZERO);
+            builder.sample(s, TimeMs::from_millis(1_752_871_354_000 + step * 1000), value, Duration::ZERO);
         }
     }
     let columns = builder.take().expect("rows");

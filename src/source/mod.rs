@@ -26,7 +26,7 @@ mod window;
 
 use std::time::Duration;
 
-use crate::model::Reason;
+use crate::model::{Reason, TimeMs};
 
 pub use discover::{Watch, discover};
 pub use error::SourceError;
@@ -107,7 +107,7 @@ pub enum Kind {
         /// Index into [`CsvReader::series`].
         series: u32,
         /// ms since 1970 UTC.
-        time_ms: i64,
+        time_ms: TimeMs,
         /// Always finite.
         value: f64,
     },

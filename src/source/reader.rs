@@ -19,7 +19,7 @@ use super::skip::Skip;
 use super::span::Spans;
 use super::window::{Window, parser};
 use super::{Fill, Kind, Options, Row, SourceError, TAIL_BYTES};
-use crate::model::{Digest, Position, Reason, Series, parse_time, parse_value};
+use crate::model::{Digest, Position, Reason, Series, TimeMs, parse_time, parse_value};
 
 /// Longest header. The bytes that identify a content must reach past it.
 const MAX_HEADER: usize = 60 << 10;
@@ -77,7 +77,7 @@ pub struct CsvReader {
     pub(super) last_excerpt: Option<Vec<u8>>,
     pub(super) last_parsed: bool,
     /// The last time's cell and what it read as: exports repeat it row after row.
-    last_time: (Vec<u8>, Result<i64, Reason>),
+    last_time: (Vec<u8>, Result<TimeMs, Reason>),
 }
 
 impl std::fmt::Debug for CsvReader {

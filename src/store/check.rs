@@ -1,6 +1,6 @@
 //! Whether a batch is what its type promises. Pure. What passes here can be indexed without a second thought, and its rows counted.
 
-use crate::model::{MAX_TIME_MS, MIN_TIME_MS};
+use crate::model::{MAX_TIME, MIN_TIME};
 use crate::store::{Incoming, StoreError};
 
 /// Every batch of a group.
@@ -43,7 +43,7 @@ fn check(incoming: &Incoming) -> Result<(), String> {
     if position != samples {
         return Err(format!("its runs have {position} samples of {samples}"));
     }
-    if let Some(time) = batch.time_ms.iter().find(|time| !(MIN_TIME_MS..MAX_TIME_MS).contains(time)) {
+    if let Some(time) = batch.time_ms.iter().find(|time| !(MIN_TIME..MAX_TIME).contains(time)) {
         return Err(format!("the time {time} ms is not within the years 1990 to 2100"));
     }
     if let Some(value) = batch.value.iter().find(|value| !value.is_finite()) {

@@ -59,7 +59,7 @@ struct Seen {
 
 fn see(reader: &CsvReader, row: Row) -> Seen {
     let what = match row.kind {
-        Kind::Sample { series, time_ms, value } => Ok((format!("{:?}", reader.series(series)), time_ms, value)),
+        Kind::Sample { series, time_ms, value } => Ok((format!("{:?}", reader.series(series)), time_ms.as_millis(), value)),
         Kind::Reject { line, reason } => Err((line, reason)),
     };
     Seen { row: row.row, what, raw: reader.raw().to_vec(), after: reader.position() }

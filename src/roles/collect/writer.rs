@@ -8,7 +8,7 @@ use tokio::sync::{Mutex, mpsc, oneshot};
 
 use super::suspect::{Suspect, suspect};
 use super::{Ready, Shared, watch};
-use crate::model::{SourceId, now_ms};
+use crate::model::{SourceId, TimeMs};
 use crate::retry::Backoff;
 use crate::runtime::observe::{self, Component, Direction, Target};
 use crate::store::{Committed, Incoming, StoreError};
@@ -149,14 +149,14 @@ pub(super) fn note(shared: &Shared, group: &[Incoming], committed: &Committed) {
     observe::rows_stored(committed.stored.values().sum());
     observe::batches(Direction::Committed, group.len() as u64);
     observe::rows_duplicate(committed.duplicate);
-    let now = now_ms();
+    let now = TimeMs::now();
     for incoming in group {
         let header = &incoming.batch.header;
         observe::latency(
             &header.cluster,
             &shared.config.cluster,
             Component::Collector,
-            (now - header.created_ms) as f64 / 1000.0,
+            now.millis_since(header.created_ms) as f64 / 1000.0,
         );
     }
 }

@@ -9,7 +9,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
 use crate::config::Config;
-use crate::model::{Partition, Reason, now_ms};
+use crate::model::{Partition, Reason, TimeMs};
 use crate::runtime::{Lifecycle, Progress};
 use crate::source::pace::Rate;
 use crate::source::{CsvReader, Input, Options, Rejects, SourceError};
@@ -30,7 +30,7 @@ pub(super) struct Shared {
     /// The clock of builders.
     pub(super) began: Instant,
     /// Wall clock at the start: what `--restamp` shifts to.
-    pub(super) started_ms: i64,
+    pub(super) started_ms: TimeMs,
     /// Tells this run's rounds (`--loop`, `--restamp`) from those of other runs.
     pub(super) nonce: u64,
     /// How long a lease lasts without renewing.
@@ -64,7 +64,7 @@ impl Shared {
             pace: stream.rate.map(|rate| Mutex::new(Rate::new(rate as f64))),
             rejects: rejects.map(tokio::sync::Mutex::new),
             began: Instant::now(),
-            started_ms: now_ms(),
+            started_ms: TimeMs::now(),
             nonce,
             lease_ttl: config.redis.lease_ttl,
             owner: format!("{host}-{}-{nonce:016x}", std::process::id()),

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use crate::batch::{Builder, Header, Limits, Segments};
 use crate::config::Until;
-use crate::model::{FamilyId, Position};
+use crate::model::{FamilyId, Position, TimeMs};
 use crate::retry::Backoff;
 use crate::source::follow::{Change, FileState};
 use crate::source::pace::Realtime;
@@ -324,7 +324,7 @@ impl<'a> Source<'a> {
                 family: identified.family,
                 cluster: shared.config.cluster.clone(),
                 name: self.name.clone(),
-                created_ms: 0,
+                created_ms: TimeMs::EPOCH,
                 dictionaries: Vec::new(),
             },
             shift: &mut self.shift,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use telemetry::model::{DictionaryId, Digest, FamilyId, MAX_TIME_MS, MIN_TIME_MS, Reason, RowRange};
+use telemetry::model::{DictionaryId, Digest, FamilyId, MAX_TIME, MIN_TIME, Reason, RowRange, TimeMs};
 use telemetry::store::{Committed, DeadLetter, Incoming, Standing, Store, StoreError};
 
 use super::rows::*;
@@ -126,8 +126,17 @@ pub async fn time_may_jump_back_and_forth(h: &dyn Harness) {
 pub async fn every_accepted_year_and_bit_is_kept(h: &dyn Harness) {
     let store = h.open();
     let values = [0.0, -0.0, f64::MIN_POSITIVE, 5e-324, f64::MAX, f64::MIN, 0.1 + 0.2, 9_007_199_254_740_993.0];
-    let times = [MIN_TIME_MS, MAX_TIME_MS - 1, DAY - 1, DAY, DAY + 86_399_999, 951_782_400_000, MIN_TIME_MS + 1, 1];
-    let mut rows: Vec<Row> = values.iter().zip(times).map(|(value, time)| sample(3, time.max(MIN_TIME_MS), *value)).collect();
+    let times = [
+        MIN_TIME.as_millis(),
+        MAX_TIME.as_millis() - 1,
+        DAY - 1,
+        DAY,
+        DAY + 86_399_999,
+        951_782_400_000,
+        MIN_TIME.as_millis() + 1,
+        1,
+    ];
+    let mut rows: Vec<Row> = values.iter().zip(times).map(|(value, time)| sample(3, time.max(MIN_TIME.as_millis()), *value)).collect();
     // The same time, told apart by a bit.
     rows.extend([sample(3, DAY, 0.0), sample(3, DAY, -0.0)]);
     let content = Content::new("years", rows);
@@ -170,8 +179,8 @@ pub async fn a_batch_that_contradicts_itself_is_its_own_fault(h: &dyn Harness) {
     let store = h.open();
     let content = Content::new("a", plain(40));
     let spoil: [fn(&mut Incoming); 10] = [
-        |i| i.batch.time_ms[3] = MAX_TIME_MS,
-        |i| i.batch.time_ms[3] = i64::MIN,
+        |i| i.batch.time_ms[3] = MAX_TIME,
+        |i| i.batch.time_ms[3] = TimeMs::MIN,
         |i| i.batch.value[3] = f64::NAN,
         |i| i.batch.row[3] = i.batch.row[4],
         |i| i.batch.row[3] = 1 << 63,

@@ -3,11 +3,12 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use telemetry::batch::{Dictionary, decode};
+use telemetry::batch::{Batch, Dictionary, decode};
 use telemetry::model::DictionaryId;
 
 fn check(bytes: &[u8]) {
     if let Ok(batch) = decode(bytes) {
+        let batch = Batch::new(batch.into_parts()).expect("a batch stays one");
         assert_eq!(batch.row.len(), batch.time_ms.len());
         assert_eq!(batch.row.len(), batch.value.len());
         assert!(batch.value.iter().all(|value| value.is_finite()));

@@ -4,17 +4,16 @@
 use bytes::Bytes;
 
 use super::builder::Columns;
+use super::limits::{MAX_NAME_BYTES, MAX_ROWS};
 use super::segments::Placement;
 use super::values;
 use super::wire::{self, BatchMessage};
-use super::{Batch, Header, Reject, Run};
-use crate::model::{DictionaryId, Digest, FamilyId, MAX_TIME, MIN_TIME, Reason, RowRange, SourceId, TimeMs};
+use super::{Batch, BatchParts, Header, Reject, Run};
+use crate::model::{DictionaryId, Digest, FamilyId, Reason, RowRange, SourceId, TimeMs};
 
 /// The version this program writes, and the only one it reads.
 pub const VERSION: u8 = 1;
 const MAGIC: [u8; 3] = *b"TLB";
-/// Rows a batch may cover: what a forged range can cost.
-pub const MAX_ROWS: u64 = 4 << 20;
 
 /// Why bytes are no batch or no dictionary.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -39,8 +38,26 @@ pub enum DecodeError {
     #[error("the compressed frame is damaged: {0}")]
     Frame(String),
     /// The frame claims more than is allowed.
-    #[error("the compressed frame claims {0} bytes, more than the limit of 64 MiB")]
+    #[error("it unfolds to {0} bytes or more, beyond what a batch or dictionary may have")]
     TooLarge(usize),
+    /// A field has more elements than is allowed.
+    #[error("the field `{field}` has more than {limit} elements")]
+    TooMany {
+        /// Which.
+        field: &'static str,
+        /// How many it may have.
+        limit: usize,
+    },
+    /// A text is longer than is allowed.
+    #[error("the field `{field}` has {bytes} bytes, more than {limit}")]
+    TooLong {
+        /// Which.
+        field: &'static str,
+        /// How long it is.
+        bytes: usize,
+        /// How long it may be.
+        limit: usize,
+    },
     /// Not protobuf.
     #[error("the message is damaged: {0}")]
     Message(String),
@@ -60,7 +77,7 @@ pub fn encode(header: &Header, columns: &Columns, placement: &Placement, level: 
         source: Bytes::copy_from_slice(&header.source.to_bytes()),
         family: Bytes::copy_from_slice(&header.family.to_bytes()),
         cluster: header.cluster.clone(),
-        name: header.name.clone(),
+        name: cut(&header.name, MAX_NAME_BYTES).to_owned(),
         created_ms: header.created_ms.as_millis(),
         first_row: columns.rows.first,
         rows: columns.rows.len(),
@@ -70,6 +87,12 @@ pub fn encode(header: &Header, columns: &Columns, placement: &Placement, level: 
     write_runs(columns, placement, &mut message);
     write_rejects(columns, &mut message);
     wire::seal(MAGIC, VERSION, &message, level)
+}
+
+/// The beginning of a text, of so many bytes at most.
+fn cut(text: &str, bytes: usize) -> &str {
+    let end = (0..=bytes.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
+    &text[..end.unwrap_or(0)]
 }
 
 /// Samples in the order (dictionary, index, row).
@@ -100,14 +123,14 @@ fn order(columns: &Columns, placement: &Placement) -> (Vec<u32>, Vec<(u32, u32, 
     (sorted, runs)
 }
 
-/// Deltas of deltas whose state goes on from run to run.
+/// Differences of differences; the last difference goes on from run to run.
 #[derive(Default)]
-struct Carried {
+struct DeltaOfDelta {
     last: i64,
     delta: i64,
 }
 
-impl Carried {
+impl DeltaOfDelta {
     fn begin(&mut self, value: i64) {
         self.last = value;
     }
@@ -128,7 +151,7 @@ impl Carried {
 
 fn write_runs(columns: &Columns, placement: &Placement, out: &mut BatchMessage) {
     let (sorted, runs) = order(columns, placement);
-    let (mut rows, mut times) = (Carried::default(), Carried::default());
+    let (mut rows, mut times) = (DeltaOfDelta::default(), DeltaOfDelta::default());
     let (mut last_dictionary, mut last_index, mut last_row, mut last_time) = (0, 0, 0, 0);
     let mut run_values = Vec::new();
     let mut start = 0;
@@ -186,15 +209,11 @@ pub fn decode(sealed: &[u8]) -> Result<Batch, DecodeError> {
             .map(|d| digest(d, "dictionaries").map(DictionaryId::from_digest))
             .collect::<Result<_, _>>()?,
     };
-    if message.rows == 0 || message.rows > MAX_ROWS {
+    if message.rows == 0 || message.rows > MAX_ROWS as u64 {
         return Err(DecodeError::Column("rows"));
     }
     let end = message.first_row.checked_add(message.rows).ok_or(DecodeError::Column("rows"))?;
-    // Rows are int8 in stores.
-    if i64::try_from(end).is_err() {
-        return Err(DecodeError::Column("first_row"));
-    }
-    let mut batch = Batch {
+    let mut parts = BatchParts {
         header,
         rows: RowRange { first: message.first_row, end },
         runs: Vec::with_capacity(message.run_len.len()),
@@ -203,41 +222,17 @@ pub fn decode(sealed: &[u8]) -> Result<Batch, DecodeError> {
         value: Vec::new(),
         rejects: Vec::with_capacity(message.reject_row.len()),
     };
-    let mut seen = Seen::new(message.rows);
-    read_runs(&message, &mut batch, &mut seen)?;
-    read_rejects(&message, &mut batch, &mut seen)?;
-    // Every row once: none twice (checked on the way), so the number decides.
-    if (batch.row.len() + batch.rejects.len()) as u64 != message.rows {
-        return Err(DecodeError::Column("rows (not each of them once)"));
-    }
-    Ok(batch)
+    read_runs(&message, &mut parts)?;
+    read_rejects(&message, &mut parts)?;
+    Batch::new(parts)
 }
 
-/// Which rows have been met.
-struct Seen {
-    words: Vec<u64>,
-    rows: u64,
+/// The row at an offset into the batch.
+fn row_at(message: &BatchMessage, offset: u64) -> Result<u64, DecodeError> {
+    if offset < message.rows { Ok(message.first_row + offset) } else { Err(DecodeError::Column("row (outside of the batch)")) }
 }
 
-impl Seen {
-    fn new(rows: u64) -> Self {
-        Self { words: vec![0; (rows as usize).div_ceil(64)], rows }
-    }
-
-    fn meet(&mut self, row: u64) -> Result<(), DecodeError> {
-        if row >= self.rows {
-            return Err(DecodeError::Column("row (outside of the batch)"));
-        }
-        let (word, bit) = (&mut self.words[(row / 64) as usize], 1 << (row % 64));
-        if *word & bit != 0 {
-            return Err(DecodeError::Column("row (twice)"));
-        }
-        *word |= bit;
-        Ok(())
-    }
-}
-
-fn read_runs(message: &BatchMessage, batch: &mut Batch, seen: &mut Seen) -> Result<(), DecodeError> {
+fn read_runs(message: &BatchMessage, batch: &mut BatchParts) -> Result<(), DecodeError> {
     let n = message.run_len.len();
     let columns = [
         message.run_dictionary.len(),
@@ -257,22 +252,16 @@ fn read_runs(message: &BatchMessage, batch: &mut Batch, seen: &mut Seen) -> Resu
     batch.row.reserve_exact(samples);
     batch.time_ms.reserve_exact(samples);
     batch.value.reserve_exact(samples);
-    let (mut rows, mut times) = (Carried::default(), Carried::default());
+    let (mut rows, mut times) = (DeltaOfDelta::default(), DeltaOfDelta::default());
     let (mut row_dd, mut time_dd) = (message.row_dd.iter(), message.time_dd.iter());
     let mut values = values::Reader::new(message);
     let (mut dictionary, mut index, mut row, mut time) = (0u32, 0i64, 0i64, 0i64);
     for run in 0..n {
         let len = message.run_len[run] as usize;
-        if len == 0 {
-            return Err(DecodeError::Column("run_len"));
-        }
         dictionary = dictionary.wrapping_add(message.run_dictionary[run]);
         index = index.wrapping_add(message.run_index[run]);
         row = row.wrapping_add(message.run_row[run]);
         time = time.wrapping_add(message.run_time[run]);
-        if dictionary as usize >= batch.header.dictionaries.len() {
-            return Err(DecodeError::Column("run_dictionary"));
-        }
         let index = u32::try_from(index).map_err(|_| DecodeError::Column("run_index"))?;
         batch.runs.push(Run { dictionary, index, start: batch.row.len(), len });
         rows.begin(row);
@@ -284,13 +273,8 @@ fn read_runs(message: &BatchMessage, batch: &mut Batch, seen: &mut Seen) -> Resu
                 when = times.pull(*time_dd.next().ok_or(DecodeError::Column("time_dd"))?);
             }
             let offset = u64::try_from(at).map_err(|_| DecodeError::Column("row"))?;
-            seen.meet(offset)?;
-            let time = TimeMs::from_millis(when);
-            if !(MIN_TIME..MAX_TIME).contains(&time) {
-                return Err(DecodeError::Column("time"));
-            }
-            batch.row.push(message.first_row + offset);
-            batch.time_ms.push(time);
+            batch.row.push(row_at(message, offset)?);
+            batch.time_ms.push(TimeMs::from_millis(when));
         }
         values.read(message.run_scale[run], len, &mut batch.value)?;
     }
@@ -298,7 +282,7 @@ fn read_runs(message: &BatchMessage, batch: &mut Batch, seen: &mut Seen) -> Resu
     if row_dd.len() + time_dd.len() > 0 { Err(DecodeError::Column("row_dd (too many)")) } else { Ok(()) }
 }
 
-fn read_rejects(message: &BatchMessage, batch: &mut Batch, seen: &mut Seen) -> Result<(), DecodeError> {
+fn read_rejects(message: &BatchMessage, batch: &mut BatchParts) -> Result<(), DecodeError> {
     if message.reject_line.len() != message.reject_row.len() || message.reject_reason.len() != message.reject_row.len() {
         return Err(DecodeError::Column("rejects"));
     }
@@ -306,12 +290,8 @@ fn read_rejects(message: &BatchMessage, batch: &mut Batch, seen: &mut Seen) -> R
     for ((&row_delta, &line_delta), &reason) in message.reject_row.iter().zip(&message.reject_line).zip(&message.reject_reason) {
         row = row.checked_add(row_delta).ok_or(DecodeError::Column("reject_row"))?;
         line = line.wrapping_add(line_delta as u64);
-        seen.meet(row)?;
-        if i64::try_from(line).is_err() {
-            return Err(DecodeError::Column("reject_line"));
-        }
         let reason = u8::try_from(reason).ok().and_then(Reason::from_code).ok_or(DecodeError::Column("reject_reason"))?;
-        batch.rejects.push(Reject { row: message.first_row + row, line, reason });
+        batch.rejects.push(Reject { row: row_at(message, row)?, line, reason });
     }
     Ok(())
 }

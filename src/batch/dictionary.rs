@@ -6,12 +6,12 @@ use std::collections::HashMap;
 use bytes::Bytes;
 
 use super::DecodeError;
-use super::wire::{self, DictionaryMessage, MAX_DECODED_BYTES};
+use super::limits::{GPU_NUMBERS, MAX_DICTIONARY_MEMORY, MAX_SERIES};
+use super::wire::{self, DictionaryMessage};
 use crate::model::{DictionaryId, Gpu, Series};
 
 const MAGIC: [u8; 3] = *b"TLD";
 const VERSION: u8 = 1;
-const GPU_NUMBERS: usize = 9;
 /// Dictionaries are small and kept for long.
 const LEVEL: i32 = 9;
 
@@ -43,12 +43,18 @@ impl Dictionary {
     pub fn encode(&self) -> (DictionaryId, Bytes) {
         let mut texts = Texts { numbers: HashMap::from([("", 0)]), texts: vec![String::new()] };
         let mut gpu_numbers: HashMap<&Gpu, u32> = HashMap::new();
-        let (mut gpus, mut series) = (Vec::new(), Vec::new());
+        let (mut gpus, mut series, mut greatest_index) = (Vec::new(), Vec::new(), Vec::new());
         for one in &self.series {
             let next = gpu_numbers.len() as u32;
             let gpu = *gpu_numbers.entry(&one.gpu).or_insert_with(|| {
                 let g = &one.gpu;
-                gpus.extend([texts.number(&g.uuid), texts.number(&g.hostname), g.index.map_or(0, |i| i.saturating_add(1))]);
+                let index = g.index.map_or(0, |i| {
+                    i.checked_add(1).unwrap_or_else(|| {
+                        greatest_index.push(next);
+                        0
+                    })
+                });
+                gpus.extend([texts.number(&g.uuid), texts.number(&g.hostname), index]);
                 gpus.extend(
                     [&g.device, &g.model, &g.driver_version, &g.pci_bus_id, &g.mig_profile, &g.mig_instance]
                         .map(|t| texts.number(t)),
@@ -62,7 +68,7 @@ impl Dictionary {
                 series.extend([texts.number(name), texts.number(value)]);
             }
         }
-        let bytes = wire::seal(MAGIC, VERSION, &DictionaryMessage { texts: texts.texts, gpus, series }, LEVEL);
+        let bytes = wire::seal(MAGIC, VERSION, &DictionaryMessage { texts: texts.texts, gpus, series, greatest_index }, LEVEL);
         (DictionaryId::of(&bytes), bytes)
     }
 
@@ -72,17 +78,22 @@ impl Dictionary {
             return Err(DecodeError::Digest(expected));
         }
         let message: DictionaryMessage = wire::open(MAGIC, VERSION, sealed)?;
-        // Numbers may refer to one long text again and again: what they unfold to is bounded too.
-        let budget = Cell::new(MAX_DECODED_BYTES);
+        let budget = Cell::new(MAX_DICTIONARY_MEMORY);
+        let spend = |bytes: usize| {
+            let left = budget.get().checked_sub(bytes).ok_or(DecodeError::TooLarge(MAX_DICTIONARY_MEMORY))?;
+            budget.set(left);
+            Ok::<_, DecodeError>(())
+        };
         let text = |number: u32| {
             let text = message.texts.get(number as usize).ok_or(DecodeError::Column("texts"))?;
-            budget.set(budget.get().checked_sub(text.len()).ok_or(DecodeError::TooLarge(MAX_DECODED_BYTES))?);
+            spend(text.len())?;
             Ok::<_, DecodeError>(text.clone())
         };
         if !message.gpus.len().is_multiple_of(GPU_NUMBERS) {
             return Err(DecodeError::Column("gpus"));
         }
         let gpu = |n: &[u32]| -> Result<Gpu, DecodeError> {
+            spend(size_of::<Gpu>())?;
             Ok(Gpu {
                 uuid: text(n[0])?,
                 hostname: text(n[1])?,
@@ -95,23 +106,44 @@ impl Dictionary {
                 mig_instance: text(n[8])?,
             })
         };
-        let gpus = message.gpus.chunks_exact(GPU_NUMBERS).map(gpu).collect::<Result<Vec<_>, _>>()?;
+        let mut gpus = message.gpus.chunks_exact(GPU_NUMBERS).map(gpu).collect::<Result<Vec<_>, _>>()?;
+        for &gpu in &message.greatest_index {
+            gpus.get_mut(gpu as usize).ok_or(DecodeError::Column("greatest_index"))?.index = Some(u32::MAX);
+        }
         let mut numbers = message.series.iter().copied();
         let mut series = Vec::new();
         while let Some(gpu) = numbers.next() {
             let mut next = || numbers.next().ok_or(DecodeError::Column("series"));
             let gpu = gpus.get(gpu as usize).ok_or(DecodeError::Column("series"))?;
-            budget.set(
-                budget
-                    .get()
-                    .checked_sub(size_of::<Series>() + gpu.text_bytes())
-                    .ok_or(DecodeError::TooLarge(MAX_DECODED_BYTES))?,
-            );
+            spend(size_of::<Series>() + gpu.text_bytes())?;
+            if series.len() == MAX_SERIES {
+                return Err(DecodeError::TooMany { field: "series", limit: MAX_SERIES });
+            }
             let gpu = gpu.clone();
             let (metric, namespace, pod, container) = (text(next()?)?, text(next()?)?, text(next()?)?, text(next()?)?);
-            let labels = (0..next()?).map(|_| Ok((text(next()?)?, text(next()?)?))).collect::<Result<Vec<_>, DecodeError>>()?;
+            let mut labels = Vec::new();
+            for _ in 0..next()? {
+                spend(size_of::<(String, String)>())?;
+                labels.push((text(next()?)?, text(next()?)?));
+            }
             series.push(Series { metric, gpu, namespace, pod, container, labels });
         }
         Ok(Self { series })
     }
+
+    /// What it takes in memory, bytes, about.
+    #[must_use]
+    pub fn memory(&self) -> usize {
+        self.series.iter().map(memory_of).sum()
+    }
+}
+
+/// What a series takes in memory, bytes, about: itself, its texts, and what an allocation costs for each of them.
+pub(super) fn memory_of(series: &Series) -> usize {
+    const TEXTS: usize = 12;
+    const ALLOCATION: usize = 16;
+    let own = [&series.metric, &series.namespace, &series.pod, &series.container].iter().map(|text| text.len()).sum::<usize>();
+    let labels: usize =
+        series.labels.iter().map(|(name, value)| size_of::<(String, String)>() + name.len() + value.len() + 2 * ALLOCATION).sum();
+    size_of::<Series>() + TEXTS * ALLOCATION + series.gpu.text_bytes() + own + labels
 }

@@ -97,7 +97,7 @@ proptest! {
     #[test]
     fn batches_survive_the_wire(parts in prop::collection::vec((rows(), 1..30), 1..4), first in 0u64..1 << 50) {
         let table: Vec<Series> = (0..12).map(series).collect();
-        let mut segments = Segments::default();
+        let mut segments = Segments::new(4096);
         for (rows, times) in parts {
             let (expected, columns) = build(&rows, first);
             // The same series again and again: what is known of them moves together.
@@ -119,7 +119,7 @@ proptest! {
     fn damaged_bytes_are_an_error(rows in rows(), at in any::<prop::sample::Index>(), flip in 1u8.., cut in any::<prop::sample::Index>()) {
         let table: Vec<Series> = (0..12).map(series).collect();
         let (_, columns) = build(&rows, 0);
-        let mut segments = Segments::default();
+        let mut segments = Segments::new(4096);
         segments.place(&columns, |i| &table[i as usize]);
         let bytes = encode(&header(&segments), &columns, segments.placement(), 3);
         let mut damaged = bytes.to_vec();
@@ -164,7 +164,7 @@ fn other_versions_are_refused_by_number() {
 
 #[test]
 fn a_frame_that_unfolds_beyond_the_limit_is_refused() {
-    let huge = vec![0u8; MAX_DECODED_BYTES + 1];
+    let huge = vec![0u8; MAX_FRAME_BYTES + 1];
     assert!(matches!(decode(&forge(&huge)), Err(DecodeError::TooLarge(_))));
 }
 
@@ -179,7 +179,7 @@ fn a_dictionary_under_another_digest_is_refused() {
 #[test]
 fn segments_are_gathered_when_they_are_many() {
     let table: Vec<Series> = (0..200).map(series).collect();
-    let mut segments = Segments::default();
+    let mut segments = Segments::new(4096);
     for i in 0..200u32 {
         let (_, columns) = build(&[Row::Sample(i, MIN_TIME, 1.0), Row::Sample(0, MIN_TIME, 1.0)], 0);
         segments.place(&columns, |i| &table[i as usize]);
@@ -192,7 +192,7 @@ fn segments_are_gathered_when_they_are_many() {
 #[test]
 fn small_batches_of_a_live_source_come_to_name_one_dictionary() {
     let table: Vec<Series> = (0..40).map(series).collect();
-    let mut segments = Segments::default();
+    let mut segments = Segments::new(4096);
     let all: Vec<Row> = (0..39).map(|i| Row::Sample(i, MIN_TIME, f64::from(i))).collect();
     for some in all.chunks(3) {
         let (_, columns) = build(some, 0);
@@ -233,8 +233,151 @@ fn a_regular_scrape_is_small() {
         }
     }
     let columns = builder.take().expect("rows");
-    let mut segments = Segments::default();
+    let mut segments = Segments::new(4096);
     segments.place(&columns, |i| &table[i as usize]);
     let bytes = encode(&header(&segments), &columns, segments.placement(), 3);
     assert!(bytes.len() < 60_000, "{} bytes for 60,000 samples of 4 random bits each", bytes.len());
+}
+
+/// A batch of forty rows, one of them a reject.
+fn parts() -> BatchParts {
+    let rows: Vec<Row> =
+        (0..40)
+            .map(|i| {
+                if i == 7 { Row::Reject(9, Reason::BadTime) } else { Row::Sample(i % 4, MIN_TIME.plus_millis(i64::from(i)), 1.0) }
+            })
+            .collect();
+    let (_, columns) = build(&rows, 100);
+    let table: Vec<Series> = (0..12).map(series).collect();
+    let mut segments = Segments::new(4096);
+    segments.place(&columns, |i| &table[i as usize]);
+    decode(&encode(&header(&segments), &columns, segments.placement(), 3)).expect("own bytes").into_parts()
+}
+
+#[test]
+fn parts_that_contradict_each_other_are_no_batch() {
+    assert!(Batch::new(parts()).is_ok());
+    let spoil: [fn(&mut BatchParts); 16] = [
+        |b| b.time_ms[3] = MAX_TIME,
+        |b| b.time_ms[3] = TimeMs::MIN,
+        |b| b.value[3] = f64::NAN,
+        |b| b.row[3] = b.row[4],
+        |b| b.row[3] = 1 << 63,
+        |b| b.rows.end += 1,
+        |b| b.rows.end = u64::MAX,
+        |b| b.rows.first = b.rows.end + 1,
+        |b| b.runs[2].dictionary = 1,
+        |b| b.runs[2].len = usize::MAX,
+        |b| b.runs[2].start += 1,
+        |b| b.value.truncate(3),
+        |b| b.rejects[0].line = u64::MAX,
+        |b| b.header.cluster = "c".repeat(MAX_CLUSTER_BYTES + 1),
+        |b| b.header.name = "n".repeat(MAX_NAME_BYTES + 1),
+        |b| b.header.dictionaries = vec![DictionaryId::of(b""); MAX_DICTIONARIES + 1],
+    ];
+    for (at, spoil) in spoil.into_iter().enumerate() {
+        let mut bad = parts();
+        spoil(&mut bad);
+        assert!(Batch::new(bad).is_err(), "{at}");
+    }
+    let batch = Batch::new(parts()).expect("a batch");
+    let dictionary = |n: u32| Arc::new(Dictionary { series: (0..n).map(series).collect() });
+    assert!(batch.check(&[dictionary(4)]).is_ok());
+    assert!(batch.check(&[dictionary(3)]).is_err() && batch.check(&[]).is_err());
+}
+
+#[test]
+fn samples_become_rejects_by_their_time() {
+    let batch = Batch::new(parts()).expect("a batch");
+    assert_eq!(batch.clone().reject_by_time(|_| None), batch);
+    let late = batch.clone().reject_by_time(|time| (time >= MIN_TIME.plus_millis(5)).then_some(Reason::TimeInFuture));
+    assert_eq!((late.row.len(), late.rejects.len(), late.runs.len()), (5, 35, 4));
+    assert!(late.rejects.contains(&Reject { row: 107, line: 9, reason: Reason::BadTime }), "{:?}", late.rejects);
+    assert_eq!(Batch::new(late.clone().into_parts()), Ok(late), "it is still a batch");
+    let none = batch.reject_by_time(|_| Some(Reason::TimeInFuture));
+    assert_eq!((none.row.len(), none.rejects.len(), none.runs.len()), (0, 40, 0));
+    assert_eq!(Batch::new(none.clone().into_parts()), Ok(none));
+}
+
+/// A message of one field, as a forger writes it.
+fn field(tag: u32, content: &[u8], times: usize) -> Vec<u8> {
+    let mut message = Vec::new();
+    for _ in 0..times {
+        prost::encoding::encode_key(tag, prost::encoding::WireType::LengthDelimited, &mut message);
+        prost::encoding::encode_varint(content.len() as u64, &mut message);
+        message.extend_from_slice(content);
+    }
+    message
+}
+
+/// What a few bytes unfold to is bounded before it is allocated: each of these is a few kilobytes on the wire.
+#[test]
+fn what_unfolds_beyond_its_bounds_is_refused() {
+    let too_many = |error: DecodeError| matches!(error, DecodeError::TooMany { .. });
+    let dictionaries = decode(&forge(&field(8, b"", 1 << 23))).expect_err("eight million empty dictionaries");
+    assert_eq!(dictionaries, DecodeError::TooMany { field: "dictionaries", limit: MAX_DICTIONARIES });
+    for tag in [9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 20, 21, 22] {
+        let packed = forge(&field(tag, &vec![0; MAX_ROWS + 1], 1));
+        assert!(packed.len() < 10_000, "{} bytes", packed.len());
+        assert!(decode(&packed).is_err_and(too_many), "field {tag} packed");
+        let mut one_by_one = Vec::new();
+        for _ in 0..=MAX_ROWS {
+            prost::encoding::encode_key(tag, prost::encoding::WireType::Varint, &mut one_by_one);
+            one_by_one.push(0);
+        }
+        assert!(decode(&forge(&one_by_one)).is_err_and(too_many), "field {tag} one by one");
+    }
+    assert!(decode(&forge(&field(19, &vec![0; 8 * MAX_ROWS + 8], 1))).is_err_and(too_many), "bits");
+    let cluster = decode(&forge(&field(3, &[b'c'; 254], 1))).expect_err("a long name");
+    assert_eq!(cluster, DecodeError::TooLong { field: "cluster", bytes: 254, limit: MAX_CLUSTER_BYTES });
+
+    let dictionary = |message: &[u8]| {
+        let mut sealed = b"TLD\x01".to_vec();
+        sealed.extend(zstd::bulk::compress(message, 1).expect("compresses"));
+        Dictionary::decode(&sealed, DictionaryId::of(&sealed))
+    };
+    assert!(dictionary(&field(1, b"", (1 << 20) + 1)).is_err_and(too_many), "texts");
+    assert!(dictionary(&field(2, &vec![0; 9 * MAX_SERIES + 9], 1)).is_err_and(too_many), "GPUs");
+    // One GPU, and series of nothing but labels: each is two bytes, and 48 in memory.
+    let mut labels = [field(1, b"", 1), field(2, &[0; 9], 1)].concat();
+    let mut numbers = vec![0, 0, 0, 0, 0];
+    prost::encoding::encode_varint(1 << 21, &mut numbers);
+    numbers.resize(numbers.len() + (1 << 22) - 6, 0);
+    labels.extend(field(3, &numbers, 1));
+    assert!(matches!(dictionary(&labels), Err(DecodeError::TooLarge(_))), "labels");
+    let mut many = [field(1, b"", 1), field(2, &[0; 9], 1)].concat();
+    many.extend(field(3, &vec![0; 6 * MAX_SERIES + 6], 1));
+    assert!(dictionary(&many).is_err_and(too_many), "series");
+}
+
+#[test]
+fn the_greatest_index_of_a_gpu_survives() {
+    let mut one = series(1);
+    one.gpu.index = Some(u32::MAX);
+    let dictionary = Dictionary { series: vec![series(3), one, series(7)] };
+    let (id, bytes) = dictionary.encode();
+    assert_eq!(Dictionary::decode(&bytes, id), Ok(dictionary));
+}
+
+/// A batch that brings far more series than one segment may have is encoded into several, all of which can be decoded.
+#[test]
+fn many_new_series_become_several_dictionaries() {
+    let table: Vec<Series> = (0..10_000).map(series).collect();
+    let rows: Vec<Row> = (0..10_000).map(|i| Row::Sample(i, MIN_TIME, 1.0)).collect();
+    let (expected, columns) = build(&rows, 0);
+    let mut segments = Segments::new(1);
+    segments.place(&columns, |i| &table[i as usize]);
+    assert_eq!(segments.ids().len(), 3);
+    let batch = decode(&encode(&header(&segments), &columns, segments.placement(), 3)).expect("own bytes");
+    let dictionaries: Vec<_> =
+        segments.all().iter().map(|(id, bytes)| Arc::new(Dictionary::decode(bytes, *id).expect("own bytes"))).collect();
+    assert_eq!(unfold(&batch, &dictionaries), expected);
+    // Long texts: no segment comes near to what a frame may have.
+    let table: Vec<Series> =
+        (0..40).map(|i| Series { labels: vec![("l".into(), format!("{i}").repeat(400_000))], ..series(i) }).collect();
+    let rows: Vec<Row> = (0..40).map(|i| Row::Sample(i, MIN_TIME, 1.0)).collect();
+    let (_, columns) = build(&rows, 0);
+    let mut segments = Segments::new(4096);
+    segments.place(&columns, |i| &table[i as usize]);
+    assert!(segments.all().iter().all(|(id, bytes)| Dictionary::decode(bytes, *id).is_ok()));
 }

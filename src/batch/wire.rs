@@ -4,11 +4,46 @@
 //! A field is never renumbered; a change that an older reader would misread raises the version.
 
 use bytes::Bytes;
+use prost::encoding::{WireType, decode_key, decode_varint};
 
 use super::DecodeError;
+use super::limits::{GPU_NUMBERS, MAX_CLUSTER_BYTES, MAX_DICTIONARIES, MAX_NAME_BYTES, MAX_ROWS, MAX_SERIES, MAX_TEXT_BYTES};
 
-/// What a batch may decompress to, bytes: 16 M rows' worth, far above `batch.max_rows`; it bounds what a forged frame can cost.
-pub const MAX_DECODED_BYTES: usize = 64 << 20;
+/// What one compressed frame may hold, bytes: twice what `batch.max_bytes` can be set to.
+pub const MAX_FRAME_BYTES: usize = 32 << 20;
+
+/// How many elements a field of a message may have, and how long each may be. Compressed bytes are cheap, what they unfold to is
+/// not: this is checked on the encoded message, before anything is allocated for it.
+pub(super) struct Bound {
+    pub name: &'static str,
+    pub shape: Shape,
+    pub elements: usize,
+}
+
+/// How a field's elements stand in a message.
+#[derive(Clone, Copy)]
+pub(super) enum Shape {
+    /// Varints, packed or one by one.
+    Numbers,
+    /// Eight bytes each, packed or one by one.
+    Fixed,
+    /// Texts or bytes, each of so many bytes at most.
+    Texts(usize),
+}
+
+/// A message whose fields are bounded.
+pub(super) trait Bounded: prost::Message + Default {
+    /// The bound of each field, by tag: the first is that of tag 1.
+    const BOUNDS: &'static [Bound];
+}
+
+const fn numbers(name: &'static str, elements: usize) -> Bound {
+    Bound { name, shape: Shape::Numbers, elements }
+}
+
+const fn texts(name: &'static str, elements: usize, bytes: usize) -> Bound {
+    Bound { name, shape: Shape::Texts(bytes), elements }
+}
 
 /// Columns of a batch, grouped by series. `dd` = deltas of deltas, `carried` = the state goes on from run to run, so that the
 /// regular scrape of many series costs next to nothing.
@@ -75,6 +110,33 @@ pub(super) struct BatchMessage {
     pub reject_reason: Vec<u32>,
 }
 
+impl Bounded for BatchMessage {
+    const BOUNDS: &'static [Bound] = &[
+        texts("source", 1, 16),
+        texts("family", 1, 16),
+        texts("cluster", 1, MAX_CLUSTER_BYTES),
+        texts("name", 1, MAX_NAME_BYTES),
+        numbers("created_ms", 1),
+        numbers("first_row", 1),
+        numbers("rows", 1),
+        texts("dictionaries", MAX_DICTIONARIES, 16),
+        numbers("run_dictionary", MAX_ROWS),
+        numbers("run_index", MAX_ROWS),
+        numbers("run_len", MAX_ROWS),
+        numbers("run_row", MAX_ROWS),
+        numbers("row_dd", MAX_ROWS),
+        numbers("run_time", MAX_ROWS),
+        numbers("time_dd", MAX_ROWS),
+        numbers("run_scale", MAX_ROWS),
+        numbers("scaled", MAX_ROWS),
+        numbers("ulps", MAX_ROWS),
+        Bound { name: "bits", shape: Shape::Fixed, elements: MAX_ROWS },
+        numbers("reject_row", MAX_ROWS),
+        numbers("reject_line", MAX_ROWS),
+        numbers("reject_reason", MAX_ROWS),
+    ];
+}
+
 /// A dictionary: every text once, and numbers that refer to the texts.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct DictionaryMessage {
@@ -87,6 +149,18 @@ pub(super) struct DictionaryMessage {
     /// For each series: gpu, metric, namespace, pod, container, number of labels, then name and value of each.
     #[prost(uint32, repeated, tag = "3")]
     pub series: Vec<u32>,
+    /// The GPUs whose index is the greatest there is: index + 1 has no room for it.
+    #[prost(uint32, repeated, tag = "4")]
+    pub greatest_index: Vec<u32>,
+}
+
+impl Bounded for DictionaryMessage {
+    const BOUNDS: &'static [Bound] = &[
+        texts("texts", 1 << 20, MAX_TEXT_BYTES),
+        numbers("gpus", GPU_NUMBERS * MAX_SERIES),
+        numbers("series", 1 << 22),
+        numbers("greatest_index", MAX_SERIES),
+    ];
 }
 
 /// Wraps a message.
@@ -105,8 +179,15 @@ pub(super) fn seal(magic: [u8; 3], version: u8, message: &impl prost::Message, l
     Bytes::from(sealed)
 }
 
+/// What the frame of an envelope holds, bytes, by its own account; `None` where it gives none.
+#[must_use]
+pub fn frame_bytes(sealed: &[u8]) -> Option<usize> {
+    let frame = sealed.get(4..)?;
+    zstd::zstd_safe::get_frame_content_size(frame).ok().flatten().and_then(|size| usize::try_from(size).ok())
+}
+
 /// Unwraps a message.
-pub(super) fn open<M: prost::Message + Default>(magic: [u8; 3], version: u8, sealed: &[u8]) -> Result<M, DecodeError> {
+pub(super) fn open<M: Bounded>(magic: [u8; 3], version: u8, sealed: &[u8]) -> Result<M, DecodeError> {
     let Some((head, frame)) = sealed.split_at_checked(4) else { return Err(DecodeError::Truncated) };
     if head[..3] != magic {
         return Err(DecodeError::Magic);
@@ -114,13 +195,48 @@ pub(super) fn open<M: prost::Message + Default>(magic: [u8; 3], version: u8, sea
     if head[3] != version {
         return Err(DecodeError::Version { found: head[3], known: version });
     }
-    let size = match zstd::zstd_safe::get_frame_content_size(frame) {
-        Ok(Some(size)) => usize::try_from(size).unwrap_or(usize::MAX),
-        _ => return Err(DecodeError::Frame("it does not state its size".into())),
-    };
-    if size > MAX_DECODED_BYTES {
+    let size = frame_bytes(sealed).ok_or_else(|| DecodeError::Frame("it does not state its size".into()))?;
+    if size > MAX_FRAME_BYTES {
         return Err(DecodeError::TooLarge(size));
     }
     let plain = zstd::bulk::decompress(frame, size).map_err(|e| DecodeError::Frame(e.to_string()))?;
+    check_bounds(&plain, M::BOUNDS)?;
     M::decode(plain.as_slice()).map_err(|e| DecodeError::Message(e.to_string()))
+}
+
+/// Whether every field of an encoded message keeps its bound. Unknown fields are passed over, as they are by the decoder.
+fn check_bounds(mut message: &[u8], bounds: &[Bound]) -> Result<(), DecodeError> {
+    let damaged = |e: prost::DecodeError| DecodeError::Message(e.to_string());
+    let short = || DecodeError::Message("a field ends too early".into());
+    let mut counts = vec![0usize; bounds.len()];
+    while !message.is_empty() {
+        let (tag, wire_type) = decode_key(&mut message).map_err(damaged)?;
+        let field = tag as usize - 1;
+        let bound = bounds.get(field);
+        let more = match wire_type {
+            WireType::Varint => decode_varint(&mut message).map(|_| 1).map_err(damaged)?,
+            WireType::SixtyFourBit => message.split_off(..8).map(|_| 1).ok_or_else(short)?,
+            WireType::ThirtyTwoBit => message.split_off(..4).map(|_| 1).ok_or_else(short)?,
+            WireType::LengthDelimited => {
+                let len = usize::try_from(decode_varint(&mut message).map_err(damaged)?).map_err(|_| short())?;
+                let content = message.split_off(..len).ok_or_else(short)?;
+                match bound.map(|bound| bound.shape) {
+                    Some(Shape::Numbers) => content.iter().filter(|byte| **byte < 0x80).count(),
+                    Some(Shape::Fixed) => content.len() / 8,
+                    Some(Shape::Texts(longest)) if content.len() > longest => {
+                        return Err(DecodeError::TooLong { field: bounds[field].name, bytes: len, limit: longest });
+                    }
+                    Some(Shape::Texts(_)) | None => 1,
+                }
+            }
+            WireType::StartGroup | WireType::EndGroup => return Err(DecodeError::Message("it has groups".into())),
+        };
+        if let Some(bound) = bound {
+            counts[field] += more;
+            if counts[field] > bound.elements {
+                return Err(DecodeError::TooMany { field: bound.name, limit: bound.elements });
+            }
+        }
+    }
+    Ok(())
 }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::check::Check;
 use super::units;
+use crate::batch::{DEFAULT_NEW_SERIES, MAX_ROWS, MAX_SERIES};
 
 /// A batch closes by rows, bytes or age, whichever is first.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -35,7 +36,7 @@ impl Default for Batch {
         Self {
             max_rows: 65_536,
             max_bytes: 1 << 20,
-            max_new_series: 4096,
+            max_new_series: DEFAULT_NEW_SERIES,
             max_age: Duration::from_millis(200),
             in_flight: 8,
             compression_level: 3,
@@ -49,11 +50,11 @@ impl Batch {
             "batch.max_rows",
             self.max_rows,
             1,
-            1 << 20,
+            MAX_ROWS,
             "a batch is held in memory, and decoded at once by the collector",
         );
         check.within("batch.max_bytes", self.max_bytes, 1024, 16 << 20, "a batch is one entry of the queue");
-        check.within("batch.max_new_series", self.max_new_series, 1, 1 << 20, "a dictionary is held in memory");
+        check.within("batch.max_new_series", self.max_new_series, 1, MAX_SERIES, "a dictionary is held in memory");
         check.positive("batch.max_age", self.max_age, "every row would be a batch of its own");
         check.at_most("batch.max_age", self.max_age, Duration::from_secs(3600), "rows would wait that long before they are sent");
         check.within("batch.in_flight", self.in_flight, 1, 1024, "batches in flight are held in memory until they are answered");

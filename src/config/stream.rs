@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::check::Check;
 use super::units;
+use crate::batch::MAX_TEXT_BYTES;
 
 /// When a run without `follow` is done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -130,7 +131,7 @@ impl Stream {
             "stream.max_cell_bytes",
             self.max_cell_bytes,
             64,
-            1 << 20,
+            MAX_TEXT_BYTES,
             "names and labels are held in memory for each series",
         );
         if self.max_cell_bytes > self.max_record_bytes {

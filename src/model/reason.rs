@@ -38,11 +38,15 @@ pub enum Reason {
     TornRecord = 15,
     /// A text cell longer than `stream.max_cell_bytes`.
     CellTooLong = 16,
+    /// Further in the future than `collect.max_future` allows, when it came to the collector.
+    TimeInFuture = 17,
+    /// Further in the past than `collect.max_past` allows, when it came to the collector.
+    TimeTooOld = 18,
 }
 
 impl Reason {
     /// Every reason.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 18] = [
         Self::EmptyValue,
         Self::BlankValue,
         Self::NotFinite,
@@ -59,6 +63,8 @@ impl Reason {
         Self::RecordTooLong,
         Self::TornRecord,
         Self::CellTooLong,
+        Self::TimeInFuture,
+        Self::TimeTooOld,
     ];
 
     /// The name in metrics, reports and tables.
@@ -81,6 +87,8 @@ impl Reason {
             Self::RecordTooLong => "record_too_long",
             Self::TornRecord => "torn_record",
             Self::CellTooLong => "cell_too_long",
+            Self::TimeInFuture => "time_in_future",
+            Self::TimeTooOld => "time_too_old",
         }
     }
 

@@ -170,10 +170,11 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::batch::BatchParts;
     use crate::model::{FamilyId, RowRange, SourceId};
 
     fn batch(runs: &[Vec<(i64, f64)>]) -> Batch {
-        let mut batch = Batch {
+        let mut batch = BatchParts {
             header: crate::batch::Header {
                 source: SourceId::UNKNOWN,
                 family: FamilyId::of_source(SourceId::UNKNOWN),
@@ -199,7 +200,7 @@ mod tests {
             }
         }
         batch.rows.end = batch.row.len() as u64;
-        batch
+        Batch::unchecked(batch)
     }
 
     /// A chunk as (series, step, samples).

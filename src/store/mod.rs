@@ -1,11 +1,10 @@
 //! Where samples end: what every implementation promises. `postgres/` is the one for real use,
-//! `sqlite/` the one of `telemetry all` where no PostgreSQL is configured. What both need is in `check`, `chunk`, `entry`, `text`.
+//! `sqlite/` the one of `telemetry all` where no PostgreSQL is configured. What both need is in `chunk`, `entry`, `text`.
 //!
 //! A commit is one transaction: samples, rejects and the covered ranges of their sources. Rows at positions that are not covered
 //! yet are written as they are; where positions overlap with what is covered (in the source or in its family), a row is written
 //! only if the store has no sample of its series, time and value.
 
-mod check;
 mod chunk;
 mod entry;
 pub mod postgres;
@@ -24,7 +23,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use crate::batch::{Batch, Dictionary};
+use crate::batch::{Batch, DecodeError, Dictionary};
 use crate::model::{DictionaryId, Reason, RowRange, RowSet, SourceId};
 
 /// What can go wrong between us and the store.
@@ -76,13 +75,34 @@ impl StoreError {
 /// Shorthand.
 pub type Result<T> = std::result::Result<T, StoreError>;
 
-/// A decoded batch with the dictionaries its header names, in that order.
+/// A batch with the dictionaries its header names, in that order: every run's series stands in them.
 #[derive(Clone, Debug)]
 pub struct Incoming {
+    batch: Batch,
+    dictionaries: Vec<Arc<Dictionary>>,
+}
+
+impl Incoming {
+    /// The two together.
+    ///
+    /// # Errors
+    /// A run names a series that is not in the dictionaries.
+    pub fn new(batch: Batch, dictionaries: Vec<Arc<Dictionary>>) -> std::result::Result<Self, DecodeError> {
+        batch.check(&dictionaries)?;
+        Ok(Self { batch, dictionaries })
+    }
+
     /// The batch.
-    pub batch: Batch,
+    #[must_use]
+    pub fn batch(&self) -> &Batch {
+        &self.batch
+    }
+
     /// Its dictionaries.
-    pub dictionaries: Vec<Arc<Dictionary>>,
+    #[must_use]
+    pub fn dictionaries(&self) -> &[Arc<Dictionary>] {
+        &self.dictionaries
+    }
 }
 
 /// What a commit did.

@@ -24,7 +24,6 @@ macro_rules! suite {
             conformance::every_accepted_year_and_bit_is_kept,
             conformance::every_reason_is_kept,
             conformance::odd_texts_do_not_stop_a_batch,
-            conformance::a_batch_that_contradicts_itself_is_its_own_fault,
             conformance::failures_are_counted_by_entry,
             conformance::dead_letters_settle_and_can_be_revived,
             conformance::dead_letters_can_be_given_up,

@@ -97,6 +97,5 @@ pub(super) async fn decode(shared: &Shared, delivery: &Delivery) -> Result<Incom
         Lack::Damaged(error) => Fault::Batch(error.to_string()),
     })?;
     let dictionaries: Vec<_> = known.into_iter().map(|k| k.dictionary).collect();
-    batch.check(&dictionaries).map_err(|e| Fault::Batch(e.to_string()))?;
-    Ok(Incoming { batch, dictionaries })
+    Incoming::new(batch, dictionaries).map_err(|e| Fault::Batch(e.to_string()))
 }

@@ -7,12 +7,12 @@ use tokio::sync::mpsc;
 
 use super::reader::{Fault, decode};
 use super::{Ready, Shared, writer};
+use crate::batch;
 use crate::model::DictionaryId;
 use crate::retry::Backoff;
 use crate::runtime::observe;
 use crate::store::{DeadLetter, StoreError};
 use crate::transport::Delivery;
-use crate::{batch, store};
 
 /// Between two tries.
 const WAIT: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(2));
@@ -122,7 +122,7 @@ async fn bury(shared: &Shared, delivery: &Delivery, entry: &str, reason: String)
 async fn named_dictionaries(shared: &Shared, delivery: &Delivery) -> Vec<(DictionaryId, bytes::Bytes)> {
     let Ok(batch) = batch::decode(&delivery.payload) else { return Vec::new() };
     let mut found = Vec::new();
-    for digest in batch.header.dictionaries {
+    for &digest in &batch.header.dictionaries {
         if let Ok(mut known) = shared.dictionaries.resolve(&*shared.queue, delivery.receipt.partition, &[digest]).await
             && let Some(known) = known.pop()
         {
@@ -134,6 +134,7 @@ async fn named_dictionaries(shared: &Shared, delivery: &Delivery) -> Vec<(Dictio
 
 /// The delivery that a ready batch came from, for judging it when the store refuses it.
 pub(super) fn suspect(ready: Ready, reason: String) -> Suspect {
-    let Ready { receipt, incoming: store::Incoming { batch, .. }, payload } = ready;
+    let Ready { receipt, incoming, payload } = ready;
+    let batch = incoming.batch();
     Suspect { delivery: Delivery { receipt, source: batch.header.source, rows: batch.rows, payload }, reason }
 }

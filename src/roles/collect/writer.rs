@@ -37,12 +37,12 @@ pub(super) async fn run(
 async fn gather(shared: &Shared, waiting: &Mutex<mpsc::Receiver<Ready>>) -> Option<Vec<Ready>> {
     let mut waiting = waiting.lock().await;
     let first = waiting.recv().await?;
-    let mut rows = first.incoming.batch.rows.len();
+    let mut rows = first.incoming.batch().rows.len();
     let mut group = vec![first];
     let until = tokio::time::Instant::now() + shared.config.collect.group_wait;
     while rows < shared.config.collect.group_rows as u64 {
         let Ok(Some(next)) = tokio::time::timeout_at(until, waiting.recv()).await else { break };
-        rows += next.incoming.batch.rows.len();
+        rows += next.incoming.batch().rows.len();
         group.push(next);
     }
     Some(group)
@@ -151,7 +151,7 @@ pub(super) fn note(shared: &Shared, group: &[Incoming], committed: &Committed) {
     observe::rows_duplicate(committed.duplicate);
     let now = TimeMs::now();
     for incoming in group {
-        let header = &incoming.batch.header;
+        let header = &incoming.batch().header;
         observe::latency(
             &header.cluster,
             &shared.config.cluster,

@@ -202,8 +202,8 @@ async fn retry(config: &Config, store: &dyn Store, id: i64) -> anyhow::Result<Do
         };
         dictionaries.push(Arc::new(Dictionary::decode(&bytes, digest).context("its dictionary")?));
     }
-    batch.check(&dictionaries).context("it still cannot be decoded")?;
-    let committed = store.revive(id, &Incoming { batch, dictionaries }).await.context("it still cannot be stored")?;
+    let incoming = Incoming::new(batch, dictionaries).context("it still cannot be decoded")?;
+    let committed = store.revive(id, &incoming).await.context("it still cannot be stored")?;
     Ok(Done::Stored { stored: committed.stored.values().sum(), duplicate: committed.duplicate, rejected: committed.rejected })
 }
 

@@ -185,7 +185,7 @@ impl Pump<'_> {
                 Fill::SeriesFull => {
                     self.close().await?;
                     self.reader.reset_series();
-                    self.segments = Segments::default();
+                    self.segments = Segments::new(self.shared.config.batch.max_new_series);
                     self.placed = 0;
                 }
                 Fill::Idle => {
@@ -341,6 +341,7 @@ impl Pump<'_> {
         observe::rows_rejected(reason, 1);
         self.fresh_rejects += 1;
         let name = &self.header.name;
+        self.shared.rejections.note(reason, name, line);
         self.shared.write_reject(name, row, (line, reason), self.reader).await?;
         if self.shared.config.stream.strict {
             let why =

@@ -318,7 +318,7 @@ impl<'a> Source<'a> {
             shared,
             window,
             builder: Builder::new(limits, start.row),
-            segments: Segments::default(),
+            segments: Segments::new(shared.config.batch.max_new_series),
             header: Header {
                 source: identified.source,
                 family: identified.family,

@@ -20,7 +20,6 @@ use super::types::range_text;
 use super::{PostgresStore, overlap, series};
 use crate::batch::Batch;
 use crate::model::{FamilyId, GpuId, RowRange, RowSet, SourceId, TimeMs};
-use crate::store::check;
 use crate::store::chunk::{Part, Spans, day_of};
 use crate::store::entry::Entry;
 use crate::store::{Committed, Incoming, StoreError};
@@ -50,7 +49,6 @@ pub(super) async fn commit(store: &PostgresStore, group: &[Incoming], letter: Op
     if group.is_empty() {
         return Ok(Committed::default());
     }
-    check::group(group)?;
     let mut attempt = 1;
     loop {
         match try_commit(store, group, letter).await {
@@ -68,17 +66,17 @@ pub(super) async fn commit(store: &PostgresStore, group: &[Incoming], letter: Op
 
 async fn try_commit(store: &PostgresStore, group: &[Incoming], letter: Option<i64>) -> Result<Committed> {
     let session = store.connections.session().await?;
-    let wanted = Wanted::new(group.iter().map(|incoming| &incoming.batch.header));
+    let wanted = Wanted::new(group.iter().map(|incoming| &incoming.batch().header));
     // Before anything is registered: not into another store.
     store.check_id(&session).await?;
     let cover = ledger::learn(&session, &wanted).await?;
     ledger::register(&session, &wanted, &cover).await?;
     let ids = series::resolve(&session, &store.caches, group).await?;
-    let days: BTreeSet<_> = group.iter().flat_map(|incoming| incoming.batch.time_ms.iter().map(|time| day_of(*time))).collect();
+    let days: BTreeSet<_> = group.iter().flat_map(|incoming| incoming.batch().time_ms.iter().map(|time| day_of(*time))).collect();
     partitions::ensure(&session, &store.caches, &days).await?;
 
     let parts: Vec<Part<'_>> =
-        group.iter().zip(&ids).map(|(incoming, ids)| Part { batch: &incoming.batch, ids, keep: None }).collect();
+        group.iter().zip(&ids).map(|(incoming, ids)| Part { batch: incoming.batch(), ids, keep: None }).collect();
     let committed = if letter.is_none() && is_disjoint(group, &cover) {
         match fast(store, &session, &wanted, group, &parts).await? {
             Some(committed) => committed,
@@ -95,7 +93,7 @@ async fn try_commit(store: &PostgresStore, group: &[Incoming], letter: Option<i6
 fn is_disjoint(group: &[Incoming], cover: &Cover) -> bool {
     let mut taken: HashMap<FamilyId, RowSet> = HashMap::new();
     group.iter().all(|incoming| {
-        let (header, rows) = (&incoming.batch.header, incoming.batch.rows);
+        let (header, rows) = (&incoming.batch().header, incoming.batch().rows);
         let taken = taken.entry(header.family).or_default();
         let free = !taken.overlaps(rows) && !cover.of_family(header).overlaps(rows);
         taken.insert(rows);

@@ -108,9 +108,9 @@ impl Caches {
 pub(super) async fn resolve(session: &Session, caches: &Caches, group: &[Incoming]) -> Result<Vec<Vec<Resolved>>> {
     let mut resolved = Vec::with_capacity(group.len());
     for incoming in group {
-        let header = &incoming.batch.header;
-        let mut ids = Vec::with_capacity(incoming.dictionaries.len());
-        for (digest, dictionary) in header.dictionaries.iter().zip(&incoming.dictionaries) {
+        let header = &incoming.batch().header;
+        let mut ids = Vec::with_capacity(incoming.dictionaries().len());
+        for (digest, dictionary) in header.dictionaries.iter().zip(incoming.dictionaries()) {
             if let Some(known) = caches.dictionary(&header.cluster, *digest, dictionary) {
                 ids.push(known);
                 continue;

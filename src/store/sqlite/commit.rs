@@ -44,7 +44,7 @@ fn within(writer: &mut Writer, group: &[Incoming], letter: Option<i64>) -> Resul
     // Batches of which nothing is covered are written together, so that their chunks are long.
     let mut new: Vec<Part<'_>> = Vec::new();
     for (incoming, ids) in group.iter().zip(&ids) {
-        let (batch, header) = (&incoming.batch, &incoming.batch.header);
+        let (batch, header) = (incoming.batch(), &incoming.batch().header);
         ledger::register(connection, header)?;
         let (own_now, family_now) = ledger::covered(connection, header)?;
         let family = families.entry(header.family).or_default();
@@ -168,6 +168,6 @@ fn take_letter(connection: &Connection, id: i64, group: &[Incoming]) -> Result<(
     let Some((source, rows)) = found else { return Err(bad(format!("there is no dead letter {id}"))) };
     let same = group
         .iter()
-        .all(|incoming| incoming.batch.header.source.to_bytes()[..] == source[..] && range_text(incoming.batch.rows) == rows);
+        .all(|incoming| incoming.batch().header.source.to_bytes()[..] == source[..] && range_text(incoming.batch().rows) == rows);
     if same { Ok(()) } else { Err(bad(format!("the batch is not that of dead letter {id}: its source or rows differ"))) }
 }

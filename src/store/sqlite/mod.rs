@@ -73,7 +73,6 @@ impl Store for SqliteStore {
         if group.is_empty() {
             return Ok(Committed::default());
         }
-        super::check::group(group)?;
         let group = group.to_vec();
         self.connections.write(move |writer| commit::commit(writer, &group, None)).await
     }
@@ -98,7 +97,6 @@ impl Store for SqliteStore {
 
     async fn revive(&self, id: i64, incoming: &Incoming) -> Result<Committed> {
         let group = vec![incoming.clone()];
-        super::check::group(&group)?;
         self.connections.write(move |writer| commit::commit(writer, &group, Some(id))).await
     }
 

@@ -21,8 +21,8 @@ pub(super) fn resolve(writer: &mut Writer, group: &[Incoming]) -> Result<Vec<Vec
     group
         .iter()
         .map(|incoming| {
-            let cluster = &incoming.batch.header.cluster;
-            incoming.dictionaries.iter().map(|dictionary| of_dictionary(writer, cluster, dictionary)).collect()
+            let cluster = &incoming.batch().header.cluster;
+            incoming.dictionaries().iter().map(|dictionary| of_dictionary(writer, cluster, dictionary)).collect()
         })
         .collect()
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use telemetry::batch::{Batch, Dictionary, Header, Run};
+use telemetry::batch::{Batch, BatchParts, Dictionary, Header, Run};
 use telemetry::model::{DictionaryId, FamilyId, Gpu, GpuId, RowRange, Series, SeriesId, TimeMs};
 use telemetry::store::{ChunkRange, GpuFilter, GpuPlace, GpuSummary, Incoming, SeriesFilter, Store};
 
@@ -23,7 +23,7 @@ const EVERYTHING: ChunkRange = ChunkRange {
 /// One batch of these samples, and a dictionary of these series, some of which may have none.
 fn batch(cluster: &str, name: &str, content: &[(Series, &[(i64, f64)])]) -> Incoming {
     let dictionary = Dictionary { series: content.iter().map(|(series, _)| series.clone()).collect() };
-    let mut batch = Batch {
+    let mut batch = BatchParts {
         header: Header {
             source: source(name),
             family: FamilyId::of_source(source(name)),
@@ -49,7 +49,7 @@ fn batch(cluster: &str, name: &str, content: &[(Series, &[(i64, f64)])]) -> Inco
         }
     }
     batch.rows.end = batch.row.len() as u64;
-    Incoming { batch, dictionaries: vec![Arc::new(dictionary)] }
+    Incoming::new(Batch::new(batch).expect("a batch"), vec![Arc::new(dictionary)]).expect("its series")
 }
 
 async fn commit(store: &dyn Store, incoming: Incoming) {

@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use telemetry::batch::{Batch, Dictionary, Header, Reject, Run};
+use telemetry::batch::{Batch, BatchParts, Dictionary, Header, Reject, Run};
 use telemetry::model::{DictionaryId, Digest, FamilyId, Gpu, Reason, RowRange, Series, SourceId, TimeMs};
 use telemetry::store::{Incoming, Reader, SourceLedger, Store};
 
@@ -88,7 +88,7 @@ impl Content {
         }
         let dictionary = Dictionary { series: by_series.keys().map(|n| series(*n)).collect() };
         let id = DictionaryId::of(format!("{dictionary:?}").as_bytes());
-        let mut batch = Batch {
+        let mut batch = BatchParts {
             header: Header {
                 source: self.source,
                 family: self.family,
@@ -113,7 +113,7 @@ impl Content {
                 batch.value.push(*value);
             }
         }
-        Incoming { batch, dictionaries: vec![Arc::new(dictionary)] }
+        Incoming::new(Batch::new(batch).expect("a batch"), vec![Arc::new(dictionary)]).expect("its series")
     }
 
     pub fn all(&self) -> Incoming {

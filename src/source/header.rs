@@ -1,8 +1,7 @@
 //! The header: which column says what, in any order, case and variant.
 
-use csv_async::ByteRecord;
-
 use super::SourceError;
+use super::quotes::unquote;
 
 /// What a column says.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -85,16 +84,20 @@ pub(super) struct Header {
 }
 
 impl Header {
-    /// Reads the header record (its last cell without `\r`).
-    pub(super) fn new(name: &str, record: &ByteRecord) -> Result<Self, SourceError> {
+    /// Reads the cells of a header record.
+    pub(super) fn new(name: &str, cells: &[&[u8]]) -> Result<Self, SourceError> {
         let not_text = |reason: &str| SourceError::NotText { name: name.to_owned(), reason: reason.to_owned() };
-        let mut names = Vec::with_capacity(record.len());
-        for cell in record {
+        let mut names = Vec::with_capacity(cells.len());
+        for cell in cells {
             if cell.contains(&0) {
                 return Err(not_text("its first line has NUL bytes (binary data, or UTF-16)"));
             }
-            names.push(std::str::from_utf8(cell).map_err(|_| not_text("its first line is not UTF-8"))?.trim());
+            let column = std::str::from_utf8(cell).map_err(|_| not_text("its first line is not UTF-8"))?;
+            // Files that were put together bring their byte order marks along.
+            let column = column.trim().trim_start_matches('\u{feff}');
+            names.push(unquote(column).unwrap_or_else(|| column.into()));
         }
+        let names: Vec<&str> = names.iter().map(|column| column.trim()).collect();
         if names.iter().any(|n| n.contains(['\r', '\n'])) {
             return Err(not_text("a column's name has a line end in it (an unclosed quote, or lines that end with a bare CR)"));
         }

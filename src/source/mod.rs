@@ -4,18 +4,20 @@
 //! gives what is in memory. [`identity`] says which source a content is, [`follow`] what became of a file that is watched,
 //! [`pace`] when rows are due, [`Rejects`] writes rejected rows to a file. Nothing here spawns tasks: the caller owns the loops.
 //!
-//! A *row* is a CSV record, valid or not, the header and blank lines not counted; its ordinal and its place in the
+//! A *row* is a CSV record, valid or not, headers and blank lines not counted; its ordinal and its place in the
 //! (decompressed) bytes are the same however the content was cut into blocks.
 
 mod discover;
 mod error;
 pub mod follow;
 mod header;
+mod headers;
 pub mod identity;
 mod input;
 mod labels;
 mod lines;
 pub mod pace;
+mod quotes;
 mod reader;
 mod rejects;
 mod seek;

@@ -8,12 +8,16 @@
 //! A record that is longer than the limit, or that the end finds inside quotes, is one rejected row of one physical line, and
 //! parsing begins anew on the line after it: an unclosed quote costs its line and not the rest of the file.
 
+use std::sync::Arc;
+
 use csv_async::{AsyncReader, ByteRecord};
 use tokio::io::AsyncRead;
 
-use super::header::Header;
+use super::header::{Header, Role};
+use super::headers::Headers;
 use super::input::{Content, Input};
 use super::lines::LineMarks;
+use super::quotes::between_quotes;
 use super::series::{Cells, Table};
 use super::skip::Skip;
 use super::span::Spans;
@@ -22,7 +26,7 @@ use super::{Fill, Kind, Options, Row, SourceError, TAIL_BYTES};
 use crate::model::{Digest, Position, Reason, Series, parse_time, parse_value};
 
 /// Longest header. The bytes that identify a content must reach past it.
-const MAX_HEADER: usize = 60 << 10;
+pub(super) const MAX_HEADER: usize = 60 << 10;
 
 /// Reads the rows of one content. See the module's documentation for how `fill` and `next_row` play together:
 /// call `next_row` until it gives `None`, then `fill`, and so on.
@@ -64,8 +68,9 @@ pub struct CsvReader {
     pub(super) spans: Spans,
     /// Whether `at` lies in the middle of a line, the rest of which is no record.
     pub(super) mid_line: bool,
-    pub(super) header: Option<Header>,
-    table: Table,
+    pub(super) header: Option<Arc<Header>>,
+    pub(super) headers: Headers,
+    pub(super) table: Table,
     table_full: bool,
     /// The next row's ordinal, and the offset after the last row given.
     pub(super) row: u64,
@@ -132,6 +137,7 @@ impl CsvReader {
             spans: Spans::new(),
             mid_line: false,
             header: None,
+            headers: Headers::default(),
             table: Table::new(options.max_series),
             table_full: false,
             row: 0,
@@ -359,13 +365,10 @@ impl CsvReader {
                 // Blank lines before the header count: the bytes that identify a content reach past the header.
                 Parsed::Record(_, end) if end > MAX_HEADER => return Err(self.no_header("it does not begin with a header")),
                 Parsed::Record(begin, end) => {
-                    let crlf = self.bytes()[begin..end].ends_with(b"\r\n");
-                    if crlf && let Some(last) = self.record.len().checked_sub(1) {
-                        let mut cells: Vec<&[u8]> = self.record.iter().collect();
-                        cells[last] = Cells::new(&self.record, true).get(last);
-                        self.record = ByteRecord::from(cells.iter().map(|c| c.to_vec()).collect::<Vec<_>>());
-                    }
-                    self.header = Some(Header::new(&self.name, &self.record)?);
+                    let cells = self.cells(begin, end);
+                    let cells: Vec<&[u8]> = (0..self.record.len()).map(|at| cells.get(at)).collect();
+                    let header = Header::new(&self.name, &cells)?;
+                    self.take_header(header, end);
                     self.advance(end);
                     self.finish_row(end);
                     self.row = 0;
@@ -409,7 +412,12 @@ impl CsvReader {
                 return self.skip_line();
             }
             match self.parse().await {
-                Parsed::Record(begin, end) => return self.record_row(begin, end),
+                Parsed::Record(begin, end) => match self.record_row(begin, end) {
+                    Some(row) => return Some(row),
+                    None if self.table_full || self.wants_line => return None,
+                    // A header.
+                    None => {}
+                },
                 Parsed::Blank => {}
                 Parsed::Nothing => return None,
                 Parsed::TooLong(begin) => self.begin_skip(begin, Reason::RecordTooLong)?,
@@ -483,7 +491,11 @@ impl CsvReader {
         self.newlines = self.csv.position().line().saturating_sub(2);
     }
 
-    fn cells(&self, begin: usize, end: usize) -> Cells<'_> {
+    pub(super) fn record_len(&self) -> usize {
+        self.record.len()
+    }
+
+    pub(super) fn cells(&self, begin: usize, end: usize) -> Cells<'_> {
         Cells::new(&self.record, self.bytes()[begin..end].ends_with(b"\r\n"))
     }
 
@@ -498,10 +510,24 @@ impl CsvReader {
         None
     }
 
-    /// The row of a complete record.
+    /// Goes on behind a header by what it says.
+    fn take_header(&mut self, header: Header, end: usize) {
+        let header = Arc::new(header);
+        self.headers.note(self.base + end.min(self.real_len()) as u64, header.clone());
+        self.header = Some(header);
+        self.table.forget_identities();
+    }
+
+    /// The row of a complete record; `None` if there is none yet, or if it is a header, which counts from here on.
     fn record_row(&mut self, begin: usize, end: usize) -> Option<Row> {
         let kind = match self.sample(begin, end) {
             Ok(kind) => kind,
+            // No row that can be a sample is a header.
+            Err(Some(_)) if let Some(header) = self.header_in_the_middle(begin, end) => {
+                self.take_header(header, end);
+                self.advance(end);
+                return None;
+            }
             Err(Some(reason)) => Kind::Reject { line: self.line_of(begin)?, reason },
             Err(None) => {
                 self.table_full = true;
@@ -518,22 +544,27 @@ impl CsvReader {
     fn sample(&mut self, begin: usize, end: usize) -> Result<Kind, Option<Reason>> {
         // `next_row` gives nothing before the header is known.
         let Some(header) = &self.header else { return Err(Some(Reason::ShortRow)) };
-        match self.record.len().cmp(&header.roles.len()) {
-            std::cmp::Ordering::Less => return Err(Some(Reason::ShortRow)),
-            std::cmp::Ordering::Greater => return Err(Some(Reason::LongRow)),
-            std::cmp::Ordering::Equal => {}
-        }
         let cells = Cells::new(&self.record, self.csv.get_ref().bytes[begin..end].ends_with(b"\r\n"));
+        let columns = header.roles.len();
+        // Cells at the end that say nothing may be more or fewer than columns at the end that are called nothing.
+        if self.record.len() > columns && (columns..self.record.len()).any(|at| !cells.get(at).trim_ascii().is_empty()) {
+            return Err(Some(Reason::LongRow));
+        }
+        if self.record.len() < columns && header.roles[self.record.len()..].iter().any(|role| *role != Role::Unnamed) {
+            return Err(Some(Reason::ShortRow));
+        }
         let known = self.table.resolve(header, cells, self.options.max_cell_bytes).ok_or(None)?;
         let series = known.outcome?;
         let time = cells.get(header.timestamp);
         if self.last_time.0 != time {
             self.last_time.0.clear();
             self.last_time.0.extend_from_slice(time);
-            self.last_time.1 = parse_time(time);
+            self.last_time.1 = parse_time(time).or_else(|reason| between_quotes(time).map_or(Err(reason), parse_time));
         }
         let time_ms = self.last_time.1?;
-        let value = parse_value(cells.get(header.value), known.metric)?;
+        let cell = cells.get(header.value);
+        let value = parse_value(cell, known.metric)
+            .or_else(|reason| between_quotes(cell).map_or(Err(reason), |inner| parse_value(inner, known.metric)))?;
         Ok(Kind::Sample { series, time_ms, value })
     }
 

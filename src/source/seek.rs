@@ -22,10 +22,17 @@ impl CsvReader {
                 return Ok(Seek::Shorter);
             }
         }
+        // Everything up to where we are was read, or looked through before we went there.
+        self.headers.read_to(self.base + self.at as u64);
+        if !self.find_headers(to.offset).await? {
+            return Ok(Seek::Shorter);
+        }
         let found = if self.content.plain_file().is_some() { self.jump(to.offset).await? } else { self.walk(to.offset).await? };
         if !found {
             return Ok(Seek::Shorter);
         }
+        self.header = self.headers.in_force(to.offset).or(self.header.take());
+        self.table.forget_identities();
         (self.row, self.row_end, self.tail) = (to.row, to.offset, None);
         self.starved = false;
         self.mid_line = self.at > 0 && self.bytes()[self.at - 1] != b'\n';
@@ -54,6 +61,7 @@ impl CsvReader {
         self.content.rewind().await.map_err(|cause| SourceError::io(&self.name, cause))?;
         self.clear(0, Some(1));
         self.header = None;
+        self.headers.clear();
         (self.row, self.row_end, self.tail) = (0, 0, None);
         Ok(())
     }
@@ -83,11 +91,13 @@ impl CsvReader {
             self.clear(0, Some(1));
         }
         (self.skip, self.mid_line) = (None, false);
+        let mut looked_through = self.look_through_window(self.base + self.at as u64);
         while self.read_offset() < offset {
             self.go_to(self.read_offset());
             if self.ended || !self.read_block().await? {
                 return Ok(false);
             }
+            looked_through = self.look_through_window(looked_through);
         }
         self.go_to(offset);
         Ok(true)

@@ -1,5 +1,6 @@
 //! From a row's identity to its series: the raw bytes of everything but time and value are hashed, and parsed once per hash.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
@@ -8,6 +9,7 @@ use xxhash_rust::xxh3::xxh3_128_with_secret;
 
 use super::header::{Header, Role};
 use super::labels;
+use super::quotes::unquote;
 use crate::model::{Metric, Reason, Series, metric};
 
 /// What a series costs in memory beside its text, roughly.
@@ -96,6 +98,11 @@ impl Table {
         &self.series
     }
 
+    /// Another header is in force: the same cells say something else now. Series keep their indexes.
+    pub(super) fn forget_identities(&mut self) {
+        self.by_identity = ByHash::default();
+    }
+
     pub(super) fn clear(&mut self) {
         self.by_identity = ByHash::default();
         self.by_key = ByHash::default();
@@ -169,7 +176,7 @@ const WORKLOAD: [&str; 3] = ["pod", "namespace", "container"];
 impl Draft {
     fn read(header: &Header, cells: Cells<'_>, max_cell: usize) -> Result<Series, Reason> {
         let mut draft = Self::default();
-        let mut labels_raw = "";
+        let mut labels_raw = Cow::Borrowed("");
         for (at, role) in header.roles.iter().enumerate() {
             if matches!(role, Role::Timestamp | Role::Value | Role::Unnamed) {
                 continue;
@@ -181,9 +188,12 @@ impl Draft {
             }
             // PostgreSQL cannot keep NUL in a text either.
             let text = std::str::from_utf8(cell).ok().filter(|t| !t.contains('\0')).ok_or(Reason::BadUtf8)?;
-            match role {
-                Role::LabelsRaw => labels_raw = text,
-                _ => draft.column(role, text),
+            match (role, unquote(text)) {
+                (Role::LabelsRaw, unquoted) => labels_raw = unquoted.unwrap_or(Cow::Borrowed(text)),
+                // A further column's text is kept as it is.
+                (Role::Label(_), None) => draft.column(role, text),
+                (_, Some(text)) => draft.column(role, text.trim_ascii()),
+                (_, None) => return Err(Reason::TornRecord),
             }
         }
         if draft.series.metric.is_empty() {
@@ -192,7 +202,7 @@ impl Draft {
         if draft.series.gpu.uuid.is_empty() {
             return Err(Reason::NoUuid);
         }
-        for (name, value) in labels::parse(labels_raw).unwrap_or_default() {
+        for (name, value) in labels::parse(&labels_raw).unwrap_or_default() {
             // To Prometheus an empty label is no label.
             if !value.is_empty() {
                 draft.label(name, value);

@@ -134,6 +134,34 @@ async fn rejected_rows_are_counted_kept_and_can_stop_a_run() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_last_line_says_why_rows_were_rejected() {
+    let place = place().await;
+    let _collect = place.app.start(&["collect"]);
+    let path = place.app.dir.path().join("times.csv");
+    let header = "timestamp,metric_name,uuid,value\n";
+    std::fs::write(&path, format!("{header}18.07.2025,M,GPU-1,1\n18.07.2025,M,GPU-1,2\n2025-07-18 20:42:34,M,GPU-1,3\n"))
+        .unwrap();
+    let done = place.stream(text(&path), "edge-u", &["--until", "stored"]).exits(0);
+    let last = done.stderr.lines().last().unwrap();
+    for words in [
+        "WARN",
+        "all 3 rows are rejected",
+        "2 × bad_time",
+        "times.csv, line 2",
+        "RFC 3339",
+        "1 × no_time_zone",
+        "line 4",
+        "--rejects",
+    ] {
+        assert!(last.contains(words), "`{words}` is missing in {last}");
+    }
+    std::fs::write(&path, format!("{header}2025-07-18T20:42:34Z,M,GPU-1,1\n2025-07-18T20:42:35Z,M,GPU-1,N/A\n")).unwrap();
+    let done = place.stream(text(&path), "edge-v", &["--until", "stored"]).exits(0);
+    let last = done.stderr.lines().last().unwrap();
+    assert!(last.contains("1 of 2 rows are safely in PostgreSQL; the other 1 are rejected. 1 × blank_value"), "{last}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn stdin_gzip_directories_and_globs() {
     let place = place().await;
     let _collect = place.app.start(&["collect"]);

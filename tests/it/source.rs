@@ -15,6 +15,8 @@ use telemetry::source::identity::{Known, named, round};
 use telemetry::source::{CsvReader, Fill, Input, Kind, Options, Rejects, Row, Seek, SourceError, Watch, discover};
 use tokio::io::{AsyncRead, ReadBuf};
 
+mod dialects;
+
 const HEADER: &str = "timestamp,metric_name,gpu_id,device,uuid,modelName,Hostname,container,pod,namespace,value,labels_raw";
 
 fn row(second: u32, metric: &str, value: &str) -> String {

@@ -6,6 +6,7 @@
 
 mod identify;
 mod pump;
+mod rejections;
 mod shared;
 mod task;
 mod watch;
@@ -131,9 +132,28 @@ async fn once(shared: &Arc<Shared>, inputs: Vec<Input>, names: Names) -> anyhow:
     match (shared.counts(), shared.ends.load(Ordering::Relaxed)) {
         // What Redis has of them was sent by an earlier run; whether that is where it is to be was asked all the same.
         ((0, _), rows @ 1..) => tracing::info!(rows, "nothing new: all {rows} rows are safely in {place} already"),
-        ((rows, rejected), _) => tracing::info!(rows, rejected, "every row is safely in {place}"),
+        ((rows, rejected), _) => report_end(shared, rows, rejected, place),
     }
     Ok(Exit::Done)
+}
+
+/// The last line of a run: where its rows are, and why some are not samples.
+fn report_end(shared: &Shared, rows: u64, rejected: u64, place: &str) {
+    let Some(why) = shared.rejections.summary() else {
+        tracing::info!(rows, rejected, "every row is safely in {place}");
+        return;
+    };
+    let what = if rejected == rows {
+        format!("all {rows} rows are rejected: no sample is stored; the rejects are counted in {place}")
+    } else {
+        format!("{} of {rows} rows are safely in {place}; the other {rejected} are rejected", rows.saturating_sub(rejected))
+    };
+    let hint = if shared.config.stream.rejects.is_some() { "" } else { ". --rejects FILE keeps the rejected rows" };
+    if rejections::are_many(rejected, rows) {
+        tracing::warn!(rows, rejected, "{what}. {why}{hint}");
+    } else {
+        tracing::info!(rows, rejected, "{what}. {why}{hint}");
+    }
 }
 
 /// Some sources failed, which were named before.

@@ -341,6 +341,7 @@ impl Pump<'_> {
         observe::rows_rejected(reason, 1);
         self.fresh_rejects += 1;
         let name = &self.header.name;
+        self.shared.rejections.note(reason, name, line);
         self.shared.write_reject(name, row, (line, reason), self.reader).await?;
         if self.shared.config.stream.strict {
             let why =

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
+use super::rejections::Rejections;
 use crate::config::Config;
 use crate::model::{Partition, Reason, now_ms};
 use crate::runtime::{Lifecycle, Progress};
@@ -44,6 +45,8 @@ pub(super) struct Shared {
     readers: Vec<Semaphore>,
     rows: AtomicU64,
     rejected: AtomicU64,
+    /// Why rows were rejected.
+    pub(super) rejections: Rejections,
     /// Rows of the sources that are at their end, those of earlier runs too.
     pub(super) ends: AtomicU64,
 }
@@ -73,6 +76,7 @@ impl Shared {
             readers,
             rows: AtomicU64::new(0),
             rejected: AtomicU64::new(0),
+            rejections: Rejections::default(),
             ends: AtomicU64::new(0),
             config,
             lifecycle,

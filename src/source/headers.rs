@@ -1,0 +1,168 @@
+//! Headers in the middle of a content: `cat a.csv b.csv`, a rotation, the members of a gzip file. Each counts from its place on.
+//!
+//! One that is read on the way is remembered. Whoever goes to a position without reading what is before it must find out which header is
+//! in force there: lines that can be headers are looked for by a word that each of them has ([`may_be_header`]), which is as fast as the
+//! file can be read.
+
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::{fs, io};
+
+use csv_core::{ReadRecordResult, Reader, ReaderBuilder, Terminator};
+use memchr::{memchr, memmem, memrchr};
+
+use super::SourceError;
+use super::header::Header;
+use super::reader::{CsvReader, MAX_HEADER};
+
+/// How much of a file is looked through at once.
+const BLOCK: usize = 1 << 20;
+/// A part of every spelling of the time's column that counts in the middle of a content.
+const STAMPS: [&[u8]; 3] = [b"stamp", b"Stamp", b"STAMP"];
+
+/// The headers that are known, and how far the content is known to have no others.
+#[derive(Debug, Default)]
+pub(super) struct Headers {
+    /// Each with the offset behind it, ascending.
+    found: Vec<(u64, Arc<Header>)>,
+    known_to: u64,
+}
+
+impl Headers {
+    /// Forgets all headers.
+    pub(super) fn clear(&mut self) {
+        *self = Self::default();
+    }
+
+    /// Remembers a header that ends at an offset.
+    pub(super) fn note(&mut self, end: u64, header: Arc<Header>) {
+        if self.found.last().is_none_or(|(last, _)| *last < end) {
+            self.found.push((end, header));
+        }
+        self.known_to = self.known_to.max(end);
+    }
+
+    /// Everything before an offset was read.
+    pub(super) fn read_to(&mut self, offset: u64) {
+        self.known_to = self.known_to.max(offset);
+    }
+
+    /// The header in force at an offset.
+    pub(super) fn in_force(&self, offset: u64) -> Option<Arc<Header>> {
+        let after = self.found.partition_point(|(end, _)| *end <= offset);
+        after.checked_sub(1).map(|at| self.found[at].1.clone())
+    }
+
+    /// Looks through whole lines, the first of which begins at an offset.
+    fn look_through(&mut self, offset: u64, lines: &[u8]) {
+        let mut hits: Vec<usize> = STAMPS.iter().flat_map(|word| memmem::find_iter(lines, word)).collect();
+        hits.sort_unstable();
+        let mut done = 0;
+        for hit in hits {
+            if hit < done {
+                continue;
+            }
+            let begin = memrchr(b'\n', &lines[..hit]).map_or(0, |newline| newline + 1);
+            let end = memchr(b'\n', &lines[hit..]).map_or(lines.len(), |newline| hit + newline + 1);
+            done = end;
+            if end - begin <= MAX_HEADER
+                && let Some(header) = parse(&lines[begin..end])
+            {
+                self.note(offset + end as u64, Arc::new(header));
+            }
+        }
+        self.read_to(offset + lines.len() as u64);
+    }
+}
+
+/// Whether a line can be a header in the middle.
+pub(super) fn may_be_header(raw: &[u8]) -> bool {
+    STAMPS.iter().any(|word| memmem::find(raw, word).is_some())
+}
+
+/// The header that a line is, if it is one.
+fn parse(line: &[u8]) -> Option<Header> {
+    let line = line.strip_suffix(b"\n").unwrap_or(line);
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    let mut machine: Reader = ReaderBuilder::new().terminator(Terminator::Any(b'\n')).build();
+    let (mut text, mut ends) = (vec![0; line.len() + 1], vec![0; line.len() + 1]);
+    let (found, _, written, mut cells) = machine.read_record(line, &mut text, &mut ends);
+    if found == ReadRecordResult::InputEmpty {
+        cells += machine.read_record(b"", &mut text[written..], &mut ends[cells..]).3;
+    }
+    let bounds = std::iter::once(0).chain(ends[..cells].iter().copied()).zip(&ends[..cells]);
+    let cells: Vec<&[u8]> = bounds.map(|(from, to)| &text[from..*to]).collect();
+    Header::new("", &cells).ok()
+}
+
+impl CsvReader {
+    /// The header that the record just parsed is, if it is one.
+    pub(super) fn header_in_the_middle(&self, begin: usize, end: usize) -> Option<Header> {
+        let raw = &self.bytes()[begin..end];
+        if raw.len() > MAX_HEADER || !may_be_header(raw) {
+            return None;
+        }
+        let cells = self.cells(begin, end);
+        let cells: Vec<&[u8]> = (0..self.record_len()).map(|at| cells.get(at)).collect();
+        Header::new(&self.name, &cells).ok()
+    }
+
+    /// Finds the headers before an offset of a plain file. `false`: the file ends before it.
+    pub(super) async fn find_headers(&mut self, offset: u64) -> Result<bool, SourceError> {
+        if self.headers.known_to >= offset {
+            return Ok(true);
+        }
+        let Some(file) = self.content.plain_file() else { return Ok(true) };
+        let fail = |name: &str, cause| SourceError::io(name, cause);
+        let file = file.try_clone().await.map_err(|cause| fail(&self.name, cause))?.into_std().await;
+        let mut headers = std::mem::take(&mut self.headers);
+        let looked = tokio::task::spawn_blocking(move || {
+            let found = look(&file, &mut headers, offset);
+            (headers, found)
+        });
+        let (headers, found) = looked.await.map_err(|cause| fail(&self.name, io::Error::other(cause)))?;
+        self.headers = headers;
+        found.map_err(|cause| fail(&self.name, cause))
+    }
+
+    /// Looks through what the window has between an offset and its last line end; gives the offset to go on from.
+    pub(super) fn look_through_window(&mut self, from: u64) -> u64 {
+        let base = self.base;
+        let bytes = &self.csv.get_ref().bytes;
+        let from = from.max(base);
+        let rest = &bytes[(from - base) as usize..];
+        match memrchr(b'\n', rest) {
+            Some(newline) => {
+                self.headers.look_through(from, &rest[..=newline]);
+                from + newline as u64 + 1
+            }
+            None => from,
+        }
+    }
+}
+
+/// Looks through a file up to an offset. `false`: it ends before.
+fn look(file: &fs::File, headers: &mut Headers, until: u64) -> io::Result<bool> {
+    let (mut lines, mut at) = (Vec::with_capacity(BLOCK + MAX_HEADER), headers.known_to);
+    while at + (lines.len() as u64) < until {
+        let kept = lines.len();
+        let want = BLOCK.min(usize::try_from(until - at).unwrap_or(usize::MAX) - kept);
+        lines.resize(kept + want, 0);
+        let n = file.read_at(&mut lines[kept..], at + kept as u64)?;
+        lines.truncate(kept + n);
+        if n == 0 {
+            return Ok(false);
+        }
+        if let Some(newline) = memrchr(b'\n', &lines) {
+            headers.look_through(at, &lines[..=newline]);
+            at += newline as u64 + 1;
+            lines.drain(..=newline);
+        } else if lines.len() > MAX_HEADER {
+            // The beginning of a line that is too long to be a header.
+            at += lines.len() as u64 - 1;
+            lines.drain(..lines.len() - 1);
+        }
+    }
+    headers.read_to(until);
+    Ok(true)
+}

@@ -9,7 +9,7 @@ use tokio::sync::{Mutex, mpsc, oneshot};
 use super::suspect::{Failing, failed};
 use super::{Ready, Shared, watch};
 use crate::batch::{Batch, Header};
-use crate::model::{Reason, SourceId, now_ms};
+use crate::model::{Reason, SourceId, TimeMs};
 use crate::retry::Backoff;
 use crate::runtime::observe::{self, Component, Direction, Target};
 use crate::store::{Committed, Incoming, StoreError};

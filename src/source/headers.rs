@@ -116,8 +116,9 @@ impl CsvReader {
         let fail = |name: &str, cause| SourceError::io(name, cause);
         let file = file.try_clone().await.map_err(|cause| fail(&self.name, cause))?.into_std().await;
         let mut headers = std::mem::take(&mut self.headers);
+        let start = self.content.start();
         let looked = tokio::task::spawn_blocking(move || {
-            let found = look(&file, &mut headers, offset);
+            let found = look(&file, start, &mut headers, offset);
             (headers, found)
         });
         let (headers, found) = looked.await.map_err(|cause| fail(&self.name, io::Error::other(cause)))?;
@@ -141,14 +142,14 @@ impl CsvReader {
     }
 }
 
-/// Looks through a file up to an offset. `false`: it ends before.
-fn look(file: &fs::File, headers: &mut Headers, until: u64) -> io::Result<bool> {
+/// Looks through a content up to an offset; `start` is where it begins in its file. `false`: it ends before.
+fn look(file: &fs::File, start: u64, headers: &mut Headers, until: u64) -> io::Result<bool> {
     let (mut lines, mut at) = (Vec::with_capacity(BLOCK + MAX_HEADER), headers.known_to);
     while at + (lines.len() as u64) < until {
         let kept = lines.len();
         let want = BLOCK.min(usize::try_from(until - at).unwrap_or(usize::MAX) - kept);
         lines.resize(kept + want, 0);
-        let n = file.read_at(&mut lines[kept..], at + kept as u64)?;
+        let n = file.read_at(&mut lines[kept..], start + at + kept as u64)?;
         lines.truncate(kept + n);
         if n == 0 {
             return Ok(false);

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use csv_async::{AsyncReader, ByteRecord};
 use tokio::io::AsyncRead;
 
-use super::header::{Header, Role};
+use super::header::{Columns, Header, Role};
 use super::headers::Headers;
 use super::input::{Content, Input};
 use super::lines::LineMarks;
@@ -70,6 +70,8 @@ pub struct CsvReader {
     pub(super) mid_line: bool,
     pub(super) header: Option<Arc<Header>>,
     pub(super) headers: Headers,
+    /// The columns of a content that does not name them.
+    assumed: Option<Columns>,
     pub(super) table: Table,
     table_full: bool,
     /// The next row's ordinal, and the offset after the last row given.
@@ -138,6 +140,7 @@ impl CsvReader {
             mid_line: false,
             header: None,
             headers: Headers::default(),
+            assumed: None,
             table: Table::new(options.max_series),
             table_full: false,
             row: 0,
@@ -148,6 +151,17 @@ impl CsvReader {
             last_parsed: false,
             last_time: (Vec::new(), Err(Reason::BadTime)),
         }
+    }
+
+    /// The columns that count where the content does not begin with a header.
+    pub fn assume(&mut self, columns: Option<Columns>) {
+        self.assumed = columns;
+    }
+
+    /// The columns for what comes in this file's place without naming its own: those in force, or those assumed.
+    #[must_use]
+    pub fn columns_to_go_on_with(&self) -> Option<Columns> {
+        self.header.clone().map(Columns).or_else(|| self.assumed.clone())
     }
 
     /// The input.
@@ -348,8 +362,9 @@ impl CsvReader {
     async fn check_length(&self) -> Result<(), SourceError> {
         if let Some(file) = self.content.plain_file() {
             let now = file.metadata().await.map_err(|cause| SourceError::io(&self.name, cause))?.len();
-            if now < self.read_offset() {
-                return Err(SourceError::Shrunk { name: self.name.clone(), now, read: self.read_offset() });
+            let read = self.content.start() + self.read_offset();
+            if now < read {
+                return Err(SourceError::Shrunk { name: self.name.clone(), now, read });
             }
         }
         Ok(())
@@ -367,6 +382,13 @@ impl CsvReader {
                 Parsed::Record(begin, end) => {
                     let cells = self.cells(begin, end);
                     let cells: Vec<&[u8]> = (0..self.record.len()).map(|at| cells.get(at)).collect();
+                    if let Some(assumed) = self.assumed.as_ref().filter(|assumed| assumed.fits(&cells)) {
+                        // It is a row.
+                        self.headers.note(0, assumed.0.clone());
+                        self.header = Some(assumed.0.clone());
+                        self.restart(self.at, self.newlines);
+                        return Ok(true);
+                    }
                     let header = Header::new(&self.name, &cells)?;
                     self.take_header(header, end);
                     self.advance(end);
@@ -435,6 +457,9 @@ impl CsvReader {
             let window = std::mem::take(self.csv.get_mut());
             self.csv = parser(window, self.from);
         }
+        if let Some(nuls) = self.nuls() {
+            return nuls;
+        }
         let start = self.at;
         // The window cannot fail, and records may have any number of cells: there is no error to come.
         let more = self.csv.read_byte_record(&mut self.record).await.unwrap_or(false);
@@ -464,6 +489,20 @@ impl CsvReader {
             return Parsed::Blank;
         }
         Parsed::Record(begin, end)
+    }
+
+    /// Passes over NULs at the beginning of a line: a hole that was left where a file was truncated under its writer.
+    fn nuls(&mut self) -> Option<Parsed> {
+        // The newline behind the end is ours.
+        let rest = self.csv.get_ref().bytes.get(self.at..self.real_len()).unwrap_or_default();
+        let blanks = rest.iter().take_while(|byte| **byte == b'\n').count();
+        let nuls = rest[blanks..].iter().take_while(|byte| **byte == 0).count();
+        if nuls == 0 {
+            return None;
+        }
+        self.starved = blanks + nuls == rest.len();
+        self.restart(self.at + blanks + nuls, self.newlines + blanks as u64);
+        Some(if self.starved { Parsed::Nothing } else { Parsed::Blank })
     }
 
     pub(super) fn is_too_long(&self, begin: usize, end: usize) -> bool {

@@ -287,12 +287,14 @@ impl Group {
 /// Queue and sources.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct PipelineState {
-    /// The queue's partitions; null where no queue is configured, or it does not answer.
+    /// The queue's partitions; null where no queue is configured, or none of them answers.
     pub partitions: Option<Vec<Partition>>,
-    /// Why there are none.
-    pub queue_error: Option<String>,
-    /// The sources.
+    /// Why none of them answers.
+    pub queue_error: Option<&'static str>,
+    /// The sources, by cluster, name and id.
     pub sources: Vec<Source>,
+    /// Give it as `cursor` for the next page of sources; null on the last one.
+    pub next_cursor: Option<String>,
     /// What they come to in each cluster.
     pub clusters: Vec<SourceCluster>,
 }
@@ -302,10 +304,14 @@ pub struct PipelineState {
 pub struct Partition {
     /// Its number.
     pub partition: u16,
-    /// Batches not yet acknowledged.
-    pub backlog: u64,
-    /// Of those, the ones that a collector has read.
-    pub pending: u64,
+    /// Why it does not say how it is; only there where it does not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub error: Option<&'static str>,
+    /// Batches not yet acknowledged; null where it does not say.
+    pub backlog: Option<u64>,
+    /// Of those, the ones that a collector has read; null where it does not say.
+    pub pending: Option<u64>,
     /// Age of the oldest; null when nothing waits.
     pub oldest_age_seconds: Option<f64>,
     /// Who reads it: of each consumer group those that were heard of last.
@@ -334,7 +340,7 @@ pub struct Source {
     pub cluster: String,
     /// Its name.
     pub name: String,
-    /// Rows that the queue has accepted; null where the queue does not say.
+    /// Rows that the queue has accepted; null where its partition does not say.
     pub published: Option<u64>,
     /// Rows stored, now or before.
     pub stored: u64,
@@ -345,8 +351,8 @@ pub struct Source {
     /// Rejected rows by reason.
     #[schema(value_type = std::collections::BTreeMap<String, u64>)]
     pub rejected: std::collections::BTreeMap<&'static str, u64>,
-    /// Last commit.
-    pub last_commit: String,
+    /// Last commit; null where there was none.
+    pub last_commit: Option<String>,
     /// Time of the newest sample.
     pub newest_sample: Option<String>,
 }
@@ -363,8 +369,8 @@ pub struct SourceCluster {
     /// Rejected rows by reason.
     #[schema(value_type = std::collections::BTreeMap<String, u64>)]
     pub rejected: std::collections::BTreeMap<&'static str, u64>,
-    /// Last commit.
-    pub last_commit: String,
+    /// Last commit; null where there was none.
+    pub last_commit: Option<String>,
     /// Time of the newest sample.
     pub newest_sample: Option<String>,
     /// Age of the newest sample.
@@ -379,17 +385,23 @@ impl From<Pipeline> for PipelineState {
             pending: c.pending,
             idle_seconds: c.idle_ms as f64 / 1000.0,
         };
-        let partition = |p: crate::query::PipelinePartition| Partition {
-            partition: p.partition.number(),
-            backlog: p.backlog,
-            pending: p.pending,
-            oldest_age_seconds: p.oldest_ms.map(|ms| ms as f64 / 1000.0),
-            consumers: p.consumers.into_iter().map(consumer).collect(),
+        let partition = |p: crate::query::PipelinePartition| {
+            let error = p.state.as_ref().err().copied();
+            let backlog = p.state.ok();
+            Partition {
+                partition: p.partition.number(),
+                error,
+                backlog: backlog.as_ref().map(|b| b.entries),
+                pending: backlog.as_ref().map(|b| b.pending),
+                oldest_age_seconds: backlog.as_ref().and_then(|b| b.oldest_ms).map(|ms| ms as f64 / 1000.0),
+                consumers: backlog.into_iter().flat_map(|b| b.consumers).map(consumer).collect(),
+            }
         };
         Self {
             partitions: p.partitions.map(|some| some.into_iter().map(partition).collect()),
             queue_error: p.queue_error,
             sources: p.sources.into_iter().map(Source::from).collect(),
+            next_cursor: p.next,
             clusters: p.clusters.into_iter().map(SourceCluster::from).collect(),
         }
     }
@@ -406,7 +418,7 @@ impl From<PipelineSource> for Source {
             duplicate: s.duplicate,
             dead: s.dead,
             rejected: s.rejected,
-            last_commit: time_text(s.last_commit_ms),
+            last_commit: s.last_commit_ms.map(time_text),
             newest_sample: s.newest_sample_ms.map(time_text),
         }
     }
@@ -419,7 +431,7 @@ impl From<PipelineCluster> for SourceCluster {
             sources: c.sources,
             stored: c.stored,
             rejected: c.rejected,
-            last_commit: time_text(c.last_commit_ms),
+            last_commit: c.last_commit_ms.map(time_text),
             newest_sample: c.newest_sample_ms.map(time_text),
             freshness_seconds: c.freshness_ms.map(seconds),
         }

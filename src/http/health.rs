@@ -1,4 +1,5 @@
-//! /livez, /readyz, /healthz and /metrics on the API's own address, as the admin server has them.
+//! /livez, /readyz, /healthz and /metrics on the API's own address. /readyz names the parts that are not ready; why they are not, only
+//! the admin server says.
 
 use axum::Router;
 use axum::http::StatusCode;
@@ -21,11 +22,13 @@ pub(super) fn router<S: Clone + Send + Sync + 'static>(lifecycle: &Lifecycle) ->
     };
     Router::new()
         .route("/livez", get(move || async move { state(live.live()) }))
-        .route("/readyz", get(move || async move { state(ready.ready().await) }))
-        .route("/healthz", get(move || async move { state(health.ready().await) }))
+        .route("/readyz", get(move || async move { state(ready.ready_in_brief().await) }))
+        .route("/healthz", get(move || async move { state(health.ready_in_brief().await) }))
         .route(
             "/metrics",
-            get(move || async move { text_with(StatusCode::OK, metrics.metrics_text(), "text/plain; version=0.0.4; charset=utf-8") }),
+            get(move || async move {
+                text_with(StatusCode::OK, metrics.metrics_text().await, "text/plain; version=0.0.4; charset=utf-8")
+            }),
         )
 }
 

@@ -1,6 +1,7 @@
 //! The newest value of each metric of GPUs.
 
 use std::collections::{BTreeMap, HashMap};
+use std::hash::Hash;
 
 use super::{Gpu, GpuFilter, GpuPlace, GpuSummary, Page, Params, Place, Query, Result, cursor, lists, telemetry};
 use crate::model::{GpuId, SeriesId};
@@ -126,35 +127,92 @@ impl Query {
         Ok(newest.into_iter().map(row).collect())
     }
 
-    /// Of the series with the same key the newest sample.
-    async fn newest<K: Ord>(
+    /// The newest sample among the series of each key. Work that grows with the number of series is done a bounded part at a time:
+    /// other questions are answered in between.
+    async fn newest<K: Clone + Eq + Hash + Ord>(
         &self,
-        mut series: Vec<SeriesRow>,
+        series: Vec<SeriesRow>,
         span: (i64, i64),
         key: impl Fn(&SeriesRow) -> K,
     ) -> Result<BTreeMap<K, (SeriesRow, i64, f64)>> {
-        let mut found: BTreeMap<K, (SeriesRow, i64, f64)> = BTreeMap::new();
+        let mut groups: HashMap<K, usize> = HashMap::new();
+        let mut group_of = Vec::with_capacity(series.len());
+        let mut row_of_id = HashMap::with_capacity(series.len());
+        for (row, one) in series.iter().enumerate() {
+            let next = groups.len();
+            group_of.push(*groups.entry(key(one)).or_insert(next));
+            row_of_id.insert(one.id, row);
+            if row % SERIES_AT_ONCE == SERIES_AT_ONCE - 1 {
+                tokio::task::yield_now().await;
+            }
+        }
+        // By group: time, id of the series (of two with the same time the later series counts), its row, value.
+        let mut newest: Vec<Option<(i64, SeriesId, usize, f64)>> = vec![None; groups.len()];
+        let mut pending: Vec<usize> = (0..series.len()).collect();
         let last_day = span.1.div_euclid(DAY_MS);
         let mut before = i64::MAX;
         for reach in REACHES {
             let from = (last_day - reach) * DAY_MS;
-            for some in series.chunks(SERIES_AT_ONCE) {
-                let ids: Vec<SeriesId> = some.iter().map(|s| s.id).collect();
+            for rows in pending.chunks(SERIES_AT_ONCE) {
+                let ids: Vec<SeriesId> = rows.iter().map(|row| series[*row].id).collect();
                 for latest in self.reader.latest(&ids, from, before).await? {
-                    let Some(row) = some.iter().find(|s| s.id == latest.series) else { continue };
-                    let entry = found.entry(key(row)).or_insert_with(|| (row.clone(), i64::MIN, 0.0));
-                    if (latest.time_ms, row.id) >= (entry.1, entry.0.id) {
-                        *entry = (row.clone(), latest.time_ms, latest.value);
+                    let Some(row) = row_of_id.get(&latest.series).copied() else { continue };
+                    let group = &mut newest[group_of[row]];
+                    if group.is_none_or(|(time_ms, id, ..)| (latest.time_ms, latest.series) >= (time_ms, id)) {
+                        *group = Some((latest.time_ms, latest.series, row, latest.value));
                     }
                 }
+                tokio::task::yield_now().await;
             }
             before = from;
             // What has a newer sample already need not be looked for further back.
-            series.retain(|s| !found.contains_key(&key(s)));
-            if series.is_empty() || before <= span.0 {
+            pending.retain(|row| newest[group_of[*row]].is_none());
+            if pending.is_empty() || before <= span.0 {
                 break;
             }
         }
-        Ok(found)
+        let found =
+            |(key, group): (K, usize)| newest[group].map(|(time_ms, _, row, value)| (key, (series[row].clone(), time_ms, value)));
+        Ok(groups.into_iter().filter_map(found).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+    use crate::query::Limits;
+    use crate::query::stub::Stub;
+
+    /// 200,000 series: others are answered in between, and each key has its newest sample.
+    #[tokio::test]
+    async fn other_questions_are_answered_while_many_series_are_looked_through() {
+        let row = |id: i64| SeriesRow {
+            id: SeriesId::from_store(id),
+            gpu_id: GpuId::from_store(id % 1000),
+            metric: "W".to_owned(),
+            ..SeriesRow::default()
+        };
+        let series: Vec<SeriesRow> = (1..=200_000).map(row).collect();
+        let query = Query::new(Arc::new(Stub::default()), None, Limits::default());
+        let turns = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&turns);
+        let other = tokio::spawn(async move {
+            loop {
+                counted.fetch_add(1, Ordering::Relaxed);
+                tokio::task::yield_now().await;
+            }
+        });
+        let newest = query.newest(series, (0, DAY_MS), |s| s.gpu_id).await.unwrap();
+        other.abort();
+        assert_eq!(newest.len(), 1000);
+        // The stub's newest sample of a series has its id as time and value.
+        assert!(newest.iter().all(|(gpu, (row, time_ms, value))| {
+            let last = if gpu.to_store() == 0 { 200_000 } else { 199_000 + gpu.to_store() };
+            (row.id.to_store(), *time_ms, *value) == (last, last, last as f64)
+        }));
+        assert!(turns.load(Ordering::Relaxed) >= 40, "{turns:?} turns for others");
     }
 }

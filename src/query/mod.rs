@@ -25,6 +25,8 @@ mod pipeline;
 mod range;
 mod samples;
 mod slices;
+#[cfg(test)]
+mod stub;
 mod telemetry;
 
 use std::sync::Arc;
@@ -36,13 +38,15 @@ pub use self::gpu::Gpu;
 pub use self::latest::{LatestRequest, LatestRow};
 pub use self::lists::{CatalogueEntry, ListRequest, Place};
 pub use self::params::Params;
-pub use self::pipeline::{Pipeline, PipelineCluster, PipelineConsumer, PipelinePartition, PipelineSource};
+pub use self::pipeline::{
+    PartitionBacklog, Pipeline, PipelineCluster, PipelineConsumer, PipelinePartition, PipelineRequest, PipelineSource,
+};
 pub use self::range::{Range, parse_time_parameter, time_text};
 pub use self::samples::{Sample, Samples};
 pub use self::telemetry::{Order, RowSeries, Telemetry, TelemetryRequest};
 pub use crate::store::{ClusterSummary, GpuFilter, GpuPlace, GpuSummary, HostSummary, SeriesRow};
 use crate::store::{Reader, StoreError};
-use crate::transport::{Inspector, TransportError};
+use crate::transport::Inspector;
 
 /// What can be wrong with a question, or with answering it.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -66,9 +70,14 @@ pub enum QueryError {
         /// The clusters.
         clusters: Vec<String>,
     },
-    /// The store is away: trying again later can help.
-    #[error("{0}")]
-    Unavailable(String),
+    /// The store or the queue is away: trying again later can help.
+    #[error("{detail}")]
+    Unavailable {
+        /// What anybody may know: names no host, database or error code.
+        brief: &'static str,
+        /// What was seen, for the log.
+        detail: String,
+    },
     /// The store holds what it should not.
     #[error("{0}")]
     Internal(String),
@@ -76,19 +85,16 @@ pub enum QueryError {
 
 impl From<StoreError> for QueryError {
     fn from(error: StoreError) -> Self {
-        match error {
-            // A schema that is missing comes with the first collector; a password can be mended: the client can only wait.
-            StoreError::Unavailable { .. } | StoreError::Refused { .. } | StoreError::Schema(_) | StoreError::Version(_) => {
-                Self::Unavailable(error.to_string())
+        // A schema that is missing comes with the first collector; a password can be mended: the client can only wait.
+        let brief = match error {
+            StoreError::Unavailable { .. } => "the database is unavailable; try again later",
+            StoreError::Refused { .. } => "the database rejects this server; whoever runs it finds the reason in its log",
+            StoreError::Schema(_) | StoreError::Version(_) => {
+                "the database does not have the schema that this server reads; whoever runs it finds the remedy in its log"
             }
-            StoreError::OtherStore { .. } | StoreError::BadBatch(_) => Self::Internal(error.to_string()),
-        }
-    }
-}
-
-impl From<TransportError> for QueryError {
-    fn from(error: TransportError) -> Self {
-        Self::Unavailable(error.to_string())
+            StoreError::OtherStore { .. } | StoreError::BadBatch(_) => return Self::Internal(error.to_string()),
+        };
+        Self::Unavailable { brief, detail: error.to_string() }
     }
 }
 

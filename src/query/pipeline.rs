@@ -1,22 +1,35 @@
 //! How the pipeline is: what waits in the queue, and how far each source is.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
 
-use super::{Query, Result};
+use futures_util::StreamExt as _;
+use futures_util::stream;
+
+use super::{Page, Params, Query, Result, cursor, lists};
 use crate::model::{Partition, SourceId, now_ms};
+use crate::store::SourceLedger;
+use crate::transport::{Inspector, TransportError};
 
 /// Consumers of each group that are listed for a partition.
 const CONSUMERS: usize = 32;
+/// How long a partition may take to answer. Those that do not, do not hold up the others.
+const PARTITION_TIMEOUT: Duration = Duration::from_secs(2);
+/// Partitions that are asked at the same time.
+const PARTITIONS_AT_ONCE: usize = 128;
 
 /// Queue and sources.
 #[derive(Clone, Debug, Default)]
 pub struct Pipeline {
-    /// Partitions; `None` where no queue is configured or it does not answer.
+    /// Partitions; `None` where no queue is configured or none of them answers.
     pub partitions: Option<Vec<PipelinePartition>>,
-    /// Why there are none.
-    pub queue_error: Option<String>,
-    /// Sources.
+    /// Why none of them answers.
+    pub queue_error: Option<&'static str>,
+    /// A page of sources, by cluster, name and id.
     pub sources: Vec<PipelineSource>,
+    /// Where the list of sources goes on.
+    pub next: Option<String>,
     /// Clusters.
     pub clusters: Vec<PipelineCluster>,
 }
@@ -26,8 +39,15 @@ pub struct Pipeline {
 pub struct PipelinePartition {
     /// Its number.
     pub partition: Partition,
+    /// How it is; else why it does not say.
+    pub state: std::result::Result<PartitionBacklog, &'static str>,
+}
+
+/// What waits in a partition, and who reads it.
+#[derive(Clone, Debug, Default)]
+pub struct PartitionBacklog {
     /// Batches not yet acknowledged.
-    pub backlog: u64,
+    pub entries: u64,
     /// Of those, the ones that a collector has read.
     pub pending: u64,
     /// Age of the oldest, ms; `None` when nothing waits.
@@ -58,7 +78,7 @@ pub struct PipelineSource {
     pub cluster: String,
     /// Its name for people.
     pub name: String,
-    /// Rows that the queue has accepted; `None` where the queue does not say.
+    /// Rows that the queue has accepted; `None` where its partition does not answer.
     pub published: Option<u64>,
     /// Rows that are stored (now or before).
     pub stored: u64,
@@ -68,8 +88,8 @@ pub struct PipelineSource {
     pub rejected: BTreeMap<&'static str, u64>,
     /// Rows in dead letters.
     pub dead: u64,
-    /// Last commit, ms.
-    pub last_commit_ms: i64,
+    /// Last commit, ms; `None` = never.
+    pub last_commit_ms: Option<i64>,
     /// Time of the newest sample, ms.
     pub newest_sample_ms: Option<i64>,
 }
@@ -85,62 +105,145 @@ pub struct PipelineCluster {
     pub stored: u64,
     /// Rows rejected, by reason.
     pub rejected: BTreeMap<&'static str, u64>,
-    /// Last commit, ms.
-    pub last_commit_ms: i64,
+    /// Last commit, ms; `None` = never.
+    pub last_commit_ms: Option<i64>,
     /// Time of the newest sample, ms.
     pub newest_sample_ms: Option<i64>,
     /// How old that is, ms.
     pub freshness_ms: Option<i64>,
 }
 
+/// A checked question for queue and sources.
+#[derive(Clone, Debug)]
+pub struct PipelineRequest {
+    limit: usize,
+    after: Option<SourcePlace>,
+}
+
+/// Where a source stands in the list: cluster, name, id.
+type SourcePlace = (String, String, String);
+
+fn question() -> Vec<String> {
+    vec!["pipeline".to_owned()]
+}
+
+impl PipelineRequest {
+    /// `limit` and `cursor` of the list of sources.
+    ///
+    /// # Errors
+    ///
+    /// A parameter is wrong or unknown.
+    pub fn parse(mut params: Params, query: &Query) -> Result<Self> {
+        let most = query.limits.max_page;
+        // As many as there may be: who does not know that the list has pages gets all of what it had before it had them.
+        let limit = params.number("limit", 1, most as u64)?.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(most);
+        let after = cursor::take(&mut params, &lists::refs(&question()))?;
+        params.end()?;
+        Ok(Self { limit, after })
+    }
+}
+
 impl Query {
-    /// Queue and sources. A queue that does not answer is said; the store must.
+    /// Queue and sources. Each partition answers for itself; the store must answer.
     ///
     /// # Errors
     ///
     /// The store's.
-    pub async fn pipeline(&self) -> Result<Pipeline> {
-        let (partitions, published, queue_error) = match self.queue_state().await {
-            Ok((partitions, published)) => (partitions, published, None),
-            Err(error) => (None, HashMap::new(), Some(error.to_string())),
-        };
+    pub async fn pipeline(&self, request: &PipelineRequest) -> Result<Pipeline> {
+        let ledger = self.reader.ledger().await?;
         let now = now_ms();
-        let mut clusters: BTreeMap<String, PipelineCluster> = BTreeMap::new();
-        let mut sources = Vec::new();
-        for ledger in self.reader.ledger().await? {
-            let rejected: BTreeMap<&'static str, u64> = ledger.rejected.iter().map(|(reason, n)| (reason.name(), *n)).collect();
-            let cluster = clusters
-                .entry(ledger.cluster.clone())
-                .or_insert_with(|| PipelineCluster { cluster: ledger.cluster.clone(), ..PipelineCluster::default() });
-            cluster.sources += 1;
-            cluster.stored += ledger.valid;
-            for (reason, n) in &rejected {
-                *cluster.rejected.entry(reason).or_default() += n;
+        let clusters = clusters(&ledger, now);
+        let place = |one: &SourceLedger| (one.cluster.clone(), one.name.clone(), one.source.to_string());
+        let mut places: Vec<(SourcePlace, SourceLedger)> = ledger.into_iter().map(|one| (place(&one), one)).collect();
+        places.retain(|(place, _)| request.after.as_ref().is_none_or(|after| place > after));
+        places.sort_by(|(one, _), (other, _)| one.cmp(other));
+        places.truncate(request.limit + 1);
+        let Page { rows, next } = lists::page(places, request.limit, &question(), |(place, _)| place.clone());
+        let (mut partitions, mut published) = (None, HashMap::new());
+        if let Some(queue) = &self.queue {
+            let count = queue.partitions();
+            let wanted: BTreeSet<Partition> = rows.iter().map(|(_, one)| one.source.partition(count)).collect();
+            let ask = |partition| ask(Arc::clone(queue), partition, wanted.contains(&partition));
+            let answers: Vec<_> = stream::iter(count).map(ask).buffered(PARTITIONS_AT_ONCE).collect().await;
+            let mut list = Vec::with_capacity(answers.len());
+            for (partition, answer) in answers {
+                published.extend(answer.sources);
+                list.push(PipelinePartition { partition, state: answer.state });
             }
-            cluster.last_commit_ms = cluster.last_commit_ms.max(ledger.last_commit_ms);
-            cluster.newest_sample_ms = cluster.newest_sample_ms.max(ledger.newest_sample_ms);
-            cluster.freshness_ms = cluster.newest_sample_ms.map(|newest| now - newest);
-            sources.push(PipelineSource {
-                source: ledger.source.to_string(),
-                cluster: ledger.cluster,
-                name: ledger.name,
-                published: published.get(&ledger.source).copied(),
-                stored: ledger.valid,
-                duplicate: ledger.duplicate,
-                rejected,
-                dead: ledger.dead.minus(&ledger.covered).len(),
-                last_commit_ms: ledger.last_commit_ms,
-                newest_sample_ms: ledger.newest_sample_ms,
-            });
+            partitions = Some(list);
         }
-        Ok(Pipeline { partitions, queue_error, sources, clusters: clusters.into_values().collect() })
+        // One that answers is enough to tell them apart.
+        let queue_error = match &partitions {
+            Some(list) if list.iter().all(|one| one.state.is_err()) => {
+                list.iter().find_map(|one| one.state.as_ref().err().copied())
+            }
+            _ => None,
+        };
+        let sources = rows.into_iter().map(|(_, ledger)| source(ledger, &published)).collect();
+        Ok(Pipeline { partitions: partitions.filter(|_| queue_error.is_none()), queue_error, sources, next, clusters })
     }
+}
 
-    async fn queue_state(&self) -> Result<(Option<Vec<PipelinePartition>>, HashMap<SourceId, u64>)> {
-        let Some(queue) = &self.queue else { return Ok((None, HashMap::new())) };
-        let (mut partitions, mut published) = (Vec::new(), HashMap::new());
-        for partition in queue.partitions() {
-            let state = queue.look(partition, CONSUMERS).await?;
+fn clusters(ledger: &[SourceLedger], now_ms: i64) -> Vec<PipelineCluster> {
+    let mut clusters: BTreeMap<&str, PipelineCluster> = BTreeMap::new();
+    for one in ledger {
+        let cluster = clusters
+            .entry(&one.cluster)
+            .or_insert_with(|| PipelineCluster { cluster: one.cluster.clone(), ..PipelineCluster::default() });
+        cluster.sources += 1;
+        cluster.stored += one.valid;
+        for (reason, n) in &one.rejected {
+            *cluster.rejected.entry(reason.name()).or_default() += n;
+        }
+        cluster.last_commit_ms = cluster.last_commit_ms.max(last_commit(one));
+        cluster.newest_sample_ms = cluster.newest_sample_ms.max(one.newest_sample_ms);
+        cluster.freshness_ms = cluster.newest_sample_ms.map(|newest| now_ms - newest);
+    }
+    clusters.into_values().collect()
+}
+
+/// The ledger has 0 for a source of which nothing was ever committed.
+fn last_commit(ledger: &SourceLedger) -> Option<i64> {
+    Some(ledger.last_commit_ms).filter(|ms| *ms > 0)
+}
+
+fn source(ledger: SourceLedger, published: &HashMap<SourceId, u64>) -> PipelineSource {
+    PipelineSource {
+        source: ledger.source.to_string(),
+        published: published.get(&ledger.source).copied(),
+        stored: ledger.valid,
+        duplicate: ledger.duplicate,
+        rejected: ledger.rejected.iter().map(|(reason, n)| (reason.name(), *n)).collect(),
+        dead: ledger.dead.minus(&ledger.covered).len(),
+        last_commit_ms: last_commit(&ledger),
+        newest_sample_ms: ledger.newest_sample_ms,
+        cluster: ledger.cluster,
+        name: ledger.name,
+    }
+}
+
+/// What a partition says: how it is, and how many rows of its sources it has accepted.
+struct PartitionAnswer {
+    state: std::result::Result<PartitionBacklog, &'static str>,
+    sources: Vec<(SourceId, u64)>,
+}
+
+async fn ask(queue: Arc<dyn Inspector>, partition: Partition, with_sources: bool) -> (Partition, PartitionAnswer) {
+    let asked = async {
+        let sources = async { if with_sources { queue.sources(partition).await } else { Ok(Vec::new()) } };
+        tokio::try_join!(queue.look(partition, CONSUMERS), sources)
+    };
+    let answer = match tokio::time::timeout(PARTITION_TIMEOUT, asked).await {
+        Err(_) => Err("no answer in time"),
+        Ok(Err(error)) => {
+            tracing::debug!(partition = partition.number(), %error, "a partition does not say how it is");
+            Err(brief(&error))
+        }
+        Ok(Ok(answer)) => Ok(answer),
+    };
+    let answer = match answer {
+        Err(reason) => PartitionAnswer { state: Err(reason), sources: Vec::new() },
+        Ok((state, sources)) => {
             let (backlog, mut consumers) = (state.backlog, Vec::new());
             for group in state.groups {
                 consumers.extend(group.latest.into_iter().map(|one| PipelineConsumer {
@@ -150,15 +253,84 @@ impl Query {
                     idle_ms: one.idle_ms,
                 }));
             }
-            partitions.push(PipelinePartition {
-                partition,
-                backlog: backlog.entries,
+            let state = PartitionBacklog {
+                entries: backlog.entries,
                 pending: backlog.pending,
                 oldest_ms: (backlog.entries > 0).then_some(backlog.oldest_ms),
                 consumers,
-            });
-            published.extend(queue.sources(partition).await?.into_iter().map(|s| (s.source, s.position.map_or(0, |p| p.row))));
+            };
+            let sources = sources.into_iter().map(|s| (s.source, s.position.map_or(0, |p| p.row))).collect();
+            PartitionAnswer { state: Ok(state), sources }
         }
-        Ok((Some(partitions), published))
+    };
+    (partition, answer)
+}
+
+/// What anybody may know of an error of the queue: no host, no name.
+fn brief(error: &TransportError) -> &'static str {
+    match error {
+        TransportError::Unavailable { .. } => "Redis is unavailable",
+        TransportError::Full { .. } => "Redis is full",
+        TransportError::Refused { .. } => "Redis rejects this server: telemetry check says why",
+        TransportError::Mismatch(_) => "the queue was made with other settings: telemetry check says which",
+        TransportError::Local(_) => "the queue cannot keep its file",
+        TransportError::Corrupt(_) => "the queue holds something that it should not: telemetry check says what",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Digest, Partitions};
+    use crate::query::Limits;
+    use crate::query::stub::{Stub, StubQueue};
+
+    fn query(sources: u8, away: Vec<u16>, silent: Option<u16>) -> Query {
+        let ledger = (0..sources)
+            .map(|n| SourceLedger {
+                cluster: format!("edge-{}", n % 2),
+                ..SourceLedger::empty(SourceId::from_digest(Digest::of(&[n])))
+            })
+            .collect();
+        let queue = StubQueue { partitions: Partitions::new(4).unwrap(), away, silent };
+        Query::new(Arc::new(Stub { ledger, ..Stub::default() }), Some(Arc::new(queue)), Limits::default())
+    }
+
+    fn request(query: &Query, text: &str) -> PipelineRequest {
+        PipelineRequest::parse(Params::parse(Some(text)).unwrap(), query).unwrap()
+    }
+
+    #[tokio::test]
+    async fn each_partition_answers_for_itself() {
+        let query = query(9, vec![2], Some(3));
+        let pipeline = query.pipeline(&request(&query, "")).await.unwrap();
+        let states: Vec<_> = pipeline.partitions.unwrap().into_iter().map(|one| one.state.err()).collect();
+        assert_eq!(states, [None, None, Some("Redis is unavailable"), Some("no answer in time")]);
+        assert_eq!((pipeline.queue_error, pipeline.sources.len()), (None, 9));
+    }
+
+    #[tokio::test]
+    async fn where_no_partition_answers_it_is_said_once() {
+        let query = query(1, vec![0, 1, 2, 3], None);
+        let pipeline = query.pipeline(&request(&query, "")).await.unwrap();
+        assert!(pipeline.partitions.is_none());
+        assert_eq!(pipeline.queue_error, Some("Redis is unavailable"));
+    }
+
+    #[tokio::test]
+    async fn sources_have_pages_and_never_is_not_1970() {
+        let query = query(9, Vec::new(), None);
+        let (mut seen, mut text) = (BTreeSet::new(), "limit=4".to_owned());
+        loop {
+            let pipeline = query.pipeline(&request(&query, &text)).await.unwrap();
+            assert!(pipeline.sources.len() <= 4);
+            assert_eq!(pipeline.clusters.iter().map(|one| one.sources).sum::<u64>(), 9, "of all, whatever the page");
+            assert!(pipeline.clusters.iter().all(|one| one.last_commit_ms.is_none()));
+            assert!(pipeline.sources.iter().all(|one| one.last_commit_ms.is_none()));
+            seen.extend(pipeline.sources.into_iter().map(|one| one.source));
+            let Some(next) = pipeline.next else { break };
+            text = format!("limit=4&cursor={next}");
+        }
+        assert_eq!(seen.len(), 9);
     }
 }

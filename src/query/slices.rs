@@ -273,66 +273,12 @@ fn cut(mut chunk: Chunk, range: impl Fn(&[i64]) -> std::ops::Range<usize>) -> Op
 }
 
 #[cfg(test)]
-pub(super) mod tests {
-    use async_trait::async_trait;
+mod tests {
     use proptest::prelude::*;
 
     use super::*;
     use crate::query::samples::{Sample, Samples};
-    use crate::store::{
-        self, ClusterSummary, GpuFilter, GpuPlace, GpuSummary, HostSummary, Latest, SeriesFilter, SeriesRow, SourceLedger,
-    };
-
-    /// A store of given chunks.
-    #[derive(Default)]
-    pub(in crate::query) struct Chunks(pub(in crate::query) Vec<Chunk>);
-
-    #[async_trait]
-    impl Reader for Chunks {
-        async fn clusters(&self) -> store::Result<Vec<ClusterSummary>> {
-            Ok(Vec::new())
-        }
-        async fn hosts(&self, _: &GpuFilter, _: Option<(&str, &str)>, _: usize) -> store::Result<Vec<HostSummary>> {
-            Ok(Vec::new())
-        }
-        async fn gpus(&self, _: &GpuFilter, _: Option<&GpuPlace>, _: usize) -> store::Result<Vec<GpuSummary>> {
-            Ok(Vec::new())
-        }
-        async fn series(&self, _: &SeriesFilter, _: SeriesId, _: usize) -> store::Result<Vec<SeriesRow>> {
-            Ok(Vec::new())
-        }
-        async fn metrics(&self) -> store::Result<Vec<String>> {
-            Ok(Vec::new())
-        }
-        async fn latest(&self, _: &[SeriesId], _: i64, _: i64) -> store::Result<Vec<Latest>> {
-            Ok(Vec::new())
-        }
-        async fn chunks(&self, series: &[SeriesId], r: &ChunkRange, max: usize) -> store::Result<Option<Vec<Chunk>>> {
-            let inside = |chunk: &&Chunk| {
-                let (first, last) = (chunk.times[0], *chunk.times.last().expect("it has some"));
-                series.contains(&chunk.series)
-                    && (r.begins_from_ms..r.begins_before_ms).contains(&first)
-                    && (r.ends_from_ms..r.ends_before_ms).contains(&last)
-            };
-            let found: Vec<Chunk> = self.0.iter().filter(inside).cloned().collect();
-            let n: usize = found.iter().map(|chunk| chunk.times.len()).sum();
-            Ok((n <= max).then_some(found))
-        }
-        async fn spans(&self, series: &[SeriesId], r: &ChunkRange) -> store::Result<Vec<Span>> {
-            let chunks = self.chunks(series, r, usize::MAX).await?.unwrap_or_default();
-            let span = |id: &SeriesId| {
-                let mine = || chunks.iter().filter(|chunk| chunk.series == *id).flat_map(|chunk| &chunk.times);
-                Some(Span { series: *id, first_ms: *mine().min()?, last_ms: *mine().max()? })
-            };
-            Ok(series.iter().filter_map(span).collect())
-        }
-        async fn ledger(&self) -> store::Result<Vec<SourceLedger>> {
-            Ok(Vec::new())
-        }
-        async fn ready(&self) -> store::Result<()> {
-            Ok(())
-        }
-    }
+    use crate::query::stub::Stub;
 
     fn chunks() -> impl Strategy<Value = Vec<Chunk>> {
         let times = prop::collection::vec(0..3 * DAY_MS / 1000, 1..40);
@@ -375,7 +321,7 @@ pub(super) mod tests {
                 let series = if sparse { (1..=2).chain(10..20).collect() } else { vec![1i64, 2] };
                 let series = series.into_iter().map(SeriesId::from_store).collect();
                 let wanted = Wanted { series, live: 2, range: (from, to), order, hint: None, width: Some(width) };
-                let mut slices = Slices::new(Arc::new(Chunks(chunks)), wanted);
+                let mut slices = Slices::new(Arc::new(Stub { chunks, ..Stub::default() }), wanted);
                 (slices.most, slices.target, slices.few) = (64, 16, 4);
                 let mut have = Vec::new();
                 while let Some(slice) = slices.next().await.unwrap() {

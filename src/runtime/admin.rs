@@ -95,7 +95,7 @@ async fn answer(request: &Request<Incoming>, lifecycle: &Lifecycle) -> Response<
         return response;
     }
     match path {
-        "/metrics" => typed(StatusCode::OK, lifecycle.metrics_text(), PROMETHEUS),
+        "/metrics" => typed(StatusCode::OK, lifecycle.metrics_text().await, PROMETHEUS),
         "/readyz" => state(lifecycle.ready().await),
         _ => state(lifecycle.live()),
     }

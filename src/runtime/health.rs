@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub struct Health(Arc<Mutex<BTreeMap<&'static str, Result<(), String>>>>);
 
 impl Health {
-    /// Says that a part is ready, or why not. No secrets: it is served to whoever asks.
+    /// Says that a part is ready, or why not. No secrets: the admin server shows it to whoever asks.
     pub fn set(&self, component: &'static str, state: Result<(), String>) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(component, state);
     }
@@ -28,6 +28,16 @@ impl Health {
         let not_ready = parts.iter().filter_map(|(name, state)| state.as_ref().err().map(|reason| format!("{name}: {reason}")));
         not_ready.collect()
     }
+
+    /// The same without the reasons, which name hosts and errors: for addresses that are open to the public.
+    #[must_use]
+    pub fn not_ready_in_brief(&self) -> Vec<String> {
+        let parts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if parts.is_empty() {
+            return vec!["starting".to_owned()];
+        }
+        parts.iter().filter(|(_, state)| state.is_err()).map(|(name, _)| format!("{name}: not ready")).collect()
+    }
 }
 
 #[cfg(test)]
@@ -41,6 +51,7 @@ mod tests {
         health.set("redis", Err("connecting".to_owned()));
         health.set("postgres", Ok(()));
         assert_eq!(health.not_ready(), ["redis: connecting"]);
+        assert_eq!(health.not_ready_in_brief(), ["redis: not ready"]);
         let shared = health.clone();
         shared.set("redis", Ok(()));
         assert!(health.not_ready().is_empty());

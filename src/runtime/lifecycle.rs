@@ -29,6 +29,7 @@ struct Inner {
     health: Health,
     console: Console,
     metrics: OnceLock<PrometheusHandle>,
+    rendering: tokio::sync::Mutex<()>,
     pulses: Mutex<Vec<Arc<Pulse>>>,
     /// Why it ends hard, if a signal or the deadline said so.
     hard: Mutex<Option<&'static str>>,
@@ -103,25 +104,43 @@ impl Lifecycle {
         });
     }
 
-    /// What /readyz says; `Err` is a 503 with that text.
+    /// What /readyz of the admin server says; `Err` is a 503 with that text.
+    ///
+    /// # Errors
+    ///
+    /// What is not ready and why, a line each.
+    pub async fn ready(&self) -> Result<&'static str, String> {
+        self.ask_all().await;
+        self.readiness(self.0.health.not_ready())
+    }
+
+    /// What /readyz says where anybody may ask: which parts are not ready, without the reasons.
     ///
     /// # Errors
     ///
     /// What is not ready, a line each.
-    pub async fn ready(&self) -> Result<&'static str, String> {
+    pub async fn ready_in_brief(&self) -> Result<&'static str, String> {
+        self.ask_all().await;
+        self.readiness(self.0.health.not_ready_in_brief())
+    }
+
+    async fn ask_all(&self) {
         let pulses = self.0.pulses.lock().unwrap_or_else(PoisonError::into_inner).clone();
         futures_util::future::join_all(pulses.iter().map(|pulse| pulse.beat())).await;
-        let mut reasons = self.0.health.not_ready();
+    }
+
+    fn readiness(&self, mut reasons: Vec<String>) -> Result<&'static str, String> {
         if self.1.is_cancelled() {
             reasons.insert(0, "draining: finishing what is in flight, then it ends".to_owned());
         }
         if reasons.is_empty() { Ok("ready\n") } else { Err(reasons.join("\n") + "\n") }
     }
 
-    /// What /metrics says.
-    #[must_use]
-    pub fn metrics_text(&self) -> String {
-        self.0.metrics.get().map(PrometheusHandle::render).unwrap_or_default()
+    /// What /metrics says. Written on a thread for blocking work, one at a time: a long text holds up no other answer.
+    pub async fn metrics_text(&self) -> String {
+        let _one = self.0.rendering.lock().await;
+        let Some(metrics) = self.0.metrics.get().cloned() else { return String::new() };
+        tokio::task::spawn_blocking(move || metrics.render()).await.unwrap_or_default()
     }
 
     /// Says where metrics are recorded, once.

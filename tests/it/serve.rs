@@ -2,6 +2,7 @@
 
 mod answers;
 mod limits;
+mod pipeline;
 mod tls;
 
 use std::path::Path;

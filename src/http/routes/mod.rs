@@ -58,7 +58,10 @@ impl From<QueryError> for Problem {
             QueryError::BadParameter { name, reason } => Self::bad_parameter(&name, &reason),
             QueryError::NotFound(detail) => Self::not_found(&detail),
             QueryError::Ambiguous { detail, clusters } => Self::conflict(&detail, clusters),
-            QueryError::Unavailable(detail) => Self::unavailable(&detail),
+            QueryError::Unavailable { brief, detail } => {
+                tracing::debug!(detail, "a request was answered with 503");
+                Self::unavailable(brief)
+            }
             QueryError::Internal(detail) => Self::internal(&detail),
         }
     }

@@ -3,14 +3,17 @@
 use axum::extract::State;
 use axum::http::Uri;
 
+use super::lists::PageParams;
 use super::{Answer, Api, answer, params};
 use crate::http::dto::PipelineState;
-use crate::http::problem::{Problem, ProblemBody};
+use crate::http::problem::ProblemBody;
+use crate::query::PipelineRequest;
 
-/// What waits in the queue, and how far each source is.
-#[utoipa::path(get, path = "/api/v1/pipeline", tag = "Pipeline",
+/// What waits in the queue, and how far each source is. `limit` and `cursor` are of the list of sources; partitions and clusters come
+/// with every page. Without `limit` a page has as many sources as it may.
+#[utoipa::path(get, path = "/api/v1/pipeline", tag = "Pipeline", params(PageParams),
     responses((status = 200, body = PipelineState), (status = "default", body = ProblemBody, content_type = "application/problem+json")))]
 pub(super) async fn pipeline(State(api): State<Api>, uri: Uri) -> Answer {
-    params(&uri)?.end().map_err(Problem::from)?;
-    answer(&PipelineState::from(api.0.pipeline().await?))
+    let request = PipelineRequest::parse(params(&uri)?, &api.0)?;
+    answer(&PipelineState::from(api.0.pipeline(&request).await?))
 }

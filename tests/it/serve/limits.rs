@@ -72,18 +72,20 @@ async fn what_is_too_much_is_refused() {
     let long = format!("/api/v1/gpus?model={}", "x".repeat(20_000));
     serving.ask(&long).problem(414, &["http.max_uri_bytes"]);
     let port = serving.port;
-    let body = send(port, "GET /api/v1/gpus HTTP/1.1\r\nHost: h\r\nConnection: close\r\nContent-Length: 5\r\n\r\nhello").unwrap();
+    let body = send(port, "GET /api/v1/gpus HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 5\r\n\r\nhello")
+        .unwrap();
     body.problem(413, &["no body"]);
     for method in ["POST", "DELETE", "PATCH"] {
-        let request = format!("{method} /api/v1/gpus HTTP/1.1\r\nHost: h\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
+        let request =
+            format!("{method} /api/v1/gpus HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
         let answer = send(port, &request).unwrap();
         answer.problem(405, &["GET"]);
         assert!(answer.header("allow").unwrap().contains("GET"));
     }
     let flood: String = (0..5000).map(|n| format!("x-{n}: y\r\n")).collect();
     for request in [
-        format!("GET /api/v1/gpus HTTP/1.1\r\nHost: h\r\nConnection: close\r\n{flood}\r\n"),
-        format!("GET /api/v1/gpus HTTP/1.1\r\nHost: h\r\nConnection: close\r\nx: {}\r\n\r\n", "y".repeat(100_000)),
+        format!("GET /api/v1/gpus HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{flood}\r\n"),
+        format!("GET /api/v1/gpus HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nx: {}\r\n\r\n", "y".repeat(100_000)),
         "nonsense\r\n\r\n".to_owned(),
         "GET /api/v1/gpus HTTP/1.1\r\nConnection: close\r\n\r\n".to_owned(),
         "GET /api/v1/gpus HTTP/1.1\r\nHost: a\r\nHost: b\r\nConnection: close\r\n\r\n".to_owned(),
@@ -132,12 +134,12 @@ async fn slow_and_silent_clients_disturb_nobody() {
     };
     // More than there may be: those that send nothing, and those that never end, make room.
     let mut silent: Vec<TcpStream> =
-        (0..40).map(|n| connect(if n % 2 == 0 { b"" } else { b"GET /api/v1/gpus HTTP/1.1\r\nHost: h\r\nx: " })).collect();
+        (0..40).map(|n| connect(if n % 2 == 0 { b"" } else { b"GET /api/v1/gpus HTTP/1.1\r\nHost: localhost\r\nx: " })).collect();
     assert_eq!(serving.ask("/api/v1/gpus").status, 200);
     for stream in &mut silent {
         assert!(is_closed(stream), "it is cut off");
     }
-    let mut half = connect(b"GET /api/v1/gpus HTTP/1.1\r\nHost: h\r\n\r\n");
+    let mut half = connect(b"GET /api/v1/gpus HTTP/1.1\r\nHost: localhost\r\n\r\n");
     half.shutdown(Shutdown::Write).unwrap();
     assert!(is_closed(&mut half));
     assert_eq!(serving.ask("/api/v1/gpus").status, 200);
@@ -154,7 +156,7 @@ async fn long_download(app: App) -> (Serving, String) {
 
 fn begin(serving: &Serving, path: &str) -> TcpStream {
     let mut stream = TcpStream::connect(("127.0.0.1", serving.port)).unwrap();
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: h\r\nAccept: application/x-ndjson\r\n\r\n").unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nAccept: application/x-ndjson\r\n\r\n").unwrap();
     let mut first = [0; 64];
     stream.read_exact(&mut first).unwrap();
     assert!(first.starts_with(b"HTTP/1.1 200"));

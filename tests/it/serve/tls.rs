@@ -53,7 +53,7 @@ impl Authority {
         let connector = self.connector(version, b"http/1.1", own);
         let mut stream = connector.connect(name, stream).await.map_err(|error| error.to_string())?;
         stream
-            .write_all(b"GET /livez HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
+            .write_all(b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
             .await
             .map_err(|error| error.to_string())?;
         let mut answer = String::new();
@@ -85,7 +85,7 @@ async fn https_is_verified_and_certificates_are_renewed() {
     }
     assert!(other.get(serving.port, "gateway.example", &version::TLS13).await.is_err());
     assert!(authority.get(serving.port, "renewed.example", &version::TLS13).await.is_err());
-    let plain = send(serving.port, "GET /livez HTTP/1.1\r\nHost: h\r\n\r\n");
+    let plain = send(serving.port, "GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n");
     assert!(plain.is_none(), "no answer without TLS: {plain:?}");
 
     // HTTP/2 is offered, and spoken.

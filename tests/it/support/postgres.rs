@@ -298,6 +298,12 @@ impl Drop for Server {
 }
 
 impl Database {
+    /// Its name.
+    pub fn name(&self) -> String {
+        let path = self.url.split('?').next().unwrap_or_default();
+        path.rsplit('/').next().unwrap_or_default().to_owned()
+    }
+
     /// What a role would be configured with.
     pub fn config(&self) -> Config {
         Config {

@@ -1,0 +1,109 @@
+//! A store and a queue of given content, for this room's tests.
+
+use async_trait::async_trait;
+
+use crate::model::{Partition, Partitions, RowRange, SeriesId, SourceId};
+use crate::store::{
+    self, Chunk, ChunkRange, ClusterSummary, GpuFilter, GpuPlace, GpuSummary, HostSummary, Latest, Reader, SeriesFilter,
+    SeriesRow, SourceLedger, Span,
+};
+use crate::transport::{self, Backlog, Inspector, PartitionState, SourceState, TransportError};
+
+/// A store of given chunks, GPUs, series and sources.
+#[derive(Default)]
+pub(super) struct Stub {
+    pub(super) chunks: Vec<Chunk>,
+    pub(super) gpus: Vec<GpuSummary>,
+    pub(super) series: Vec<SeriesRow>,
+    pub(super) ledger: Vec<SourceLedger>,
+}
+
+#[async_trait]
+impl Reader for Stub {
+    async fn clusters(&self) -> store::Result<Vec<ClusterSummary>> {
+        Ok(Vec::new())
+    }
+    async fn hosts(&self, _: &GpuFilter, _: Option<(&str, &str)>, _: usize) -> store::Result<Vec<HostSummary>> {
+        Ok(Vec::new())
+    }
+    async fn gpus(&self, _: &GpuFilter, after: Option<&GpuPlace>, limit: usize) -> store::Result<Vec<GpuSummary>> {
+        Ok(self.gpus.iter().filter(|gpu| after.is_none_or(|after| gpu.place > *after)).take(limit).cloned().collect())
+    }
+    async fn series(&self, _: &SeriesFilter, after: SeriesId, limit: usize) -> store::Result<Vec<SeriesRow>> {
+        Ok(self.series.iter().filter(|series| series.id > after).take(limit).cloned().collect())
+    }
+    async fn metrics(&self) -> store::Result<Vec<String>> {
+        Ok(Vec::new())
+    }
+    /// The newest sample of every series has its id as time and value.
+    async fn latest(&self, series: &[SeriesId], _: i64, _: i64) -> store::Result<Vec<Latest>> {
+        Ok(series.iter().map(|id| Latest { series: *id, time_ms: id.to_store(), value: id.to_store() as f64 }).collect())
+    }
+    async fn chunks(&self, series: &[SeriesId], r: &ChunkRange, max: usize) -> store::Result<Option<Vec<Chunk>>> {
+        let inside = |chunk: &&Chunk| {
+            let (first, last) = (chunk.times[0], *chunk.times.last().expect("it has some"));
+            series.contains(&chunk.series)
+                && (r.begins_from_ms..r.begins_before_ms).contains(&first)
+                && (r.ends_from_ms..r.ends_before_ms).contains(&last)
+        };
+        let found: Vec<Chunk> = self.chunks.iter().filter(inside).cloned().collect();
+        let n: usize = found.iter().map(|chunk| chunk.times.len()).sum();
+        Ok((n <= max).then_some(found))
+    }
+    async fn spans(&self, series: &[SeriesId], r: &ChunkRange) -> store::Result<Vec<Span>> {
+        let chunks = self.chunks(series, r, usize::MAX).await?.unwrap_or_default();
+        let span = |id: &SeriesId| {
+            let mine = || chunks.iter().filter(|chunk| chunk.series == *id).flat_map(|chunk| &chunk.times);
+            Some(Span { series: *id, first_ms: *mine().min()?, last_ms: *mine().max()? })
+        };
+        Ok(series.iter().filter_map(span).collect())
+    }
+    async fn ledger(&self) -> store::Result<Vec<SourceLedger>> {
+        Ok(self.ledger.clone())
+    }
+    async fn ready(&self) -> store::Result<()> {
+        Ok(())
+    }
+}
+
+/// A queue of which some partitions do not answer: those of `away` fail, `silent` says nothing at all.
+pub(super) struct StubQueue {
+    pub(super) partitions: Partitions,
+    pub(super) away: Vec<u16>,
+    pub(super) silent: Option<u16>,
+}
+
+impl StubQueue {
+    async fn reach(&self, partition: Partition) -> transport::Result<()> {
+        if self.silent == Some(partition.number()) {
+            std::future::pending::<()>().await;
+        }
+        if self.away.contains(&partition.number()) {
+            let (endpoint, reason) = ("redis-3.internal:6379".to_owned(), "connection refused".to_owned());
+            return Err(TransportError::Unavailable { endpoint, reason });
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Inspector for StubQueue {
+    fn partitions(&self) -> Partitions {
+        self.partitions
+    }
+    async fn sources(&self, partition: Partition) -> transport::Result<Vec<SourceState>> {
+        self.reach(partition).await.map(|()| Vec::new())
+    }
+    async fn queued(&self, _: Partition) -> transport::Result<Vec<(SourceId, RowRange)>> {
+        Ok(Vec::new())
+    }
+    async fn reset(&self, _: Option<SourceId>) -> transport::Result<u64> {
+        Ok(0)
+    }
+    async fn backlog(&self, _: Partition) -> transport::Result<Backlog> {
+        Ok(Backlog::default())
+    }
+    async fn look(&self, partition: Partition, _: usize) -> transport::Result<PartitionState> {
+        self.reach(partition).await.map(|()| PartitionState::default())
+    }
+}

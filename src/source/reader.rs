@@ -39,7 +39,7 @@ pub struct CsvReader {
     pub(super) csv: AsyncReader<Window>,
     /// Whether the CSV parser must be started at `from` before it is used.
     stale: bool,
-    record: ByteRecord,
+    pub(super) record: ByteRecord,
     /// The offset of the window's first byte in the content.
     pub(super) base: u64,
     /// Where parsing goes on, as an index into the window.
@@ -71,7 +71,7 @@ pub struct CsvReader {
     pub(super) header: Option<Arc<Header>>,
     pub(super) headers: Headers,
     /// The columns of a content that does not name them.
-    assumed: Option<Columns>,
+    pub(super) assumed: Option<Columns>,
     pub(super) table: Table,
     table_full: bool,
     /// The next row's ordinal, and the offset after the last row given.
@@ -151,17 +151,6 @@ impl CsvReader {
             last_parsed: false,
             last_time: (Vec::new(), Err(Reason::BadTime)),
         }
-    }
-
-    /// The columns that count where the content does not begin with a header.
-    pub fn assume(&mut self, columns: Option<Columns>) {
-        self.assumed = columns;
-    }
-
-    /// The columns for what comes in this file's place without naming its own: those in force, or those assumed.
-    #[must_use]
-    pub fn columns_to_go_on_with(&self) -> Option<Columns> {
-        self.header.clone().map(Columns).or_else(|| self.assumed.clone())
     }
 
     /// The input.
@@ -370,55 +359,6 @@ impl CsvReader {
         Ok(())
     }
 
-    /// Reads the header, if it is complete.
-    async fn read_header(&mut self) -> Result<bool, SourceError> {
-        if self.base == 0 && self.at == 0 && self.bytes().starts_with(b"\xef\xbb\xbf") {
-            self.restart(3, 0);
-        }
-        loop {
-            match self.parse().await {
-                // Blank lines before the header count: the bytes that identify a content reach past the header.
-                Parsed::Record(_, end) if end > MAX_HEADER => return Err(self.no_header("it does not begin with a header")),
-                Parsed::Record(begin, end) => {
-                    let cells = self.cells(begin, end);
-                    let cells: Vec<&[u8]> = (0..self.record.len()).map(|at| cells.get(at)).collect();
-                    if let Some(assumed) = self.assumed.as_ref().filter(|assumed| assumed.fits(&cells)) {
-                        // It is a row.
-                        self.headers.note(0, assumed.0.clone());
-                        self.header = Some(assumed.0.clone());
-                        self.restart(self.at, self.newlines);
-                        return Ok(true);
-                    }
-                    let header = Header::new(&self.name, &cells)?;
-                    self.take_header(header, end);
-                    self.advance(end);
-                    self.finish_row(end);
-                    self.row = 0;
-                    return Ok(true);
-                }
-                Parsed::Blank => {}
-                Parsed::Nothing if self.ended => return Err(SourceError::Empty { name: self.name.clone() }),
-                Parsed::Nothing if self.at <= MAX_HEADER => return Ok(false),
-                Parsed::Nothing => {}
-                Parsed::TooLong(..) | Parsed::Open(..) => {
-                    let binary = self.bytes().contains(&0);
-                    return Err(self.no_header(if binary {
-                        "it begins with binary data"
-                    } else {
-                        "its first line does not end"
-                    }));
-                }
-            }
-            if self.at > MAX_HEADER {
-                return Err(self.no_header("it does not begin with a header"));
-            }
-        }
-    }
-
-    fn no_header(&self, reason: &str) -> SourceError {
-        SourceError::NotText { name: self.name.clone(), reason: reason.to_owned() }
-    }
-
     // ---- rows ----
 
     /// The next row that is in memory. Never waits.
@@ -524,14 +464,10 @@ impl CsvReader {
         Parsed::Nothing
     }
 
-    fn advance(&mut self, end: usize) {
+    pub(super) fn advance(&mut self, end: usize) {
         self.at = end;
         // One line is where the parser begins to count, one newline is our own.
         self.newlines = self.csv.position().line().saturating_sub(2);
-    }
-
-    pub(super) fn record_len(&self) -> usize {
-        self.record.len()
     }
 
     pub(super) fn cells(&self, begin: usize, end: usize) -> Cells<'_> {
@@ -547,14 +483,6 @@ impl CsvReader {
         self.restart(self.at, self.newlines);
         self.wants_line = true;
         None
-    }
-
-    /// Goes on behind a header by what it says.
-    fn take_header(&mut self, header: Header, end: usize) {
-        let header = Arc::new(header);
-        self.headers.note(self.base + end.min(self.real_len()) as u64, header.clone());
-        self.header = Some(header);
-        self.table.forget_identities();
     }
 
     /// The row of a complete record; `None` if there is none yet, or if it is a header, which counts from here on.

@@ -128,7 +128,7 @@ const fn described(name: &'static str, kind: Kind, unit: Unit, labels: &'static 
 }
 
 /// Every metric.
-pub const METRICS: [Described; 35] = [
+pub const METRICS: [Described; 36] = [
     described(
         LATENCY,
         Kind::Histogram,

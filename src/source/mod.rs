@@ -32,6 +32,7 @@ use crate::model::{Reason, TimeMs};
 
 pub use discover::{Watch, discover};
 pub use error::SourceError;
+pub use header::Columns;
 pub use input::Input;
 pub use reader::CsvReader;
 pub use rejects::Rejects;

@@ -56,6 +56,11 @@ impl Failure {
         }
     }
 
+    /// Whether the system could not read the file: trying again can help.
+    pub(super) fn is_io(&self) -> bool {
+        matches!(self, Self::Source(SourceError::Io { .. }))
+    }
+
     /// Whether the other sources cannot go on either.
     pub(super) fn ends_all(&self) -> bool {
         match self {

@@ -24,6 +24,7 @@ pub mod config;
 pub mod diagnosis;
 pub mod http;
 pub mod model;
+pub mod printable;
 pub mod query;
 pub mod retry;
 pub mod roles;

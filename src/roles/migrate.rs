@@ -11,6 +11,6 @@ use crate::store::postgres::PostgresStore;
 pub async fn run(config: Arc<Config>, _: Lifecycle) -> anyhow::Result<Exit> {
     let store = PostgresStore::connect(&config.postgres()?)?;
     store.migrate().await?;
-    println!("The schema is up to date; this store is {}.", store.id().await?);
+    super::print(&format!("The schema is up to date; this store is {}.\n", store.id().await?))?;
     Ok(Exit::Done)
 }

@@ -98,7 +98,7 @@ async fn once(mut queue: QueueLooker, mut store: Option<StoreLooker>, interval: 
     let (queue, store) = (queue.seen(), store.map(|store| store.seen()));
     let answers = queue.answers();
     let view = View::new(queue, store, interval);
-    super::print(|out| out.write_all(text::render(&view, Instant::now()).as_bytes()))?;
+    super::print(&text::render(&view, Instant::now()))?;
     Ok(if answers { Exit::Done } else { Exit::Failed })
 }
 

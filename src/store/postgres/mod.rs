@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `url`, `asked` | `DATABASE_URL`: what it may be, and what is wrong with it; what it says of TLS |
 //! | `tls`, `connect` | modes as libpq has them; how a connection is made, with the newest certificates and password |
-//! | `pool` | connections, timeouts, sessions that are thrown away unless they end well |
+//! | `pool`, `pooler` | connections, timeouts, sessions that are thrown away unless they end well; poolers that cannot be used |
 //! | `error` | what an SQLSTATE means: wait, ask a person, or the batch's fault |
 //! | `migrate`, `migrations/` | the schema |
 //! | `series`, `partitions` | made outside of the commit: ids of series and GPUs, a partition a day |
@@ -30,7 +30,9 @@ mod migrate;
 mod overlap;
 mod partitions;
 mod pool;
+mod pooler;
 mod read;
+mod rights;
 mod series;
 mod tls;
 mod types;
@@ -92,7 +94,7 @@ impl PostgresStore {
         let caches = Arc::new(Caches::new(config.series_cache));
         let on_new = Arc::clone(&caches);
         let connections = Connections::new(&connector, config, config.pool_size, move || on_new.forget())?;
-        let pulse = Connections::new(&connector, config, 1, || {})?;
+        let pulse = Connections::new(&connector, config, 1, || {})?.sharing_with(&connections);
         Ok(Self { connector, connections, pulse, caches, id: OnceLock::new() })
     }
 
@@ -156,11 +158,25 @@ impl Store for PostgresStore {
         Ok(failures)
     }
 
-    async fn bury(&self, letter: &DeadLetter, entry: &str) -> Result<(SourceId, u64)> {
+    async fn forget_failures(&self, entry: &str) -> Result<()> {
         let session = self.connections.session().await?;
-        let settled = dead::bury(self, &session, letter, entry).await?;
+        dead::forget_failures(&session, entry).await?;
+        session.done();
+        Ok(())
+    }
+
+    async fn bury_all(&self, letters: &[(DeadLetter, String)]) -> Result<Vec<(SourceId, u64)>> {
+        let session = self.connections.session().await?;
+        let settled = dead::bury_all(self, &session, letters).await?;
         session.done();
         Ok(settled)
+    }
+
+    async fn check_rights(&self) -> Result<()> {
+        let session = self.connections.session().await?;
+        rights::check(&session, &self.connections.endpoint).await?;
+        session.done();
+        Ok(())
     }
 
     async fn dead_letters(&self) -> Result<Vec<DeadLetter>> {
@@ -210,7 +226,7 @@ impl Store for PostgresStore {
     }
 
     async fn ping(&self) -> Result<()> {
-        let session = self.connections.session().await?;
+        let session = self.pulse.session().await?;
         session.batch("SELECT 1").await?;
         session.done();
         Ok(())

@@ -3,7 +3,7 @@
 //! | file | what |
 //! |---|---|
 //! | `tls`, `connect` | modes as libpq has them; how a connection is made, with the newest certificates and password |
-//! | `pool` | connections, timeouts, sessions that are thrown away unless they end well |
+//! | `pool`, `pooler` | connections, timeouts, sessions that are thrown away unless they end well; poolers that cannot be used |
 //! | `error` | what an SQLSTATE means: wait, ask a person, or the batch's fault |
 //! | `migrate`, `migrations/` | the schema |
 //! | `series`, `partitions` | made outside of the commit: ids of series and GPUs, a partition a day |
@@ -28,6 +28,7 @@ mod migrate;
 mod overlap;
 mod partitions;
 mod pool;
+mod pooler;
 mod read;
 mod rights;
 mod series;
@@ -90,7 +91,7 @@ impl PostgresStore {
         let caches = Arc::new(Caches::new(config.series_cache));
         let on_new = Arc::clone(&caches);
         let connections = Connections::new(&connector, config, config.pool_size, move || on_new.forget())?;
-        let pulse = Connections::new(&connector, config, 1, || {})?;
+        let pulse = Connections::new(&connector, config, 1, || {})?.sharing_with(&connections);
         Ok(Self { connector, connections, pulse, caches, id: OnceLock::new() })
     }
 

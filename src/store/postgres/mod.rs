@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `url`, `asked` | `DATABASE_URL`: what it may be, and what is wrong with it; what it says of TLS |
 //! | `tls`, `connect` | modes as libpq has them; how a connection is made, with the newest certificates and password |
-//! | `pool` | connections, timeouts, sessions that are thrown away unless they end well |
+//! | `pool`, `pooler` | connections, timeouts, sessions that are thrown away unless they end well; poolers that cannot be used |
 //! | `error` | what an SQLSTATE means: wait, ask a person, or the batch's fault |
 //! | `migrate`, `migrations/` | the schema |
 //! | `series`, `partitions` | made outside of the commit: ids of series and GPUs, a partition a day |
@@ -30,6 +30,7 @@ mod migrate;
 mod overlap;
 mod partitions;
 mod pool;
+mod pooler;
 mod read;
 mod rights;
 mod series;
@@ -93,7 +94,7 @@ impl PostgresStore {
         let caches = Arc::new(Caches::new(config.series_cache));
         let on_new = Arc::clone(&caches);
         let connections = Connections::new(&connector, config, config.pool_size, move || on_new.forget())?;
-        let pulse = Connections::new(&connector, config, 1, || {})?;
+        let pulse = Connections::new(&connector, config, 1, || {})?.sharing_with(&connections);
         Ok(Self { connector, connections, pulse, caches, id: OnceLock::new() })
     }
 

@@ -119,7 +119,7 @@ fn is_configuration(error: &anyhow::Error) -> bool {
 /// The configured store, else one in the data directory.
 fn open_store(config: &Config, lifecycle: &Lifecycle) -> anyhow::Result<Kept> {
     if config.postgres.url.is_some() {
-        let store = Arc::new(PostgresStore::connect(&config.postgres()?)?);
+        let store = Arc::new(PostgresStore::connect(&super::postgres(config)?)?);
         certificates::watch_store(lifecycle, &store);
         return Ok(Kept { store: store.clone(), reader: store, which: collect::Which::Postgres });
     }

@@ -27,7 +27,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Runs the role.
 pub async fn run(config: Arc<Config>, lifecycle: Lifecycle) -> anyhow::Result<Exit> {
-    let store = Arc::new(PostgresStore::connect(&config.postgres()?)?);
+    let store = Arc::new(PostgresStore::connect(&super::postgres(&config)?)?);
     certificates::watch_store(&lifecycle, &store);
     let store: Arc<dyn Reader> = store;
     // What is wrong in the configuration is said at once; what waiting can help is awaited.

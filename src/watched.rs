@@ -19,7 +19,7 @@ pub const POLL_INTERVAL: Duration = Duration::from_secs(2);
 /// How often a lasting failure is reported again.
 const REPORT_INTERVAL: Duration = Duration::from_secs(300);
 
-/// Those in use.
+/// The watched files that are in use, to be checked now when somebody asks for it.
 static ALL: Mutex<Vec<Weak<dyn Look + Send + Sync>>> = Mutex::new(Vec::new());
 
 type Stamp = Vec<Option<(SystemTime, u64, u64)>>;

@@ -53,7 +53,7 @@ async fn drain(reader: &mut CsvReader) -> (Vec<Seen>, Option<String>) {
             let what = match row.kind {
                 Kind::Sample { series, time_ms, value } => {
                     assert!(value.is_finite());
-                    Ok((format!("{:?}", reader.series(series)), time_ms, value.to_bits()))
+                    Ok((format!("{:?}", reader.series(series)), time_ms.as_millis(), value.to_bits()))
                 }
                 Kind::Reject { line, reason } => Err((line, reason)),
             };

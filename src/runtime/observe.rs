@@ -108,6 +108,8 @@ pub const RECONNECTS: &str = "telemetry_reconnects_total";
 pub const CERTIFICATE_EXPIRY: &str = "telemetry_certificate_expiry_seconds";
 /// Whether a file that changed could not be read again.
 pub const RELOAD_FAILED: &str = "telemetry_reload_failed";
+/// Followed files that cannot be read now.
+pub const SOURCE_FILES_UNREADABLE: &str = "telemetry_source_files_unreadable";
 /// Bytes over the line to the queue.
 pub const WAN_BYTES: &str = "telemetry_wan_bytes_total";
 /// Duration of the parts of the way to the queue.
@@ -126,7 +128,7 @@ const fn described(name: &'static str, kind: Kind, unit: Unit, labels: &'static 
 }
 
 /// Every metric.
-pub const METRICS: [Described; 35] = [
+pub const METRICS: [Described; 36] = [
     described(
         LATENCY,
         Kind::Histogram,
@@ -257,6 +259,13 @@ pub const METRICS: [Described; 35] = [
         Unit::Count,
         &["what"],
         "Whether a file that takes effect without a restart has a fault, so that what it said before is still in use: 1 yes, 0 no. what, as in the log: tokens, certificates of HTTPS, certificates of PostgreSQL, Redis certificates, contents of redis.password_file (redis.sentinel_password_file, postgres.password_file).",
+    ),
+    described(
+        SOURCE_FILES_UNREADABLE,
+        Kind::Gauge,
+        Unit::Count,
+        &[],
+        "Followed files that cannot be read now (a missing right, no more open files, an I/O error). They are tried again every few seconds.",
     ),
     described(
         WAN_BYTES,
@@ -494,6 +503,11 @@ pub fn certificate(of: Certificate, ends: SystemTime) {
 /// Whether files that changed could not be read again.
 pub fn reload_failed(what: &'static str, failed: bool) {
     gauge!(RELOAD_FAILED, "what" => what).set(f64::from(u8::from(failed)));
+}
+
+/// How many followed files cannot be read now.
+pub fn source_files_unreadable(files: usize) {
+    gauge!(SOURCE_FILES_UNREADABLE).set(files as f64);
 }
 
 /// A part of the way to the queue.

@@ -11,6 +11,7 @@ use std::fs::Metadata;
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 
+use super::input::Content;
 use super::{CsvReader, SourceError};
 
 /// How much of what was read last is compared when a file has grown.
@@ -75,7 +76,7 @@ impl CsvReader {
         let fail = |cause| SourceError::io(&self.name, cause);
         let (Some(file), Some(path)) = (self.content.file(), self.input.path()) else { return Ok(Change::None) };
         let ours = file.metadata().await.map_err(fail)?;
-        let read = self.read_offset();
+        let read = self.content.start() + self.read_offset();
         if self.content.plain_file().is_some() {
             if ours.len() < read {
                 return Ok(Change::Restarted);
@@ -107,12 +108,44 @@ impl CsvReader {
         Ok(Some(FileState::of(&metadata)))
     }
 
+    /// Whether the path leads to another file by now that begins with all that is in this one: a history that is written anew and moved
+    /// over the former one. Whoever reads that one reads everything of this one.
+    ///
+    /// # Errors
+    /// One of the two cannot be read.
+    pub async fn is_superseded(&self) -> Result<bool, SourceError> {
+        let fail = |cause| SourceError::io(&self.name, cause);
+        let (Some(ours), Some(path)) = (self.content.file(), self.input.path()) else { return Ok(false) };
+        let ours = FileId::of(&ours.metadata().await.map_err(fail)?);
+        match tokio::fs::metadata(path).await {
+            Ok(theirs) if FileId::of(&theirs) != ours => {}
+            _ => return Ok(false),
+        }
+        let Some(mut former) = self.content.again().await else { return Ok(false) };
+        let mut present = Content::open(&self.input, self.options.block_bytes).await?;
+        let (mut left, mut right) = (Vec::new(), Vec::new());
+        loop {
+            if left.is_empty() && former.read(&mut left, false).await.map_err(fail)? == 0 {
+                return Ok(true);
+            }
+            if right.is_empty() && present.read(&mut right, false).await.map_err(fail)? == 0 {
+                return Ok(false);
+            }
+            let n = left.len().min(right.len());
+            if left[..n] != right[..n] {
+                return Ok(false);
+            }
+            left.drain(..n);
+            right.drain(..n);
+        }
+    }
+
     /// Whether the last bytes before an index of the window are still where they were.
     pub(super) async fn still_the_same(&self, before: usize) -> Result<bool, SourceError> {
         let fail = |cause| SourceError::io(&self.name, cause);
         let Some(file) = self.content.plain_file() else { return Ok(true) };
         let known = self.bytes()[before.saturating_sub(COMPARED)..before].to_vec();
-        let at = self.base + (before - known.len()) as u64;
+        let at = self.content.start() + self.base + (before - known.len()) as u64;
         let file = file.try_clone().await.map_err(fail)?.into_std().await;
         let same = move || {
             let mut now = vec![0; known.len()];

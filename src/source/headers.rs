@@ -1,4 +1,4 @@
-//! Headers in the middle of a content: `cat a.csv b.csv`, a rotation, the members of a gzip file. Each counts from its place on.
+//! Headers: the one at the beginning, and those in the middle of a content: `cat a.csv b.csv`, a rotation, the members of a gzip file. Each counts from its place on.
 //!
 //! One that is read on the way is remembered. Whoever goes to a position without reading what is before it must find out which header is
 //! in force there: lines that can be headers are looked for by a word that each of them has ([`may_be_header`]), which is as fast as the
@@ -12,8 +12,8 @@ use csv_core::{ReadRecordResult, Reader, ReaderBuilder, Terminator};
 use memchr::{memchr, memmem, memrchr};
 
 use super::SourceError;
-use super::header::Header;
-use super::reader::{CsvReader, MAX_HEADER};
+use super::header::{Columns, Header};
+use super::reader::{CsvReader, MAX_HEADER, Parsed};
 
 /// How much of a file is looked through at once.
 const BLOCK: usize = 1 << 20;
@@ -96,6 +96,74 @@ fn parse(line: &[u8]) -> Option<Header> {
 }
 
 impl CsvReader {
+    /// The columns that count where the content does not begin with a header.
+    pub fn assume(&mut self, columns: Option<Columns>) {
+        self.assumed = columns;
+    }
+
+    /// The columns for what comes in this file's place without naming its own: those in force, or those assumed.
+    #[must_use]
+    pub fn columns_to_go_on_with(&self) -> Option<Columns> {
+        self.header.clone().map(Columns).or_else(|| self.assumed.clone())
+    }
+
+    /// Reads the header, if it is complete.
+    pub(super) async fn read_header(&mut self) -> Result<bool, SourceError> {
+        if self.base == 0 && self.at == 0 && self.bytes().starts_with(b"\xef\xbb\xbf") {
+            self.restart(3, 0);
+        }
+        loop {
+            match self.parse().await {
+                // Blank lines before the header count: the bytes that identify a content reach past the header.
+                Parsed::Record(_, end) if end > MAX_HEADER => return Err(self.no_header("it does not begin with a header")),
+                Parsed::Record(begin, end) => {
+                    let cells = self.cells(begin, end);
+                    let cells: Vec<&[u8]> = (0..self.record.len()).map(|at| cells.get(at)).collect();
+                    if let Some(assumed) = self.assumed.as_ref().filter(|assumed| assumed.fits(&cells)) {
+                        // It is a row.
+                        self.headers.note(0, assumed.0.clone());
+                        self.header = Some(assumed.0.clone());
+                        self.restart(self.at, self.newlines);
+                        return Ok(true);
+                    }
+                    let header = Header::new(&self.name, &cells)?;
+                    self.take_header(header, end);
+                    self.advance(end);
+                    self.finish_row(end);
+                    self.row = 0;
+                    return Ok(true);
+                }
+                Parsed::Blank => {}
+                Parsed::Nothing if self.ended => return Err(SourceError::Empty { name: self.name.clone() }),
+                Parsed::Nothing if self.at <= MAX_HEADER => return Ok(false),
+                Parsed::Nothing => {}
+                Parsed::TooLong(..) | Parsed::Open(..) => {
+                    let binary = self.bytes().contains(&0);
+                    return Err(self.no_header(if binary {
+                        "it begins with binary data"
+                    } else {
+                        "its first line does not end"
+                    }));
+                }
+            }
+            if self.at > MAX_HEADER {
+                return Err(self.no_header("it does not begin with a header"));
+            }
+        }
+    }
+
+    fn no_header(&self, reason: &str) -> SourceError {
+        SourceError::NotText { name: self.name.clone(), reason: reason.to_owned() }
+    }
+
+    /// Goes on behind a header by what it says.
+    pub(super) fn take_header(&mut self, header: Header, end: usize) {
+        let header = Arc::new(header);
+        self.headers.note(self.base + end.min(self.real_len()) as u64, header.clone());
+        self.header = Some(header);
+        self.table.forget_identities();
+    }
+
     /// The header that the record just parsed is, if it is one.
     pub(super) fn header_in_the_middle(&self, begin: usize, end: usize) -> Option<Header> {
         let raw = &self.bytes()[begin..end];
@@ -103,7 +171,7 @@ impl CsvReader {
             return None;
         }
         let cells = self.cells(begin, end);
-        let cells: Vec<&[u8]> = (0..self.record_len()).map(|at| cells.get(at)).collect();
+        let cells: Vec<&[u8]> = (0..self.record.len()).map(|at| cells.get(at)).collect();
         Header::new(&self.name, &cells).ok()
     }
 
@@ -116,8 +184,9 @@ impl CsvReader {
         let fail = |name: &str, cause| SourceError::io(name, cause);
         let file = file.try_clone().await.map_err(|cause| fail(&self.name, cause))?.into_std().await;
         let mut headers = std::mem::take(&mut self.headers);
+        let start = self.content.start();
         let looked = tokio::task::spawn_blocking(move || {
-            let found = look(&file, &mut headers, offset);
+            let found = look(&file, start, &mut headers, offset);
             (headers, found)
         });
         let (headers, found) = looked.await.map_err(|cause| fail(&self.name, io::Error::other(cause)))?;
@@ -141,14 +210,14 @@ impl CsvReader {
     }
 }
 
-/// Looks through a file up to an offset. `false`: it ends before.
-fn look(file: &fs::File, headers: &mut Headers, until: u64) -> io::Result<bool> {
+/// Looks through a content up to an offset; `start` is where it begins in its file. `false`: it ends before.
+fn look(file: &fs::File, start: u64, headers: &mut Headers, until: u64) -> io::Result<bool> {
     let (mut lines, mut at) = (Vec::with_capacity(BLOCK + MAX_HEADER), headers.known_to);
     while at + (lines.len() as u64) < until {
         let kept = lines.len();
         let want = BLOCK.min(usize::try_from(until - at).unwrap_or(usize::MAX) - kept);
         lines.resize(kept + want, 0);
-        let n = file.read_at(&mut lines[kept..], at + kept as u64)?;
+        let n = file.read_at(&mut lines[kept..], start + at + kept as u64)?;
         lines.truncate(kept + n);
         if n == 0 {
             return Ok(false);

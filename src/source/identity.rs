@@ -164,17 +164,23 @@ impl CsvReader {
         }
     }
 
-    /// The digests of some beginnings, read anew from the file; of one that is longer than the file, that of the whole file. None
-    /// for a pipe, and for a path that meanwhile leads to another file.
+    /// The digests of some beginnings, read anew from the file, wherever its path leads by now; of one that is longer than the file, that
+    /// of the whole file. None for a pipe.
     async fn prefixes(&self, lengths: &[u64]) -> Result<Vec<(u64, Digest)>, SourceError> {
         let fail = |cause| SourceError::io(&self.name, cause);
         let (Some(ours), Input::File(_)) = (self.content.file(), &self.input) else { return Ok(Vec::new()) };
-        let mut content = Content::open(&self.input, self.options.block_bytes).await?;
-        let Some(theirs) = content.file() else { return Ok(Vec::new()) };
-        let theirs = FileId::of(&theirs.metadata().await.map_err(fail)?);
-        if theirs != FileId::of(&ours.metadata().await.map_err(fail)?) {
-            return Ok(Vec::new());
-        }
+        let mut content = match self.content.again().await {
+            Some(content) => content,
+            None => {
+                let content = Content::open(&self.input, self.options.block_bytes).await?;
+                let Some(theirs) = content.file() else { return Ok(Vec::new()) };
+                let theirs = FileId::of(&theirs.metadata().await.map_err(fail)?);
+                if theirs != FileId::of(&ours.metadata().await.map_err(fail)?) {
+                    return Ok(Vec::new());
+                }
+                content
+            }
+        };
         let mut lengths = lengths.to_vec();
         lengths.sort_unstable();
         lengths.dedup();

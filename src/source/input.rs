@@ -1,8 +1,13 @@
 //! Where bytes come from: a file, gzip or not, or a pipe. Gzip is recognised by its first bytes, not by the name.
+//!
+//! NULs at the beginning are no part of a content: a file that is truncated under a writer without `O_APPEND` begins with a hole as long
+//! as what was there before. Offsets count from behind them.
 
 use std::fmt;
 use std::io;
 use std::io::SeekFrom;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -81,6 +86,8 @@ enum Codec {
 pub(super) struct Content {
     codec: Codec,
     block: usize,
+    /// How many NULs the content begins behind.
+    start: u64,
 }
 
 impl fmt::Debug for Content {
@@ -103,6 +110,11 @@ impl Content {
             Input::Stdin => Raw::Pipe(Vec::new(), Box::new(tokio::io::stdin())),
             Input::File(path) => {
                 let fail = |cause| SourceError::io(&input.name(), cause);
+                if tokio::fs::metadata(path).await.map_err(fail)?.file_type().is_fifo() {
+                    // Opening one as a file blocks a thread until somebody writes to it.
+                    let pipe = tokio::net::unix::pipe::OpenOptions::new().open_receiver(path).map_err(fail)?;
+                    return Ok(Self::pipe(Box::new(pipe), block));
+                }
                 let mut file = File::open(path).await.map_err(fail)?;
                 let kind = file.metadata().await.map_err(fail)?.file_type();
                 if kind.is_dir() {
@@ -113,22 +125,26 @@ impl Content {
                 if kind.is_file() { Raw::File(file) } else { Raw::Pipe(Vec::new(), Box::new(file)) }
             }
         };
-        Ok(Self { codec: Codec::Unknown(Vec::new(), raw), block })
+        Ok(Self { codec: Codec::Unknown(Vec::new(), raw), block, start: 0 })
     }
 
     /// The content of a pipe.
     pub(super) fn pipe(pipe: Pipe, block: usize) -> Self {
-        Self { codec: Codec::Unknown(Vec::new(), Raw::Pipe(Vec::new(), pipe)), block }
+        Self { codec: Codec::Unknown(Vec::new(), Raw::Pipe(Vec::new(), pipe)), block, start: 0 }
     }
 
     /// Appends what can be read to a buffer, at most a block; 0 at the end. With `more_to_come` the end may not be the last word.
     /// Cancel-safe.
     pub(super) async fn read(&mut self, into: &mut Vec<u8>, more_to_come: bool) -> io::Result<usize> {
         while let Codec::Unknown(head, raw) = &mut self.codec {
-            let mut few = [0; GZIP_MAGIC.len()];
-            let n = raw.read(&mut few[head.len()..]).await?;
-            head.extend_from_slice(&few[head.len()..head.len() + n]);
-            if head.len() == GZIP_MAGIC.len() || (n == 0 && !more_to_come) {
+            // Few bytes tell; those of a hole are many.
+            let want = if self.start == 0 { GZIP_MAGIC.len() - head.len() } else { self.block.max(GZIP_MAGIC.len()) };
+            let mut first = vec![0; want];
+            let n = raw.read(&mut first).await?;
+            let nuls = if head.is_empty() { first[..n].iter().take_while(|byte| **byte == 0).count() } else { 0 };
+            self.start += nuls as u64;
+            head.extend_from_slice(&first[nuls..n]);
+            if head.len() >= GZIP_MAGIC.len() || (n == 0 && !more_to_come) {
                 self.recognise().await?;
             } else if n == 0 {
                 return Ok(0);
@@ -152,11 +168,11 @@ impl Content {
     /// Decides by the first bytes. They are given back: to the pipe's head, or by seeking.
     async fn recognise(&mut self) -> io::Result<()> {
         if let Codec::Unknown(_, Raw::File(file)) = &mut self.codec {
-            file.rewind().await?;
+            file.seek(SeekFrom::Start(self.start)).await?;
         }
         let nothing = Codec::Plain(Raw::Pipe(Vec::new(), Box::new(tokio::io::empty())));
         let Codec::Unknown(head, mut raw) = std::mem::replace(&mut self.codec, nothing) else { return Ok(()) };
-        let gzip = head == GZIP_MAGIC;
+        let gzip = head.starts_with(&GZIP_MAGIC);
         if let Raw::Pipe(given_back, _) = &mut raw {
             *given_back = head;
         }
@@ -176,6 +192,20 @@ impl Content {
             Codec::Plain(Raw::File(file)) | Codec::Unknown(_, Raw::File(file)) => Some(file),
             _ => None,
         }
+    }
+
+    /// Where the content begins in its file.
+    pub(super) fn start(&self) -> u64 {
+        self.start
+    }
+
+    /// The same file from its beginning, also where its path leads to another one by now; `None` for a pipe, and where the system
+    /// cannot open what is open already.
+    pub(super) async fn again(&self) -> Option<Self> {
+        let path = format!("/proc/self/fd/{}", self.file()?.as_raw_fd());
+        let mut file = File::open(path).await.ok()?;
+        file.set_max_buf_size(self.block);
+        Some(Self { codec: Codec::Unknown(Vec::new(), Raw::File(file)), block: self.block, start: 0 })
     }
 
     /// Whether it is compressed.
@@ -199,7 +229,7 @@ impl Content {
     /// Goes to an offset of a plain file.
     pub(super) async fn seek(&mut self, offset: u64) -> io::Result<()> {
         match &mut self.codec {
-            Codec::Plain(Raw::File(file)) => file.seek(SeekFrom::Start(offset)).await.map(|_| ()),
+            Codec::Plain(Raw::File(file)) => file.seek(SeekFrom::Start(self.start + offset)).await.map(|_| ()),
             _ => Err(io::ErrorKind::NotSeekable.into()),
         }
     }
@@ -215,6 +245,7 @@ impl Content {
             _ => return Err(io::ErrorKind::NotSeekable.into()),
         };
         file.rewind().await?;
+        self.start = 0;
         let nothing = Codec::Plain(Raw::Pipe(Vec::new(), Box::new(tokio::io::empty())));
         let raw = match std::mem::replace(&mut self.codec, nothing) {
             Codec::Unknown(_, raw) | Codec::Plain(raw) => raw,

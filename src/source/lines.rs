@@ -43,7 +43,9 @@ impl CsvReader {
         let fail = |cause| SourceError::io(&self.name, cause);
         let Some(file) = self.content.plain_file() else { return Ok(()) };
         let file = file.try_clone().await.map_err(fail)?.into_std().await;
-        let count = tokio::task::spawn_blocking(move || count(&file, from, until)).await.map_err(io::Error::other);
+        let start = self.content.start();
+        let count =
+            tokio::task::spawn_blocking(move || count(&file, start + from, start + until)).await.map_err(io::Error::other);
         let counted = count.and_then(|counted| counted).map_err(fail)?;
         self.from_line = Some(line + counted);
         Ok(())

@@ -28,10 +28,11 @@ mod window;
 
 use std::time::Duration;
 
-use crate::model::Reason;
+use crate::model::{Reason, TimeMs};
 
 pub use discover::{Watch, discover};
 pub use error::SourceError;
+pub use header::Columns;
 pub use input::Input;
 pub use reader::CsvReader;
 pub use rejects::Rejects;
@@ -109,7 +110,7 @@ pub enum Kind {
         /// Index into [`CsvReader::series`].
         series: u32,
         /// ms since 1970 UTC.
-        time_ms: i64,
+        time_ms: TimeMs,
         /// Always finite.
         value: f64,
     },

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use csv_async::{AsyncReader, ByteRecord};
 use tokio::io::AsyncRead;
 
-use super::header::{Header, Role};
+use super::header::{Columns, Header, Role};
 use super::headers::Headers;
 use super::input::{Content, Input};
 use super::lines::LineMarks;
@@ -23,7 +23,7 @@ use super::skip::Skip;
 use super::span::Spans;
 use super::window::{Window, parser};
 use super::{Fill, Kind, Options, Row, SourceError, TAIL_BYTES};
-use crate::model::{Digest, Position, Reason, Series, parse_time, parse_value};
+use crate::model::{Digest, Position, Reason, Series, TimeMs, parse_time, parse_value};
 
 /// Longest header. The bytes that identify a content must reach past it.
 pub(super) const MAX_HEADER: usize = 60 << 10;
@@ -39,7 +39,7 @@ pub struct CsvReader {
     pub(super) csv: AsyncReader<Window>,
     /// Whether the CSV parser must be started at `from` before it is used.
     stale: bool,
-    record: ByteRecord,
+    pub(super) record: ByteRecord,
     /// The offset of the window's first byte in the content.
     pub(super) base: u64,
     /// Where parsing goes on, as an index into the window.
@@ -70,6 +70,8 @@ pub struct CsvReader {
     pub(super) mid_line: bool,
     pub(super) header: Option<Arc<Header>>,
     pub(super) headers: Headers,
+    /// The columns of a content that does not name them.
+    pub(super) assumed: Option<Columns>,
     pub(super) table: Table,
     table_full: bool,
     /// The next row's ordinal, and the offset after the last row given.
@@ -82,7 +84,7 @@ pub struct CsvReader {
     pub(super) last_excerpt: Option<Vec<u8>>,
     pub(super) last_parsed: bool,
     /// The last time's cell and what it read as: exports repeat it row after row.
-    last_time: (Vec<u8>, Result<i64, Reason>),
+    last_time: (Vec<u8>, Result<TimeMs, Reason>),
 }
 
 impl std::fmt::Debug for CsvReader {
@@ -138,6 +140,7 @@ impl CsvReader {
             mid_line: false,
             header: None,
             headers: Headers::default(),
+            assumed: None,
             table: Table::new(options.max_series),
             table_full: false,
             row: 0,
@@ -348,53 +351,12 @@ impl CsvReader {
     async fn check_length(&self) -> Result<(), SourceError> {
         if let Some(file) = self.content.plain_file() {
             let now = file.metadata().await.map_err(|cause| SourceError::io(&self.name, cause))?.len();
-            if now < self.read_offset() {
-                return Err(SourceError::Shrunk { name: self.name.clone(), now, read: self.read_offset() });
+            let read = self.content.start() + self.read_offset();
+            if now < read {
+                return Err(SourceError::Shrunk { name: self.name.clone(), now, read });
             }
         }
         Ok(())
-    }
-
-    /// Reads the header, if it is complete.
-    async fn read_header(&mut self) -> Result<bool, SourceError> {
-        if self.base == 0 && self.at == 0 && self.bytes().starts_with(b"\xef\xbb\xbf") {
-            self.restart(3, 0);
-        }
-        loop {
-            match self.parse().await {
-                // Blank lines before the header count: the bytes that identify a content reach past the header.
-                Parsed::Record(_, end) if end > MAX_HEADER => return Err(self.no_header("it does not begin with a header")),
-                Parsed::Record(begin, end) => {
-                    let cells = self.cells(begin, end);
-                    let cells: Vec<&[u8]> = (0..self.record.len()).map(|at| cells.get(at)).collect();
-                    let header = Header::new(&self.name, &cells)?;
-                    self.take_header(header, end);
-                    self.advance(end);
-                    self.finish_row(end);
-                    self.row = 0;
-                    return Ok(true);
-                }
-                Parsed::Blank => {}
-                Parsed::Nothing if self.ended => return Err(SourceError::Empty { name: self.name.clone() }),
-                Parsed::Nothing if self.at <= MAX_HEADER => return Ok(false),
-                Parsed::Nothing => {}
-                Parsed::TooLong(..) | Parsed::Open(..) => {
-                    let binary = self.bytes().contains(&0);
-                    return Err(self.no_header(if binary {
-                        "it begins with binary data"
-                    } else {
-                        "its first line does not end"
-                    }));
-                }
-            }
-            if self.at > MAX_HEADER {
-                return Err(self.no_header("it does not begin with a header"));
-            }
-        }
-    }
-
-    fn no_header(&self, reason: &str) -> SourceError {
-        SourceError::NotText { name: self.name.clone(), reason: reason.to_owned() }
     }
 
     // ---- rows ----
@@ -435,6 +397,9 @@ impl CsvReader {
             let window = std::mem::take(self.csv.get_mut());
             self.csv = parser(window, self.from);
         }
+        if let Some(nuls) = self.nuls() {
+            return nuls;
+        }
         let start = self.at;
         // The window cannot fail, and records may have any number of cells: there is no error to come.
         let more = self.csv.read_byte_record(&mut self.record).await.unwrap_or(false);
@@ -466,6 +431,20 @@ impl CsvReader {
         Parsed::Record(begin, end)
     }
 
+    /// Passes over NULs at the beginning of a line: a hole that was left where a file was truncated under its writer.
+    fn nuls(&mut self) -> Option<Parsed> {
+        // The newline behind the end is ours.
+        let rest = self.csv.get_ref().bytes.get(self.at..self.real_len()).unwrap_or_default();
+        let blanks = rest.iter().take_while(|byte| **byte == b'\n').count();
+        let nuls = rest[blanks..].iter().take_while(|byte| **byte == 0).count();
+        if nuls == 0 {
+            return None;
+        }
+        self.starved = blanks + nuls == rest.len();
+        self.restart(self.at + blanks + nuls, self.newlines + blanks as u64);
+        Some(if self.starved { Parsed::Nothing } else { Parsed::Blank })
+    }
+
     pub(super) fn is_too_long(&self, begin: usize, end: usize) -> bool {
         let longest = if self.header.is_some() { self.options.max_record_bytes } else { MAX_HEADER };
         end.min(self.real_len()) - begin > longest
@@ -485,14 +464,10 @@ impl CsvReader {
         Parsed::Nothing
     }
 
-    fn advance(&mut self, end: usize) {
+    pub(super) fn advance(&mut self, end: usize) {
         self.at = end;
         // One line is where the parser begins to count, one newline is our own.
         self.newlines = self.csv.position().line().saturating_sub(2);
-    }
-
-    pub(super) fn record_len(&self) -> usize {
-        self.record.len()
     }
 
     pub(super) fn cells(&self, begin: usize, end: usize) -> Cells<'_> {
@@ -508,14 +483,6 @@ impl CsvReader {
         self.restart(self.at, self.newlines);
         self.wants_line = true;
         None
-    }
-
-    /// Goes on behind a header by what it says.
-    fn take_header(&mut self, header: Header, end: usize) {
-        let header = Arc::new(header);
-        self.headers.note(self.base + end.min(self.real_len()) as u64, header.clone());
-        self.header = Some(header);
-        self.table.forget_identities();
     }
 
     /// The row of a complete record; `None` if there is none yet, or if it is a header, which counts from here on.

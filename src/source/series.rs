@@ -132,9 +132,9 @@ impl Table {
         let index = *self.by_key.entry(series.key("").to_u128()).or_insert(next);
         if index == next {
             let text: usize = series.labels.iter().map(|(k, v)| k.len() + v.len() + 48).sum();
-            let gpu = &series.gpu;
-            let names = [&gpu.uuid, &gpu.hostname, &gpu.device, &gpu.model, &gpu.pci_bus_id, &series.pod, &series.namespace];
-            self.bytes += SERIES_OVERHEAD + text + names.iter().map(|n| n.len()).sum::<usize>();
+            let workload = [&series.metric, &series.pod, &series.namespace, &series.container];
+            self.bytes +=
+                SERIES_OVERHEAD + text + series.gpu.text_bytes() + workload.iter().map(|name| name.len()).sum::<usize>();
             self.series.push(series);
         }
         index

@@ -8,6 +8,7 @@ mod collect;
 mod config;
 mod embedded;
 mod faults;
+mod following;
 mod house;
 mod main_path;
 mod runtime;

@@ -61,7 +61,7 @@ struct Seen {
 
 fn see(reader: &CsvReader, row: Row) -> Seen {
     let what = match row.kind {
-        Kind::Sample { series, time_ms, value } => Ok((format!("{:?}", reader.series(series)), time_ms, value)),
+        Kind::Sample { series, time_ms, value } => Ok((format!("{:?}", reader.series(series)), time_ms.as_millis(), value)),
         Kind::Reject { line, reason } => Err((line, reason)),
     };
     Seen { row: row.row, what, raw: reader.raw().to_vec(), after: reader.position() }
@@ -506,7 +506,7 @@ async fn a_rotated_file_is_read_to_its_end_and_the_new_one_found() {
     let directory = tempfile::tempdir().expect("directory");
     let path = directory.path().join("a.csv");
     std::fs::write(&path, format!("{HEADER}\n{}", row(1, "M", "1"))).expect("written");
-    let mut watch = Watch::new(vec![directory.path().display().to_string()]);
+    let mut watch = Watch::new(vec![directory.path().display().to_string()], None);
     assert_eq!(watch.scan().expect("scans"), [Input::File(path.clone())]);
     let mut reader = open(&path, true).await;
     assert_eq!(drain(&mut reader).await.expect("readable").len(), 1);
@@ -540,17 +540,17 @@ async fn inputs_are_found_or_it_is_said_why_not() {
     std::fs::create_dir(at("empty")).expect("created");
     let names = |patterns: &[String]| -> Vec<String> {
         let file = |input: &Input| input.path().map_or("-".to_owned(), |p| p.file_name().expect("a name").display().to_string());
-        discover(patterns).expect("found").iter().map(file).collect()
+        discover(patterns, None).expect("found").iter().map(file).collect()
     };
     assert_eq!(names(&[at("")]), ["a.csv.gz", "b.csv", "d.CSV"]);
     assert_eq!(names(&[at("*.csv"), at("c.txt"), at("b.csv"), "-".to_owned()]), ["b.csv", "c.txt", "-"]);
     for (pattern, word) in
         [(at("none.csv"), "check the path"), (at("empty"), "*.csv"), (at("*.parquet"), "*.csv"), (at("[.csv"), "pattern")]
     {
-        let message = discover(std::slice::from_ref(&pattern)).expect_err("an error").to_string();
+        let message = discover(std::slice::from_ref(&pattern), None).expect_err("an error").to_string();
         assert!(message.contains(&pattern) && message.contains(word), "{message}");
     }
-    assert!(Watch::new(vec![at("none.csv"), at("empty")]).scan().expect("waits").is_empty());
+    assert!(Watch::new(vec![at("none.csv"), at("empty")], None).scan().expect("waits").is_empty());
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 mod conformance;
 mod diagnose;
 mod histories;
+mod pooler;
 mod postgres;
 mod reading;
 mod rows;

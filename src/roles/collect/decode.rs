@@ -6,7 +6,7 @@ use super::dictionaries::{self, LoadError};
 use super::memory::{Share, TooMuch};
 use super::{Ready, Shared, Which, writer};
 use crate::batch::{self, Batch, DecodeError, frame_bytes};
-use crate::model::{DictionaryId, Reason, now_ms};
+use crate::model::{DictionaryId, Reason, TimeMs};
 use crate::store::Incoming;
 use crate::transport::{Delivery, TransportError};
 
@@ -169,7 +169,7 @@ async fn decode_batch(
     }
     let batch = reject_by_time(shared, batch);
     if shared.which == Which::Postgres {
-        let days = batch.time_ms.iter().map(|time| time.div_euclid(DAY_MS)).collect::<BTreeSet<_>>().len();
+        let days = batch.time_ms.iter().map(|time| time.floor_to(DAY_MS)).collect::<BTreeSet<_>>().len();
         let most = shared.config.collect.max_days;
         if days > most {
             let reason = format!(
@@ -184,15 +184,15 @@ async fn decode_batch(
 
 /// Samples that are too far from now become rejects.
 fn reject_by_time(shared: &Shared, batch: Batch) -> Batch {
-    let now = now_ms();
+    let now = TimeMs::now();
     let away = |limit: std::time::Duration| i64::try_from(limit.as_millis()).unwrap_or(i64::MAX);
     let newest = match shared.config.collect.max_future {
-        limit if limit.is_zero() => i64::MAX,
-        limit => now.saturating_add(away(limit)),
+        limit if limit.is_zero() => TimeMs::MAX,
+        limit => now.plus_millis(away(limit)),
     };
     let oldest = match shared.config.collect.max_past {
-        limit if limit.is_zero() => i64::MIN,
-        limit => now.saturating_sub(away(limit)),
+        limit if limit.is_zero() => TimeMs::MIN,
+        limit => now.plus_millis(-away(limit)),
     };
     batch.reject_by_time(|time| {
         if time > newest {

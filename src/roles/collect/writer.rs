@@ -9,7 +9,7 @@ use tokio::sync::{Mutex, mpsc, oneshot};
 use super::suspect::{Failing, failed};
 use super::{Ready, Shared, watch};
 use crate::batch::{Batch, Header};
-use crate::model::{Reason, SourceId, now_ms};
+use crate::model::{Reason, SourceId, TimeMs};
 use crate::retry::Backoff;
 use crate::runtime::observe::{self, Component, Direction, Target};
 use crate::store::{Committed, Incoming, StoreError};
@@ -143,7 +143,7 @@ pub(super) fn note(shared: &Shared, group: &[Incoming], committed: &Committed) {
     observe::rows_stored(committed.stored.values().sum());
     observe::batches(Direction::Committed, group.len() as u64);
     observe::rows_duplicate(committed.duplicate);
-    let now = now_ms();
+    let now = TimeMs::now();
     for incoming in group {
         reject_counts(incoming.batch());
         let header = &incoming.batch().header;
@@ -151,7 +151,7 @@ pub(super) fn note(shared: &Shared, group: &[Incoming], committed: &Committed) {
             &header.cluster,
             &shared.config.cluster,
             Component::Collector,
-            now.saturating_sub(header.created_ms) as f64 / 1000.0,
+            now.millis_since(header.created_ms) as f64 / 1000.0,
         );
     }
 }

@@ -39,12 +39,14 @@ pub use load::{Flag, load};
 pub use log::{Format, Log};
 pub use network::Network;
 pub use origin::{Origin, Origins};
-pub use postgres::{Postgres, PostgresSection, PostgresTls, SslMode};
+pub use postgres::{Postgres, PostgresSection, PostgresTls};
 pub use probe::Probe;
 pub use redis::{Redis, RedisSection, RedisTls};
 pub use shutdown::Shutdown;
 pub use stream::{Stream, Until};
 pub use units::Listen;
+
+pub use crate::address::postgres::SslMode;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

@@ -110,7 +110,7 @@ struct Sent {
 
 /// Runs the command: `Exit::Failed` where a sum does not close.
 pub async fn run(config: Arc<Config>, _: Lifecycle, what: cli::Audit) -> anyhow::Result<Exit> {
-    let store = PostgresStore::connect(&config.postgres()?)?;
+    let store = PostgresStore::connect(&super::postgres(&config)?)?;
     let queue = RedisTransport::connect(&config.redis()?).await?;
     let mut report = audit(&queue, &store).await?;
     let exit = if report.closes { Exit::Done } else { Exit::Failed };

@@ -46,7 +46,7 @@ pub async fn run(config: Arc<Config>, what: cli::Check) -> anyhow::Result<Exit> 
         parts.push(Part { service: "redis", steps });
     }
     if config.postgres.url.is_some() {
-        let steps = match config.postgres() {
+        let steps = match super::postgres(&config) {
             Ok(postgres) => postgres::diagnose(&postgres).await,
             Err(error) => vec![Step::failed("configuration", error.to_string(), "")],
         };
@@ -64,7 +64,7 @@ pub async fn run(config: Arc<Config>, what: cli::Check) -> anyhow::Result<Exit> 
 }
 
 fn configuration(config: &Config) -> Step {
-    match config.check() {
+    match super::check_configuration(config) {
         Ok(()) => Step::ok("settings", "every key and variable is known and makes sense"),
         Err(error) => Step::failed("settings", error.to_string(), "`telemetry config show` says where each value came from"),
     }

@@ -10,7 +10,7 @@ pub fn run(what: ConfigCommand, config: &Config) -> anyhow::Result<Exit> {
         ConfigCommand::Schema => return schema(),
         ConfigCommand::Show => super::print(&config.show())?,
         ConfigCommand::Check => {
-            config.check()?;
+            super::check_configuration(config)?;
             super::print("the configuration is good\n")?;
         }
     }

@@ -9,7 +9,7 @@ use crate::store::postgres::PostgresStore;
 
 /// Runs the command.
 pub async fn run(config: Arc<Config>, _: Lifecycle) -> anyhow::Result<Exit> {
-    let store = PostgresStore::connect(&config.postgres()?)?;
+    let store = PostgresStore::connect(&super::postgres(&config)?)?;
     store.migrate().await?;
     super::print(&format!("The schema is up to date; this store is {}.\n", store.id().await?))?;
     Ok(Exit::Done)

@@ -32,7 +32,7 @@ use anyhow::Context;
 use serde::Serialize;
 
 use crate::cli::{Cli, Command};
-use crate::config::{self as settings, Config, ConfigError, Origin};
+use crate::config::{self as settings, Config, ConfigError, Origin, Postgres};
 use crate::printable;
 use crate::runtime::{self, Exit, Lifecycle};
 use crate::store::StoreError;
@@ -106,6 +106,23 @@ where
     Fut: Future<Output = anyhow::Result<Exit>> + Send + 'static,
 {
     runtime::run(config, name, None, |lifecycle| body(config.clone(), lifecycle))
+}
+
+/// The store of a configuration, checked as far as can be without reaching it: parameters that contradict each other are refused, and
+/// certificates are read.
+fn postgres(config: &Config) -> Result<Postgres, ConfigError> {
+    let postgres = config.postgres()?;
+    crate::store::postgres::validate(&postgres).map_err(|reason| match reason.split_once(": ") {
+        Some((key, reason)) if key.starts_with("postgres.tls.") && !key.contains(' ') => config.invalid(key, reason),
+        _ => config.invalid("postgres.url", reason),
+    })?;
+    Ok(postgres)
+}
+
+/// Everything in a configuration that can be checked without reaching a server.
+fn check_configuration(config: &Config) -> Result<(), ConfigError> {
+    config.check()?;
+    if config.postgres.url.is_some() { postgres(config).map(|_| ()) } else { Ok(()) }
 }
 
 /// Prints text for people, or JSON: what a terminal would obey is escaped, except line breaks and tabs. Names go through

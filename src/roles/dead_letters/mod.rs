@@ -22,7 +22,7 @@ use crate::transport::redis::RedisTransport;
 
 /// Runs the command.
 pub async fn run(config: Arc<Config>, _: Lifecycle, what: cli::DeadLetters) -> anyhow::Result<Exit> {
-    let store = PostgresStore::connect(&config.postgres()?)?;
+    let store = PostgresStore::connect(&super::postgres(&config)?)?;
     match what {
         cli::DeadLetters::List { json } => list(&store, json).await?,
         cli::DeadLetters::Show { id, rows, json } => {

@@ -72,7 +72,7 @@ pub async fn run(config: Arc<Config>, lifecycle: Lifecycle, what: cli::Top) -> a
     };
     // An edge has no database.
     let store = match config.postgres.url {
-        Some(_) => Some(StoreLooker::new(PostgresStore::connect(&config.postgres()?)?)),
+        Some(_) => Some(StoreLooker::new(PostgresStore::connect(&super::postgres(&config)?)?)),
         None => None,
     };
     let queue = QueueLooker::new(queue);

@@ -2,7 +2,6 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `url`, `asked` | `DATABASE_URL`: what it may be, and what is wrong with it; what it says of TLS |
 //! | `tls`, `connect` | modes as libpq has them; how a connection is made, with the newest certificates and password |
 //! | `pool`, `pooler` | connections, timeouts, sessions that are thrown away unless they end well; poolers that cannot be used |
 //! | `error` | what an SQLSTATE means: wait, ask a person, or the batch's fault |
@@ -18,7 +17,6 @@
 //! Advisory locks (`telemetry migrate`, `telemetry partitions`) are taken by transactions that take none of these.
 
 mod arrays;
-mod asked;
 mod commit;
 mod connect;
 mod copy;
@@ -36,7 +34,6 @@ mod rights;
 mod series;
 mod tls;
 mod types;
-mod url;
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
@@ -48,8 +45,8 @@ use self::connect::Connector;
 pub use self::diagnose::diagnose;
 use self::pool::{Connections, Session};
 use self::series::Caches;
-pub use self::url::{Endpoint, validate_url};
 use super::{Committed, DeadLetter, Incoming, Result, SourceLedger, Standing, Store, StoreError};
+use crate::address::postgres::Endpoint;
 use crate::config::Postgres;
 use crate::model::SourceId;
 

@@ -11,7 +11,7 @@ use tokio_postgres::{Row, Statement};
 use super::connect::Connector;
 use super::error::{Fault, Result, from_pool, from_postgres};
 use super::pooler;
-use super::url::Endpoint;
+use crate::address::postgres::Endpoint;
 use crate::config::Postgres;
 use crate::store::StoreError;
 

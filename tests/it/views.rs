@@ -177,6 +177,8 @@ async fn a_second_group_has_its_own_account_and_can_be_retired() {
     let archive = App::new(&redis.url(), &theirs.url).with("TELEMETRY__REDIS__GROUP", "archive");
     let mut collect = app.start(&["collect"]);
     let mut late = archive.start(&["collect"]);
+    // A group sees what is kept from when it is there: what the other has done with before that is gone.
+    wait_for("the group", || async { late.get("/readyz").is_some_and(|(status, _)| status == 200) }).await;
     let (csv, holds) = app.export("a.csv", 4, 50, 1);
     app.run(&["stream", "--csv", &csv, "--cluster", "g", "--until", "stored"]).exits(0);
     holds.arrive(&theirs, "g").await;

@@ -93,9 +93,11 @@ struct Shared {
 struct InHand(Mutex<HashMap<Partition, Vec<Receipt>>>);
 
 impl InHand {
-    fn add(&self, receipt: &Receipt) {
+    fn add<'a>(&self, receipts: impl Iterator<Item = &'a Receipt>) {
         let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        held.entry(receipt.partition).or_default().push(receipt.clone());
+        for receipt in receipts {
+            held.entry(receipt.partition).or_default().push(receipt.clone());
+        }
     }
 
     fn remove(&self, receipts: &[Receipt]) {

@@ -28,8 +28,9 @@ pub(super) fn start(shared: &Arc<Shared>, partition: Partition, ready: mpsc::Sen
             match deliveries {
                 Ok(deliveries) => {
                     backoff.reset();
+                    // All of them at once: while the first waits for a writer, nobody is to claim the last.
+                    shared.in_hand.add(deliveries.iter().map(|delivery| &delivery.receipt));
                     for delivery in deliveries {
-                        shared.in_hand.add(&delivery.receipt);
                         if !pass(&shared, delivery, &ready, &suspects).await? {
                             return Ok(());
                         }

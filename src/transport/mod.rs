@@ -209,6 +209,10 @@ pub trait Consumer: Send + Sync {
     /// earlier connection are left alone. Returns how many were acknowledged.
     async fn acknowledge(&self, partition: Partition, receipts: Vec<Receipt>, settled: &[(SourceId, u64)]) -> Result<usize>;
 
+    /// Asks that entries whose acknowledgement failed are delivered again, by the next [`Consumer::receive`] that can. Receipts of an
+    /// earlier connection are left alone: what they stand for is delivered again anyway.
+    fn redeliver(&self, partition: Partition, receipts: &[Receipt]);
+
     /// Whether an entry is still in the queue (not trimmed, not lost).
     async fn contains(&self, receipt: &Receipt) -> Result<bool>;
 

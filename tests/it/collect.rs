@@ -343,3 +343,31 @@ async fn samples_of_the_future_are_counted_rejects_and_make_no_partitions() {
     place.app.run(&["dead-letters", "retry", "--all"]).exits(0);
     Holds::of(content.as_bytes()).arrive(&place.database, "y").await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_could_not_be_acknowledged_is_acknowledged_when_it_can_be() {
+    let place = place().await;
+    let collect = place.app.start(&["collect"]);
+    let (first, _) = place.app.export("a.csv", 1, 5, 1);
+    place.stream(&first, "n");
+    // The next commit waits for us, so that Redis refuses writes by the time it is to be acknowledged.
+    let ours = place.database.client().await;
+    ours.batch_execute("BEGIN; LOCK TABLE source IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    let (second, holds) = place.app.export("b.csv", 2, 30, 2);
+    place.app.run(&["stream", "--csv", &second, "--cluster", "m"]).exits(0);
+    let waiting = "SELECT count(*) FROM pg_locks l JOIN pg_database d ON d.oid = l.database \
+                   WHERE NOT l.granted AND d.datname = current_database()";
+    wait_for("a commit that waits", || async { place.scalar(waiting).await > 0 }).await;
+    place.redis.ok(&["CONFIG", "SET", "min-replicas-to-write", "1"]);
+    ours.batch_execute("ROLLBACK").await.unwrap();
+    wait_for("a warning", || async {
+        collect.log().contains("could not be acknowledged") && collect.log().contains("NOREPLICAS")
+    })
+    .await;
+    place.redis.ok(&["CONFIG", "SET", "min-replicas-to-write", "0"]);
+    // It ends when Redis knows that everything is stored.
+    let mut stream = place.app.start(&["stream", "--csv", &second, "--cluster", "m", "--until", "stored"]);
+    assert_eq!(stream.wait(), 0, "{}", stream.log());
+    wait_for("no backlog", || async { collect.metric("telemetry_lag_entries") == Some(0.0) }).await;
+    holds.arrive(&place.database, "m").await;
+}

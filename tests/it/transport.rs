@@ -237,6 +237,21 @@ async fn a_restarted_consumer_gets_what_it_had(place: &dyn Place) {
     assert_eq!(acknowledge(&*q, &again, &[]).await, 5);
 }
 
+async fn what_could_not_be_acknowledged_is_delivered_again(place: &dyn Place) {
+    let q = place.open(Tune::default()).await;
+    fill(&*q, SOURCE, 0, 40).await;
+    let got = take(&*q, P, 3).await;
+    let failed: Vec<_> = got[1..].iter().map(|d| d.receipt.clone()).collect();
+    q.redeliver(P, &failed[..1]);
+    q.redeliver(P, &failed[1..]);
+    let mut again = take(&*q, P, 3).await;
+    again.sort_by_key(|d| d.rows.first);
+    assert_eq!(firsts(&again), [10, 20, 30], "those again, the first not, and what is new");
+    assert_eq!(acknowledge(&*q, &got[..1], &[]).await + acknowledge(&*q, &again, &[]).await, 4);
+    q.redeliver(P, &failed);
+    assert!(q.receive(P, 10).await.unwrap().is_empty(), "what is acknowledged does not come again");
+}
+
 async fn entries_of_a_dead_consumer_are_claimed(place: &dyn Place) {
     let tune = Tune { claim_idle: Duration::from_millis(300), ..Tune::default() };
     let dead = place.open(Tune { consumer: "dead", ..tune }).await;
@@ -413,6 +428,7 @@ conformance! {
     a_batch_needs_its_dictionaries,
     entries_come_in_order_and_go_when_acknowledged,
     a_restarted_consumer_gets_what_it_had,
+    what_could_not_be_acknowledged_is_delivered_again,
     entries_of_a_dead_consumer_are_claimed,
     entries_that_are_kept_are_not_claimed,
     a_consumer_leaves_only_empty_handed,

@@ -203,15 +203,27 @@ pub(super) async fn acknowledge(shared: &Shared, receipts: Vec<Receipt>, settled
     for (partition, receipts) in by_partition {
         let partitions = shared.queue.partitions();
         let settled: Vec<_> = settled.iter().filter(|(source, _)| source.partition(partitions) == partition).copied().collect();
+        let mut failed = false;
         for attempt in 1..=ACKNOWLEDGE_TRIES {
-            match shared.queue.acknowledge(partition, receipts.clone(), &settled).await {
-                Ok(_) => break,
-                Err(error) => tracing::debug!(%partition, attempt, %error, "acknowledging to Redis"),
+            let Err(error) = shared.queue.acknowledge(partition, receipts.clone(), &settled).await else { break };
+            if attempt == ACKNOWLEDGE_TRIES {
+                tracing::warn!(
+                    %partition,
+                    entries = receipts.len(),
+                    "stored entries could not be acknowledged; they are read and acknowledged again: {error}"
+                );
+                failed = true;
+                break;
             }
+            tracing::debug!(%partition, attempt, %error, "acknowledging to Redis");
             tokio::time::sleep(backoff.next()).await;
         }
+        // First: what comes again has the same receipt, and is in hand again.
+        shared.in_hand.remove(&receipts);
+        if failed {
+            shared.queue.redeliver(partition, &receipts);
+        }
     }
-    shared.in_hand.remove(&receipts);
 }
 
 /// Whether an entry is still in the queue; `true` also where the queue cannot be asked.

@@ -262,6 +262,21 @@ impl Consumer for MemoryTransport {
         Ok(done)
     }
 
+    fn redeliver(&self, partition: Partition, receipts: &[Receipt]) {
+        let mut state = self.state();
+        let place = state.partition(partition);
+        for receipt in receipts {
+            let entry = receipt.entry.parse().ok().and_then(|id: u64| place.entries.get_mut(&id));
+            if let Some(entry) = entry
+                && entry.held.as_ref().is_some_and(|held| held.epoch == receipt.epoch)
+            {
+                entry.held = None;
+            }
+        }
+        drop(state);
+        self.shared.arrived[partition.index()].notify_waiters();
+    }
+
     async fn contains(&self, receipt: &Receipt) -> Result<bool> {
         let mut state = self.state();
         Ok(receipt.entry.parse().is_ok_and(|id: u64| state.partition(receipt.partition).entries.contains_key(&id)))

@@ -9,7 +9,7 @@ use fred::types::Value;
 use futures_util::future::join_all;
 use tokio::time::Instant;
 
-use super::session::{Kind, Reading, Sent, Session};
+use super::session::{Kind, Reading, Seat, Sent, Session};
 use super::{RedisTransport, reply, script};
 use crate::model::{DictionaryId, Partition, Partitions, RowRange, SourceId};
 use crate::transport::{Backlog, Consumer, Delivery, Receipt, Result, TransportError};
@@ -97,6 +97,12 @@ impl Consumer for RedisTransport {
             }
         }
         Ok(usize::try_from(done).unwrap_or(usize::MAX))
+    }
+
+    fn redeliver(&self, partition: Partition, receipts: &[Receipt]) {
+        if let Some(session) = self.seats.get(partition.index()).and_then(Seat::current) {
+            session.let_go(&live(&session, partition, receipts));
+        }
     }
 
     async fn contains(&self, receipt: &Receipt) -> Result<bool> {
@@ -192,6 +198,9 @@ impl RedisTransport {
         max: usize,
     ) -> Result<(Kind, Option<Value>)> {
         if reading.sent.is_none() {
+            if std::mem::take(&mut session.held().read_own_again) {
+                reading.own_after = Some("0-0".to_owned());
+            }
             reading.sent = Some(self.send_read(partition, session, reading, max));
         }
         let Some(sent) = reading.sent.as_mut() else { unreachable!("a read was just sent") };

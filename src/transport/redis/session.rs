@@ -50,6 +50,14 @@ pub(super) struct Held {
     pub(super) epoch: u64,
     /// Their ids, so that none is handed out twice.
     pub(super) entries: HashSet<String>,
+    /// Entries were let go and are still pending: what this consumer read before is to be read once more.
+    pub(super) read_own_again: bool,
+}
+
+impl Held {
+    fn new(epoch: u64) -> Self {
+        Self { epoch, entries: HashSet::new(), read_own_again: false }
+    }
 }
 
 /// Where reading stands.
@@ -96,6 +104,14 @@ impl Session {
     pub(super) fn held(&self) -> std::sync::MutexGuard<'_, Held> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// Lets entries go, so that they are read and handed out again.
+    pub(super) fn let_go(&self, ids: &[String]) {
+        let mut held = self.held();
+        for id in ids {
+            held.read_own_again |= held.entries.remove(id);
+        }
+    }
 }
 
 impl Links {
@@ -115,7 +131,7 @@ impl Links {
             self.reader.discard(&reader);
             return Err(shared.unavailable("two connections reached two different servers"));
         }
-        let held = Mutex::new(Held { epoch: self.next_epoch(), entries: HashSet::new() });
+        let held = Mutex::new(Held::new(self.next_epoch()));
         Ok(Arc::new(Session { reader, writer, held, reading: tokio::sync::Mutex::new(Reading::new(limit)) }))
     }
 }
@@ -129,6 +145,11 @@ impl Seat {
         let backoff = Backoff::new(Duration::ZERO, Duration::ZERO);
         let patience = (config.command_timeout + config.connect_timeout * 2) * 2;
         Self { shared: shared.clone(), links: Arc::new(links), session: Made::new(patience, backoff) }
+    }
+
+    /// The session there is, good or not; nothing is connected.
+    pub(super) fn current(&self) -> Option<Arc<Session>> {
+        self.session.current()
     }
 
     /// The session; a new one, with a new epoch, if a connection is lost.
@@ -149,7 +170,7 @@ impl Seat {
 
     /// Begins again over the same connections: the queue is another one now, and its entry ids may be those of the old one.
     pub(super) fn renew(&self, session: &Session, reading: &mut Reading) {
-        *session.held() = Held { epoch: self.links.next_epoch(), entries: HashSet::new() };
+        *session.held() = Held::new(self.links.next_epoch());
         *reading = Reading::new(reading.limit);
     }
 }

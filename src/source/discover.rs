@@ -1,23 +1,24 @@
 //! From paths, directories and patterns to inputs, once or again and again.
 //!
 //! A directory stands for its `*.csv` and `*.csv.gz` (not those of directories in it), a pattern for the files it matches, `-`
-//! for the standard input; a path that is a file is taken whatever its name. Listing a directory blocks for a moment.
+//! for the standard input; a path that is a file is taken whatever its name. Directories and patterns pass over names that begin with a
+//! dot (what is still being copied, and what macOS leaves beside files), and over the file that takes the rejected rows. Listing a directory blocks for a moment.
 
 use std::collections::{BTreeSet, HashMap};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::follow::{FileId, FileState};
 use super::{Input, SourceError};
 
-/// The inputs that some patterns stand for, sorted within each pattern, each once.
+/// The inputs that some patterns stand for, sorted within each pattern, each once. `rejects` is the file that takes the rejected rows.
 ///
 /// # Errors
 /// A path that does not exist, a directory that cannot be read, a directory or pattern with nothing in it, a bad pattern.
-pub fn discover(patterns: &[String]) -> Result<Vec<Input>, SourceError> {
+pub fn discover(patterns: &[String], rejects: Option<&Path>) -> Result<Vec<Input>, SourceError> {
     let mut inputs = Vec::new();
     for pattern in patterns {
-        let found = one(pattern)?;
+        let found = one(pattern, rejects)?;
         if found.is_empty() {
             return Err(SourceError::NothingThere { pattern: pattern.clone() });
         }
@@ -51,22 +52,23 @@ fn nothing_at(pattern: &str) -> String {
     }
 }
 
-fn one(pattern: &str) -> Result<Vec<Input>, SourceError> {
+fn one(pattern: &str, rejects: Option<&Path>) -> Result<Vec<Input>, SourceError> {
     if pattern == "-" {
         return Ok(vec![Input::Stdin]);
     }
     let path = Path::new(pattern);
     match std::fs::metadata(path) {
-        Ok(metadata) if metadata.is_dir() => return directory(path),
+        Ok(metadata) if metadata.is_dir() => return directory(path, rejects),
         Ok(_) => return Ok(vec![Input::File(path.to_owned())]),
         Err(cause) if cause.kind() == io::ErrorKind::NotFound && pattern.contains(['*', '?', '[']) => {}
         Err(cause) => return Err(SourceError::io(pattern, cause)),
     }
     let bad = |reason: String| SourceError::Pattern { pattern: pattern.to_owned(), reason };
     let mut found = Vec::new();
-    for entry in glob::glob(pattern).map_err(|e| bad(e.to_string()))? {
+    let options = glob::MatchOptions { require_literal_leading_dot: true, ..glob::MatchOptions::new() };
+    for entry in glob::glob_with(pattern, options).map_err(|e| bad(e.to_string()))? {
         let path = entry.map_err(|e| SourceError::io(&e.path().display().to_string(), e.into()))?;
-        if path.is_file() {
+        if path.is_file() && !is_same(&path, rejects) {
             found.push(Input::File(path));
         }
     }
@@ -74,12 +76,12 @@ fn one(pattern: &str) -> Result<Vec<Input>, SourceError> {
     Ok(found)
 }
 
-fn directory(path: &Path) -> Result<Vec<Input>, SourceError> {
+fn directory(path: &Path, rejects: Option<&Path>) -> Result<Vec<Input>, SourceError> {
     let fail = |cause| SourceError::io(&path.display().to_string(), cause);
     let mut found = Vec::new();
     for entry in std::fs::read_dir(path).map_err(fail)? {
         let file = entry.map_err(fail)?.path();
-        if is_csv(&file) && file.is_file() {
+        if is_csv(&file) && file.is_file() && !is_same(&file, rejects) {
             found.push(Input::File(file));
         }
     }
@@ -87,9 +89,15 @@ fn directory(path: &Path) -> Result<Vec<Input>, SourceError> {
     Ok(found)
 }
 
+/// Whether a path leads to the file that takes the rejected rows.
+fn is_same(path: &Path, rejects: Option<&Path>) -> bool {
+    let id = |path: &Path| std::fs::metadata(path).ok().map(|metadata| FileId::of(&metadata));
+    rejects.is_some_and(|rejects| rejects.file_name() == path.file_name() && id(rejects) == id(path))
+}
+
 fn is_csv(path: &Path) -> bool {
     let name = path.file_name().map(|n| n.to_string_lossy().to_ascii_lowercase()).unwrap_or_default();
-    name.ends_with(".csv") || name.ends_with(".csv.gz")
+    !name.starts_with('.') && (name.ends_with(".csv") || name.ends_with(".csv.gz"))
 }
 
 /// What is known of a file.
@@ -106,6 +114,7 @@ enum Seen {
 #[derive(Debug)]
 pub struct Watch {
     patterns: Vec<String>,
+    rejects: Option<PathBuf>,
     files: HashMap<FileId, Seen>,
     stdin: bool,
     nothing: Vec<String>,
@@ -114,8 +123,8 @@ pub struct Watch {
 impl Watch {
     /// A watch over patterns. They may stand for nothing yet.
     #[must_use]
-    pub fn new(patterns: Vec<String>) -> Self {
-        Self { patterns, files: HashMap::new(), stdin: false, nothing: Vec::new() }
+    pub fn new(patterns: Vec<String>, rejects: Option<PathBuf>) -> Self {
+        Self { patterns, rejects, files: HashMap::new(), stdin: false, nothing: Vec::new() }
     }
 
     /// The inputs to open: those never given before, and those that were done and have changed since. They count as open until
@@ -156,7 +165,7 @@ impl Watch {
         let mut inputs = Vec::new();
         self.nothing.clear();
         for pattern in &self.patterns {
-            let found = match one(pattern) {
+            let found = match one(pattern, self.rejects.as_deref()) {
                 Err(SourceError::Io { cause, .. }) if cause.kind() == io::ErrorKind::NotFound => Vec::new(),
                 found => found?,
             };

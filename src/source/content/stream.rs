@@ -1,9 +1,13 @@
 //! Where bytes come from: a file, gzip or not, or a pipe. Gzip is recognised by its first bytes, not by the name.
+//!
+//! NULs at the beginning are no part of a content: a file that is truncated under a writer without `O_APPEND` begins with a hole as long
+//! as what was there before. Offsets count from behind them.
 
 use std::fmt;
 use std::io;
 use std::io::SeekFrom;
-use std::path::{Path, PathBuf};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileTypeExt;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -12,39 +16,11 @@ use bytes::BufMut;
 use tokio::fs::File;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncSeekExt, BufReader, ReadBuf};
 
-use super::SourceError;
-
-/// Something to read rows from.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Input {
-    /// A file.
-    File(PathBuf),
-    /// The standard input.
-    Stdin,
-}
-
-impl Input {
-    /// The name for people.
-    #[must_use]
-    pub fn name(&self) -> String {
-        match self {
-            Self::File(path) => path.display().to_string(),
-            Self::Stdin => "-".to_owned(),
-        }
-    }
-
-    /// The path, if it is a file.
-    #[must_use]
-    pub fn path(&self) -> Option<&Path> {
-        match self {
-            Self::File(path) => Some(path),
-            Self::Stdin => None,
-        }
-    }
-}
+use super::Input;
+use crate::source::SourceError;
 
 /// A pipe, or anything else that is only read forwards.
-pub(super) type Pipe = Box<dyn AsyncRead + Send + Sync + Unpin>;
+pub type Pipe = Box<dyn AsyncRead + Send + Sync + Unpin>;
 
 /// The bytes as they are stored.
 enum Raw {
@@ -77,32 +53,39 @@ enum Codec {
     Spoilt(io::ErrorKind),
 }
 
-/// The (decompressed) content of an input, read forwards; files can start over.
-pub(super) struct Content {
+/// The (decompressed) bytes of an input, read forwards; files can start over.
+pub struct Stream {
     codec: Codec,
     block: usize,
+    /// How many NULs the content begins behind.
+    start: u64,
 }
 
-impl fmt::Debug for Content {
+impl fmt::Debug for Stream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match &self.codec {
-            Codec::Unknown(..) => "Content(unknown)",
-            Codec::Plain(_) => "Content(plain)",
-            Codec::Gzip(_) => "Content(gzip)",
-            Codec::Spoilt(_) => "Content(spoilt)",
+            Codec::Unknown(..) => "Stream(unknown)",
+            Codec::Plain(_) => "Stream(plain)",
+            Codec::Gzip(_) => "Stream(gzip)",
+            Codec::Spoilt(_) => "Stream(spoilt)",
         })
     }
 }
 
 const GZIP_MAGIC: [u8; 3] = [0x1f, 0x8b, 0x08];
 
-impl Content {
+impl Stream {
     /// Opens an input.
-    pub(super) async fn open(input: &Input, block: usize) -> Result<Self, SourceError> {
+    pub async fn open(input: &Input, block: usize) -> Result<Self, SourceError> {
         let raw = match input {
             Input::Stdin => Raw::Pipe(Vec::new(), Box::new(tokio::io::stdin())),
             Input::File(path) => {
                 let fail = |cause| SourceError::io(&input.name(), cause);
+                if tokio::fs::metadata(path).await.map_err(fail)?.file_type().is_fifo() {
+                    // Opening one as a file blocks a thread until somebody writes to it.
+                    let pipe = tokio::net::unix::pipe::OpenOptions::new().open_receiver(path).map_err(fail)?;
+                    return Ok(Self::pipe(Box::new(pipe), block));
+                }
                 let mut file = File::open(path).await.map_err(fail)?;
                 let kind = file.metadata().await.map_err(fail)?.file_type();
                 if kind.is_dir() {
@@ -113,22 +96,26 @@ impl Content {
                 if kind.is_file() { Raw::File(file) } else { Raw::Pipe(Vec::new(), Box::new(file)) }
             }
         };
-        Ok(Self { codec: Codec::Unknown(Vec::new(), raw), block })
+        Ok(Self { codec: Codec::Unknown(Vec::new(), raw), block, start: 0 })
     }
 
     /// The content of a pipe.
-    pub(super) fn pipe(pipe: Pipe, block: usize) -> Self {
-        Self { codec: Codec::Unknown(Vec::new(), Raw::Pipe(Vec::new(), pipe)), block }
+    pub fn pipe(pipe: Pipe, block: usize) -> Self {
+        Self { codec: Codec::Unknown(Vec::new(), Raw::Pipe(Vec::new(), pipe)), block, start: 0 }
     }
 
     /// Appends what can be read to a buffer, at most a block; 0 at the end. With `more_to_come` the end may not be the last word.
     /// Cancel-safe.
-    pub(super) async fn read(&mut self, into: &mut Vec<u8>, more_to_come: bool) -> io::Result<usize> {
+    pub async fn read(&mut self, into: &mut Vec<u8>, more_to_come: bool) -> io::Result<usize> {
         while let Codec::Unknown(head, raw) = &mut self.codec {
-            let mut few = [0; GZIP_MAGIC.len()];
-            let n = raw.read(&mut few[head.len()..]).await?;
-            head.extend_from_slice(&few[head.len()..head.len() + n]);
-            if head.len() == GZIP_MAGIC.len() || (n == 0 && !more_to_come) {
+            // Few bytes tell; those of a hole are many.
+            let want = if self.start == 0 { GZIP_MAGIC.len() - head.len() } else { self.block.max(GZIP_MAGIC.len()) };
+            let mut first = vec![0; want];
+            let n = raw.read(&mut first).await?;
+            let nuls = if head.is_empty() { first[..n].iter().take_while(|byte| **byte == 0).count() } else { 0 };
+            self.start += nuls as u64;
+            head.extend_from_slice(&first[nuls..n]);
+            if head.len() >= GZIP_MAGIC.len() || (n == 0 && !more_to_come) {
                 self.recognise().await?;
             } else if n == 0 {
                 return Ok(0);
@@ -145,18 +132,18 @@ impl Content {
     }
 
     /// From now on reading fails.
-    pub(super) fn spoil(&mut self, kind: io::ErrorKind) {
+    pub fn spoil(&mut self, kind: io::ErrorKind) {
         self.codec = Codec::Spoilt(kind);
     }
 
     /// Decides by the first bytes. They are given back: to the pipe's head, or by seeking.
     async fn recognise(&mut self) -> io::Result<()> {
         if let Codec::Unknown(_, Raw::File(file)) = &mut self.codec {
-            file.rewind().await?;
+            file.seek(SeekFrom::Start(self.start)).await?;
         }
         let nothing = Codec::Plain(Raw::Pipe(Vec::new(), Box::new(tokio::io::empty())));
         let Codec::Unknown(head, mut raw) = std::mem::replace(&mut self.codec, nothing) else { return Ok(()) };
-        let gzip = head == GZIP_MAGIC;
+        let gzip = head.starts_with(&GZIP_MAGIC);
         if let Raw::Pipe(given_back, _) = &mut raw {
             *given_back = head;
         }
@@ -171,20 +158,34 @@ impl Content {
     }
 
     /// Whether this is an uncompressed file: then offsets are the file's own, and it can be sought in and grow.
-    pub(super) fn plain_file(&self) -> Option<&File> {
+    pub fn plain_file(&self) -> Option<&File> {
         match &self.codec {
             Codec::Plain(Raw::File(file)) | Codec::Unknown(_, Raw::File(file)) => Some(file),
             _ => None,
         }
     }
 
+    /// Where the content begins in its file.
+    pub fn start(&self) -> u64 {
+        self.start
+    }
+
+    /// The same file from its beginning, also where its path leads to another one by now; `None` for a pipe, and where the system
+    /// cannot open what is open already.
+    pub async fn again(&self) -> Option<Self> {
+        let path = format!("/proc/self/fd/{}", self.file()?.as_raw_fd());
+        let mut file = File::open(path).await.ok()?;
+        file.set_max_buf_size(self.block);
+        Some(Self { codec: Codec::Unknown(Vec::new(), Raw::File(file)), block: self.block, start: 0 })
+    }
+
     /// Whether it is compressed.
-    pub(super) fn is_gzip(&self) -> bool {
+    pub fn is_gzip(&self) -> bool {
         matches!(self.codec, Codec::Gzip(_) | Codec::Spoilt(_))
     }
 
     /// The open file, compressed or not; `None` for a pipe, which cannot start over.
-    pub(super) fn file(&self) -> Option<&File> {
+    pub fn file(&self) -> Option<&File> {
         let raw = match &self.codec {
             Codec::Unknown(_, raw) | Codec::Plain(raw) => raw,
             Codec::Gzip(decoder) => decoder.get_ref().get_ref(),
@@ -197,15 +198,15 @@ impl Content {
     }
 
     /// Goes to an offset of a plain file.
-    pub(super) async fn seek(&mut self, offset: u64) -> io::Result<()> {
+    pub async fn seek(&mut self, offset: u64) -> io::Result<()> {
         match &mut self.codec {
-            Codec::Plain(Raw::File(file)) => file.seek(SeekFrom::Start(offset)).await.map(|_| ()),
+            Codec::Plain(Raw::File(file)) => file.seek(SeekFrom::Start(self.start + offset)).await.map(|_| ()),
             _ => Err(io::ErrorKind::NotSeekable.into()),
         }
     }
 
     /// Starts over; what the content is will be seen anew.
-    pub(super) async fn rewind(&mut self) -> io::Result<()> {
+    pub async fn rewind(&mut self) -> io::Result<()> {
         let file = match &mut self.codec {
             Codec::Unknown(_, Raw::File(file)) | Codec::Plain(Raw::File(file)) => file,
             Codec::Gzip(decoder) => match decoder.get_mut().get_mut() {
@@ -215,6 +216,7 @@ impl Content {
             _ => return Err(io::ErrorKind::NotSeekable.into()),
         };
         file.rewind().await?;
+        self.start = 0;
         let nothing = Codec::Plain(Raw::Pipe(Vec::new(), Box::new(tokio::io::empty())));
         let raw = match std::mem::replace(&mut self.codec, nothing) {
             Codec::Unknown(_, raw) | Codec::Plain(raw) => raw,

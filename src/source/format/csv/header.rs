@@ -1,7 +1,9 @@
 //! The header: which column says what, in any order, case and variant.
 
-use super::SourceError;
+use std::sync::Arc;
+
 use super::quotes::unquote;
+use crate::source::SourceError;
 
 /// What a column says.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -128,6 +130,28 @@ impl Header {
             found.push('…');
         }
         Err(SourceError::MissingColumns { name: name.to_owned(), missing: missing.join(", "), found, hint: hint(&names) })
+    }
+}
+
+/// The columns of a content, for one that does not name them: a file that was truncated under its writer, or one without a header.
+#[derive(Clone, Debug)]
+pub struct Columns(pub(super) Arc<Header>);
+
+impl Columns {
+    /// Columns of given names, in order.
+    ///
+    /// # Errors
+    /// A needed one is missing, or two mean the same.
+    pub fn named(names: &[String]) -> Result<Self, SourceError> {
+        let cells: Vec<&[u8]> = names.iter().map(String::as_bytes).collect();
+        Header::new("stream.columns", &cells).map(|header| Self(Arc::new(header)))
+    }
+
+    /// Whether a content's first record can be a row of these columns, and is no header of its own.
+    pub(super) fn fits(&self, cells: &[&[u8]]) -> bool {
+        const NEEDED: [Role; 4] = [Role::Timestamp, Role::Metric, Role::Uuid, Role::Value];
+        let names_a_column = |cell: &&[u8]| std::str::from_utf8(cell).is_ok_and(|text| NEEDED.contains(&Role::of(text.trim())));
+        cells.len() == self.0.roles.len() && !cells.iter().any(names_a_column)
     }
 }
 

@@ -79,7 +79,7 @@ fn write(app: &App, rows: u64, files: u64) -> u64 {
             duration: Duration::from_secs(steps),
             interval: Duration::from_secs(1),
             seed,
-            start_ms: 1_735_689_600_000,
+            start_ms: telemetry::model::TimeMs::from_millis(1_735_689_600_000),
         };
         let mut file = std::io::BufWriter::new(std::fs::File::create(dir.join(format!("{seed:03}.csv"))).unwrap());
         written += generate.write(&mut file).unwrap();

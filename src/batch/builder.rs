@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::Reject;
-use crate::model::RowRange;
+use crate::model::{RowRange, TimeMs};
 
 /// What a sample costs on the wire at the very worst (its bits, its row, its time), bytes.
 const SAMPLE_BYTES: usize = 14;
@@ -31,7 +31,7 @@ pub struct Columns {
     /// Each sample's row, less `rows.first`.
     pub row: Vec<u32>,
     /// Each sample's time, ms.
-    pub time_ms: Vec<i64>,
+    pub time_ms: Vec<TimeMs>,
     /// Each sample's value.
     pub value: Vec<f64>,
     /// The rejected rows.
@@ -68,11 +68,11 @@ impl Builder {
     }
 
     /// Adds a sample as the next row. `now` is any clock that does not go back.
-    pub fn sample(&mut self, series: u32, time_ms: i64, value: f64, now: Duration) {
+    pub fn sample(&mut self, series: u32, time: TimeMs, value: f64, now: Duration) {
         let row = (self.columns.rows.end - self.columns.rows.first) as u32;
         self.columns.series.push(series);
         self.columns.row.push(row);
-        self.columns.time_ms.push(time_ms);
+        self.columns.time_ms.push(time);
         self.columns.value.push(value);
         self.took_row(now);
     }
@@ -136,7 +136,7 @@ mod tests {
         let at = Duration::from_secs;
         let mut builder = Builder::new(limits(2, 1 << 20), 10);
         assert_eq!((builder.due(), builder.take()), (None, None));
-        builder.sample(0, 1, 1.0, at(1));
+        builder.sample(0, TimeMs::EPOCH, 1.0, at(1));
         assert!(!builder.is_full());
         assert_eq!(builder.due(), Some(Duration::from_millis(1200)), "age counts from the first row");
         builder.reject(Reject { row: 11, line: 13, reason: Reason::EmptyValue }, at(2));
@@ -147,10 +147,10 @@ mod tests {
 
         let mut builder = Builder::new(limits(1000, 3 * SAMPLE_BYTES), 0);
         for _ in 0..2 {
-            builder.sample(0, 1, 1.0, at(0));
+            builder.sample(0, TimeMs::EPOCH, 1.0, at(0));
         }
         assert!(!builder.is_full());
-        builder.sample(0, 1, 1.0, at(0));
+        builder.sample(0, TimeMs::EPOCH, 1.0, at(0));
         assert!(builder.is_full(), "by bytes");
     }
 }

@@ -9,7 +9,7 @@ use super::segments::Placement;
 use super::values;
 use super::wire::{self, BatchMessage};
 use super::{Batch, BatchParts, Header, Reject, Run};
-use crate::model::{DictionaryId, Digest, FamilyId, Reason, RowRange, SourceId};
+use crate::model::{DictionaryId, Digest, FamilyId, Reason, RowRange, SourceId, TimeMs};
 
 /// The version this program writes, and the only one it reads.
 pub const VERSION: u8 = 1;
@@ -78,7 +78,7 @@ pub fn encode(header: &Header, columns: &Columns, placement: &Placement, level: 
         family: Bytes::copy_from_slice(&header.family.to_bytes()),
         cluster: header.cluster.clone(),
         name: cut(&header.name, MAX_NAME_BYTES).to_owned(),
-        created_ms: header.created_ms,
+        created_ms: header.created_ms.as_millis(),
         first_row: columns.rows.first,
         rows: columns.rows.len(),
         dictionaries: header.dictionaries.iter().map(|d| Bytes::copy_from_slice(&d.to_bytes())).collect(),
@@ -164,7 +164,7 @@ fn write_runs(columns: &Columns, placement: &Placement, out: &mut BatchMessage) 
         (last_dictionary, last_index) = (dictionary, i64::from(index));
         run_values.clear();
         for (i, &sample) in samples.iter().enumerate() {
-            let (row, time) = (i64::from(columns.row[sample as usize]), columns.time_ms[sample as usize]);
+            let (row, time) = (i64::from(columns.row[sample as usize]), columns.time_ms[sample as usize].as_millis());
             if i == 0 {
                 out.run_row.push(row - last_row);
                 out.run_time.push(time.wrapping_sub(last_time));
@@ -202,7 +202,7 @@ pub fn decode(sealed: &[u8]) -> Result<Batch, DecodeError> {
         family: if family == Digest::default() { FamilyId::of_source(source) } else { FamilyId::from_digest(family) },
         cluster: message.cluster.clone(),
         name: message.name.clone(),
-        created_ms: message.created_ms,
+        created_ms: TimeMs::from_millis(message.created_ms),
         dictionaries: message
             .dictionaries
             .iter()
@@ -274,7 +274,7 @@ fn read_runs(message: &BatchMessage, batch: &mut BatchParts) -> Result<(), Decod
             }
             let offset = u64::try_from(at).map_err(|_| DecodeError::Column("row"))?;
             batch.row.push(row_at(message, offset)?);
-            batch.time_ms.push(when);
+            batch.time_ms.push(TimeMs::from_millis(when));
         }
         values.read(message.run_scale[run], len, &mut batch.value)?;
     }

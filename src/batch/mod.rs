@@ -24,7 +24,7 @@ mod tests;
 use std::ops::Deref;
 use std::sync::Arc;
 
-use crate::model::{DictionaryId, FamilyId, MAX_TIME_MS, MIN_TIME_MS, Reason, RowRange, SourceId};
+use crate::model::{DictionaryId, FamilyId, MAX_TIME, MIN_TIME, Reason, RowRange, SourceId, TimeMs};
 
 /// What a batch says of itself.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -38,8 +38,8 @@ pub struct Header {
     pub cluster: String,
     /// The source's name for people (a file name).
     pub name: String,
-    /// Wall clock of the streamer when the batch was closed, ms.
-    pub created_ms: i64,
+    /// Wall clock of the streamer when the batch was closed.
+    pub created_ms: TimeMs,
     /// The dictionaries that runs refer to, by index.
     pub dictionaries: Vec<DictionaryId>,
 }
@@ -79,8 +79,8 @@ pub struct BatchParts {
     pub runs: Vec<Run>,
     /// Row ordinal of each sample.
     pub row: Vec<u64>,
-    /// Time of each sample, ms since 1970 UTC.
-    pub time_ms: Vec<i64>,
+    /// Time of each sample.
+    pub time_ms: Vec<TimeMs>,
     /// Value of each sample, always finite.
     pub value: Vec<f64>,
     /// The rejected rows, in order.
@@ -127,7 +127,7 @@ impl Batch {
 
     /// Makes rejects of all samples that `reason_of` has a reason for, given their time. Their lines are not known any more: 0.
     #[must_use]
-    pub fn reject_by_time(self, reason_of: impl Fn(i64) -> Option<Reason>) -> Self {
+    pub fn reject_by_time(self, reason_of: impl Fn(TimeMs) -> Option<Reason>) -> Self {
         if self.time_ms.iter().all(|time| reason_of(*time).is_none()) {
             return self;
         }
@@ -209,7 +209,7 @@ impl BatchParts {
         if start != samples {
             return Err(DecodeError::Column("run_len (not all samples)"));
         }
-        if !self.time_ms.iter().all(|time| (MIN_TIME_MS..MAX_TIME_MS).contains(time)) {
+        if !self.time_ms.iter().all(|time| (MIN_TIME..MAX_TIME).contains(time)) {
             return Err(DecodeError::Column("time"));
         }
         if !self.value.iter().all(|value| value.is_finite()) {

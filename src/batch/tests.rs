@@ -7,7 +7,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
-use crate::model::{DictionaryId, Digest, FamilyId, Gpu, MAX_TIME_MS, MIN_TIME_MS, Series, SourceId};
+use crate::model::{DictionaryId, Digest, FamilyId, Gpu, MAX_TIME, MIN_TIME, Series, SourceId, TimeMs};
 
 fn series(i: u32) -> Series {
     let gpu = Gpu {
@@ -28,7 +28,7 @@ fn series(i: u32) -> Series {
 
 #[derive(Clone, Debug)]
 enum Row {
-    Sample(u32, i64, f64),
+    Sample(u32, TimeMs, f64),
     Reject(u64, Reason),
 }
 
@@ -38,16 +38,16 @@ fn rows() -> impl Strategy<Value = Vec<Row>> {
         (0i64..100_000).prop_map(|i| i as f64 / 8.0),
         Just(-0.0)
     ];
-    let time = prop_oneof![MIN_TIME_MS..MAX_TIME_MS, 1_752_871_354_000i64..1_752_871_360_000];
+    let time = prop_oneof![MIN_TIME.as_millis()..MAX_TIME.as_millis(), 1_752_871_354_000i64..1_752_871_360_000];
     let row = prop_oneof![
-        8 => (0u32..12, time, value).prop_map(|(s, t, v)| Row::Sample(s, t, v)),
+        8 => (0u32..12, time, value).prop_map(|(s, t, v)| Row::Sample(s, TimeMs::from_millis(t), v)),
         1 => (1u64..1 << 40, 0..Reason::ALL.len()).prop_map(|(line, r)| Row::Reject(line, Reason::ALL[r])),
     ];
     prop::collection::vec(row, 1..200)
 }
 
 /// Rows as what must come back: row → series, time, bits of the value, or the reject.
-type Expected = BTreeMap<u64, Result<(Series, i64, u64), Reject>>;
+type Expected = BTreeMap<u64, Result<(Series, TimeMs, u64), Reject>>;
 
 fn build(rows: &[Row], first: u64) -> (Expected, Columns) {
     let mut builder = Builder::new(Limits { max_rows: usize::MAX, max_bytes: usize::MAX, max_age: Duration::MAX }, first);
@@ -75,7 +75,7 @@ fn header(segments: &Segments) -> Header {
         family: FamilyId::from_digest(Digest::from_u128(8)),
         cluster: "edge-ä".into(),
         name: "a.csv".into(),
-        created_ms: -5,
+        created_ms: TimeMs::from_millis(-5),
         dictionaries: segments.ids(),
     }
 }
@@ -181,7 +181,7 @@ fn segments_are_gathered_when_they_are_many() {
     let table: Vec<Series> = (0..200).map(series).collect();
     let mut segments = Segments::new(4096);
     for i in 0..200u32 {
-        let (_, columns) = build(&[Row::Sample(i, MIN_TIME_MS, 1.0), Row::Sample(0, MIN_TIME_MS, 1.0)], 0);
+        let (_, columns) = build(&[Row::Sample(i, MIN_TIME, 1.0), Row::Sample(0, MIN_TIME, 1.0)], 0);
         segments.place(&columns, |i| &table[i as usize]);
         assert!(segments.ids().len() <= 64, "bounded");
         let batch = decode(&encode(&header(&segments), &columns, segments.placement(), 3)).expect("own bytes");
@@ -193,7 +193,7 @@ fn segments_are_gathered_when_they_are_many() {
 fn small_batches_of_a_live_source_come_to_name_one_dictionary() {
     let table: Vec<Series> = (0..40).map(series).collect();
     let mut segments = Segments::new(4096);
-    let all: Vec<Row> = (0..39).map(|i| Row::Sample(i, MIN_TIME_MS, f64::from(i))).collect();
+    let all: Vec<Row> = (0..39).map(|i| Row::Sample(i, MIN_TIME, f64::from(i))).collect();
     for some in all.chunks(3) {
         let (_, columns) = build(some, 0);
         segments.place(&columns, |i| &table[i as usize]);
@@ -214,7 +214,7 @@ fn small_batches_of_a_live_source_come_to_name_one_dictionary() {
             .collect();
         assert_eq!(unfold(&batch, &dictionaries), expected);
     }
-    let (_, columns) = build(&[Row::Sample(39, MIN_TIME_MS, 1.0)], 0);
+    let (_, columns) = build(&[Row::Sample(39, MIN_TIME, 1.0)], 0);
     segments.place(&columns, |i| &table[i as usize]);
     assert_eq!(segments.ids().len(), 2, "what is new is added");
 }
@@ -229,7 +229,7 @@ fn a_regular_scrape_is_small() {
         for s in 0..1000u32 {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             let value = 60.0 + f64::from((state >> 60) as u32) / 8.0;
-            builder.sample(s, 1_752_871_354_000 + step * 1000, value, Duration::ZERO);
+            builder.sample(s, TimeMs::from_millis(1_752_871_354_000 + step * 1000), value, Duration::ZERO);
         }
     }
     let columns = builder.take().expect("rows");
@@ -241,9 +241,12 @@ fn a_regular_scrape_is_small() {
 
 /// A batch of forty rows, one of them a reject.
 fn parts() -> BatchParts {
-    let rows: Vec<Row> = (0..40)
-        .map(|i| if i == 7 { Row::Reject(9, Reason::BadTime) } else { Row::Sample(i % 4, MIN_TIME_MS + i64::from(i), 1.0) })
-        .collect();
+    let rows: Vec<Row> =
+        (0..40)
+            .map(|i| {
+                if i == 7 { Row::Reject(9, Reason::BadTime) } else { Row::Sample(i % 4, MIN_TIME.plus_millis(i64::from(i)), 1.0) }
+            })
+            .collect();
     let (_, columns) = build(&rows, 100);
     let table: Vec<Series> = (0..12).map(series).collect();
     let mut segments = Segments::new(4096);
@@ -255,8 +258,8 @@ fn parts() -> BatchParts {
 fn parts_that_contradict_each_other_are_no_batch() {
     assert!(Batch::new(parts()).is_ok());
     let spoil: [fn(&mut BatchParts); 16] = [
-        |b| b.time_ms[3] = MAX_TIME_MS,
-        |b| b.time_ms[3] = i64::MIN,
+        |b| b.time_ms[3] = MAX_TIME,
+        |b| b.time_ms[3] = TimeMs::MIN,
         |b| b.value[3] = f64::NAN,
         |b| b.row[3] = b.row[4],
         |b| b.row[3] = 1 << 63,
@@ -287,7 +290,7 @@ fn parts_that_contradict_each_other_are_no_batch() {
 fn samples_become_rejects_by_their_time() {
     let batch = Batch::new(parts()).expect("a batch");
     assert_eq!(batch.clone().reject_by_time(|_| None), batch);
-    let late = batch.clone().reject_by_time(|time| (time >= MIN_TIME_MS + 5).then_some(Reason::TimeInFuture));
+    let late = batch.clone().reject_by_time(|time| (time >= MIN_TIME.plus_millis(5)).then_some(Reason::TimeInFuture));
     assert_eq!((late.row.len(), late.rejects.len(), late.runs.len()), (5, 35, 4));
     assert!(late.rejects.contains(&Reject { row: 107, line: 9, reason: Reason::BadTime }), "{:?}", late.rejects);
     assert_eq!(Batch::new(late.clone().into_parts()), Ok(late), "it is still a batch");
@@ -360,7 +363,7 @@ fn the_greatest_index_of_a_gpu_survives() {
 #[test]
 fn many_new_series_become_several_dictionaries() {
     let table: Vec<Series> = (0..10_000).map(series).collect();
-    let rows: Vec<Row> = (0..10_000).map(|i| Row::Sample(i, MIN_TIME_MS, 1.0)).collect();
+    let rows: Vec<Row> = (0..10_000).map(|i| Row::Sample(i, MIN_TIME, 1.0)).collect();
     let (expected, columns) = build(&rows, 0);
     let mut segments = Segments::new(1);
     segments.place(&columns, |i| &table[i as usize]);
@@ -372,7 +375,7 @@ fn many_new_series_become_several_dictionaries() {
     // Long texts: no segment comes near to what a frame may have.
     let table: Vec<Series> =
         (0..40).map(|i| Series { labels: vec![("l".into(), format!("{i}").repeat(400_000))], ..series(i) }).collect();
-    let rows: Vec<Row> = (0..40).map(|i| Row::Sample(i, MIN_TIME_MS, 1.0)).collect();
+    let rows: Vec<Row> = (0..40).map(|i| Row::Sample(i, MIN_TIME, 1.0)).collect();
     let (_, columns) = build(&rows, 0);
     let mut segments = Segments::new(4096);
     segments.place(&columns, |i| &table[i as usize]);

@@ -24,11 +24,38 @@ pub struct Collect {
     pub max_deliveries: usize,
     /// Recorded failures after which a batch that cannot be decoded or stored for a reason of its own becomes a dead letter.
     pub dead_after: u32,
+    /// Memory that batches and dictionaries in hand may take together, decoded; when it is used up, reading waits. The process needs
+    /// about as much again at its peak.
+    #[serde(with = "units::size")]
+    #[schemars(schema_with = "units::size_schema")]
+    pub max_memory: usize,
+    /// Samples whose time is further ahead than this are rejected as `time_in_future`: a clock that is wrong would make partitions for
+    /// days that never come. 0s: none are.
+    #[serde(with = "humantime_serde")]
+    #[schemars(schema_with = "units::duration")]
+    pub max_future: Duration,
+    /// Samples whose time is longer ago than this are rejected as `time_too_old`. 0s: none are, so that old exports can be stored.
+    #[serde(with = "humantime_serde")]
+    #[schemars(schema_with = "units::duration")]
+    pub max_past: Duration,
+    /// Days that the samples of one batch may lie in: in PostgreSQL each new one is a partition. A batch with more is a dead letter;
+    /// `telemetry dead-letters retry` stores it all the same.
+    pub max_days: usize,
 }
 
 impl Default for Collect {
     fn default() -> Self {
-        Self { writers: 2, group_rows: 262_144, group_wait: Duration::from_millis(20), max_deliveries: 4, dead_after: 3 }
+        Self {
+            writers: 2,
+            group_rows: 262_144,
+            group_wait: Duration::from_millis(20),
+            max_deliveries: 4,
+            dead_after: 3,
+            max_memory: 192 << 20,
+            max_future: Duration::from_secs(24 * 3600),
+            max_past: Duration::ZERO,
+            max_days: 400,
+        }
     }
 }
 
@@ -43,6 +70,8 @@ impl Collect {
             "rows would wait that long before they are stored",
         );
         check.within("collect.max_deliveries", self.max_deliveries, 1, 1024, "batches read ahead are held in memory");
+        check.within("collect.max_memory", self.max_memory, 16 << 20, 1 << 40, "one batch of the usual size needs some of it");
+        check.at_least("collect.max_days", self.max_days, 1, "no batch could be stored");
         check.at_least("collect.dead_after", self.dead_after, 1, "no batch would be tried even once");
     }
 }

@@ -49,6 +49,9 @@ pub struct Stream {
     /// Identity of the source, instead of the fingerprint of its content.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub source_id: Option<String>,
+    /// The columns of files without a header, in order, by the names that a header would have. A file that has a header keeps its own.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub columns: Vec<String>,
     /// How often followed files and directories are looked at.
     #[serde(with = "humantime_serde")]
     #[schemars(schema_with = "units::duration")]
@@ -84,6 +87,7 @@ impl Default for Stream {
             rejects: None,
             strict: false,
             source_id: None,
+            columns: Vec::new(),
             poll: Duration::from_millis(250),
             max_record_bytes: 1 << 20,
             max_cell_bytes: 4 << 10,

@@ -1,17 +1,122 @@
-//! Times are milliseconds since 1970 in UTC, read from what exports write.
+//! Times: milliseconds since 1970 in UTC, and how they are read from what exports write.
 //!
-//! Accepted: RFC 3339 with a zone (`T`, `t` or a space between date and time; `Z`, `z`, `UTC`, `±hh:mm`, `±hhmm`, `±hh` as the zone,
+//! Accepted are RFC 3339 with a zone (`T`, `t` or a space between date and time; `Z`, `z`, `UTC`, `±hh:mm`, `±hhmm`, `±hh` as the zone,
 //! after at most one space), and plain numbers since 1970. A number below 100,000,000,000 counts seconds (with any fraction), one
 //! from there on milliseconds: within 1990..=2100 the two cannot be mistaken for each other. What is finer than a millisecond is
 //! cut off, towards the past. A leap second (`:60`) is read as `:59` of the same minute: milliseconds since 1970 have no place of
 //! their own for it.
 
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
 use super::Reason;
 
+/// A point in time: milliseconds since 1970 in UTC.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+#[repr(transparent)]
+pub struct TimeMs(i64);
+
+impl TimeMs {
+    /// 1970-01-01T00:00:00Z.
+    pub const EPOCH: Self = Self(0);
+    /// Before every time.
+    pub const MIN: Self = Self(i64::MIN);
+    /// After every time.
+    pub const MAX: Self = Self(i64::MAX);
+
+    /// The time so many milliseconds after 1970, as files, the wire and stores keep it.
+    #[inline]
+    #[must_use]
+    pub const fn from_millis(millis: i64) -> Self {
+        Self(millis)
+    }
+
+    /// Milliseconds since 1970.
+    #[inline]
+    #[must_use]
+    pub const fn as_millis(self) -> i64 {
+        self.0
+    }
+
+    /// The wall clock.
+    #[must_use]
+    pub fn now() -> Self {
+        Self(jiff::Timestamp::now().as_millisecond())
+    }
+
+    /// Milliseconds from another time to this one; negative where the other is later.
+    #[inline]
+    #[must_use]
+    pub const fn millis_since(self, other: Self) -> i64 {
+        self.0.saturating_sub(other.0)
+    }
+
+    /// How long after another time this one is; nothing where it is not after it.
+    #[must_use]
+    pub fn since(self, other: Self) -> Duration {
+        Duration::from_millis(u64::try_from(self.millis_since(other)).unwrap_or(0))
+    }
+
+    /// The time so many milliseconds later (earlier, where negative).
+    #[inline]
+    #[must_use]
+    pub const fn plus_millis(self, millis: i64) -> Self {
+        Self(self.0.saturating_add(millis))
+    }
+
+    /// The beginning of the step that it is in; steps of so many milliseconds are aligned to 1970.
+    #[inline]
+    #[must_use]
+    pub const fn floor_to(self, step_ms: i64) -> Self {
+        Self(self.0.div_euclid(step_ms).saturating_mul(step_ms))
+    }
+
+    /// The same time for calendars; beyond year 9999, the last one there is.
+    #[must_use]
+    pub fn to_timestamp(self) -> jiff::Timestamp {
+        let nearest = if self.0 < 0 { jiff::Timestamp::MIN } else { jiff::Timestamp::MAX };
+        jiff::Timestamp::from_millisecond(self.0).unwrap_or(nearest)
+    }
+}
+
+impl From<jiff::Timestamp> for TimeMs {
+    /// What is finer than a millisecond is cut off.
+    fn from(time: jiff::Timestamp) -> Self {
+        Self(time.as_millisecond())
+    }
+}
+
+impl fmt::Display for TimeMs {
+    /// RFC 3339 in UTC, milliseconds only where there are some.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let time = self.to_timestamp();
+        if self.0.rem_euclid(1000) == 0 { write!(f, "{time:.0}") } else { write!(f, "{time:.3}") }
+    }
+}
+
+impl fmt::Debug for TimeMs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+impl FromStr for TimeMs {
+    type Err = Reason;
+
+    /// As [`parse_time`].
+    fn from_str(text: &str) -> Result<Self, Reason> {
+        parse_time(text.as_bytes())
+    }
+}
+
 /// 1990-01-01T00:00:00Z, the first time that is accepted.
-pub const MIN_TIME_MS: i64 = 631_152_000_000;
+pub const MIN_TIME: TimeMs = TimeMs(631_152_000_000);
 /// 2101-01-01T00:00:00Z: times before it are accepted (the years 1990 to 2100).
-pub const MAX_TIME_MS: i64 = 4_133_980_800_000;
+pub const MAX_TIME: TimeMs = TimeMs(4_133_980_800_000);
 
 /// Plain numbers from here on are milliseconds, smaller ones seconds.
 const FIRST_MS_NUMBER: i64 = 100_000_000_000;
@@ -27,7 +132,7 @@ pub fn now_ms() -> i64 {
 /// # Errors
 /// [`Reason::BadTime`] for what is no time, [`Reason::NoTimeZone`] for a date and time without a zone, [`Reason::TimeOutOfRange`]
 /// outside 1990..=2100.
-pub fn parse_time(text: &[u8]) -> Result<i64, Reason> {
+pub fn parse_time(text: &[u8]) -> Result<TimeMs, Reason> {
     let text = text.trim_ascii();
     if text.len() >= 20 && text[4] == b'-' {
         return in_range(date_time(text)?);
@@ -49,8 +154,9 @@ pub fn parse_time(text: &[u8]) -> Result<i64, Reason> {
     }
 }
 
-fn in_range(ms: i64) -> Result<i64, Reason> {
-    if (MIN_TIME_MS..MAX_TIME_MS).contains(&ms) { Ok(ms) } else { Err(Reason::TimeOutOfRange) }
+fn in_range(ms: i64) -> Result<TimeMs, Reason> {
+    let time = TimeMs(ms);
+    if (MIN_TIME..MAX_TIME).contains(&time) { Ok(time) } else { Err(Reason::TimeOutOfRange) }
 }
 
 /// `99999-01-01…`: a date all right, but none that is accepted.
@@ -61,7 +167,7 @@ fn long_year(text: &[u8]) -> bool {
 }
 
 /// Seconds with a fraction, or milliseconds.
-fn number(text: &[u8]) -> Result<i64, Reason> {
+fn number(text: &[u8]) -> Result<TimeMs, Reason> {
     let dot = text.iter().position(|b| *b == b'.').unwrap_or(text.len());
     let (whole, fraction) = (&text[..dot], text.get(dot + 1..).unwrap_or_default());
     if whole.is_empty() || (dot + 1 == text.len()) || fraction.contains(&b'.') {
@@ -168,13 +274,13 @@ mod tests {
 
     use super::*;
 
-    fn at(text: &str) -> Result<i64, Reason> {
-        parse_time(text.as_bytes())
+    fn at(text: &str) -> Result<TimeMs, Reason> {
+        text.parse()
     }
 
     #[test]
     fn reads_what_exports_write() {
-        let base = 1_752_871_354_000;
+        let base = TimeMs(1_752_871_354_000);
         for text in [
             "2025-07-18T20:42:34Z",
             "2025-07-18 20:42:34Z",
@@ -192,11 +298,11 @@ mod tests {
         ] {
             assert_eq!(at(text), Ok(base), "{text}");
         }
-        assert_eq!(at("2025-07-18T20:42:34.5Z"), Ok(base + 500));
-        assert_eq!(at("1752871354.123999"), Ok(base + 123));
+        assert_eq!(at("2025-07-18T20:42:34.5Z"), Ok(base.plus_millis(500)));
+        assert_eq!(at("1752871354.123999"), Ok(base.plus_millis(123)));
         assert_eq!(at("2016-12-31T23:59:60Z"), at("2016-12-31T23:59:59Z"));
-        assert_eq!(at("1990-01-01T00:00:00Z"), Ok(MIN_TIME_MS));
-        assert_eq!(at("2100-12-31T23:59:59.999Z"), Ok(MAX_TIME_MS - 1));
+        assert_eq!(at("1990-01-01T00:00:00Z"), Ok(MIN_TIME));
+        assert_eq!(at("2100-12-31T23:59:59.999Z"), Ok(MAX_TIME.plus_millis(-1)));
     }
 
     #[test]
@@ -245,10 +351,20 @@ mod tests {
         }
     }
 
+    #[test]
+    fn steps_are_aligned_to_1970() {
+        let step = |ms: i64| TimeMs(ms).floor_to(1000).as_millis();
+        assert_eq!([0, 999, 1000, -1, -1000].map(step), [0, 0, 1000, -1000, -1000]);
+        assert_eq!(TimeMs(1500).since(TimeMs(500)), Duration::from_secs(1));
+        assert_eq!(TimeMs(500).since(TimeMs(1500)), Duration::ZERO);
+        assert_eq!(TimeMs(1_752_871_354_120).to_string(), "2025-07-18T20:42:34.120Z");
+        assert_eq!((TimeMs::MIN.to_timestamp(), TimeMs::MAX.to_timestamp()), (jiff::Timestamp::MIN, jiff::Timestamp::MAX));
+    }
+
     proptest! {
         #[test]
         fn agrees_with_jiff(
-            ms in MIN_TIME_MS..MAX_TIME_MS, finer in 0i32..1_000_000, offset in -1439i32..=1439, style in 0usize..4,
+            ms in MIN_TIME.0..MAX_TIME.0, finer in 0i32..1_000_000, offset in -1439i32..=1439, style in 0usize..4,
         ) {
             let time = jiff::Timestamp::from_millisecond(ms).unwrap() + jiff::SignedDuration::from_nanos(i64::from(finer));
             let text = if style == 0 {
@@ -259,7 +375,7 @@ mod tests {
                 let text = format!("{local}{zone}");
                 match style { 1 => text, 2 => text.replace('T', " "), _ => text.to_lowercase() }
             };
-            prop_assert_eq!(parse_time(text.as_bytes()), Ok(ms), "{}", text);
+            prop_assert_eq!(parse_time(text.as_bytes()), Ok(TimeMs(ms)), "{}", text);
         }
 
         #[test]
@@ -267,15 +383,15 @@ mod tests {
             y in 1990i32..2101, mo in 0u8..14, d in 0u8..33, h in 0u8..25, mi in 0u8..61, s in 0u8..62, frac in "(\\.[0-9]{1,9})?",
         ) {
             let text = format!("{y:04}-{mo:02}-{d:02}T{h:02}:{mi:02}:{s:02}{frac}Z");
-            let theirs = text.parse::<jiff::Timestamp>().ok().map(|t| t.as_millisecond());
-            prop_assert_eq!(parse_time(text.as_bytes()).ok(), theirs.filter(|t| (MIN_TIME_MS..MAX_TIME_MS).contains(t)), "{}", text);
+            let theirs = text.parse::<jiff::Timestamp>().ok().map(TimeMs::from);
+            prop_assert_eq!(parse_time(text.as_bytes()).ok(), theirs.filter(|t| (MIN_TIME..MAX_TIME).contains(t)), "{}", text);
         }
 
         #[test]
         fn never_panics(bytes in prop::collection::vec(any::<u8>(), 0..40), text in "[-+0-9:./TtZz ]{0,32}") {
             for text in [&bytes[..], text.as_bytes()] {
-                if let Ok(ms) = parse_time(text) {
-                    prop_assert!((MIN_TIME_MS..MAX_TIME_MS).contains(&ms));
+                if let Ok(time) = parse_time(text) {
+                    prop_assert!((MIN_TIME..MAX_TIME).contains(&time));
                 }
             }
         }

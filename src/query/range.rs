@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{Params, QueryError, Result};
-use crate::model::{MAX_TIME_MS, MIN_TIME_MS, parse_time};
+use crate::model::{MAX_TIME, MIN_TIME, TimeMs, parse_time};
 
 /// From and to in ms, both included; open where `None`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -68,8 +68,8 @@ pub fn parse_time_parameter(text: &str, now_ms: i64) -> std::result::Result<i64,
         }
         _ => text.to_owned(),
     };
-    parse_time(mended.as_bytes()).map_err(|_| match mended.parse::<jiff::Timestamp>() {
-        Ok(_) => format!("`{text}` is outside of what can be stored: {} to {}", time_text(MIN_TIME_MS), time_text(MAX_TIME_MS)),
+    parse_time(mended.as_bytes()).map(TimeMs::as_millis).map_err(|_| match mended.parse::<jiff::Timestamp>() {
+        Ok(_) => format!("`{text}` is outside of what can be stored: {} to {}", MIN_TIME, MAX_TIME),
         Err(_) => wrong(),
     })
 }
@@ -86,8 +86,7 @@ pub(super) fn take_duration(params: &mut Params, name: &'static str) -> Result<O
 /// A time as the API writes it: RFC 3339 in UTC, milliseconds only where there are some.
 #[must_use]
 pub fn time_text(ms: i64) -> String {
-    let time = jiff::Timestamp::from_millisecond(ms).unwrap_or(if ms < 0 { jiff::Timestamp::MIN } else { jiff::Timestamp::MAX });
-    if ms.rem_euclid(1000) == 0 { format!("{time:.0}") } else { format!("{time:.3}") }
+    TimeMs::from_millis(ms).to_string()
 }
 
 #[cfg(test)]

@@ -22,7 +22,7 @@ use super::all;
 use super::generate::Generate;
 use crate::cli::{Cli, Demo};
 use crate::config::{self as settings};
-use crate::model::{now_ms, parse_time};
+use crate::model::{TimeMs, parse_time};
 use crate::runtime::{self, Exit, Lifecycle};
 
 /// Generated before now.
@@ -107,8 +107,13 @@ fn start_fleet(lifecycle: &Lifecycle, file: &Path) -> CancellationToken {
     let (ended, path) = (lifecycle.stopping().child_token(), file.to_owned());
     let (told, failed) = (ended.clone(), lifecycle.clone());
     let history = i64::try_from(HISTORY.as_millis()).unwrap_or(0);
-    let generate =
-        Generate { gpus: GPUS, duration: LONG, interval: INTERVAL, seed: 7, start_ms: (now_ms() - history) / 1000 * 1000 };
+    let generate = Generate {
+        gpus: GPUS,
+        duration: LONG,
+        interval: INTERVAL,
+        seed: 7,
+        start_ms: TimeMs::now().plus_millis(-history).floor_to(1000),
+    };
     tokio::task::spawn_blocking(move || {
         let written = File::create(&path).and_then(|file| generate.write(&mut AsTimeComes::new(file, told.clone())));
         if let Err(error) = written.map(|_| ())
@@ -136,7 +141,7 @@ impl AsTimeComes {
     fn pass(&mut self) -> io::Result<()> {
         let time = self.line.split(|b| *b == b',').next().map(|cell| cell.trim_ascii().strip_prefix(b"\"").unwrap_or(cell));
         let time = time.map(|cell| cell.strip_suffix(b"\"").unwrap_or(cell)).and_then(|cell| parse_time(cell).ok());
-        while let Some(early) = time.map(|time| time - now_ms()).filter(|early| *early > 0) {
+        while let Some(early) = time.map(|time| time.millis_since(TimeMs::now())).filter(|early| *early > 0) {
             if self.ended.is_cancelled() {
                 return Err(io::Error::other("it ends"));
             }

@@ -7,6 +7,7 @@ use std::io::{self, Write};
 use std::time::Duration;
 
 use crate::cli;
+use crate::model::TimeMs;
 use crate::runtime::Exit;
 
 /// GPUs of one host.
@@ -42,13 +43,13 @@ pub struct Generate {
     /// Another seed, other jobs and other uuids.
     pub seed: u64,
     /// Time of the first scrape, ms since 1970.
-    pub start_ms: i64,
+    pub start_ms: TimeMs,
 }
 
 /// Runs the command.
 pub fn run(what: &cli::Generate) -> anyhow::Result<Exit> {
     let cli::Generate { gpus, duration, interval, seed, start } = *what;
-    let generate = Generate { gpus, duration, interval, seed, start_ms: start.as_millisecond() };
+    let generate = Generate { gpus, duration, interval, seed, start_ms: start.into() };
     super::print(|out| generate.write(out).map(|_| ()))?;
     Ok(Exit::Done)
 }
@@ -132,7 +133,7 @@ impl Generate {
                 gpu.step(host);
             }
             for (metric, (_, quarter)) in METRICS.iter().enumerate() {
-                let time = time_text(self.start_ms + step * interval + quarter * apart);
+                let time = time_text(self.start_ms.as_millis() + step * interval + quarter * apart);
                 for gpu in &gpus {
                     line.clear();
                     line.push(b'"');
@@ -298,7 +299,7 @@ mod tests {
             duration: Duration::from_secs(60),
             interval: Duration::from_secs(5),
             seed: 1,
-            start_ms: 1_735_689_600_000,
+            start_ms: TimeMs::from_millis(1_735_689_600_000),
         }
     }
 

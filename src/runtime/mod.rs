@@ -7,6 +7,7 @@
 mod admin;
 mod exit;
 mod health;
+mod labels;
 mod lifecycle;
 mod logging;
 pub mod observe;

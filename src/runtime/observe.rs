@@ -4,7 +4,13 @@ use std::time::{Duration, SystemTime};
 
 use metrics::{Unit, counter, gauge, histogram};
 
+use super::labels::Values;
 use crate::model::{Partition, Reason};
+
+/// Clusters that appear as labels.
+static CLUSTERS: Values = Values::new();
+/// Consumer groups that appear as labels.
+static GROUPS: Values = Values::new();
 
 /// What a metric is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,6 +90,8 @@ pub const DEAD_LETTERS_KEPT: &str = "telemetry_dead_letters_kept";
 pub const LAST_STORED: &str = "telemetry_last_stored_timestamp_seconds";
 /// Batches buried.
 pub const DEAD_LETTERS: &str = "telemetry_dead_letters_total";
+/// Entries in a format that is not known.
+pub const HELD_BACK: &str = "telemetry_held_back_entries";
 /// Duration of publishing.
 pub const PUBLISH_SECONDS: &str = "telemetry_publish_seconds";
 /// Duration of committing.
@@ -100,6 +108,8 @@ pub const RECONNECTS: &str = "telemetry_reconnects_total";
 pub const CERTIFICATE_EXPIRY: &str = "telemetry_certificate_expiry_seconds";
 /// Whether a file that changed could not be read again.
 pub const RELOAD_FAILED: &str = "telemetry_reload_failed";
+/// Followed files that cannot be read now.
+pub const SOURCE_FILES_UNREADABLE: &str = "telemetry_source_files_unreadable";
 /// Bytes over the line to the queue.
 pub const WAN_BYTES: &str = "telemetry_wan_bytes_total";
 /// Duration of the parts of the way to the queue.
@@ -118,7 +128,7 @@ const fn described(name: &'static str, kind: Kind, unit: Unit, labels: &'static 
 }
 
 /// Every metric.
-pub const METRICS: [Described; 34] = [
+pub const METRICS: [Described; 36] = [
     described(
         LATENCY,
         Kind::Histogram,
@@ -205,6 +215,13 @@ pub const METRICS: [Described; 34] = [
         &[],
         "Batches that could not be stored for a reason of their own and were kept as dead letters.",
     ),
+    described(
+        HELD_BACK,
+        Kind::Gauge,
+        Unit::Count,
+        &[],
+        "Entries in a version of the format that this collector does not know. They stay in the queue until a newer collector reads them.",
+    ),
     described(PUBLISH_SECONDS, Kind::Histogram, Unit::Seconds, &[], "Time from sending a batch to the queue's answer."),
     described(COMMIT_SECONDS, Kind::Histogram, Unit::Seconds, &[], "Time of committing a group of batches."),
     described(
@@ -242,6 +259,13 @@ pub const METRICS: [Described; 34] = [
         Unit::Count,
         &["what"],
         "Whether a file that takes effect without a restart has a fault, so that what it said before is still in use: 1 yes, 0 no. what, as in the log: tokens, certificates of HTTPS, certificates of PostgreSQL, Redis certificates, contents of redis.password_file (redis.sentinel_password_file, postgres.password_file).",
+    ),
+    described(
+        SOURCE_FILES_UNREADABLE,
+        Kind::Gauge,
+        Unit::Count,
+        &[],
+        "Followed files that cannot be read now (a missing right, no more open files, an I/O error). They are tried again every few seconds.",
     ),
     described(
         WAN_BYTES,
@@ -381,6 +405,7 @@ pub fn backlog(partition: Partition, entries: u64, pending: u64, oldest: Duratio
 
 /// What waits for a group, ours or another, in all partitions.
 pub fn group_lag(group: &str, entries: u64, oldest: Duration) {
+    let group = GROUPS.bounded(group);
     gauge!(GROUP_LAG_ENTRIES, "group" => group.to_owned()).set(entries as f64);
     gauge!(GROUP_LAG_SECONDS, "group" => group.to_owned()).set(oldest.as_secs_f64());
 }
@@ -398,12 +423,21 @@ pub fn dead_letters_kept(letters: u64) {
 
 /// When something of a cluster was committed last.
 pub fn last_stored(cluster: &str, at_ms: i64) {
+    // Of several that share a label none would be seen to stand still.
+    if CLUSTERS.bounded(cluster) != cluster {
+        return;
+    }
     gauge!(LAST_STORED, "cluster" => cluster.to_owned()).set(at_ms as f64 / 1000.0);
 }
 
 /// Batches became dead letters.
 pub fn dead_letters(batches: u64) {
     counter!(DEAD_LETTERS).increment(batches);
+}
+
+/// Entries are held back.
+pub fn held_back(entries: usize) {
+    gauge!(HELD_BACK).set(entries as f64);
 }
 
 /// A batch was answered by the queue after this time.
@@ -471,6 +505,11 @@ pub fn reload_failed(what: &'static str, failed: bool) {
     gauge!(RELOAD_FAILED, "what" => what).set(f64::from(u8::from(failed)));
 }
 
+/// How many followed files cannot be read now.
+pub fn source_files_unreadable(files: usize) {
+    gauge!(SOURCE_FILES_UNREADABLE).set(files as f64);
+}
+
 /// A part of the way to the queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProbeStep {
@@ -525,7 +564,7 @@ pub fn connection(cluster: &str, component: Component, up: bool) {
 /// counts as 0.
 pub fn latency(source: &str, target: &str, component: Component, seconds: f64) {
     let labels = [
-        ("source_cluster", source.to_owned()),
+        ("source_cluster", CLUSTERS.bounded(source).to_owned()),
         ("target_cluster", target.to_owned()),
         ("component", component.name().to_owned()),
     ];

@@ -19,7 +19,7 @@ mod rejects;
 
 use std::time::Duration;
 
-use crate::model::Reason;
+use crate::model::{Reason, TimeMs};
 
 pub use content::{Input, follow, identity};
 pub use discover::{Watch, discover};
@@ -100,7 +100,7 @@ pub enum Kind {
         /// Index into [`CsvReader::series`].
         series: u32,
         /// ms since 1970 UTC.
-        time_ms: i64,
+        time_ms: TimeMs,
         /// Always finite.
         value: f64,
     },

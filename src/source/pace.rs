@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::model::{MAX_TIME_MS, MIN_TIME_MS, Reason};
+use crate::model::{MAX_TIME, MIN_TIME, Reason, TimeMs};
 
 /// At most so many rows a second, over all sources of a process (`--rate`). A token bucket that holds a tenth of a second.
 #[derive(Clone, Debug)]
@@ -39,14 +39,14 @@ const MAX_WAIT: Duration = Duration::from_secs(365 * 86_400);
 /// Rows at the pace of their own times (`--realtime`). The first row is due at once; what lies before it too.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Realtime {
-    start: Option<(i64, Instant)>,
+    start: Option<(TimeMs, Instant)>,
 }
 
 impl Realtime {
     /// How long to wait for a row of this time (ms since 1970).
-    pub fn due(&mut self, time_ms: i64, now: Instant) -> Duration {
-        let (first, began) = *self.start.get_or_insert((time_ms, now));
-        let after = Duration::from_millis(u64::try_from(time_ms.saturating_sub(first)).unwrap_or(0)).min(MAX_WAIT);
+    pub fn due(&mut self, time: TimeMs, now: Instant) -> Duration {
+        let (first, began) = *self.start.get_or_insert((time, now));
+        let after = time.since(first).min(MAX_WAIT);
         (began + after).saturating_duration_since(now)
     }
 }
@@ -60,23 +60,27 @@ pub struct Restamp {
 impl Restamp {
     /// The shift that moves a source time to another.
     #[must_use]
-    pub fn new(source_ms: i64, to_ms: i64) -> Self {
-        Self { shift_ms: to_ms.saturating_sub(source_ms) }
+    pub fn new(source: TimeMs, to: TimeMs) -> Self {
+        Self { shift_ms: to.millis_since(source) }
     }
 
     /// A time, shifted.
     ///
     /// # Errors
     /// [`Reason::TimeOutOfRange`] if that is outside of what is accepted.
-    pub fn apply(self, time_ms: i64) -> Result<i64, Reason> {
-        let shifted = time_ms.saturating_add(self.shift_ms);
-        if (MIN_TIME_MS..MAX_TIME_MS).contains(&shifted) { Ok(shifted) } else { Err(Reason::TimeOutOfRange) }
+    pub fn apply(self, time: TimeMs) -> Result<TimeMs, Reason> {
+        let shifted = time.plus_millis(self.shift_ms);
+        if (MIN_TIME..MAX_TIME).contains(&shifted) { Ok(shifted) } else { Err(Reason::TimeOutOfRange) }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn at(millis: i64) -> TimeMs {
+        TimeMs::from_millis(millis)
+    }
 
     #[test]
     fn a_rate_is_kept_in_the_long_run_and_pauses_are_not_saved_up() {
@@ -98,16 +102,16 @@ mod tests {
     fn realtime_keeps_the_gaps_of_the_source() {
         let start = Instant::now();
         let mut pace = Realtime::default();
-        assert_eq!(pace.due(5_000, start), Duration::ZERO);
-        assert_eq!(pace.due(7_500, start + Duration::from_secs(1)), Duration::from_millis(1_500));
-        assert_eq!(pace.due(4_000, start), Duration::ZERO);
-        assert!(pace.due(i64::MAX, start) <= MAX_WAIT);
+        assert_eq!(pace.due(at(5_000), start), Duration::ZERO);
+        assert_eq!(pace.due(at(7_500), start + Duration::from_secs(1)), Duration::from_millis(1_500));
+        assert_eq!(pace.due(at(4_000), start), Duration::ZERO);
+        assert!(pace.due(TimeMs::MAX, start) <= MAX_WAIT);
     }
 
     #[test]
     fn restamped_times_keep_their_distance_and_stay_in_range() {
-        let shift = Restamp::new(1_000_000_000_000, 1_700_000_000_000);
-        assert_eq!(shift.apply(1_000_000_000_123), Ok(1_700_000_000_123));
-        assert_eq!(Restamp::new(MIN_TIME_MS, MAX_TIME_MS).apply(MIN_TIME_MS + 1), Err(Reason::TimeOutOfRange));
+        let shift = Restamp::new(at(1_000_000_000_000), at(1_700_000_000_000));
+        assert_eq!(shift.apply(at(1_000_000_000_123)), Ok(at(1_700_000_000_123)));
+        assert_eq!(Restamp::new(MIN_TIME, MAX_TIME).apply(MIN_TIME.plus_millis(1)), Err(Reason::TimeOutOfRange));
     }
 }

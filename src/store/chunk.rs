@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::batch::{Batch, Run};
-use crate::model::{GpuId, SeriesId};
+use crate::model::{GpuId, SeriesId, TimeMs};
 
 /// A UTC day: days since 1970.
 pub(in crate::store) type Day = i64;
@@ -15,9 +15,9 @@ pub(in crate::store) type Day = i64;
 /// Milliseconds of a day.
 pub(in crate::store) const DAY_MS: i64 = 86_400_000;
 
-/// The day of a time in ms.
-pub(in crate::store) fn day_of(ms: i64) -> Day {
-    ms.div_euclid(DAY_MS)
+/// The day of a time.
+pub(in crate::store) fn day_of(time: TimeMs) -> Day {
+    time.as_millis().div_euclid(DAY_MS)
 }
 
 /// The store's ids behind a series.
@@ -50,14 +50,14 @@ impl Part<'_> {
 #[derive(Debug, PartialEq)]
 pub(in crate::store) struct Chunk<'a> {
     pub(in crate::store) series: SeriesId,
-    pub(in crate::store) times: &'a [i64],
+    pub(in crate::store) times: &'a [TimeMs],
     pub(in crate::store) values: &'a [f64],
     /// The distance of the samples in ms, if it is always the same; 0 for a single one.
     pub(in crate::store) step: Option<i32>,
 }
 
-/// Oldest and newest sample of each GPU, ms.
-pub(in crate::store) type Spans = HashMap<GpuId, (i64, i64)>;
+/// Times of the oldest and the newest sample of each GPU.
+pub(in crate::store) type Spans = HashMap<GpuId, (TimeMs, TimeMs)>;
 
 /// Cuts parts into chunks, one after the other, with memory for one series.
 pub(in crate::store) struct Chunker<'a> {
@@ -66,7 +66,7 @@ pub(in crate::store) struct Chunker<'a> {
     runs: Vec<(Ids, usize, Run)>,
     next_run: usize,
     series: SeriesId,
-    times: Vec<i64>,
+    times: Vec<TimeMs>,
     values: Vec<f64>,
     cut: usize,
     spans: Spans,
@@ -157,12 +157,12 @@ impl<'a> Chunker<'a> {
 }
 
 /// The distance of sorted times within one day, if it is always the same.
-fn step_of(times: &[i64]) -> Option<i32> {
+fn step_of(times: &[TimeMs]) -> Option<i32> {
     let step = match times {
-        [first, second, ..] => second - first,
+        [first, second, ..] => second.millis_since(*first),
         _ => 0,
     };
-    times.windows(2).all(|pair| pair[1] - pair[0] == step).then(|| i32::try_from(step).ok()).flatten()
+    times.windows(2).all(|pair| pair[1].millis_since(pair[0]) == step).then(|| i32::try_from(step).ok()).flatten()
 }
 
 #[cfg(test)]
@@ -180,7 +180,7 @@ mod tests {
                 family: FamilyId::of_source(SourceId::UNKNOWN),
                 cluster: String::new(),
                 name: String::new(),
-                created_ms: 0,
+                created_ms: TimeMs::EPOCH,
                 dictionaries: Vec::new(),
             },
             rows: RowRange { first: 0, end: 0 },
@@ -195,7 +195,7 @@ mod tests {
             batch.runs.push(Run { dictionary: 0, index, start: batch.time_ms.len(), len: run.len() });
             for (time, value) in run {
                 batch.row.push(batch.row.len() as u64);
-                batch.time_ms.push(*time);
+                batch.time_ms.push(TimeMs::from_millis(*time));
                 batch.value.push(*value);
             }
         }
@@ -209,7 +209,7 @@ mod tests {
     fn cut(parts: &[Part<'_>]) -> Vec<Plain> {
         let (mut chunker, mut out) = (Chunker::new(parts), Vec::new());
         while let Some(chunk) = chunker.next() {
-            let samples = chunk.times.iter().copied().zip(chunk.values.iter().copied()).collect();
+            let samples = chunk.times.iter().map(|time| time.as_millis()).zip(chunk.values.iter().copied()).collect();
             out.push((chunk.series.to_store(), chunk.step, samples));
         }
         out
@@ -253,14 +253,14 @@ mod tests {
             let mut expected: Vec<(i64, i64, u64)> = Vec::new();
             for run in &a.runs {
                 for i in (run.start..run.start + run.len).filter(|i| mask[*i]) {
-                    expected.push((i64::from(run.index) + 1, a.time_ms[i], a.value[i].to_bits()));
+                    expected.push((i64::from(run.index) + 1, a.time_ms[i].as_millis(), a.value[i].to_bits()));
                 }
             }
             let mut found: Vec<(i64, i64, u64)> = Vec::new();
             for (series, step, samples) in &chunks {
                 prop_assert!(!samples.is_empty());
                 prop_assert!(samples.windows(2).all(|w| w[0].0 <= w[1].0));
-                prop_assert_eq!(day_of(samples[0].0), day_of(samples[samples.len() - 1].0));
+                prop_assert_eq!(samples[0].0.div_euclid(DAY_MS), samples[samples.len() - 1].0.div_euclid(DAY_MS));
                 if let Some(step) = step {
                     prop_assert!(samples.windows(2).all(|w| w[1].0 - w[0].0 == i64::from(*step)));
                 }

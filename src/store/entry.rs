@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::batch::Batch;
-use crate::model::{Reason, RowSet, SourceId};
+use crate::model::{Reason, RowSet, SourceId, TimeMs};
 
 /// Rejected rows in one [`Rejected`] at most.
 const MAX_REJECTS: usize = 10_000;
@@ -16,7 +16,7 @@ pub(in crate::store) struct Entry {
     pub(in crate::store) duplicate: u64,
     pub(in crate::store) extra: u64,
     pub(in crate::store) rejected: BTreeMap<Reason, u64>,
-    pub(in crate::store) newest: Option<i64>,
+    pub(in crate::store) newest: Option<TimeMs>,
 }
 
 /// Rejected rows of one reason: (row, line).

@@ -211,9 +211,24 @@ pub trait Store: Send + Sync {
     /// Notes that a batch failed for a reason of its own; returns how often that has been noted for this queue entry.
     async fn note_failure(&self, entry: &str, reason: &str) -> Result<u32>;
 
-    /// Keeps a dead letter (once per source and rows) and forgets the failures noted for its entry. Returns how far its source is
-    /// settled.
-    async fn bury(&self, letter: &DeadLetter, entry: &str) -> Result<(SourceId, u64)>;
+    /// Forgets the failures noted for an entry.
+    async fn forget_failures(&self, entry: &str) -> Result<()>;
+
+    /// Keeps dead letters (each once per source and rows) in one transaction, and forgets the failures noted for their entries, which
+    /// are named beside them. Returns how far their sources are settled.
+    async fn bury_all(&self, letters: &[(DeadLetter, String)]) -> Result<Vec<(SourceId, u64)>>;
+
+    /// Keeps one dead letter, see [`Store::bury_all`].
+    async fn bury(&self, letter: &DeadLetter, entry: &str) -> Result<(SourceId, u64)> {
+        let settled = self.bury_all(&[(letter.clone(), entry.to_owned())]).await?;
+        Ok(settled.first().copied().unwrap_or((letter.source, 0)))
+    }
+
+    /// Whether this user may do what a collector does, partitions of new days included. Said at the start, so that it does not show
+    /// at midnight.
+    async fn check_rights(&self) -> Result<()> {
+        Ok(())
+    }
 
     /// The dead letters, oldest first, without payloads.
     async fn dead_letters(&self) -> Result<Vec<DeadLetter>>;

@@ -177,6 +177,8 @@ pub struct Delivery {
     pub rows: RowRange,
     /// The encoded batch.
     pub payload: Bytes,
+    /// Whether it was delivered before: to this consumer in an earlier connection or process, or to one that left it lying.
+    pub redelivered: bool,
 }
 
 /// How much waits in a partition.
@@ -209,6 +211,10 @@ pub trait Consumer: Send + Sync {
 
     /// Whether an entry is still in the queue (not trimmed, not lost).
     async fn contains(&self, receipt: &Receipt) -> Result<bool>;
+
+    /// Lets entries go without acknowledging them: they stay pending, and once nobody has kept them for `claim_idle` they are
+    /// delivered again, to this consumer or another one. Receipts of an earlier connection are left alone.
+    async fn put_back(&self, partition: Partition, receipts: &[Receipt]) -> Result<()>;
 
     /// Says that these are still being worked on, so that nobody claims them.
     async fn keep(&self, partition: Partition, receipts: &[Receipt]) -> Result<()>;

@@ -7,6 +7,7 @@ mod clusters;
 mod config;
 mod embedded;
 mod faults;
+mod following;
 mod house;
 mod main_path;
 mod runtime;

@@ -11,7 +11,7 @@ use std::task::{Context, Poll};
 use proptest::prelude::*;
 use telemetry::model::{Position, Reason};
 use telemetry::source::follow::Change;
-use telemetry::source::identity::{Known, named, round};
+use telemetry::source::identity::{KnownContent, named, round};
 use telemetry::source::{CsvReader, Fill, Input, Kind, Options, Rejects, Row, Seek, SourceError, Watch, discover};
 use tokio::io::{AsyncRead, ReadBuf};
 
@@ -61,7 +61,7 @@ struct Seen {
 
 fn see(reader: &CsvReader, row: Row) -> Seen {
     let what = match row.kind {
-        Kind::Sample { series, time_ms, value } => Ok((format!("{:?}", reader.series(series)), time_ms, value)),
+        Kind::Sample { series, time_ms, value } => Ok((format!("{:?}", reader.series(series)), time_ms.as_millis(), value)),
         Kind::Reject { line, reason } => Err((line, reason)),
     };
     Seen { row: row.row, what, raw: reader.raw().to_vec(), after: reader.position() }
@@ -70,7 +70,7 @@ fn see(reader: &CsvReader, row: Row) -> Seen {
 async fn drain(reader: &mut CsvReader) -> Result<Vec<Seen>, (Vec<Seen>, SourceError)> {
     let mut seen = Vec::new();
     loop {
-        while let Some(row) = reader.next_row().await {
+        while let Some(row) = reader.next_row() {
             seen.push(see(reader, row));
         }
         match reader.fill().await {
@@ -506,7 +506,7 @@ async fn a_rotated_file_is_read_to_its_end_and_the_new_one_found() {
     let directory = tempfile::tempdir().expect("directory");
     let path = directory.path().join("a.csv");
     std::fs::write(&path, format!("{HEADER}\n{}", row(1, "M", "1"))).expect("written");
-    let mut watch = Watch::new(vec![directory.path().display().to_string()]);
+    let mut watch = Watch::new(vec![directory.path().display().to_string()], None);
     assert_eq!(watch.scan().expect("scans"), [Input::File(path.clone())]);
     let mut reader = open(&path, true).await;
     assert_eq!(drain(&mut reader).await.expect("readable").len(), 1);
@@ -540,17 +540,17 @@ async fn inputs_are_found_or_it_is_said_why_not() {
     std::fs::create_dir(at("empty")).expect("created");
     let names = |patterns: &[String]| -> Vec<String> {
         let file = |input: &Input| input.path().map_or("-".to_owned(), |p| p.file_name().expect("a name").display().to_string());
-        discover(patterns).expect("found").iter().map(file).collect()
+        discover(patterns, None).expect("found").iter().map(file).collect()
     };
     assert_eq!(names(&[at("")]), ["a.csv.gz", "b.csv", "d.CSV"]);
     assert_eq!(names(&[at("*.csv"), at("c.txt"), at("b.csv"), "-".to_owned()]), ["b.csv", "c.txt", "-"]);
     for (pattern, word) in
         [(at("none.csv"), "check the path"), (at("empty"), "*.csv"), (at("*.parquet"), "*.csv"), (at("[.csv"), "pattern")]
     {
-        let message = discover(std::slice::from_ref(&pattern)).expect_err("an error").to_string();
+        let message = discover(std::slice::from_ref(&pattern), None).expect_err("an error").to_string();
         assert!(message.contains(&pattern) && message.contains(word), "{message}");
     }
-    assert!(Watch::new(vec![at("none.csv"), at("empty")]).scan().expect("waits").is_empty());
+    assert!(Watch::new(vec![at("none.csv"), at("empty")], None).scan().expect("waits").is_empty());
 }
 
 #[tokio::test]
@@ -593,7 +593,7 @@ async fn content_is_recognised_wherever_it_lies_and_however_it_has_grown() {
     assert_eq!(pipe.recognise(&[first.fresh]).await.expect("reads"), Some(first.fresh));
     assert_eq!(drain(&mut pipe).await.expect("readable").len(), 2000);
 
-    let Known { source, .. } = first.fresh;
+    let KnownContent { source, .. } = first.fresh;
     assert_ne!(named("edge", "x"), named("other", "x"));
     assert_ne!(round(source, 1, 0), round(source, 1, 1));
 }
@@ -622,7 +622,7 @@ async fn a_full_series_table_is_said_and_reset() {
     let mut reader = pieces(text.as_bytes(), &[50], Options { max_series: 4, ..Options::default() });
     let (mut values, mut resets) = (Vec::new(), 0);
     loop {
-        while let Some(row) = reader.next_row().await {
+        while let Some(row) = reader.next_row() {
             let Kind::Sample { series, value, .. } = row.kind else { panic!("{row:?}") };
             assert_eq!(reader.series(series).metric, format!("M{value}"));
             values.push(value);
@@ -651,7 +651,7 @@ async fn measure() {
     let began = std::time::Instant::now();
     let (mut samples, mut sum, mut rejects) = (0u64, 0.0, BTreeMap::<Reason, u64>::new());
     loop {
-        while let Some(row) = reader.next_row().await {
+        while let Some(row) = reader.next_row() {
             match row.kind {
                 Kind::Sample { value, .. } => {
                     samples += 1;

@@ -1,78 +1,116 @@
-//! Dictionaries that were read, by digest.
+//! Dictionaries that were read, by id.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
-use crate::batch::{DecodeError, Dictionary};
+use super::memory::{Share, Taking, TooMuch};
+use crate::batch::{DecodeError, Dictionary, frame_bytes};
 use crate::model::{DictionaryId, Partition};
 use crate::transport::{Consumer, TransportError};
 
-/// Encoded bytes and texts kept at most; beyond it everything is let go and read again as it is needed.
-const MAX_BYTES: usize = 48 << 20;
-/// What a series costs in memory beside its encoded bytes: a dozen strings.
-const SERIES_BYTES: usize = 700;
+/// Encoded dictionaries of one batch at most, bytes.
+const MAX_FETCHED: usize = 64 << 20;
 
-/// A dictionary and its bytes.
+/// A dictionary, and its share of the memory in hand.
 #[derive(Clone, Debug)]
-pub(super) struct Known {
+pub(super) struct Loaded {
     pub(super) dictionary: Arc<Dictionary>,
-    pub(super) bytes: Bytes,
+    pub(super) share: Share,
 }
 
 /// Why a batch's dictionaries could not be had.
 #[derive(Debug)]
-pub(super) enum Lack {
+pub(super) enum LoadError {
     /// The queue cannot be asked now.
     Queue(TransportError),
+    /// These are not in memory and have to be fetched.
+    Absent(Vec<DictionaryId>),
     /// The queue does not have it.
     Missing(DictionaryId),
     /// It is damaged.
     Damaged(DecodeError),
+    /// Together they need more memory than there is.
+    TooMuch,
 }
 
-#[derive(Default)]
-struct Kept {
-    known: HashMap<DictionaryId, Known>,
-    bytes: usize,
+impl From<TooMuch> for LoadError {
+    fn from(_: TooMuch) -> Self {
+        Self::TooMuch
+    }
 }
 
-/// Dictionaries by digest: content never changes under a digest, so partitions share it.
+/// Dictionaries by id: content never changes under an id, so partitions share it. Emptied whenever memory is short.
 #[derive(Default)]
-pub(super) struct Cache(Mutex<Kept>);
+pub(super) struct Cache(Mutex<HashMap<DictionaryId, Loaded>>);
 
 impl Cache {
-    /// All of these, from memory or from the queue.
-    pub(super) async fn resolve(
+    /// All of these, from memory or of the bytes that were fetched.
+    pub(super) async fn load(
         &self,
-        queue: &dyn Consumer,
-        partition: Partition,
-        digests: &[DictionaryId],
-    ) -> Result<Vec<Known>, Lack> {
-        let mut out = Vec::with_capacity(digests.len());
-        for &digest in digests {
-            let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner).known.get(&digest).cloned();
-            out.push(match kept {
-                Some(known) => known,
-                None => {
-                    let bytes = queue.dictionary(partition, digest).await.map_err(Lack::Queue)?.ok_or(Lack::Missing(digest))?;
-                    self.learn(digest, bytes).map_err(Lack::Damaged)?
-                }
-            });
+        ids: &[DictionaryId],
+        fetched: &HashMap<DictionaryId, Bytes>,
+        taking: &mut Taking<'_>,
+    ) -> Result<Vec<Loaded>, LoadError> {
+        // Those in memory first: from now on they stay, whatever the cache lets go.
+        let mut loaded: HashMap<DictionaryId, Loaded> = HashMap::new();
+        for &id in ids {
+            if !loaded.contains_key(&id)
+                && let Some(known) = self.get(id)
+            {
+                taking.count(&known.share);
+                loaded.insert(id, known);
+            }
+        }
+        let absent: Vec<_> = ids.iter().copied().filter(|id| !loaded.contains_key(id) && !fetched.contains_key(id)).collect();
+        if !absent.is_empty() {
+            return Err(LoadError::Absent(absent));
+        }
+        let mut out = Vec::with_capacity(ids.len());
+        for &id in ids {
+            if let Some(known) = loaded.get(&id) {
+                out.push(known.clone());
+                continue;
+            }
+            let bytes = &fetched[&id];
+            let decode = || Dictionary::decode(bytes, id).map_err(LoadError::Damaged);
+            let (dictionary, share) = taking.decode(frame_bytes(bytes).unwrap_or_default(), decode, Dictionary::memory).await?;
+            let new = Loaded { dictionary: Arc::new(dictionary), share };
+            self.lock().insert(id, new.clone());
+            loaded.insert(id, new.clone());
+            out.push(new);
         }
         Ok(out)
     }
 
-    fn learn(&self, digest: DictionaryId, bytes: Bytes) -> Result<Known, DecodeError> {
-        let known = Known { dictionary: Arc::new(Dictionary::decode(&bytes, digest)?), bytes };
-        let cost = known.bytes.len() + known.dictionary.series.len() * SERIES_BYTES;
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if kept.bytes + cost > MAX_BYTES {
-            *kept = Kept::default();
-        }
-        kept.bytes += cost;
-        kept.known.insert(digest, known.clone());
-        Ok(known)
+    fn get(&self, id: DictionaryId) -> Option<Loaded> {
+        self.lock().get(&id).cloned()
     }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<DictionaryId, Loaded>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets go of all. What batches in hand refer to stays with them.
+    pub(super) fn clear(&self) {
+        self.lock().clear();
+    }
+}
+
+/// The bytes of dictionaries, from the queue.
+pub(super) async fn fetch(
+    queue: &dyn Consumer,
+    partition: Partition,
+    ids: Vec<DictionaryId>,
+    fetched: &mut HashMap<DictionaryId, Bytes>,
+) -> Result<(), LoadError> {
+    for id in ids {
+        let bytes = queue.dictionary(partition, id).await.map_err(LoadError::Queue)?.ok_or(LoadError::Missing(id))?;
+        fetched.insert(id, bytes);
+        if fetched.values().map(Bytes::len).sum::<usize>() > MAX_FETCHED {
+            return Err(LoadError::TooMuch);
+        }
+    }
+    Ok(())
 }

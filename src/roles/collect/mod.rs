@@ -1,21 +1,26 @@
 //! `telemetry collect`: queue → store, until stopped.
 //!
-//! One reader a partition takes deliveries and decodes them; a few writers gather what waits into groups, commit each group in
-//! one transaction, and acknowledge it then. Nothing is acknowledged that is not committed; a batch that fails for a reason of
-//! its own is noted, tried again, and becomes a dead letter.
+//! One reader a partition takes deliveries and decodes them, within a budget of memory that all share; a few writers gather what
+//! waits into groups, commit each group in one transaction, and acknowledge it then. Nothing is acknowledged that is not committed. A
+//! batch that fails for a reason of its own becomes a dead letter, at once or after it was tried again; one in a version of the format
+//! that is not known stays in the queue. Neither holds up what is healthy.
 
+mod decode;
 mod dictionaries;
+mod held_back;
+mod memory;
 mod reader;
 mod suspect;
 mod watch;
 mod writer;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 
 use crate::config::Config;
 use crate::model::Partition;
@@ -74,6 +79,8 @@ struct Ready {
     receipt: Receipt,
     incoming: Incoming,
     payload: bytes::Bytes,
+    /// What it has of the budget of memory, until it is stored.
+    memory: Vec<memory::Share>,
 }
 
 /// What readers and writers share.
@@ -85,31 +92,38 @@ struct Shared {
     store: Arc<dyn Store>,
     which: Which,
     dictionaries: dictionaries::Cache,
+    budget: memory::Budget,
     in_hand: InHand,
+    held_back: held_back::HeldBack,
+    /// Held while something is decoded that was delivered before.
+    careful: tokio::sync::Mutex<()>,
 }
 
-/// The receipts of what this process works on, so that their idle time can be kept low.
+/// The receipts of what this process works on, by partition and entry, so that their idle time can be kept low.
 #[derive(Default)]
-struct InHand(Mutex<HashMap<Partition, Vec<Receipt>>>);
+struct InHand(Mutex<HashMap<Partition, BTreeMap<String, Receipt>>>);
 
 impl InHand {
     fn add(&self, receipt: &Receipt) {
         let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        held.entry(receipt.partition).or_default().push(receipt.clone());
+        held.entry(receipt.partition).or_default().insert(receipt.entry.clone(), receipt.clone());
     }
 
     fn remove(&self, receipts: &[Receipt]) {
         let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         for receipt in receipts {
-            if let Some(list) = held.get_mut(&receipt.partition) {
-                list.retain(|r| r != receipt);
+            if let Some(entries) = held.get_mut(&receipt.partition)
+                // It may have been delivered again, over another connection.
+                && entries.get(&receipt.entry) == Some(receipt)
+            {
+                entries.remove(&receipt.entry);
             }
         }
     }
 
     fn of(&self, partition: Partition) -> Vec<Receipt> {
         let held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        held.get(&partition).cloned().unwrap_or_default()
+        held.get(&partition).map(|entries| entries.values().cloned().collect()).unwrap_or_default()
     }
 }
 
@@ -119,6 +133,21 @@ impl Shared {
         tokio::select! {
             () = tokio::time::sleep(time) => true,
             () = self.lifecycle.draining().cancelled_owned() => false,
+        }
+    }
+
+    /// Lets entries go unacknowledged: they stay in the queue, and come again later.
+    async fn put_back(&self, receipts: Vec<Receipt>) {
+        self.in_hand.remove(&receipts);
+        let mut by_partition: BTreeMap<Partition, Vec<Receipt>> = BTreeMap::new();
+        for receipt in receipts {
+            by_partition.entry(receipt.partition).or_default().push(receipt);
+        }
+        for (partition, receipts) in by_partition {
+            // Without a connection nothing is held: a new one reads everything again.
+            if let Err(error) = self.queue.put_back(partition, &receipts).await {
+                tracing::debug!(%partition, %error, "putting entries back");
+            }
         }
     }
 
@@ -159,7 +188,10 @@ pub(super) async fn run_with(
     lifecycle.health().set(which.part(), Err("not reached yet".into()));
     let shared = Arc::new(Shared {
         dictionaries: dictionaries::Cache::default(),
+        budget: memory::Budget::new(config.collect.max_memory),
         in_hand: InHand::default(),
+        held_back: held_back::HeldBack::default(),
+        careful: tokio::sync::Mutex::default(),
         queue,
         inspector,
         store,
@@ -170,24 +202,26 @@ pub(super) async fn run_with(
     if !watch::open_store(&shared).await? {
         return Ok(Exit::Done);
     }
-    lifecycle.health().set(which.part(), Ok(()));
+    watch::store(&shared);
 
     let (ready, waiting) = mpsc::channel(READY);
     let waiting = Arc::new(tokio::sync::Mutex::new(waiting));
-    let (suspects, doubted) = mpsc::channel(READY);
     watch::start(&shared);
-    suspect::start(&shared, doubted);
+    let failing = suspect::Failing::start(&shared);
     for partition in shared.queue.partitions() {
-        reader::start(&shared, partition, ready.clone(), suspects.clone());
+        reader::start(&shared, partition, reader::Outlets { ready: ready.clone(), failing: failing.clone() });
     }
     drop(ready);
-    let writers: Vec<_> = (0..shared.config.collect.writers)
-        .map(|_| tokio::spawn(writer::run(shared.clone(), waiting.clone(), suspects.clone())))
-        .collect();
-    drop(suspects);
-    for writer in writers {
-        // A writer ends when the readers have ended and everything read is committed, or with what ends the process.
-        writer.await.context("a writer ended unexpectedly")??;
+    let mut writers = JoinSet::new();
+    for _ in 0..shared.config.collect.writers {
+        writers.spawn(writer::run(shared.clone(), waiting.clone(), failing.clone()));
+    }
+    // Its end is that of the task that buries.
+    drop(failing);
+    // A writer ends when the readers have ended and everything read is committed, or with what ends the role: whichever it is that
+    // fails, and however long the others would go on.
+    while let Some(ended) = writers.join_next().await {
+        ended.context("a writer ended unexpectedly")??;
     }
     leave(&shared).await;
     Ok(Exit::Done)

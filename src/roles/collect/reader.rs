@@ -1,20 +1,31 @@
-//! One partition: deliveries are read and decoded.
+//! One partition: deliveries are read, decoded, and handed on.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 
-use super::dictionaries::Lack;
-use super::suspect::Suspect;
+use super::decode::{self, Failure};
+use super::suspect::{Failed, Failing};
 use super::{Ready, Shared};
-use crate::batch;
 use crate::model::Partition;
 use crate::retry::Backoff;
-use crate::store::Incoming;
-use crate::transport::{Delivery, TransportError};
+use crate::transport::Delivery;
+
+/// Between two tries to reach the queue for a delivery's dictionaries.
+const WAIT: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+
+/// Where a reader's deliveries go.
+#[derive(Clone)]
+pub(super) struct Outlets {
+    /// To the writers.
+    pub(super) ready: mpsc::Sender<Ready>,
+    /// To those who look after what failed.
+    pub(super) failing: Failing,
+}
 
 /// Starts the partition's reader.
-pub(super) fn start(shared: &Arc<Shared>, partition: Partition, ready: mpsc::Sender<Ready>, suspects: mpsc::Sender<Suspect>) {
+pub(super) fn start(shared: &Arc<Shared>, partition: Partition, outlets: Outlets) {
     let shared = shared.clone();
     shared.lifecycle.clone().spawn("reader", async move {
         let redis = &shared.config.redis;
@@ -28,9 +39,12 @@ pub(super) fn start(shared: &Arc<Shared>, partition: Partition, ready: mpsc::Sen
             match deliveries {
                 Ok(deliveries) => {
                     backoff.reset();
-                    for delivery in deliveries {
+                    // All of them from now on: the last may have to wait for the first.
+                    for delivery in &deliveries {
                         shared.in_hand.add(&delivery.receipt);
-                        if !pass(&shared, delivery, &ready, &suspects).await? {
+                    }
+                    for delivery in deliveries {
+                        if !hand_on(&shared, delivery, &outlets).await? {
                             return Ok(());
                         }
                     }
@@ -47,55 +61,30 @@ pub(super) fn start(shared: &Arc<Shared>, partition: Partition, ready: mpsc::Sen
     });
 }
 
-/// Decodes a delivery and hands it on; `false` when the process is to end.
-async fn pass(
-    shared: &Shared,
-    delivery: Delivery,
-    ready: &mpsc::Sender<Ready>,
-    suspects: &mpsc::Sender<Suspect>,
-) -> Result<bool, TransportError> {
-    let mut backoff = Backoff::new(std::time::Duration::from_millis(100), std::time::Duration::from_secs(2));
+/// Decodes a delivery and hands it on; `false` when the process is to end. Only what is healthy is waited for: what failed goes to
+/// tasks of its own, and a queue of those that is full is no reason to wait.
+async fn hand_on(shared: &Arc<Shared>, delivery: Delivery, outlets: &Outlets) -> anyhow::Result<bool> {
+    let mut backoff = Backoff::new(WAIT.0, WAIT.1);
     loop {
-        match decode(shared, &delivery).await {
-            Ok(incoming) => {
-                let Delivery { receipt, payload, .. } = delivery;
-                return Ok(ready.send(Ready { receipt, incoming, payload }).await.is_ok());
-            }
-            Err(Fault::Queue(error)) if error.is_transient() => {
+        match decode::decode(shared, &delivery).await {
+            Ok(ready) => return Ok(outlets.ready.send(ready).await.is_ok()),
+            Err(Failure::Queue(error)) if error.is_transient() => {
                 if !shared.rest(backoff.next()).await {
                     return Ok(false);
                 }
             }
-            Err(Fault::Queue(error)) => return Err(error),
-            Err(Fault::Batch(reason)) => return Ok(suspects.send(Suspect { delivery, reason }).await.is_ok()),
+            Err(Failure::Queue(error)) => return Err(error.into()),
+            Err(Failure::Store(error)) => return Err(error),
+            Err(Failure::Ending) => return Ok(false),
+            Err(Failure::UnknownVersion(error)) => {
+                shared.held_back.add(delivery.receipt, &error);
+                return Ok(true);
+            }
+            Err(Failure::Incurable(fault)) => return Ok(outlets.failing.bury(Failed { delivery, fault }).await),
+            Err(Failure::Doubtful(fault)) => {
+                outlets.failing.doubt(shared, Failed { delivery, fault }).await;
+                return Ok(true);
+            }
         }
     }
-}
-
-/// Why a delivery did not become a batch.
-pub(super) enum Fault {
-    /// The queue could not be asked.
-    Queue(TransportError),
-    /// The batch itself.
-    Batch(String),
-}
-
-/// Decodes a delivery with its dictionaries.
-pub(super) async fn decode(shared: &Shared, delivery: &Delivery) -> Result<Incoming, Fault> {
-    let batch = batch::decode(&delivery.payload).map_err(|e| Fault::Batch(e.to_string()))?;
-    if batch.header.source != delivery.source || batch.rows != delivery.rows {
-        let (source, rows) = (batch.header.source, batch.rows);
-        return Err(Fault::Batch(format!(
-            "the entry says rows {} of source {}, its batch says rows {rows} of source {source}",
-            delivery.rows, delivery.source
-        )));
-    }
-    let known = shared.dictionaries.resolve(&*shared.queue, delivery.receipt.partition, &batch.header.dictionaries).await;
-    let known = known.map_err(|lack| match lack {
-        Lack::Queue(error) => Fault::Queue(error),
-        Lack::Missing(digest) => Fault::Batch(format!("its dictionary {digest} is not in the queue")),
-        Lack::Damaged(error) => Fault::Batch(error.to_string()),
-    })?;
-    let dictionaries: Vec<_> = known.into_iter().map(|k| k.dictionary).collect();
-    Incoming::new(batch, dictionaries).map_err(|e| Fault::Batch(e.to_string()))
 }

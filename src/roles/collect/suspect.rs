@@ -1,83 +1,159 @@
-//! Batches that fail for a reason of their own: noted, tried again, and buried as dead letters where people find them.
+//! Batches that fail for a reason of their own. What no retry can cure is buried as a dead letter at once, many in one transaction.
+//! What may be cured is noted and tried again, a few at the same time; what does not fit stays in the queue and comes again.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
-use super::reader::{Fault, decode};
+use super::decode::{Failure, Fault, decode, entry_name};
 use super::{Ready, Shared, writer};
-use crate::batch;
 use crate::model::DictionaryId;
 use crate::retry::Backoff;
 use crate::runtime::observe;
 use crate::store::{DeadLetter, StoreError};
-use crate::transport::Delivery;
+use crate::transport::{Delivery, Receipt};
 
 /// Between two tries.
 const WAIT: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(2));
+/// Suspects that are tried again at the same time.
+const MAX_SUSPECTS: usize = 16;
+/// Bytes of their payloads, and of those that wait to be buried.
+const MAX_SUSPECT_BYTES: usize = 16 << 20;
+const MAX_BURIAL_BYTES: usize = 32 << 20;
+/// Letters of one transaction, and bytes of their payloads about which it closes.
+const MAX_LETTERS: usize = 256;
+const MAX_LETTER_BYTES: usize = 8 << 20;
+/// Dictionaries that a letter keeps, bytes; with fewer it can be retried as long as the queue has the others.
+const MAX_KEPT_DICTIONARIES: usize = 32 << 20;
 
 /// A delivery that failed.
 #[derive(Debug)]
-pub(super) struct Suspect {
+pub(super) struct Failed {
     pub(super) delivery: Delivery,
-    pub(super) reason: String,
+    pub(super) fault: Fault,
+}
+
+/// A place among those that failed: so many bytes of so many.
+type Place = tokio::sync::OwnedSemaphorePermit;
+
+/// Where deliveries go that failed.
+#[derive(Clone)]
+pub(super) struct Failing {
+    burials: mpsc::Sender<(Failed, Place)>,
+    burial_bytes: Arc<Semaphore>,
+    suspects: Arc<Semaphore>,
+    suspect_bytes: Arc<Semaphore>,
+}
+
+fn weight(delivery: &Delivery, most: usize) -> u32 {
+    u32::try_from(delivery.payload.len().clamp(1, most)).unwrap_or(u32::MAX)
+}
+
+impl Failing {
+    /// Starts the task that buries.
+    pub(super) fn start(shared: &Arc<Shared>) -> Self {
+        let (burials, mut waiting) = mpsc::channel(MAX_LETTERS);
+        let shared = shared.clone();
+        shared.lifecycle.clone().spawn("dead letters", async move {
+            while let Some(group) = gather(&mut waiting).await {
+                if !bury(&shared, group).await? {
+                    break;
+                }
+            }
+            Ok(())
+        });
+        Self {
+            burials,
+            burial_bytes: Arc::new(Semaphore::new(MAX_BURIAL_BYTES)),
+            suspects: Arc::new(Semaphore::new(MAX_SUSPECTS)),
+            suspect_bytes: Arc::new(Semaphore::new(MAX_SUSPECT_BYTES)),
+        }
+    }
+
+    /// Has a delivery buried that nothing can cure; `false` when the process is to end.
+    pub(super) async fn bury(&self, failed: Failed) -> bool {
+        let weight = weight(&failed.delivery, MAX_BURIAL_BYTES);
+        let Ok(place) = self.burial_bytes.clone().acquire_many_owned(weight).await else { return false };
+        self.burials.send((failed, place)).await.is_ok()
+    }
+
+    /// Has a delivery tried again, if there is room; else it stays in the queue, and is delivered again later.
+    pub(super) async fn doubt(&self, shared: &Arc<Shared>, failed: Failed) {
+        let weight = weight(&failed.delivery, MAX_SUSPECT_BYTES);
+        let places = (self.suspects.clone().try_acquire_owned(), self.suspect_bytes.clone().try_acquire_many_owned(weight));
+        let (Ok(one), Ok(bytes)) = places else {
+            let reason = failed.fault.reason;
+            tracing::warn!(
+                entry = entry_name(&failed.delivery),
+                reason,
+                "a batch failed, and others are being tried again: it stays in the queue for now"
+            );
+            shared.put_back(vec![failed.delivery.receipt]).await;
+            return;
+        };
+        let (failing, shared) = (self.clone(), shared.clone());
+        shared.lifecycle.clone().spawn("suspect", async move {
+            let receipt = failed.delivery.receipt.clone();
+            match judge(&shared, failed).await? {
+                Verdict::Settled => shared.in_hand.remove(&[receipt]),
+                // It stays pending, and the next consumer finds it.
+                Verdict::Ending => {}
+                Verdict::Incurable(failed) => {
+                    // The process is to end where nobody buries any more.
+                    let _buried = failing.bury(failed).await;
+                }
+            }
+            drop((one, bytes));
+            Ok(())
+        });
+    }
 }
 
 /// What became of a suspect.
 enum Verdict {
-    /// It is stored, buried, or no longer in the queue.
+    /// It is stored, or no longer in the queue.
     Settled,
-    /// The process is to end; the delivery stays pending and the next consumer finds it.
-    Left,
+    /// The process is to end.
+    Ending,
+    /// It has failed often enough.
+    Incurable(Failed),
 }
 
-/// Starts the task that looks after suspects, one at a time: they are rare, and the others must not wait for them.
-pub(super) fn start(shared: &Arc<Shared>, mut doubted: mpsc::Receiver<Suspect>) {
-    let shared = shared.clone();
-    shared.lifecycle.clone().spawn("suspects", async move {
-        while let Some(suspect) = tokio::select! {
-            suspect = doubted.recv() => suspect,
-            () = shared.lifecycle.draining().cancelled_owned() => None,
-        } {
-            let receipt = suspect.delivery.receipt.clone();
-            let verdict = judge(&shared, suspect).await?;
-            shared.in_hand.remove(&[receipt]);
-            if matches!(verdict, Verdict::Left) {
-                break;
-            }
-        }
-        Ok(())
-    });
-}
-
-async fn judge(shared: &Shared, suspect: Suspect) -> anyhow::Result<Verdict> {
-    let Suspect { delivery, mut reason } = suspect;
-    let receipt = &delivery.receipt;
-    // A stream that was flushed and made anew may use an id again: the rows are part of the name.
-    let entry = format!("{}/{}/{}/{}", receipt.partition, receipt.entry, delivery.source, delivery.rows);
+async fn judge(shared: &Arc<Shared>, failed: Failed) -> anyhow::Result<Verdict> {
+    let Failed { delivery, mut fault } = failed;
+    let entry = entry_name(&delivery);
     let mut backoff = Backoff::new(WAIT.0, WAIT.1);
     loop {
-        if !writer::still_queued(shared, receipt).await {
-            tracing::info!(%entry, %reason, "a batch that failed is no longer in Redis; its streamer sends it again");
+        if !writer::still_queued(shared, &delivery.receipt).await {
+            let reason = &fault.reason;
+            tracing::info!(%entry, reason, "a batch that failed is no longer in Redis; its streamer sends it again");
             return Ok(Verdict::Settled);
         }
-        let Some(failures) = writer::with_store(shared, || shared.store.note_failure(&entry, &reason)).await? else {
-            return Ok(Verdict::Left);
-        };
+        let noted = writer::with_store(shared, || shared.store.note_failure(&entry, &fault.reason)).await?;
+        let Some(failures) = noted else { return Ok(Verdict::Ending) };
         if failures >= shared.config.collect.dead_after {
-            return bury(shared, &delivery, &entry, reason).await;
+            return Ok(Verdict::Incurable(Failed { delivery, fault }));
         }
-        tracing::warn!(%entry, failures, %reason, "a batch failed; it is tried again");
+        tracing::warn!(%entry, failures, reason = fault.reason, "a batch failed; it is tried again");
         if !shared.rest(backoff.next()).await {
-            return Ok(Verdict::Left);
+            return Ok(Verdict::Ending);
         }
         match decode(shared, &delivery).await {
-            Err(Fault::Batch(why)) => reason = why,
-            Err(Fault::Queue(error)) if error.is_transient() => {}
-            Err(Fault::Queue(error)) => return Err(error.into()),
-            Ok(incoming) => {
-                let group = [incoming];
+            Err(Failure::Doubtful(again)) => fault = again,
+            Err(Failure::Incurable(fault)) => return Ok(Verdict::Incurable(Failed { delivery, fault })),
+            Err(Failure::Queue(error)) if error.is_transient() => {}
+            Err(Failure::Queue(error)) => return Err(error.into()),
+            Err(Failure::Store(error)) => return Err(error),
+            Err(Failure::Ending) => return Ok(Verdict::Ending),
+            Err(Failure::UnknownVersion(error)) => {
+                shared.held_back.add(delivery.receipt, &error);
+                return Ok(Verdict::Ending);
+            }
+            Ok(ready) => {
+                let named = ready.incoming.batch().header.dictionaries.clone();
+                let group = [ready.incoming];
                 let committed = writer::with_store(shared, || async {
                     match shared.store.commit(&group).await {
                         Err(StoreError::BadBatch(why)) => Ok(Err(why)),
@@ -85,8 +161,8 @@ async fn judge(shared: &Shared, suspect: Suspect) -> anyhow::Result<Verdict> {
                     }
                 });
                 match committed.await? {
-                    None => return Ok(Verdict::Left),
-                    Some(Err(why)) => reason = why,
+                    None => return Ok(Verdict::Ending),
+                    Some(Err(why)) => fault = Fault::new(why, &named),
                     Some(Ok(committed)) => {
                         writer::note(shared, &group, &committed);
                         writer::acknowledge(shared, vec![delivery.receipt.clone()], &committed.settled).await;
@@ -98,43 +174,64 @@ async fn judge(shared: &Shared, suspect: Suspect) -> anyhow::Result<Verdict> {
     }
 }
 
-async fn bury(shared: &Shared, delivery: &Delivery, entry: &str, reason: String) -> anyhow::Result<Verdict> {
-    let letter = DeadLetter {
-        id: 0,
-        source: delivery.source,
-        rows: delivery.rows,
-        reason,
-        payload: delivery.payload.clone(),
-        dictionaries: named_dictionaries(shared, delivery).await,
-        buried_ms: 0,
-    };
-    let Some(settled) = writer::with_store(shared, || shared.store.bury(&letter, entry)).await? else { return Ok(Verdict::Left) };
-    observe::dead_letters(1);
-    tracing::error!(
-        source = %letter.source, rows = %letter.rows, reason = letter.reason,
-        "a batch is now a dead letter; see `telemetry dead-letters list`"
-    );
-    writer::acknowledge(shared, vec![delivery.receipt.clone()], &[settled]).await;
-    Ok(Verdict::Settled)
+/// What waits to be buried, up to what one transaction takes.
+async fn gather(waiting: &mut mpsc::Receiver<(Failed, Place)>) -> Option<Vec<(Failed, Place)>> {
+    let mut group = vec![waiting.recv().await?];
+    let mut bytes = group[0].0.delivery.payload.len();
+    while group.len() < MAX_LETTERS && bytes < MAX_LETTER_BYTES {
+        let Ok(next) = waiting.try_recv() else { break };
+        bytes += next.0.delivery.payload.len();
+        group.push(next);
+    }
+    Some(group)
+}
+
+/// Buries a group in one transaction; `false` when the process is to end before that could be done.
+async fn bury(shared: &Arc<Shared>, group: Vec<(Failed, Place)>) -> anyhow::Result<bool> {
+    let (mut letters, mut receipts, mut places) = (Vec::new(), Vec::new(), Vec::new());
+    let mut by_reason: BTreeMap<String, u64> = BTreeMap::new();
+    for (Failed { delivery, fault }, place) in group {
+        let entry = entry_name(&delivery);
+        let dictionaries = named_dictionaries(shared, &delivery.receipt, &fault.dictionaries).await;
+        let Delivery { receipt, source, rows, payload, .. } = delivery;
+        *by_reason.entry(fault.reason.clone()).or_default() += 1;
+        letters.push((DeadLetter { id: 0, source, rows, reason: fault.reason, payload, dictionaries, buried_ms: 0 }, entry));
+        receipts.push(receipt);
+        places.push(place);
+    }
+    let buried = writer::with_store(shared, || shared.store.bury_all(&letters)).await?;
+    let Some(settled) = buried else { return Ok(false) };
+    observe::dead_letters(letters.len() as u64);
+    for (reason, batches) in by_reason {
+        tracing::error!(batches, reason, "batches are now dead letters; `telemetry dead-letters list` shows them");
+    }
+    writer::acknowledge_group(shared, receipts, &settled).await;
+    Ok(true)
 }
 
 /// Those of the batch's dictionaries that can be found, so that the letter can be retried when the queue has forgotten them.
-async fn named_dictionaries(shared: &Shared, delivery: &Delivery) -> Vec<(DictionaryId, bytes::Bytes)> {
-    let Ok(batch) = batch::decode(&delivery.payload) else { return Vec::new() };
-    let mut found = Vec::new();
-    for &digest in &batch.header.dictionaries {
-        if let Ok(mut known) = shared.dictionaries.resolve(&*shared.queue, delivery.receipt.partition, &[digest]).await
-            && let Some(known) = known.pop()
-        {
-            found.push((digest, known.bytes));
+async fn named_dictionaries(shared: &Shared, receipt: &Receipt, named: &[DictionaryId]) -> Vec<(DictionaryId, bytes::Bytes)> {
+    let (mut found, mut bytes) = (Vec::new(), 0);
+    for &id in named {
+        match shared.queue.dictionary(receipt.partition, id).await {
+            Ok(Some(dictionary)) => {
+                bytes += dictionary.len();
+                if bytes > MAX_KEPT_DICTIONARIES {
+                    break;
+                }
+                found.push((id, dictionary));
+            }
+            Ok(None) => {}
+            Err(_) => break,
         }
     }
     found
 }
 
 /// The delivery that a ready batch came from, for judging it when the store refuses it.
-pub(super) fn suspect(ready: Ready, reason: String) -> Suspect {
-    let Ready { receipt, incoming, payload } = ready;
+pub(super) fn failed(ready: Ready, reason: String) -> Failed {
+    let Ready { receipt, incoming, payload, .. } = ready;
     let batch = incoming.batch();
-    Suspect { delivery: Delivery { receipt, source: batch.header.source, rows: batch.rows, payload }, reason }
+    let delivery = Delivery { receipt, source: batch.header.source, rows: batch.rows, payload, redelivered: false };
+    Failed { delivery, fault: Fault::new(reason, &batch.header.dictionaries) }
 }

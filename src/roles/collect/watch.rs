@@ -8,11 +8,17 @@ use anyhow::bail;
 use futures_util::future::join_all;
 
 use super::Shared;
+use super::held_back::HeldBack;
 use crate::model::Partition;
 use crate::runtime::observe;
 use crate::store::StoreError;
 use crate::transport::{Backlog, PartitionState, TransportError};
 
+/// Between two questions to the store whether it answers, and how long an answer may take.
+const PING: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Receipts that are kept with one command.
+const KEPT_AT_ONCE: usize = 1000;
 /// Between two looks at the queue.
 const GAUGES: Duration = Duration::from_secs(2);
 /// Between two looks at what the store says of itself.
@@ -24,10 +30,12 @@ pub(super) async fn open_store(shared: &Shared) -> anyhow::Result<bool> {
     let mut backoff = Shared::store_backoff();
     let mut said = false;
     loop {
-        let opened = match shared.store.migrate().await {
-            Ok(()) => same_store(shared).await,
-            Err(error) => Err(error.into()),
+        let opened = async {
+            shared.store.migrate().await?;
+            shared.store.check_rights().await?;
+            same_store(shared).await
         };
+        let opened = opened.await;
         let Err(error) = opened else { return Ok(true) };
         if !is_transient(&error) {
             return Err(error);
@@ -41,6 +49,15 @@ pub(super) async fn open_store(shared: &Shared) -> anyhow::Result<bool> {
             return Ok(false);
         }
     }
+}
+
+/// Asks the store whether it answers, now and then and whenever /readyz is asked.
+pub(super) fn store(shared: &Shared) {
+    let store = shared.store.clone();
+    shared.lifecycle.watch(shared.which.part(), PING, PATIENCE, move || {
+        let store = store.clone();
+        async move { store.ping().await.map_err(|error| error.to_string()) }
+    });
 }
 
 /// Whether waiting can help.
@@ -121,16 +138,21 @@ pub(super) fn start(shared: &Arc<Shared>) {
         }
     });
     let s = shared.clone();
+    lifecycle.spawn("held back", async move {
+        HeldBack::keep_up(&s).await;
+        Ok(())
+    });
+    let s = shared.clone();
     lifecycle.spawn("claims", async move {
         let every = s.config.redis.claim_idle / 3;
         // Until the very end: what is in hand while draining must not be claimed by others either.
         while !s.lifecycle.stopping().is_cancelled() {
             for partition in s.queue.partitions() {
-                let held = s.in_hand.of(partition);
-                if !held.is_empty()
-                    && let Err(error) = s.queue.keep(partition, &held).await
-                {
-                    tracing::debug!(%partition, %error, "keeping claims in Redis");
+                for some in s.in_hand.of(partition).chunks(KEPT_AT_ONCE) {
+                    if let Err(error) = s.queue.keep(partition, some).await {
+                        tracing::debug!(%partition, %error, "keeping claims in Redis");
+                        break;
+                    }
                 }
             }
             tokio::select! {

@@ -6,27 +6,26 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Mutex, mpsc, oneshot};
 
-use super::suspect::{Suspect, suspect};
+use super::suspect::{Failing, failed};
 use super::{Ready, Shared, watch};
-use crate::model::{SourceId, now_ms};
+use crate::batch::{Batch, Header};
+use crate::model::{Reason, SourceId, TimeMs};
 use crate::retry::Backoff;
 use crate::runtime::observe::{self, Component, Direction, Target};
 use crate::store::{Committed, Incoming, StoreError};
 use crate::transport::Receipt;
 
+/// What /readyz calls what waits for the store to take it.
+const STORING: &str = "storing";
 /// How often an acknowledgement is tried before it is left to redelivery, which finds the rows stored.
 const ACKNOWLEDGE_TRIES: u32 = 5;
 /// How long a writer waits for acknowledgements before it takes the next group.
 const ACKNOWLEDGE_PATIENCE: Duration = Duration::from_millis(250);
 
 /// Commits groups until the readers have ended and nothing waits.
-pub(super) async fn run(
-    shared: Arc<Shared>,
-    waiting: Arc<Mutex<mpsc::Receiver<Ready>>>,
-    suspects: mpsc::Sender<Suspect>,
-) -> anyhow::Result<()> {
+pub(super) async fn run(shared: Arc<Shared>, waiting: Arc<Mutex<mpsc::Receiver<Ready>>>, failing: Failing) -> anyhow::Result<()> {
     while let Some(group) = gather(&shared, &waiting).await {
-        if !commit(&shared, group, &suspects).await? {
+        if !commit(&shared, group, &failing).await? {
             return Ok(());
         }
     }
@@ -49,11 +48,11 @@ async fn gather(shared: &Shared, waiting: &Mutex<mpsc::Receiver<Ready>>) -> Opti
 }
 
 /// Commits a group; `false` when the process is to end before that could be done (the batches stay pending).
-async fn commit(shared: &Arc<Shared>, group: Vec<Ready>, suspects: &mpsc::Sender<Suspect>) -> anyhow::Result<bool> {
-    let (mut receipts, mut payloads, mut batches) = (Vec::new(), Vec::new(), Vec::new());
+async fn commit(shared: &Arc<Shared>, group: Vec<Ready>, failing: &Failing) -> anyhow::Result<bool> {
+    let (mut receipts, mut rest, mut batches) = (Vec::new(), Vec::new(), Vec::new());
     for ready in group {
         receipts.push(ready.receipt);
-        payloads.push(ready.payload);
+        rest.push((ready.payload, ready.memory));
         batches.push(ready.incoming);
     }
     let began = Instant::now();
@@ -77,29 +76,24 @@ async fn commit(shared: &Arc<Shared>, group: Vec<Ready>, suspects: &mpsc::Sender
         Some(Err(reason)) => {
             let group: Vec<Ready> = receipts
                 .into_iter()
-                .zip(payloads)
+                .zip(rest)
                 .zip(batches)
-                .map(|((receipt, payload), incoming)| Ready { receipt, incoming, payload })
+                .map(|((receipt, (payload, memory)), incoming)| Ready { receipt, incoming, payload, memory })
                 .collect();
-            part(shared, group, reason, suspects).await
+            part(shared, group, reason, failing).await
         }
     }
 }
 
 /// One batch of a group cannot be stored: each is committed alone, and the one that fails is doubted.
-async fn part(
-    shared: &Arc<Shared>,
-    mut group: Vec<Ready>,
-    reason: String,
-    suspects: &mpsc::Sender<Suspect>,
-) -> anyhow::Result<bool> {
+async fn part(shared: &Arc<Shared>, mut group: Vec<Ready>, reason: String, failing: &Failing) -> anyhow::Result<bool> {
     if group.len() == 1 {
         let ready = group.remove(0);
-        // Where nobody judges any more the process is ending, and the batch stays pending.
-        return Ok(suspects.send(suspect(ready, reason)).await.is_ok());
+        failing.doubt(shared, failed(ready, reason)).await;
+        return Ok(true);
     }
     for ready in group {
-        if !Box::pin(commit(shared, vec![ready], suspects)).await? {
+        if !Box::pin(commit(shared, vec![ready], failing)).await? {
             return Ok(false);
         }
     }
@@ -123,7 +117,7 @@ where
                     if away {
                         tracing::info!("{} is back", shared.which.name());
                         observe::reconnect(Target::Postgres);
-                        shared.lifecycle.health().set(shared.which.part(), Ok(()));
+                        shared.lifecycle.health().set(STORING, Ok(()));
                     }
                     return Ok(Some(done));
                 }
@@ -137,7 +131,7 @@ where
             tracing::warn!("waiting: {error:#}");
         }
         away = true;
-        shared.lifecycle.health().set(shared.which.part(), Err(error.to_string()));
+        shared.lifecycle.health().set(STORING, Err(format!("waiting: {error:#}")));
         if !shared.rest(backoff.next()).await {
             return Ok(None);
         }
@@ -149,21 +143,34 @@ pub(super) fn note(shared: &Shared, group: &[Incoming], committed: &Committed) {
     observe::rows_stored(committed.stored.values().sum());
     observe::batches(Direction::Committed, group.len() as u64);
     observe::rows_duplicate(committed.duplicate);
-    let now = now_ms();
+    let now = TimeMs::now();
     for incoming in group {
+        reject_counts(incoming.batch());
         let header = &incoming.batch().header;
         observe::latency(
             &header.cluster,
             &shared.config.cluster,
             Component::Collector,
-            now.saturating_sub(header.created_ms) as f64 / 1000.0,
+            now.millis_since(header.created_ms) as f64 / 1000.0,
         );
+    }
+}
+
+/// Counts what this collector rejected by its time; what a streamer rejects is counted there.
+fn reject_counts(batch: &Batch) {
+    for reason in [Reason::TimeInFuture, Reason::TimeTooOld] {
+        let rows = batch.rejects.iter().filter(|reject| reject.reason == reason).count();
+        if rows > 0 {
+            observe::rows_rejected(reason, rows as u64);
+            let Header { source, cluster, name, .. } = &batch.header;
+            tracing::warn!(%source, cluster, name, rows, %reason, "rows were rejected: collect.max_future, collect.max_past");
+        }
     }
 }
 
 /// Acknowledges a group, each partition in a task of its own: the node of one may be gone, and neither other partitions nor the next
 /// group are to wait for it. A partition whose node is gone delivers nothing more, which bounds the tasks.
-async fn acknowledge_group(shared: &Arc<Shared>, receipts: Vec<Receipt>, settled: &[(SourceId, u64)]) {
+pub(super) async fn acknowledge_group(shared: &Arc<Shared>, receipts: Vec<Receipt>, settled: &[(SourceId, u64)]) {
     let mut by_partition = std::collections::BTreeMap::<_, Vec<Receipt>>::new();
     for receipt in receipts {
         by_partition.entry(receipt.partition).or_default().push(receipt);

@@ -157,7 +157,14 @@ impl Content {
         samples.sort_unstable_by_key(|(row, ..)| *row);
         let row = |(row, at, run): &(u64, usize, &batch::Run)| {
             let SeriesShown { metric, hostname, gpu_index, .. } = SeriesShown::new(0, series_of(run));
-            RowShown { row: *row, time: time(batch.time_ms[*at]), metric, hostname, gpu_index, value: batch.value[*at] }
+            RowShown {
+                row: *row,
+                time: time(batch.time_ms[*at].as_millis()),
+                metric,
+                hostname,
+                gpu_index,
+                value: batch.value[*at],
+            }
         };
         let mut rejected = BTreeMap::new();
         for reject in &batch.rejects {
@@ -166,7 +173,7 @@ impl Content {
         Self {
             cluster: batch.header.cluster.clone(),
             name: batch.header.name.clone(),
-            closed: time(batch.header.created_ms),
+            closed: time(batch.header.created_ms.as_millis()),
             samples: batch.row.len(),
             series_count: batch.runs.len(),
             rows: samples.iter().take(most).map(row).collect(),

@@ -9,6 +9,7 @@ mod pump;
 mod rejections;
 mod shared;
 mod task;
+mod unreadable;
 mod watch;
 mod window;
 
@@ -17,12 +18,13 @@ use std::sync::atomic::Ordering;
 
 use anyhow::bail;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use crate::config::{Config, ConfigError, Until};
 use crate::roles::link;
 use crate::runtime::observe::Component;
 use crate::runtime::{Exit, Lifecycle};
-use crate::source::follow::FileState;
+use crate::source::follow::{FileId, FileState};
 use crate::source::{self, Input, Rejects, Watch};
 use crate::transport::Publisher;
 use crate::transport::redis::RedisTransport;
@@ -66,7 +68,11 @@ impl Work {
                 ConfigError::usage("nothing to stream: give --csv PATH… (files, directories, globs, or - for stdin)").into()
             );
         }
-        let inputs = if config.stream.follow { Vec::new() } else { source::discover(&config.stream.csv)? };
+        let inputs = if config.stream.follow {
+            Vec::new()
+        } else {
+            source::discover(&config.stream.csv, config.stream.rejects.as_deref())?
+        };
         if config.stream.source_id.is_some() && (inputs.len() > 1 || config.stream.follow) {
             return Err(ConfigError::usage("--source-id names one source: give it with one file and without --follow").into());
         }
@@ -83,7 +89,7 @@ impl Work {
     ) -> anyhow::Result<Exit> {
         let total = shared::total_bytes(&self.inputs).await;
         let progress = lifecycle.progress(if config.stream.follow || config.stream.looped { None } else { total });
-        let shared = Arc::new(Shared::new(config, lifecycle, publisher, self.rejects, progress));
+        let shared = Arc::new(Shared::new(config, lifecycle, publisher, self.rejects, progress)?);
         let exit = if shared.config.stream.follow { follow(&shared).await } else { once(&shared, self.inputs, names).await };
         shared.close().await?;
         exit
@@ -171,30 +177,38 @@ fn incomplete(failed: usize, sources: usize, interrupted: bool) -> String {
 /// Watches until told to stop: every file there is, and those that come.
 async fn follow(shared: &Arc<Shared>) -> anyhow::Result<Exit> {
     let mut tasks: JoinSet<Followed> = JoinSet::new();
-    let mut files = Watch::new(shared.config.stream.csv.clone());
+    let stream = &shared.config.stream;
+    let mut files = Files { watch: Watch::new(stream.csv.clone(), stream.rejects.clone()), retries: Vec::new() };
     let mut looked = None;
     loop {
-        for input in scan(&mut files, &mut looked) {
+        files.retry(Instant::now());
+        for input in scan(&mut files.watch, &mut looked) {
             let shared = shared.clone();
             tasks.spawn(async move {
-                let outcome = task::follow(&shared, &input).await;
-                (input, outcome)
+                let (state, outcome) = task::follow(&shared, &input).await;
+                Followed { input, state, outcome }
             });
         }
         tokio::select! {
             () = shared.lifecycle.draining().cancelled_owned() => break,
-            Some(ended) = tasks.join_next(), if !tasks.is_empty() => note_end(&mut files, ended?)?,
+            Some(ended) = tasks.join_next(), if !tasks.is_empty() => files.note_end(shared, ended?)?,
             () = tokio::time::sleep(shared.config.stream.poll) => {}
         }
         shared.flush_rejects().await?;
     }
     while let Some(ended) = tasks.join_next().await {
-        note_end(&mut files, ended?)?;
+        files.note_end(shared, ended?)?;
     }
     Ok(Exit::Done)
 }
 
-type Followed = (Input, Result<Option<FileState>, pump::Failure>);
+/// How following a file ended.
+struct Followed {
+    input: Input,
+    /// The file that was read (or could not be opened), as it was then: its path may lead to another one by now.
+    state: Option<FileState>,
+    outcome: Result<(), pump::Failure>,
+}
 
 /// New files. A directory that cannot be read just now keeps nobody from following what is open. Where there is nothing in the
 /// beginning, and what keeps us from looking, is said once; `looked` is how the last look ended.
@@ -219,20 +233,41 @@ fn scan(files: &mut Watch, looked: &mut Option<Result<(), String>>) -> Vec<Input
     new
 }
 
-/// A followed file has ended: it is taken up again when it changes.
-fn note_end(files: &mut Watch, (input, outcome): Followed) -> anyhow::Result<()> {
-    let state = match outcome {
-        Ok(state) => state,
-        Err(error) if error.ends_all() => return Err(error.into_error()),
-        Err(error) => {
-            tracing::error!("{error}; this file is left alone until it changes");
-            input.path().and_then(|path| std::fs::metadata(path).ok()).map(|metadata| FileState::of(&metadata))
+/// The files that are followed, and those that are tried again.
+struct Files {
+    watch: Watch,
+    retries: Vec<(Instant, FileId)>,
+}
+
+impl Files {
+    /// Has files given again whose time has come.
+    fn retry(&mut self, now: Instant) {
+        for (_, file) in self.retries.extract_if(.., |(at, _)| *at <= now) {
+            self.watch.forget(file);
         }
-    };
-    if let Some(state) = state {
-        files.done(state);
     }
-    Ok(())
+
+    /// A followed file has ended: it is taken up again when it changes, and what failed by I/O in any case.
+    fn note_end(&mut self, shared: &Shared, ended: Followed) -> anyhow::Result<()> {
+        let Followed { input, state, outcome } = ended;
+        let (name, now) = (input.name(), Instant::now());
+        match outcome {
+            Ok(()) => shared.unreadable.settle(&name),
+            Err(error) if error.ends_all() => return Err(error.into_error()),
+            Err(error) if error.is_io() => {
+                shared.unreadable.note(&name, error.to_string(), now);
+                self.retries.extend(state.map(|state| (now + unreadable::RETRY, state.id)));
+            }
+            Err(error) => {
+                shared.unreadable.settle(&name);
+                tracing::error!("{error}; this file is left alone until it changes");
+            }
+        }
+        if let Some(state) = state {
+            self.watch.done(state);
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::Shared;
 use super::window::{Halt, Parcel, Window};
 use crate::batch::{self, Builder, Columns, Header, Reject, Segments};
-use crate::model::{Position, Reason};
+use crate::model::{Position, Reason, TimeMs};
 use crate::runtime::observe;
 use crate::source::pace::{Realtime, Restamp};
 use crate::source::{CsvReader, Fill, Kind, Row, SourceError};
@@ -54,6 +54,11 @@ impl Failure {
             Self::Queue(error) => error.into(),
             other => other.into(),
         }
+    }
+
+    /// Whether the system could not read the file: trying again can help.
+    pub(super) fn is_io(&self) -> bool {
+        matches!(self, Self::Source(SourceError::Io { .. }))
     }
 
     /// Whether the other sources cannot go on either.
@@ -135,7 +140,7 @@ pub(super) enum Shift {
 }
 
 impl Shift {
-    fn apply(&mut self, time_ms: i64, now_ms: i64) -> Result<i64, Reason> {
+    fn apply(&mut self, time_ms: TimeMs, now_ms: TimeMs) -> Result<TimeMs, Reason> {
         let restamp = match self {
             Self::None => return Ok(time_ms),
             Self::By(restamp) => *restamp,
@@ -246,7 +251,7 @@ impl Pump<'_> {
             if realtime {
                 self.before = Some(self.reader.position());
             }
-            let Some(row) = self.reader.next_row().await else { break };
+            let Some(row) = self.reader.next_row() else { break };
             if realtime {
                 self.keep_time(&row).await?;
                 now = self.shared.began.elapsed();
@@ -367,7 +372,7 @@ impl Pump<'_> {
         let reader = &*self.reader;
         self.placed = reader.series_len();
         self.segments.place(columns, |series| reader.series(series));
-        self.header.created_ms = crate::model::now_ms();
+        self.header.created_ms = TimeMs::now();
         self.header.dictionaries = self.segments.ids();
         let level = self.shared.config.batch.compression_level;
         let payload = batch::encode(&self.header, columns, self.segments.placement(), level);

@@ -9,11 +9,12 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
 use super::rejections::Rejections;
+use super::unreadable::Unreadable;
 use crate::config::Config;
-use crate::model::{Partition, Reason, now_ms};
+use crate::model::{Partition, Reason, TimeMs};
 use crate::runtime::{Lifecycle, Progress};
 use crate::source::pace::Rate;
-use crate::source::{CsvReader, Input, Options, Rejects, SourceError};
+use crate::source::{Columns, CsvReader, Input, Options, Rejects, SourceError};
 use crate::transport::Publisher;
 
 /// Followed files are many and mostly quiet: each holds a small buffer.
@@ -31,7 +32,7 @@ pub(super) struct Shared {
     /// The clock of builders.
     pub(super) began: Instant,
     /// Wall clock at the start: what `--restamp` shifts to.
-    pub(super) started_ms: i64,
+    pub(super) started_ms: TimeMs,
     /// Tells this run's rounds (`--loop`, `--restamp`) from those of other runs.
     pub(super) nonce: u64,
     /// How long a lease lasts without renewing.
@@ -45,6 +46,9 @@ pub(super) struct Shared {
     readers: Vec<Semaphore>,
     rows: AtomicU64,
     rejected: AtomicU64,
+    /// Columns of files that do not name them (`stream.columns`).
+    pub(super) columns: Option<Columns>,
+    pub(super) unreadable: Unreadable,
     /// Why rows were rejected.
     pub(super) rejections: Rejections,
     /// Rows of the sources that are at their end, those of earlier runs too.
@@ -58,16 +62,17 @@ impl Shared {
         publisher: Arc<dyn Publisher>,
         rejects: Option<Rejects>,
         progress: Progress,
-    ) -> Self {
+    ) -> Result<Self, SourceError> {
         let stream = &config.stream;
+        let stream_columns = if stream.columns.is_empty() { None } else { Some(Columns::named(&stream.columns)?) };
         let readers = publisher.partitions().iter().map(|_| Semaphore::new(stream.readers_per_partition)).collect();
         let nonce = rand::random();
         let host = gethostname::gethostname().to_string_lossy().into_owned();
-        Self {
+        Ok(Self {
             pace: stream.rate.map(|rate| Mutex::new(Rate::new(rate as f64))),
             rejects: rejects.map(tokio::sync::Mutex::new),
             began: Instant::now(),
-            started_ms: now_ms(),
+            started_ms: TimeMs::now(),
             nonce,
             lease_ttl: config.redis.lease_ttl,
             owner: format!("{host}-{}-{nonce:016x}", std::process::id()),
@@ -76,13 +81,15 @@ impl Shared {
             readers,
             rows: AtomicU64::new(0),
             rejected: AtomicU64::new(0),
+            columns: stream_columns,
+            unreadable: Unreadable::new(lifecycle.health()),
             rejections: Rejections::default(),
             ends: AtomicU64::new(0),
             config,
             lifecycle,
             publisher,
             progress,
-        }
+        })
     }
 
     /// How sources are read.

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use crate::batch::{Builder, Header, Limits, Segments};
 use crate::config::Until;
-use crate::model::{FamilyId, Position};
+use crate::model::{FamilyId, Position, TimeMs};
 use crate::retry::Backoff;
 use crate::source::follow::{Change, FileState};
 use crate::source::pace::Realtime;
@@ -91,7 +91,7 @@ pub(super) async fn run_to_end(shared: &Shared, input: Input) -> Result<Outcome,
 async fn to_end(shared: &Shared, input: &Input) -> Result<Outcome, Failure> {
     let mut round = 0;
     loop {
-        let mut source = Source::open(shared, input, round).await?;
+        let Some(mut source) = Source::open(shared, input, round).await? else { return Ok(Outcome::Interrupted) };
         match source.send().await? {
             None => return Ok(Outcome::Interrupted),
             Some(Ended::At(end)) if !shared.config.stream.looped => return source.watch(end).await,
@@ -104,19 +104,49 @@ async fn to_end(shared: &Shared, input: &Input) -> Result<Outcome, Failure> {
     }
 }
 
-/// Follows a file until it is gone or the process is to end. Gives the file's state when it was read last, so that it is taken
-/// up again only when it has changed.
-pub(super) async fn follow(shared: &Shared, input: &Input) -> Result<Option<FileState>, Failure> {
+/// Follows a file until it is gone or the process is to end. Gives the state of the file that was read when it was read last, so that it
+/// is taken up again only when it has changed.
+pub(super) async fn follow(shared: &Shared, input: &Input) -> (Option<FileState>, Result<(), Failure>) {
+    let mut columns = None;
     loop {
-        let mut source = Source::open(shared, input, 0).await?;
-        if !source.has_begun().await? {
-            return Ok(source.reader.state().await?);
+        let mut source = match Source::open(shared, input, 0).await {
+            Ok(Some(source)) => source,
+            Ok(None) => return (None, Ok(())),
+            // What could not be opened is what stands at the path.
+            Err(error) => return (state_at(input), Err(error)),
+        };
+        if let Some(columns) = columns.take() {
+            source.reader.assume(Some(columns));
         }
-        match source.send().await? {
-            Some(Ended::Restarted) => tracing::info!(file = source.name, "the file was rewritten; it is read from its start"),
-            None | Some(Ended::At(_)) => return Ok(source.reader.state().await?),
+        let ended = match source.has_begun().await {
+            Ok(Begun::Yes) => source.send().await,
+            Ok(Begun::Rewritten) => Ok(Some(Ended::Restarted)),
+            Ok(Begun::Never) => Ok(None),
+            Err(error) => Err(error),
+        };
+        match ended {
+            Ok(Some(Ended::Restarted)) => {
+                tracing::info!(file = source.name, "the file was rewritten; reading it from its start");
+                // Where it was only emptied, its writer does not repeat the header.
+                columns = source.reader.columns_to_go_on_with();
+            }
+            ended => return (source.reader.state().await.ok().flatten(), ended.map(|_| ())),
         }
     }
+}
+
+fn state_at(input: &Input) -> Option<FileState> {
+    input.path().and_then(|path| std::fs::metadata(path).ok()).map(|metadata| FileState::of(&metadata))
+}
+
+/// Whether a followed file has a first record.
+#[derive(Debug, Clone, Copy)]
+enum Begun {
+    Yes,
+    /// It was truncated or rewritten before it had one.
+    Rewritten,
+    /// It is gone, or the process is to end.
+    Never,
 }
 
 /// How a source came to its end.
@@ -141,28 +171,47 @@ struct Source<'a> {
 }
 
 impl<'a> Source<'a> {
-    async fn open(shared: &'a Shared, input: &'a Input, round: u64) -> Result<Self, Failure> {
-        let reader = CsvReader::open(input, shared.config.stream.follow, shared.options()).await?;
+    /// `None` when the process is to end first.
+    async fn open(shared: &'a Shared, input: &'a Input, round: u64) -> Result<Option<Self>, Failure> {
+        let mut reader = tokio::select! {
+            biased;
+            () = shared.lifecycle.draining().cancelled_owned() => return Ok(None),
+            reader = CsvReader::open(input, shared.config.stream.follow, shared.options()) => reader?,
+        };
+        reader.assume(shared.columns.clone());
         let shift = if shared.config.stream.restamp { Shift::Undecided } else { Shift::None };
-        Ok(Self { shared, name: input.name(), reader, round, shift, counted: 0, told: 0, identified: None, returning: None })
+        Ok(Some(Self {
+            shared,
+            name: input.name(),
+            reader,
+            round,
+            shift,
+            counted: 0,
+            told: 0,
+            identified: None,
+            returning: None,
+        }))
     }
 
-    /// Waits until a followed file has a first record; `false` when it is gone, or the process is to end, before.
-    async fn has_begun(&mut self) -> Result<bool, Failure> {
+    /// Waits until a followed file has a first record.
+    async fn has_begun(&mut self) -> Result<Begun, Failure> {
         let mut since = Some(Instant::now());
         while !self.reader.beginning(&self.shared.config.cluster).await?.has_record {
             if since.is_some_and(|since| since.elapsed() >= BEGINS) {
                 since = None;
                 self.warn_of_no_row().await?;
             }
-            if matches!(self.reader.look().await?, Change::Replaced | Change::Removed) {
-                return Ok(false);
+            match self.reader.look().await? {
+                Change::None | Change::Grown => {}
+                Change::Restarted => return Ok(Begun::Rewritten),
+                Change::Replaced | Change::Removed => return Ok(Begun::Never),
             }
             if !rest(self.shared, self.shared.config.stream.poll).await {
-                return Ok(false);
+                return Ok(Begun::Never);
             }
         }
-        Ok(true)
+        self.shared.unreadable.settle(&self.name);
+        Ok(Begun::Yes)
     }
 
     async fn warn_of_no_row(&self) -> Result<(), Failure> {
@@ -178,7 +227,13 @@ impl<'a> Source<'a> {
     /// Which source this is; `None` when the process is to end first.
     async fn identify(&mut self) -> Result<Option<Identified>, Failure> {
         if self.identified.is_none() {
-            self.identified = self.find_out().await?;
+            let draining = self.shared.lifecycle.draining();
+            // A pipe may have nothing to say for as long as it likes.
+            self.identified = tokio::select! {
+                biased;
+                () = draining.cancelled() => None,
+                identified = self.find_out() => identified?,
+            };
         }
         Ok(self.identified)
     }
@@ -289,6 +344,13 @@ impl<'a> Source<'a> {
     async fn send_under_lease(&mut self, identified: Identified, at: Option<Position>) -> Result<Option<End>, Failure> {
         match self.reader.seek(at.as_ref()).await? {
             Seek::Ok => {}
+            Seek::Shorter
+                if let Some(at) = at
+                    && self.shared.config.stream.follow
+                    && self.reader.is_superseded().await? =>
+            {
+                return Ok(Some(End::Finished(at)));
+            }
             Seek::Mismatch | Seek::Shorter => {
                 let differs = at.map_or(0, |at| at.offset);
                 let shared = self.shared;
@@ -324,7 +386,7 @@ impl<'a> Source<'a> {
                 family: identified.family,
                 cluster: shared.config.cluster.clone(),
                 name: self.name.clone(),
-                created_ms: 0,
+                created_ms: TimeMs::EPOCH,
                 dictionaries: Vec::new(),
             },
             shift: &mut self.shift,

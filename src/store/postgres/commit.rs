@@ -16,10 +16,10 @@ use super::error::{Fault, Result};
 use super::ledger::{self, Cover, EntryColumns, Wanted};
 use super::partitions;
 use super::pool::Session;
-use super::types::{Time, range_text};
+use super::types::range_text;
 use super::{PostgresStore, overlap, series};
 use crate::batch::Batch;
-use crate::model::{FamilyId, GpuId, RowRange, RowSet, SourceId};
+use crate::model::{FamilyId, GpuId, RowRange, RowSet, SourceId, TimeMs};
 use crate::store::chunk::{Part, Spans, day_of};
 use crate::store::entry::Entry;
 use crate::store::{Committed, Incoming, StoreError};
@@ -204,8 +204,8 @@ async fn finish(session: &Session, wanted: &Wanted<'_>, work: Work) -> Result<(C
     let columns = EntryColumns::new(&work.entries);
     let mut gpus: Vec<GpuId> = work.spans.keys().copied().collect();
     gpus.sort_unstable();
-    let oldest: Vec<Time> = gpus.iter().map(|gpu| Time(work.spans[gpu].0)).collect();
-    let newest: Vec<Time> = gpus.iter().map(|gpu| Time(work.spans[gpu].1)).collect();
+    let oldest: Vec<TimeMs> = gpus.iter().map(|gpu| work.spans[gpu].0).collect();
+    let newest: Vec<TimeMs> = gpus.iter().map(|gpu| work.spans[gpu].1).collect();
     // All are prepared before the first is sent, so that they are sent in this order.
     let lock = session.prepare(ledger::LOCK).await?;
     let learn = session.prepare(ledger::LEARN).await?;

@@ -76,8 +76,8 @@ fn put_chunk(out: &mut BytesMut, chunk: &Chunk<'_>) {
     let (Some(first), Some(last)) = (chunk.times.first(), chunk.times.last()) else { return };
     out.put_i16(7);
     put_i64(out, chunk.series.to_store());
-    put_i64(out, to_micros(*first));
-    put_i64(out, to_micros(*last));
+    put_i64(out, to_micros(first.as_millis()));
+    put_i64(out, to_micros(last.as_millis()));
     put_i32(out, count(chunk.times.len()));
     if let Some(step) = chunk.step {
         put_i32(out, step);
@@ -87,7 +87,7 @@ fn put_chunk(out: &mut BytesMut, chunk: &Chunk<'_>) {
         put_array(out, INT4_OID, 4, chunk.times.len());
         for time in chunk.times {
             // Within a day, so it fits.
-            let offset = (time - first) as i32;
+            let offset = time.millis_since(*first) as i32;
             let mut pair = [0, 0, 0, 4, 0, 0, 0, 0];
             pair[4..].copy_from_slice(&offset.to_be_bytes());
             out.put_slice(&pair);

@@ -1,5 +1,7 @@
 //! Dead letters: batches that could not be stored for a reason of their own, and the failures noted before they were buried.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use tokio_postgres::Row;
 
@@ -25,42 +27,61 @@ pub(super) async fn note_failure(session: &Session, entry: &str, reason: &str) -
     Ok(rows.first().map_or(1, |row| row.get::<_, i32>(0).cast_unsigned()))
 }
 
-/// Begins a transaction that holds the source's row, which is made if it is missing. Everything that settles rows does so under this
-/// lock: of two at once, the later one sees both and says so.
-async fn begin_with(store: &PostgresStore, session: &Session, source: SourceId) -> Result<()> {
-    session.batch("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE").await?;
-    store.check_id(session).await?;
-    session
-        .execute("INSERT INTO source (id, family, cluster, name) VALUES ($1, $1, '', '') ON CONFLICT (id) DO NOTHING", &[&source])
-        .await?;
-    session.query("SELECT FROM source WHERE id = $1 FOR UPDATE", &[&source]).await?;
+/// Forgets the failures of an entry.
+pub(super) async fn forget_failures(session: &Session, entry: &str) -> Result<()> {
+    session.execute("DELETE FROM batch_failure WHERE entry = $1", &[&clean(entry)]).await?;
     Ok(())
 }
 
-/// Keeps a letter, once per source and rows.
-pub(super) async fn bury(store: &PostgresStore, session: &Session, letter: &DeadLetter, entry: &str) -> Result<(SourceId, u64)> {
-    let digests: Vec<DictionaryId> = letter.dictionaries.iter().map(|(id, _)| *id).collect();
-    let dictionaries: Vec<&[u8]> = letter.dictionaries.iter().map(|(_, bytes)| &bytes[..]).collect();
-    begin_with(store, session, letter.source).await?;
+/// Begins a transaction that holds the rows of these sources (sorted, so that two of these do not wait for each other), which are
+/// made if they are missing. Everything that settles rows does so under this lock: of two at once, the later one sees both and says
+/// so.
+async fn begin_with(store: &PostgresStore, session: &Session, sources: &[SourceId]) -> Result<()> {
+    session.batch("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE").await?;
+    store.check_id(session).await?;
     session
         .execute(
-            "INSERT INTO dead_letter (source_id, rows, reason, payload, dictionary_digests, dictionaries, entry) \
-             VALUES ($1, $2::text::int8range, $3, $4, $5, $6, $7) ON CONFLICT (source_id, rows) DO NOTHING",
-            &[
-                &letter.source,
-                &range_text(letter.rows),
-                &clean(&letter.reason),
-                &&letter.payload[..],
-                &digests,
-                &dictionaries,
-                &clean(entry),
-            ],
+            "INSERT INTO source (id, family, cluster, name) SELECT id, id, '', '' FROM unnest($1::uuid[]) AS s (id) ORDER BY id \
+             ON CONFLICT (id) DO NOTHING",
+            &[&sources],
         )
         .await?;
-    session.execute("DELETE FROM batch_failure WHERE entry = $1", &[&clean(entry)]).await?;
-    let settled = ledger::settled_of(session, &[letter.source]).await?;
+    session.query("SELECT FROM source WHERE id = ANY ($1::uuid[]) ORDER BY id FOR UPDATE", &[&sources]).await?;
+    Ok(())
+}
+
+/// Keeps letters, each once per source and rows.
+pub(super) async fn bury_all(
+    store: &PostgresStore,
+    session: &Session,
+    letters: &[(DeadLetter, String)],
+) -> Result<Vec<(SourceId, u64)>> {
+    let sources: Vec<SourceId> = letters.iter().map(|(letter, _)| letter.source).collect::<BTreeSet<_>>().into_iter().collect();
+    begin_with(store, session, &sources).await?;
+    for (letter, entry) in letters {
+        let digests: Vec<DictionaryId> = letter.dictionaries.iter().map(|(id, _)| *id).collect();
+        let dictionaries: Vec<&[u8]> = letter.dictionaries.iter().map(|(_, bytes)| &bytes[..]).collect();
+        session
+            .execute(
+                "INSERT INTO dead_letter (source_id, rows, reason, payload, dictionary_digests, dictionaries, entry) \
+                 VALUES ($1, $2::text::int8range, $3, $4, $5, $6, $7) ON CONFLICT (source_id, rows) DO NOTHING",
+                &[
+                    &letter.source,
+                    &range_text(letter.rows),
+                    &clean(&letter.reason),
+                    &&letter.payload[..],
+                    &digests,
+                    &dictionaries,
+                    &clean(entry),
+                ],
+            )
+            .await?;
+    }
+    let entries: Vec<_> = letters.iter().map(|(_, entry)| clean(entry)).collect();
+    session.execute("DELETE FROM batch_failure WHERE entry = ANY ($1)", &[&entries]).await?;
+    let settled = ledger::settled_of(session, &sources).await?;
     session.batch("COMMIT").await?;
-    Ok(settled.first().copied().unwrap_or((letter.source, 0)))
+    Ok(settled)
 }
 
 /// The letters, oldest first, without payloads.
@@ -102,7 +123,7 @@ pub(super) async fn drop_letter(store: &PostgresStore, session: &Session, id: i6
     // Sources are locked before anything else, so the letter is looked at first, and taken under the lock.
     let rows = session.query("SELECT source_id FROM dead_letter WHERE id = $1", &[&id]).await?;
     let Some(row) = rows.first() else { return Ok(false) };
-    begin_with(store, session, row.get(0)).await?;
+    begin_with(store, session, &[row.get(0)]).await?;
     let dropped = session
         .execute(
             "WITH gone AS (DELETE FROM dead_letter WHERE id = $1 RETURNING source_id, rows) \

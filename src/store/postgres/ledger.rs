@@ -13,7 +13,7 @@ use super::error::Result;
 use super::pool::Session;
 use super::types::{Time, clean, parse_range, row_set};
 use crate::batch::Header;
-use crate::model::{FamilyId, Reason, RowSet, SourceId};
+use crate::model::{FamilyId, Reason, RowSet, SourceId, TimeMs};
 use crate::store::entry::Entry;
 use crate::store::{SourceLedger, Standing};
 
@@ -128,7 +128,7 @@ pub(super) struct EntryColumns {
     pub(super) valid: Vec<i64>,
     pub(super) duplicate: Vec<i64>,
     pub(super) extra: Vec<i64>,
-    pub(super) newest: Vec<Option<Time>>,
+    pub(super) newest: Vec<Option<TimeMs>>,
     pub(super) reject_ids: Vec<SourceId>,
     pub(super) reasons: Vec<i16>,
     pub(super) rejected: Vec<i64>,
@@ -143,7 +143,7 @@ impl EntryColumns {
             columns.valid.push(entry.valid.cast_signed());
             columns.duplicate.push(entry.duplicate.cast_signed());
             columns.extra.push(entry.extra.cast_signed());
-            columns.newest.push(entry.newest.map(Time));
+            columns.newest.push(entry.newest);
             for (reason, n) in &entry.rejected {
                 columns.reject_ids.push(*id);
                 columns.reasons.push(i16::from(reason.code()));

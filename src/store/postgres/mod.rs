@@ -31,6 +31,7 @@ mod overlap;
 mod partitions;
 mod pool;
 mod read;
+mod rights;
 mod series;
 mod tls;
 mod types;
@@ -156,11 +157,25 @@ impl Store for PostgresStore {
         Ok(failures)
     }
 
-    async fn bury(&self, letter: &DeadLetter, entry: &str) -> Result<(SourceId, u64)> {
+    async fn forget_failures(&self, entry: &str) -> Result<()> {
         let session = self.connections.session().await?;
-        let settled = dead::bury(self, &session, letter, entry).await?;
+        dead::forget_failures(&session, entry).await?;
+        session.done();
+        Ok(())
+    }
+
+    async fn bury_all(&self, letters: &[(DeadLetter, String)]) -> Result<Vec<(SourceId, u64)>> {
+        let session = self.connections.session().await?;
+        let settled = dead::bury_all(self, &session, letters).await?;
         session.done();
         Ok(settled)
+    }
+
+    async fn check_rights(&self) -> Result<()> {
+        let session = self.connections.session().await?;
+        rights::check(&session, &self.connections.endpoint).await?;
+        session.done();
+        Ok(())
     }
 
     async fn dead_letters(&self) -> Result<Vec<DeadLetter>> {
@@ -210,7 +225,7 @@ impl Store for PostgresStore {
     }
 
     async fn ping(&self) -> Result<()> {
-        let session = self.connections.session().await?;
+        let session = self.pulse.session().await?;
         session.batch("SELECT 1").await?;
         session.done();
         Ok(())

@@ -12,19 +12,17 @@ use tokio_postgres::types::{ToSql, Type};
 
 use super::error::Result;
 use super::pool::Session;
-use super::types::Time;
-use crate::model::SeriesId;
+use crate::model::{SeriesId, TimeMs};
 use crate::store::chunk::{DAY_MS, Day, Part, day_of};
 
-/// A sample's identity: series, time in ms, bits of the value.
-type Identity = (SeriesId, i64, u64);
+/// A sample's identity: series, time, bits of the value.
+type Identity = (SeriesId, TimeMs, u64);
 
 /// A day's question.
-#[derive(Default)]
 struct Question {
     series: BTreeSet<SeriesId>,
-    from: i64,
-    to: i64,
+    from: TimeMs,
+    to: TimeMs,
 }
 
 const CHUNKS: &str = "SELECT series_id, t_min, step_ms, offsets, \"values\" FROM sample_chunk \
@@ -42,7 +40,7 @@ pub(super) async fn stored(session: &Session, part: &Part<'_>, positions: &[bool
             let time = batch.time_ms[i];
             wanted.insert(identity(series, i));
             let question =
-                questions.entry(day_of(time)).or_insert_with(|| Question { from: time, to: time, ..Question::default() });
+                questions.entry(day_of(time)).or_insert_with(|| Question { series: BTreeSet::new(), from: time, to: time });
             question.series.insert(series);
             question.from = question.from.min(time);
             question.to = question.to.max(time);
@@ -70,7 +68,7 @@ async fn ask(
     found: &mut HashSet<Identity>,
 ) -> Result<()> {
     let series: Vec<SeriesId> = question.series.iter().copied().collect();
-    let (midnight, from, to) = (Time(day * DAY_MS), Time(question.from), Time(question.to));
+    let (midnight, from, to) = (TimeMs::from_millis(day * DAY_MS), question.from, question.to);
     // Planned anew each time, with the times at hand: that is what leaves out the other days' partitions.
     let params: [(&(dyn ToSql + Sync), Type); 4] =
         [(&series, Type::INT8_ARRAY), (&midnight, Type::TIMESTAMPTZ), (&to, Type::TIMESTAMPTZ), (&from, Type::TIMESTAMPTZ)];
@@ -82,7 +80,7 @@ async fn ask(
 }
 
 fn match_chunk(row: &Row, wanted: &HashSet<Identity>, found: &mut HashSet<Identity>) {
-    let (series, first): (SeriesId, Time) = (row.get(0), row.get(1));
+    let (series, first): (SeriesId, TimeMs) = (row.get(0), row.get(1));
     let (step, offsets): (Option<i32>, Option<Vec<i32>>) = (row.get(2), row.get(3));
     let values: Vec<f64> = row.get(4);
     for (i, value) in values.into_iter().enumerate() {
@@ -90,7 +88,7 @@ fn match_chunk(row: &Row, wanted: &HashSet<Identity>, found: &mut HashSet<Identi
             Some(offsets) => offsets.get(i).copied().map_or(0, i64::from),
             None => i64::from(step.unwrap_or(0)) * i as i64,
         };
-        let identity = (series, first.0 + offset, value.to_bits());
+        let identity = (series, first.plus_millis(offset), value.to_bits());
         if wanted.contains(&identity) {
             found.insert(identity);
         }

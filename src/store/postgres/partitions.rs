@@ -77,14 +77,14 @@ fn creation(day: Day) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{MAX_TIME_MS, MIN_TIME_MS};
+    use crate::model::{MAX_TIME, MIN_TIME, TimeMs};
     use crate::store::chunk::day_of;
 
     #[test]
     fn days_have_their_names() {
-        assert_eq!(name_of(day_of(MIN_TIME_MS)), "sample_chunk_19900101");
-        assert_eq!(name_of(day_of(MAX_TIME_MS - 1)), "sample_chunk_21001231");
-        assert_eq!(name_of(day_of(1_709_164_800_000)), "sample_chunk_20240229");
-        assert!(creation(day_of(1_709_164_800_000)).contains("TO ('2024-03-01 00:00:00+00')"));
+        assert_eq!(name_of(day_of(MIN_TIME)), "sample_chunk_19900101");
+        assert_eq!(name_of(day_of(MAX_TIME.plus_millis(-1))), "sample_chunk_21001231");
+        assert_eq!(name_of(day_of(TimeMs::from_millis(1_709_164_800_000))), "sample_chunk_20240229");
+        assert!(creation(day_of(TimeMs::from_millis(1_709_164_800_000))).contains("TO ('2024-03-01 00:00:00+00')"));
     }
 }

@@ -5,7 +5,7 @@ use std::error::Error;
 use bytes::{BufMut, BytesMut};
 use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, accepts, to_sql_checked};
 
-use crate::model::{DictionaryId, Digest, FamilyId, GpuId, SeriesId, SourceId};
+use crate::model::{DictionaryId, Digest, FamilyId, GpuId, SeriesId, SourceId, TimeMs};
 pub(super) use crate::store::text::{clean, parse_range, range_text, row_set};
 
 /// 2000-01-01T00:00:00Z in ms since 1970: where PostgreSQL's timestamps begin.
@@ -19,6 +19,22 @@ pub(super) fn to_micros(ms: i64) -> i64 {
 /// A `timestamptz`, in ms since 1970.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Time(pub(super) i64);
+
+/// A time is a `timestamptz`.
+impl ToSql for TimeMs {
+    fn to_sql(&self, type_: &Type, out: &mut BytesMut) -> Result<IsNull, Box<dyn Error + Sync + Send>> {
+        Time(self.as_millis()).to_sql(type_, out)
+    }
+    accepts!(TIMESTAMPTZ);
+    to_sql_checked!();
+}
+
+impl<'a> FromSql<'a> for TimeMs {
+    fn from_sql(type_: &Type, raw: &'a [u8]) -> Result<Self, Box<dyn Error + Sync + Send>> {
+        Time::from_sql(type_, raw).map(|time| Self::from_millis(time.0))
+    }
+    accepts!(TIMESTAMPTZ);
+}
 
 impl ToSql for Time {
     fn to_sql(&self, _: &Type, out: &mut BytesMut) -> Result<IsNull, Box<dyn Error + Sync + Send>> {

@@ -23,7 +23,7 @@ pub(super) fn encode(chunk: &Chunk<'_>) -> Vec<u8> {
         put(&mut plain, u64::from(step.unsigned_abs()));
     } else {
         for pair in chunk.times.windows(2) {
-            put(&mut plain, pair[1].abs_diff(pair[0]));
+            put(&mut plain, pair[1].as_millis().abs_diff(pair[0].as_millis()));
         }
     }
     for plane in 0..8 {
@@ -116,7 +116,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::model::SeriesId;
+    use crate::model::{SeriesId, TimeMs};
 
     proptest! {
         #[test]
@@ -126,16 +126,16 @@ mod tests {
             regular in any::<bool>(),
         ) {
             let mut time = first;
-            let times: Vec<i64> = samples.iter().enumerate().map(|(i, (distance, _))| {
+            let times: Vec<TimeMs> = samples.iter().enumerate().map(|(i, (distance, _))| {
                 if i > 0 {
                     time += if regular { 1000 } else { i64::from(*distance) };
                 }
-                time
+                TimeMs::from_millis(time)
             }).collect();
             let values: Vec<f64> = samples.iter().map(|(_, bits)| f64::from_bits(*bits)).collect();
             let data = encode(&Chunk { series: SeriesId::default(), times: &times, values: &values, step: regular.then_some(1000) });
             let (found_times, found) = decode(&mut Decoder::default(), &data, first, samples.len()).unwrap();
-            prop_assert_eq!(found_times, times);
+            prop_assert_eq!(found_times, times.iter().map(|time| time.as_millis()).collect::<Vec<_>>());
             prop_assert!(found.iter().zip(&values).all(|(a, b)| a.to_bits() == b.to_bits()));
         }
 
@@ -149,7 +149,7 @@ mod tests {
 
     #[test]
     fn what_is_alike_becomes_small() {
-        let times: Vec<i64> = (0..4096).map(|i| i * 1000).collect();
+        let times: Vec<TimeMs> = (0..4096).map(|i| TimeMs::from_millis(i * 1000)).collect();
         let values: Vec<f64> = (0..4096).map(|i| f64::from(40 + (i / 60) % 7)).collect();
         let data = encode(&Chunk { series: SeriesId::default(), times: &times, values: &values, step: Some(1000) });
         assert!(data.len() < 4096, "{}", data.len());

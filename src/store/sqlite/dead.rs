@@ -1,5 +1,7 @@
 //! Dead letters: batches that could not be stored for a reason of their own, and the failures noted before they were buried.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
@@ -29,31 +31,40 @@ pub(super) fn note_failure(writer: &mut Writer, entry: &str, reason: &str) -> Re
     Ok(failures)
 }
 
-/// Keeps a letter, once per source and rows.
-pub(super) fn bury(writer: &mut Writer, letter: &DeadLetter, entry: &str) -> Result<(SourceId, u64)> {
-    let source = letter.source.to_bytes();
+/// Forgets the failures of an entry.
+pub(super) fn forget_failures(writer: &mut Writer, entry: &str) -> Result<()> {
+    writer.connection.execute("DELETE FROM batch_failure WHERE entry = ?1", [clean(entry)])?;
+    Ok(())
+}
+
+/// Keeps letters, each once per source and rows.
+pub(super) fn bury_all(writer: &mut Writer, letters: &[(DeadLetter, String)]) -> Result<Vec<(SourceId, u64)>> {
     let transaction = writer.connection.transaction()?;
-    transaction.execute(
-        "INSERT INTO source (id, family, cluster, name) VALUES (?1, ?1, '', '') ON CONFLICT DO NOTHING",
-        [&source[..]],
-    )?;
-    let kept = transaction.execute(
-        "INSERT INTO dead_letter (source_id, rows, reason, payload, buried_ms) VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT DO NOTHING",
-        params![&source[..], range_text(letter.rows), clean(&letter.reason), &letter.payload[..], now_ms()],
-    )?;
-    if kept > 0 {
-        let id = transaction.last_insert_rowid();
-        for (place, (digest, bytes)) in letter.dictionaries.iter().enumerate() {
-            transaction.execute(
-                "INSERT INTO dead_dictionary (letter, place, digest, data) VALUES (?1, ?2, ?3, ?4)",
-                params![id, place as i64, &digest.to_bytes()[..], &bytes[..]],
-            )?;
+    for (letter, entry) in letters {
+        let source = letter.source.to_bytes();
+        transaction.execute(
+            "INSERT INTO source (id, family, cluster, name) VALUES (?1, ?1, '', '') ON CONFLICT DO NOTHING",
+            [&source[..]],
+        )?;
+        let kept = transaction.execute(
+            "INSERT INTO dead_letter (source_id, rows, reason, payload, buried_ms) VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT DO NOTHING",
+            params![&source[..], range_text(letter.rows), clean(&letter.reason), &letter.payload[..], now_ms()],
+        )?;
+        if kept > 0 {
+            let id = transaction.last_insert_rowid();
+            for (place, (digest, bytes)) in letter.dictionaries.iter().enumerate() {
+                transaction.execute(
+                    "INSERT INTO dead_dictionary (letter, place, digest, data) VALUES (?1, ?2, ?3, ?4)",
+                    params![id, place as i64, &digest.to_bytes()[..], &bytes[..]],
+                )?;
+            }
         }
+        transaction.execute("DELETE FROM batch_failure WHERE entry = ?1", [clean(entry)])?;
     }
-    transaction.execute("DELETE FROM batch_failure WHERE entry = ?1", [clean(entry)])?;
-    let settled = ledger::settled(&transaction, &[letter.source])?;
+    let sources: BTreeSet<SourceId> = letters.iter().map(|(letter, _)| letter.source).collect();
+    let settled = ledger::settled(&transaction, &sources.into_iter().collect::<Vec<_>>())?;
     transaction.commit()?;
-    Ok(settled.first().copied().unwrap_or((letter.source, 0)))
+    Ok(settled)
 }
 
 /// The letters, oldest first, without payloads.

@@ -82,9 +82,14 @@ impl Store for SqliteStore {
         self.connections.write(move |writer| dead::note_failure(writer, &entry, &reason)).await
     }
 
-    async fn bury(&self, letter: &DeadLetter, entry: &str) -> Result<(SourceId, u64)> {
-        let (letter, entry) = (letter.clone(), entry.to_owned());
-        self.connections.write(move |writer| dead::bury(writer, &letter, &entry)).await
+    async fn forget_failures(&self, entry: &str) -> Result<()> {
+        let entry = entry.to_owned();
+        self.connections.write(move |writer| dead::forget_failures(writer, &entry)).await
+    }
+
+    async fn bury_all(&self, letters: &[(DeadLetter, String)]) -> Result<Vec<(SourceId, u64)>> {
+        let letters = letters.to_vec();
+        self.connections.write(move |writer| dead::bury_all(writer, &letters)).await
     }
 
     async fn dead_letters(&self) -> Result<Vec<DeadLetter>> {

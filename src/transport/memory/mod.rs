@@ -58,6 +58,9 @@ pub struct MemoryTransport {
     shared: Arc<Shared>,
 }
 
+/// The epoch of an entry that its consumer let go.
+const PUT_BACK: u64 = u64::MAX;
+
 struct Shared {
     state: Mutex<State>,
     registry: Mutex<Registry>,
@@ -121,12 +124,14 @@ impl MemoryTransport {
                     break;
                 }
                 if kind(entry) {
+                    let redelivered = entry.held.is_some();
                     entry.hold(&self.settings.consumer, self.epoch, now);
                     deliveries.push(Delivery {
                         receipt: Receipt { partition, entry: id.to_string(), epoch: self.epoch },
                         source: entry.source,
                         rows: entry.rows,
                         payload: entry.payload.clone(),
+                        redelivered,
                     });
                 }
             }
@@ -260,6 +265,19 @@ impl Consumer for MemoryTransport {
     async fn contains(&self, receipt: &Receipt) -> Result<bool> {
         let mut state = self.state();
         Ok(receipt.entry.parse().is_ok_and(|id: u64| state.partition(receipt.partition).entries.contains_key(&id)))
+    }
+
+    async fn put_back(&self, partition: Partition, receipts: &[Receipt]) -> Result<()> {
+        let mut state = self.state();
+        let place = state.partition(partition);
+        for receipt in receipts {
+            let entry = receipt.entry.parse().ok().and_then(|id: u64| place.entries.get_mut(&id));
+            if let Some(held) = entry.and_then(|entry| entry.held.as_mut()).filter(|held| held.epoch == receipt.epoch) {
+                held.epoch = PUT_BACK;
+                held.consumer.clear();
+            }
+        }
+        Ok(())
     }
 
     async fn keep(&self, partition: Partition, receipts: &[Receipt]) -> Result<()> {

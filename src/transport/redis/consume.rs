@@ -57,7 +57,7 @@ impl Consumer for RedisTransport {
                 }
                 Kind::New => stream_entries(answer),
             };
-            let deliveries = self.hand_out(partition, &session, entries)?;
+            let deliveries = self.hand_out(partition, &session, entries, kind)?;
             if !deliveries.is_empty() || kind == Kind::New {
                 return Ok(deliveries);
             }
@@ -104,6 +104,16 @@ impl Consumer for RedisTransport {
         let args = vec![self.shared.keys.stream(receipt.partition).into(), id.into(), id.into()];
         let found = self.link(receipt.partition)?.get().await?.call("XRANGE", args).await?;
         Ok(!reply::list(found).is_empty())
+    }
+
+    async fn put_back(&self, partition: Partition, receipts: &[Receipt]) -> Result<()> {
+        let session = self.seat(partition)?.session().await?;
+        let ids = live(&session, partition, receipts);
+        let mut held = session.held();
+        for id in &ids {
+            held.entries.remove(id);
+        }
+        Ok(())
     }
 
     async fn keep(&self, partition: Partition, receipts: &[Receipt]) -> Result<()> {
@@ -238,7 +248,7 @@ impl RedisTransport {
 
     /// Turns entries into deliveries. Those that were deleted from the stream are acknowledged away; those that the caller has are
     /// passed over.
-    fn hand_out(&self, partition: Partition, session: &Arc<Session>, entries: Vec<Value>) -> Result<Vec<Delivery>> {
+    fn hand_out(&self, partition: Partition, session: &Arc<Session>, entries: Vec<Value>, kind: Kind) -> Result<Vec<Delivery>> {
         let mut deliveries = Vec::with_capacity(entries.len());
         let mut gone = Vec::new();
         let mut held = session.held();
@@ -256,7 +266,8 @@ impl RedisTransport {
             if held.entries.contains(&id) {
                 continue;
             }
-            let delivery = delivery(partition, id, held.epoch, fields);
+            let receipt = Receipt { partition, entry: id, epoch: held.epoch };
+            let delivery = delivery(receipt, fields, kind != Kind::New);
             held.entries.insert(delivery.receipt.entry.clone());
             deliveries.push(delivery);
         }
@@ -343,13 +354,9 @@ fn entry_id(entry: &Value) -> Result<String> {
 
 /// An entry as a delivery. What the fields do not say stays empty: a broken entry is handed out, so that it is buried like any
 /// other batch that cannot be stored, and not read for ever.
-fn delivery(partition: Partition, entry: String, epoch: u64, fields: Value) -> Delivery {
-    let mut delivery = Delivery {
-        receipt: Receipt { partition, entry, epoch },
-        source: SourceId::UNKNOWN,
-        rows: RowRange { first: 0, end: 0 },
-        payload: Bytes::new(),
-    };
+fn delivery(receipt: Receipt, fields: Value, redelivered: bool) -> Delivery {
+    let mut delivery =
+        Delivery { receipt, redelivered, source: SourceId::UNKNOWN, rows: RowRange { first: 0, end: 0 }, payload: Bytes::new() };
     for (field, value) in reply::pairs(fields) {
         match field.as_bytes() {
             Some(b"s") => delivery.source = reply::parsed(&value, "").unwrap_or(SourceId::UNKNOWN),

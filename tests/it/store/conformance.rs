@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use telemetry::model::{DictionaryId, Digest, FamilyId, MAX_TIME_MS, MIN_TIME_MS, Reason, RowRange};
+use telemetry::model::{DictionaryId, Digest, FamilyId, MAX_TIME, MIN_TIME, Reason, RowRange};
 use telemetry::store::{Committed, DeadLetter, Incoming, Standing, Store, StoreError};
 
 use super::rows::*;
@@ -126,8 +126,18 @@ pub async fn time_may_jump_back_and_forth(h: &dyn Harness) {
 pub async fn every_accepted_year_and_bit_is_kept(h: &dyn Harness) {
     let store = h.open();
     let values = [0.0, -0.0, f64::MIN_POSITIVE, 5e-324, f64::MAX, f64::MIN, 0.1 + 0.2, 9_007_199_254_740_993.0];
-    let times = [MIN_TIME_MS, MAX_TIME_MS - 1, DAY - 1, DAY, DAY + 86_399_999, 951_782_400_000, MIN_TIME_MS + 1, 1];
-    let mut rows: Vec<Row> = values.iter().zip(times).map(|(value, time)| sample(3, time.max(MIN_TIME_MS), *value)).collect();
+    let times = [
+        MIN_TIME.as_millis(),
+        MAX_TIME.as_millis() - 1,
+        DAY - 1,
+        DAY,
+        DAY + 86_399_999,
+        951_782_400_000,
+        MIN_TIME.as_millis() + 1,
+        1,
+    ];
+    let mut rows: Vec<Row> =
+        values.iter().zip(times).map(|(value, time)| sample(3, time.max(MIN_TIME.as_millis()), *value)).collect();
     // The same time, told apart by a bit.
     rows.extend([sample(3, DAY, 0.0), sample(3, DAY, -0.0)]);
     let content = Content::new("years", rows);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use telemetry::batch::{Batch, BatchParts, Dictionary, Header, Run};
-use telemetry::model::{DictionaryId, FamilyId, Gpu, GpuId, RowRange, Series, SeriesId};
+use telemetry::model::{DictionaryId, FamilyId, Gpu, GpuId, RowRange, Series, SeriesId, TimeMs};
 use telemetry::store::{ChunkRange, GpuFilter, GpuPlace, GpuSummary, Incoming, SeriesFilter, Store};
 
 use super::rows::{DAY, Harness, source};
@@ -30,7 +30,7 @@ fn batch(cluster: &str, name: &str, content: &[(Series, &[(i64, f64)])]) -> Inco
             cluster: cluster.to_owned(),
             name: name.to_owned(),
             dictionaries: vec![DictionaryId::of(format!("{dictionary:?}").as_bytes())],
-            created_ms: 0,
+            created_ms: TimeMs::EPOCH,
         },
         rows: RowRange { first: 0, end: 0 },
         runs: Vec::new(),
@@ -44,7 +44,7 @@ fn batch(cluster: &str, name: &str, content: &[(Series, &[(i64, f64)])]) -> Inco
         batch.runs.push(Run { dictionary: 0, index, start: batch.row.len(), len: samples.len() });
         for (time, value) in *samples {
             batch.row.push(batch.row.len() as u64);
-            batch.time_ms.push(*time);
+            batch.time_ms.push(TimeMs::from_millis(*time));
             batch.value.push(*value);
         }
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use telemetry::batch::{Batch, BatchParts, Dictionary, Header, Reject, Run};
-use telemetry::model::{DictionaryId, Digest, FamilyId, Gpu, Reason, RowRange, Series, SourceId};
+use telemetry::model::{DictionaryId, Digest, FamilyId, Gpu, Reason, RowRange, Series, SourceId, TimeMs};
 use telemetry::store::{Incoming, Reader, SourceLedger, Store};
 
 /// 2025-01-15T00:00:00Z.
@@ -94,7 +94,7 @@ impl Content {
                 family: self.family,
                 cluster: self.cluster.clone(),
                 name: "file.csv".into(),
-                created_ms: DAY,
+                created_ms: TimeMs::from_millis(DAY),
                 dictionaries: vec![id],
             },
             rows: RowRange { first: range.start as u64, end: range.end as u64 },
@@ -109,7 +109,7 @@ impl Content {
             batch.runs.push(Run { dictionary: 0, index, start: batch.row.len(), len: samples.len() });
             for (row, time, value) in samples {
                 batch.row.push(*row);
-                batch.time_ms.push(*time);
+                batch.time_ms.push(TimeMs::from_millis(*time));
                 batch.value.push(*value);
             }
         }

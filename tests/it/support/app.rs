@@ -122,7 +122,7 @@ impl App {
             duration: Duration::from_secs(steps),
             interval: Duration::from_secs(1),
             seed,
-            start_ms: 1_735_689_600_000,
+            start_ms: telemetry::model::TimeMs::from_millis(1_735_689_600_000),
         };
         let mut bytes = Vec::new();
         generate.write(&mut bytes).unwrap();

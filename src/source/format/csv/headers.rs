@@ -153,7 +153,9 @@ impl CsvReader {
                     return Ok(true);
                 }
                 Parsed::Blank => {}
-                Parsed::Nothing if self.content.has_ended() => return Err(SourceError::Empty { name: self.content.name().to_owned() }),
+                Parsed::Nothing if self.content.has_ended() => {
+                    return Err(SourceError::Empty { name: self.content.name().to_owned() });
+                }
                 Parsed::Nothing if self.records.at() <= MAX_HEADER => return Ok(false),
                 Parsed::Nothing => {}
                 Parsed::TooLong(..) | Parsed::Open(..) => {

@@ -22,7 +22,7 @@ use std::sync::Arc;
 
 use tokio::io::AsyncRead;
 
-use crate::model::{Digest, Position, Reason, Series, parse_time, parse_value};
+use crate::model::{Digest, Position, Reason, Series, TimeMs, parse_time, parse_value};
 use crate::source::content::{Block, Content, Input};
 use crate::source::follow::{Change, FileState};
 use crate::source::{Fill, Kind, Options, Row, SourceError, TAIL_BYTES};
@@ -62,12 +62,16 @@ pub struct CsvReader {
     last_excerpt: Option<Vec<u8>>,
     last_parsed: bool,
     /// The last time's cell and what it read as: exports repeat it row after row.
-    last_time: (Vec<u8>, Result<i64, Reason>),
+    last_time: (Vec<u8>, Result<TimeMs, Reason>),
 }
 
 impl std::fmt::Debug for CsvReader {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("CsvReader").field("input", self.content.input()).field("row", &self.row).field("offset", &self.row_end).finish()
+        f.debug_struct("CsvReader")
+            .field("input", self.content.input())
+            .field("row", &self.row)
+            .field("offset", &self.row_end)
+            .finish()
     }
 }
 
@@ -207,7 +211,7 @@ impl CsvReader {
         (self.last, self.last_parsed) = ((0, 0), false);
         self.content.drop_before(drop);
         self.records.dropped(drop);
-        self.marks.note(parsed, self.records.from_line());
+        self.marks.note(parsed, self.records.start_line());
     }
 
     fn tail_digest(&self) -> Digest {
@@ -273,7 +277,7 @@ impl CsvReader {
 
     /// Counts the line on which the parser was started. Only plain files seek without counting.
     async fn count_lines(&mut self) -> Result<(), SourceError> {
-        let until = self.content.base() + self.records.from() as u64;
+        let until = self.content.base() + self.records.start() as u64;
         let (from, line) = self.marks.before(until);
         let counted = self.content.aside(move |file| lines::count(file, from, until)).await?;
         self.records.counted(counted.map(|counted| line + counted));

@@ -26,16 +26,16 @@ pub(super) enum Parsed {
 /// A place in a content's window, from which records are parsed.
 pub(super) struct Records {
     pub(super) csv: AsyncReader<Window>,
-    /// Whether the CSV parser must be started at `from` before it is used.
+    /// Whether the CSV parser must be started at `start` before it is used.
     stale: bool,
     record: ByteRecord,
     /// Where parsing goes on, as an index into the window.
     at: usize,
     /// Where the CSV parser was started, likewise.
-    from: usize,
-    /// The line on which `from` lies, if it was counted.
-    from_line: Option<u64>,
-    /// Newlines between `from` and `at`.
+    start: usize,
+    /// The line on which `start` lies, if it was counted.
+    start_line: Option<u64>,
+    /// Newlines between `start` and `at`.
     newlines: u64,
     /// Whether the line's number must be counted before going on.
     pub(super) wants_line: bool,
@@ -54,8 +54,8 @@ impl Records {
             stale: false,
             record: ByteRecord::with_capacity(1024, 16),
             at: 0,
-            from: 0,
-            from_line: Some(1),
+            start: 0,
+            start_line: Some(1),
             newlines: 0,
             wants_line: false,
             starved: true,
@@ -76,8 +76,8 @@ impl Records {
     }
 
     /// Where the CSV parser was started, likewise.
-    pub(super) fn from(&self) -> usize {
-        self.from
+    pub(super) fn start(&self) -> usize {
+        self.start
     }
 
     /// Newlines since there.
@@ -86,26 +86,26 @@ impl Records {
     }
 
     /// The line on which the CSV parser was started, if it was counted.
-    pub(super) fn from_line(&self) -> Option<u64> {
-        self.from_line
+    pub(super) fn start_line(&self) -> Option<u64> {
+        self.start_line
     }
 
     /// Notes the line on which the CSV parser was started.
     pub(super) fn counted(&mut self, line: Option<u64>) {
-        (self.from_line, self.wants_line) = (line, false);
+        (self.start_line, self.wants_line) = (line, false);
     }
 
     /// Has the CSV parser start at an index, `newlines` further than where it was started last.
     pub(super) fn restart(&mut self, index: usize, newlines: u64) {
         self.stale = true;
-        self.from_line = self.from_line.map(|line| line + newlines);
-        (self.from, self.at, self.newlines) = (index, index, 0);
+        self.start_line = self.start_line.map(|line| line + newlines);
+        (self.start, self.at, self.newlines) = (index, index, 0);
     }
 
     /// Begins anew at the window's beginning, which is on that line: other bytes may come.
     pub(super) fn clear(&mut self, line: Option<u64>) {
         self.restart(0, 0);
-        self.from_line = line;
+        self.start_line = line;
         (self.starved, self.mid_line, self.wants_line) = (true, false, false);
         self.spans.clear();
         self.skip = None;
@@ -114,9 +114,9 @@ impl Records {
     /// The window's first bytes were dropped. The parser is started anew before it is used again: it has nothing to give until more
     /// was read.
     pub(super) fn dropped(&mut self, bytes: usize) {
-        self.from_line = self.from_line.map(|line| line + self.newlines);
+        self.start_line = self.start_line.map(|line| line + self.newlines);
         (self.at, self.newlines) = (self.at - bytes, 0);
-        self.from = self.at;
+        self.start = self.at;
     }
 
     /// Goes past a record that ends there.
@@ -134,7 +134,7 @@ impl Records {
     /// The line of an index at or after `at`, with only newlines between them. If it was never counted, asks for that, and comes
     /// back to the same record.
     pub(super) fn line_of(&mut self, begin: usize) -> Option<u64> {
-        if let Some(line) = self.from_line {
+        if let Some(line) = self.start_line {
             return Some(line + self.newlines + (begin - self.at) as u64);
         }
         self.restart(self.at, self.newlines);
@@ -149,14 +149,14 @@ impl Records {
         }
         if std::mem::take(&mut self.stale) {
             let window = std::mem::take(self.csv.get_mut());
-            self.csv = parser(window, self.from);
+            self.csv = parser(window, self.start);
         }
         if let Some(nuls) = self.nuls(content) {
             return nuls;
         }
         let start = self.at;
         let more = self.read_record(content);
-        let end = self.from + (self.csv.position().byte() as usize).saturating_sub(1);
+        let end = self.start + (self.csv.position().byte() as usize).saturating_sub(1);
         if !more {
             self.advance(end);
             self.starved = true;

@@ -153,7 +153,6 @@ mod tests {
     use proptest::prelude::*;
     use tokio::io::AsyncReadExt as _;
 
-    use super::*;
     use crate::source::{CsvReader, Fill, Kind, Options, Row};
 
     const HEADER: &str = "timestamp,metric_name,uuid,value\n";

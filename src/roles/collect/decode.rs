@@ -1,0 +1,206 @@
+//! A delivery becomes what the store takes, or says why not: each reason is another way to go on.
+
+use std::collections::{BTreeSet, HashMap};
+
+use super::dictionaries::{self, LoadError};
+use super::memory::{Share, TooMuch};
+use super::{Ready, Shared, Which, writer};
+use crate::batch::{self, Batch, DecodeError, frame_bytes};
+use crate::model::{DictionaryId, Reason, TimeMs};
+use crate::store::Incoming;
+use crate::transport::{Delivery, TransportError};
+
+const DAY_MS: i64 = 86_400_000;
+
+/// Why a delivery did not become a batch.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// The queue could not be asked.
+    Queue(TransportError),
+    /// The store could not be asked in a way that waiting cannot help.
+    Store(anyhow::Error),
+    /// The process is to end.
+    Ending,
+    /// It is written in a version of the format that a newer collector may know.
+    UnknownVersion(DecodeError),
+    /// It is damaged, and will be: no retry can help.
+    Incurable(Fault),
+    /// Something is missing that may still come.
+    Doubtful(Fault),
+}
+
+/// What is wrong with a batch.
+#[derive(Debug)]
+pub(super) struct Fault {
+    pub(super) reason: String,
+    /// The dictionaries it names, as far as that could be read.
+    pub(super) dictionaries: Vec<DictionaryId>,
+}
+
+impl Fault {
+    pub(super) fn new(reason: String, dictionaries: &[DictionaryId]) -> Self {
+        Self { reason, dictionaries: dictionaries.to_vec() }
+    }
+}
+
+/// The name of a delivery's entry for the store. A stream that was flushed and made anew may use an id again: the rows are part of it.
+pub(super) fn entry_name(delivery: &Delivery) -> String {
+    let Delivery { receipt, source, rows, .. } = delivery;
+    format!("{}/{}/{source}/{rows}", receipt.partition, receipt.entry)
+}
+
+/// Decodes a delivery with its dictionaries. What was delivered before may have killed who had it: the attempt is noted before, and
+/// forgotten after, and what was attempted too often is not decoded again.
+pub(super) async fn decode(shared: &Shared, delivery: &Delivery) -> Result<Ready, Failure> {
+    if !delivery.redelivered {
+        return decode_now(shared, delivery).await;
+    }
+    // One at a time: else others that are being decoded would be blamed too.
+    let _alone = shared.careful.lock().await;
+    let entry = format!("{}/decoding", entry_name(delivery));
+    let reason = "a collector began to decode it and did not come back";
+    let noted = writer::with_store(shared, || shared.store.note_failure(&entry, reason)).await.map_err(Failure::Store)?;
+    let attempts = noted.ok_or(Failure::Ending)?;
+    let decoded = if attempts > shared.config.collect.dead_after {
+        let reason = format!("{} collectors began to decode it and did not come back; it was not decoded again", attempts - 1);
+        Err(Failure::Incurable(Fault::new(reason, &[])))
+    } else {
+        decode_now(shared, delivery).await
+    };
+    let forgotten = writer::with_store(shared, || shared.store.forget_failures(&entry)).await.map_err(Failure::Store)?;
+    forgotten.ok_or(Failure::Ending)?;
+    decoded
+}
+
+/// Why a batch could not be decoded within the memory there is.
+enum Undecoded {
+    Damaged(DecodeError),
+    TooMuch,
+}
+
+impl From<TooMuch> for Undecoded {
+    fn from(_: TooMuch) -> Self {
+        Self::TooMuch
+    }
+}
+
+async fn decode_now(shared: &Shared, delivery: &Delivery) -> Result<Ready, Failure> {
+    tokio::select! {
+        decoded = unfold(shared, delivery) => decoded,
+        // It may be waiting for memory that nobody gives back any more.
+        () = shared.lifecycle.draining().cancelled_owned() => Err(Failure::Ending),
+    }
+}
+
+async fn unfold(shared: &Shared, delivery: &Delivery) -> Result<Ready, Failure> {
+    let mut fetched = HashMap::new();
+    loop {
+        let mut taking = shared.budget.begin(&shared.dictionaries).await;
+        let (batch, share) = decode_batch(shared, delivery, &mut taking).await?;
+        let named = batch.header.dictionaries.clone();
+        let incurable = |reason: String| Failure::Incurable(Fault::new(reason, &named));
+        let error = match shared.dictionaries.load(&named, &fetched, &mut taking).await {
+            Ok(loaded) => {
+                let mut shares = vec![share];
+                let mut dictionaries = Vec::with_capacity(loaded.len());
+                for one in loaded {
+                    dictionaries.push(one.dictionary);
+                    shares.push(one.share);
+                }
+                let incoming = Incoming::new(batch, dictionaries).map_err(|e| incurable(e.to_string()))?;
+                let Delivery { receipt, payload, .. } = delivery.clone();
+                return Ok(Ready { receipt, incoming, payload, memory: shares });
+            }
+            Err(LoadError::Absent(absent)) => {
+                // The network is not waited for with memory in hand: nobody else could take any.
+                drop((taking, batch, share));
+                let fetching = dictionaries::fetch(&*shared.queue, delivery.receipt.partition, absent, &mut fetched);
+                match fetching.await {
+                    Ok(()) => continue,
+                    Err(error) => error,
+                }
+            }
+            Err(error) => error,
+        };
+        return Err(match error {
+            LoadError::Queue(error) => Failure::Queue(error),
+            LoadError::Damaged(error @ DecodeError::Version { .. }) => Failure::UnknownVersion(error),
+            LoadError::Damaged(error) => incurable(error.to_string()),
+            LoadError::TooMuch => incurable(too_much(shared)),
+            LoadError::Missing(id) => Failure::Doubtful(Fault::new(format!("its dictionary {id} is not in the queue"), &named)),
+            // Only asked for above, and fetched there.
+            LoadError::Absent(_) => continue,
+        });
+    }
+}
+
+fn too_much(shared: &Shared) -> String {
+    let limit = bytesize::ByteSize::b(shared.config.collect.max_memory as u64);
+    format!("it and its dictionaries need more memory than collect.max_memory ({limit}) allows")
+}
+
+async fn decode_batch(
+    shared: &Shared,
+    delivery: &Delivery,
+    taking: &mut super::memory::Taking<'_>,
+) -> Result<(Batch, Share), Failure> {
+    let payload = &delivery.payload;
+    let frame = frame_bytes(payload).filter(|bytes| *bytes <= batch::MAX_FRAME_BYTES).unwrap_or_default();
+    let decoded = taking
+        .decode(
+            frame.max(payload.len()),
+            || batch::decode(payload).map_err(Undecoded::Damaged),
+            |batch| batch.memory() + payload.len(),
+        )
+        .await;
+    let (batch, share) = decoded.map_err(|error| match error {
+        Undecoded::Damaged(error @ DecodeError::Version { .. }) => Failure::UnknownVersion(error),
+        Undecoded::Damaged(error) => Failure::Incurable(Fault::new(error.to_string(), &[])),
+        Undecoded::TooMuch => Failure::Incurable(Fault::new(too_much(shared), &[])),
+    })?;
+    let named = &batch.header.dictionaries;
+    if batch.header.source != delivery.source || batch.rows != delivery.rows {
+        let (source, rows) = (batch.header.source, batch.rows);
+        let reason = format!(
+            "the entry says rows {} of source {}, its batch says rows {rows} of source {source}",
+            delivery.rows, delivery.source
+        );
+        return Err(Failure::Incurable(Fault::new(reason, named)));
+    }
+    let batch = reject_by_time(shared, batch);
+    if shared.which == Which::Postgres {
+        let days = batch.time_ms.iter().map(|time| time.floor_to(DAY_MS)).collect::<BTreeSet<_>>().len();
+        let most = shared.config.collect.max_days;
+        if days > most {
+            let reason = format!(
+                "its samples lie in {days} different days, each of which is a partition in PostgreSQL; collect.max_days allows {most} \
+                 in one batch. If that is right, `telemetry dead-letters retry` stores it"
+            );
+            return Err(Failure::Incurable(Fault::new(reason, &batch.header.dictionaries)));
+        }
+    }
+    Ok((batch, share))
+}
+
+/// Samples that are too far from now become rejects.
+fn reject_by_time(shared: &Shared, batch: Batch) -> Batch {
+    let now = TimeMs::now();
+    let away = |limit: std::time::Duration| i64::try_from(limit.as_millis()).unwrap_or(i64::MAX);
+    let newest = match shared.config.collect.max_future {
+        limit if limit.is_zero() => TimeMs::MAX,
+        limit => now.plus_millis(away(limit)),
+    };
+    let oldest = match shared.config.collect.max_past {
+        limit if limit.is_zero() => TimeMs::MIN,
+        limit => now.plus_millis(-away(limit)),
+    };
+    batch.reject_by_time(|time| {
+        if time > newest {
+            Some(Reason::TimeInFuture)
+        } else if time < oldest {
+            Some(Reason::TimeTooOld)
+        } else {
+            None
+        }
+    })
+}

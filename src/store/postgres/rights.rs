@@ -1,0 +1,41 @@
+//! What a collector's user must be allowed to do, looked at before the first commit.
+
+use super::error::Result;
+use super::migrate;
+use super::pool::Session;
+use super::url::Endpoint;
+use crate::store::StoreError;
+
+/// The tables that it may not read and write, whether it may attach partitions (an owner may), and whether it may make tables.
+const RIGHTS: &str = "SELECT string_agg(c.relname::text, ', ' ORDER BY c.relname) FILTER (WHERE c.relkind <> 'v' AND NOT ( \
+            has_table_privilege(c.oid, 'SELECT') AND has_table_privilege(c.oid, 'INSERT') \
+            AND has_table_privilege(c.oid, 'UPDATE') AND has_table_privilege(c.oid, 'DELETE'))), \
+        coalesce(bool_and(pg_has_role(c.relowner, 'USAGE')) FILTER (WHERE c.relname = 'sample_chunk'), false), \
+        coalesce(has_schema_privilege(current_schema(), 'CREATE'), false), \
+        coalesce(quote_ident(current_schema()), '?'), quote_ident(current_user) \
+   FROM pg_class c \
+  WHERE c.relnamespace = current_schema()::regnamespace AND c.relkind IN ('r', 'p', 'v') AND c.relname = ANY ($1)";
+
+/// Fails where a right is missing that a collector needs; says which, and how to give it.
+pub(super) async fn check(session: &Session, endpoint: &Endpoint) -> Result<()> {
+    let rows = session.query(RIGHTS, &[&migrate::TABLES.as_slice()]).await?;
+    let Some(row) = rows.first() else { return Ok(()) };
+    let (unwritable, owns, may_create): (Option<String>, bool, bool) = (row.get(0), row.get(1), row.get(2));
+    let (schema, user): (String, String) = (row.get(3), row.get(4));
+    let reason = match unwritable {
+        Some(tables) => format!(
+            "permission to read and write {tables} is missing for the user {user}: GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES \
+             IN SCHEMA {schema} TO {user}, or let collectors use the owner of the tables"
+        ),
+        None if !owns => format!(
+            "the user {user} does not own the table sample_chunk, and only its owner can add the partition of a new day: let \
+             collectors use the owner (GRANT owner TO {user} is enough)"
+        ),
+        None if !may_create => format!(
+            "permission to create tables in schema {schema} is missing, and every new day needs a partition: GRANT CREATE ON SCHEMA \
+             {schema} TO {user}"
+        ),
+        None => return Ok(()),
+    };
+    Err(StoreError::Refused { endpoint: endpoint.to_string(), reason }.into())
+}

@@ -167,13 +167,7 @@ impl Http {
         check.within("http.max_connections", self.max_connections, 1, 100_000, "each is an open file");
         check.at_least("http.max_connections_per_client", self.max_connections_per_client, 1, "no client could connect");
         check.within("http.min_transfer_rate", self.min_transfer_rate, 0, 16 << 20, "clients on slow lines could read nothing");
-        check.within(
-            "http.query_memory",
-            self.query_memory,
-            16 << 20,
-            1 << 40,
-            "a single request needs some MiB, and all of it may be in use",
-        );
+        check.within("http.query_memory", self.query_memory, 64 << 20, 1 << 40, "a single request may need a quarter of it");
         check.at_most("http.query_queue_timeout", self.query_queue_timeout, hour, "clients would wait that long");
         check.within(
             "http.max_head_bytes",

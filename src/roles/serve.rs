@@ -84,6 +84,8 @@ fn limits(config: &Http) -> Limits {
         max_steps: config.max_steps,
         max_percentile_samples: config.max_percentile_samples,
         max_range: config.max_range,
+        memory: config.query_memory,
+        queue_timeout: config.query_queue_timeout,
         ..Limits::default()
     }
 }

@@ -9,6 +9,7 @@ mod reading;
 mod rows;
 mod sqlite;
 mod tls;
+mod upgrade;
 
 /// Runs every promise on the stores that `$new` makes: `async fn() -> impl Harness`. Brought into a module of its own.
 macro_rules! suite {

@@ -5,7 +5,7 @@
 //! | `tls`, `connect` | modes as libpq has them; how a connection is made, with the newest certificates and password |
 //! | `pool`, `pooler` | connections, timeouts, sessions that are thrown away unless they end well; poolers that cannot be used |
 //! | `error` | what an SQLSTATE means: wait, ask a person, or the batch's fault |
-//! | `migrate`, `migrations/` | the schema |
+//! | `migrate`, `migrations/`, `indexes` | the schema, and how it changes under programs that use it |
 //! | `series`, `partitions` | made outside of the commit: ids of series and GPUs, a partition a day |
 //! | `copy` | chunks to binary COPY |
 //! | `commit`, `overlap` | the transaction: fast path, slow path |
@@ -23,6 +23,7 @@ mod copy;
 mod dead;
 mod diagnose;
 mod error;
+mod indexes;
 mod ledger;
 mod migrate;
 mod overlap;

@@ -268,3 +268,34 @@ async fn behind_a_proxy_each_client_has_a_rate_of_its_own() {
     let wrong = App::new("", "").with("TELEMETRY__HTTP__TRUSTED_PROXIES", "proxy.example");
     wrong.run(&["config", "check"]).exits(2).says(&["TRUSTED_PROXIES", "10.0.0.0/8"]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_share_a_budget_of_memory() {
+    let app = app().with("TELEMETRY__HTTP__QUERY_MEMORY", "64MiB").with("TELEMETRY__HTTP__QUERY_QUEUE_TIMEOUT", "100ms");
+    let (serving, path) = long_download(app).await;
+    // Downloads that nobody takes, until there is no memory for another one.
+    let mut held = Vec::new();
+    let refused = loop {
+        assert!(held.len() < 40, "so many hold memory");
+        let mut stream = TcpStream::connect(("127.0.0.1", serving.port)).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nAccept: application/x-ndjson\r\nConnection: close\r\n\r\n")
+            .unwrap();
+        let mut first = [0; 12];
+        stream.read_exact(&mut first).unwrap();
+        if first == *b"HTTP/1.1 503" {
+            let mut rest = String::new();
+            stream.read_to_string(&mut rest).unwrap();
+            break rest.to_ascii_lowercase();
+        }
+        assert_eq!(&first, b"HTTP/1.1 200");
+        held.push(stream);
+    };
+    assert!(refused.contains("retry-after:") && refused.contains("http.query_memory"), "{refused}");
+    // Pages have a part of their own, and what is given back is there for the next.
+    assert_eq!(serving.ask("/api/v1/telemetry/latest").status, 200);
+    drop(held);
+    wait_for("a download", || async {
+        get(serving.port, &path, &["Accept: text/csv"]).is_some_and(|answer| answer.status == 200)
+    })
+    .await;
+}

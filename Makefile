@@ -8,7 +8,7 @@ FUZZ_SECONDS ?= 60
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: ## install what the tests start and use, where missing: redis-server, PostgreSQL, Chromium, npm, python3-venv
+setup: ## install what the tests start and use, where missing: redis-server, PostgreSQL, PgBouncer, Chromium, npm, python3-venv
 	@./tests/setup
 
 test: setup web ## set up, then run every test: real servers, made-up requests, the page in a browser

@@ -5,7 +5,7 @@
 //! | room | what it does |
 //! |---|---|
 //! | [`model`] | GPU, series, sample, reject reasons, the DCGM metric catalogue. No I/O. |
-//! | [`source`] | one file per kind of input; yields rows with their position. |
+//! | [`source`] | files, gzip, stdin, growth and rotation; yields rows with their position. |
 //! | [`batch`] | the pure builder and the wire codec: rows to bytes and back. |
 //! | [`transport`] | publisher, consumer, delivery; Redis Streams is the implementation. |
 //! | [`store`] | commits batches with their covered ranges; PostgreSQL is the implementation. |
@@ -13,17 +13,19 @@
 //! | [`http`] | the server: the API, its description, the page at `/`. |
 //! | [`config`] | defaults, files, environment, flags: one section a room. |
 //! | [`runtime`] | one bootstrap for every role: logs, metrics, admin HTTP, signals, shutdown. |
-//! | [`roles`] | one file per command: the only place where two rooms meet. |
+//! | [`roles`] | one file or folder per command: here queue and store meet, and a role is put together. |
 //! | [`cli`] | the commands and their flags. |
 //!
-//! `diagnosis` (the steps of a check), `retry`, `tls` and `watched` (files that take effect without a restart) are small leaves.
+//! `address` (addresses as users write them), `diagnosis` (the steps of a check), `printable` (names made safe to show), `retry`, `tls` and `watched` (files that take effect without a restart) are small leaves.
 
+pub mod address;
 pub mod batch;
 pub mod cli;
 pub mod config;
 pub mod diagnosis;
 pub mod http;
 pub mod model;
+pub mod printable;
 pub mod query;
 pub mod retry;
 pub mod roles;

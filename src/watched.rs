@@ -14,12 +14,12 @@ use std::{fmt, fs};
 use arc_swap::ArcSwap;
 use secrecy::{ExposeSecret, SecretString};
 
-/// How often the files are looked at.
-pub const LOOK: Duration = Duration::from_secs(2);
-/// How often a fault that lasts is said.
-const SAY: Duration = Duration::from_secs(300);
+/// How often the files are checked for changes.
+pub const POLL_INTERVAL: Duration = Duration::from_secs(2);
+/// How often a lasting failure is reported again.
+const REPORT_INTERVAL: Duration = Duration::from_secs(300);
 
-/// Those in use.
+/// The watched files that are in use, to be checked now when somebody asks for it.
 static ALL: Mutex<Vec<Weak<dyn Look + Send + Sync>>> = Mutex::new(Vec::new());
 
 type Stamp = Vec<Option<(SystemTime, u64, u64)>>;
@@ -62,12 +62,12 @@ struct Files<T> {
 struct State {
     looked: Instant,
     stamp: Stamp,
-    fault: Option<Fault>,
+    fault: Option<ReadFailure>,
 }
 
-/// Why files could not be read, as it was said last.
+/// Why files could not be read, and when that was reported last.
 #[derive(Debug)]
-struct Fault {
+struct ReadFailure {
     stamp: Stamp,
     error: String,
     said: Instant,
@@ -97,7 +97,7 @@ impl<T: Send + Sync + 'static> Watched<T> {
     /// The newest content that could be read.
     pub fn get(&self) -> Arc<T> {
         let mut state = self.0.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.looked.elapsed() >= LOOK {
+        if state.looked.elapsed() >= POLL_INTERVAL {
             self.0.look(&mut state);
         }
         self.0.current.load_full()
@@ -126,10 +126,11 @@ impl<T> Files<T> {
                 (state.stamp, state.fault) = (stamp, None);
             }
             Err(error) => {
-                let same = |fault: &Fault| fault.stamp == stamp && fault.error == error && fault.said.elapsed() < SAY;
+                let same =
+                    |fault: &ReadFailure| fault.stamp == stamp && fault.error == error && fault.said.elapsed() < REPORT_INTERVAL;
                 if !state.fault.as_ref().is_some_and(same) {
                     tracing::error!(error, "{} stay as they were; it is tried again until they can be read", self.what);
-                    state.fault = Some(Fault { stamp, error, said: state.looked });
+                    state.fault = Some(ReadFailure { stamp, error, said: state.looked });
                 }
             }
         }

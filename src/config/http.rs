@@ -8,6 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::check::Check;
+use super::network::Network;
 use super::units;
 
 /// The HTTP server and its limits.
@@ -31,9 +32,14 @@ pub struct Http {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls_key_file: Option<PathBuf>,
     /// Authority (PEM) of clients; read again when it changes. Where it is set, only clients with a certificate of it are served, to
-    /// all paths.
+    /// all paths (see `authentication` for where tokens are set, too).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls_client_ca_file: Option<PathBuf>,
+    /// Which certificates of that authority may read: names that one of its DNS, URI or e-mail names must match, `*` for any
+    /// characters (`*.monitoring.example`, `spiffe://example/ns/monitoring/*`). Empty: all of them.
+    pub tls_client_names: Vec<String>,
+    /// Where both tokens_file and tls_client_ca_file are set: `all` = a client needs a token and a certificate, `any` = one of them.
+    pub authentication: Authentication,
     /// How long an answer may take to begin.
     #[serde(with = "humantime_serde")]
     #[schemars(schema_with = "units::duration")]
@@ -54,8 +60,16 @@ pub struct Http {
     #[serde(with = "humantime_serde")]
     #[schemars(schema_with = "units::duration")]
     pub stop_grace: Duration,
-    /// Connections at the same time.
+    /// How fast a client must take an answer, in bytes per second over `stall_timeout`; 0: as slowly as it likes.
+    #[serde(with = "units::size")]
+    #[schemars(schema_with = "units::size_schema")]
+    pub min_transfer_rate: usize,
+    /// Connections at the same time. A few more are taken for /livez, /readyz and /healthz.
     pub max_connections: usize,
+    /// Connections of one client (address) at the same time; those of trusted proxies are not counted.
+    pub max_connections_per_client: usize,
+    /// Networks or addresses of proxies in front. Behind them a client is who X-Forwarded-For names, read from the right.
+    pub trusted_proxies: Vec<Network>,
     /// A request's head at most.
     #[serde(with = "units::size")]
     #[schemars(schema_with = "units::size_schema")]
@@ -68,6 +82,14 @@ pub struct Http {
     pub rate: u32,
     /// Requests that one client may make at once before `rate` counts.
     pub burst: u32,
+    /// Memory for the samples and groups that all requests hold together.
+    #[serde(with = "units::size")]
+    #[schemars(schema_with = "units::size_schema")]
+    pub query_memory: usize,
+    /// How long a request waits for its part of `query_memory` before it is answered with 503.
+    #[serde(with = "humantime_serde")]
+    #[schemars(schema_with = "units::duration")]
+    pub query_queue_timeout: Duration,
     /// Rows of a page at most.
     pub max_page: usize,
     /// Series that one question may touch.
@@ -82,6 +104,17 @@ pub struct Http {
     pub max_percentile_samples: usize,
 }
 
+/// What a client must show where tokens and certificates are both configured.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Authentication {
+    /// A token and a certificate.
+    #[default]
+    All,
+    /// A token or a certificate.
+    Any,
+}
+
 impl Default for Http {
     fn default() -> Self {
         Self {
@@ -92,16 +125,23 @@ impl Default for Http {
             tls_cert_file: None,
             tls_key_file: None,
             tls_client_ca_file: None,
+            tls_client_names: Vec::new(),
+            authentication: Authentication::All,
             request_timeout: Duration::from_secs(30),
             head_timeout: Duration::from_secs(5),
             idle_timeout: Duration::from_secs(75),
             stall_timeout: Duration::from_secs(30),
             stop_grace: Duration::from_secs(5),
+            min_transfer_rate: 4 << 10,
             max_connections: 512,
+            max_connections_per_client: 256,
+            trusted_proxies: Vec::new(),
             max_head_bytes: 32 << 10,
             max_uri_bytes: 16 << 10,
             rate: 500,
             burst: 2000,
+            query_memory: 256 << 20,
+            query_queue_timeout: Duration::from_secs(10),
             max_page: 10_000,
             max_series: 200_000,
             max_steps: 11_000,
@@ -125,6 +165,10 @@ impl Http {
         }
         check.at_most("http.stop_grace", self.stop_grace, hour, "the end would wait that long for slow clients");
         check.within("http.max_connections", self.max_connections, 1, 100_000, "each is an open file");
+        check.at_least("http.max_connections_per_client", self.max_connections_per_client, 1, "no client could connect");
+        check.within("http.min_transfer_rate", self.min_transfer_rate, 0, 16 << 20, "clients on slow lines could read nothing");
+        check.within("http.query_memory", self.query_memory, 64 << 20, 1 << 40, "a single request may need a quarter of it");
+        check.at_most("http.query_queue_timeout", self.query_queue_timeout, hour, "clients would wait that long");
         check.within(
             "http.max_head_bytes",
             self.max_head_bytes,
@@ -159,12 +203,19 @@ impl Http {
             let reason = "clients show certificates only over HTTPS: set http.tls_cert_file and http.tls_key_file, too";
             check.refuse("http.tls_client_ca_file", reason.to_owned());
         }
+        if !self.tls_client_names.is_empty() && self.tls_client_ca_file.is_none() {
+            let reason = "names are those of clients' certificates: set http.tls_client_ca_file, too";
+            check.refuse("http.tls_client_names", reason.to_owned());
+        }
+        if self.tls_client_names.iter().any(|name| name.trim().is_empty()) {
+            check.refuse("http.tls_client_names", "an empty name matches no certificate: leave it out".to_owned());
+        }
         for origin in &self.cors_origins {
             let plain = url::Url::parse(origin).is_ok_and(|url| url.origin().ascii_serialization() == *origin);
             if !plain {
                 check.refuse(
                     "http.cors_origins",
-                    format!("`{origin}` is no origin: write https://host or https://host:port, without a path"),
+                    format!("`{origin}` is not an origin: write https://host or https://host:port, without a path"),
                 );
             }
         }

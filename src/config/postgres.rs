@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::check::Check;
 use super::units;
+use crate::address::postgres::SslMode;
 use crate::watched::Secret;
 
 /// The store's address and limits. Resolved by [`super::Config::postgres`].
@@ -86,42 +87,6 @@ pub struct PostgresTls {
     #[serde(serialize_with = "units::secret::redacted", skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "units::secret_schema")]
     pub key: Option<SecretString>,
-}
-
-/// libpq's sslmode: whether to use TLS, and how closely to look at the server.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum SslMode {
-    /// Without TLS.
-    Disable,
-    /// Without; with TLS where the server does not take us without.
-    Allow,
-    /// With TLS; without where the server has none.
-    Prefer,
-    /// With TLS, to whomever; with an authority given, as verify-ca.
-    Require,
-    /// With TLS, to a server that the authority has signed.
-    VerifyCa,
-    /// With TLS, to a server that the authority has signed for the name we connect to.
-    VerifyFull,
-}
-
-impl SslMode {
-    /// All, from the weakest on.
-    pub const ALL: [Self; 6] = [Self::Disable, Self::Allow, Self::Prefer, Self::Require, Self::VerifyCa, Self::VerifyFull];
-
-    /// As it is written.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Disable => "disable",
-            Self::Allow => "allow",
-            Self::Prefer => "prefer",
-            Self::Require => "require",
-            Self::VerifyCa => "verify-ca",
-            Self::VerifyFull => "verify-full",
-        }
-    }
 }
 
 impl Default for PostgresSection {

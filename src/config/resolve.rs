@@ -7,6 +7,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::units::Listen;
 use super::{Config, ConfigError, Http, Postgres, Redis};
+use crate::address;
 use crate::model::Partitions;
 use crate::watched::Secret;
 
@@ -23,7 +24,7 @@ impl Config {
                 how: "set REDIS_URL=redis://host:6379, or url under [redis] in a file given with --config",
             });
         };
-        self.check_url("redis.url", &url, redis_url)?;
+        self.check_url("redis.url", &url, |text| address::redis::validate_url(text).map(|_| ()))?;
         self.check_redis_tls(&url)?;
         Ok(Redis {
             url,
@@ -66,8 +67,8 @@ impl Config {
                 how: "set DATABASE_URL=postgres://user@host:5432/database, or url under [postgres] in a file given with --config",
             });
         };
-        self.check_url("postgres.url", &url, |_| Ok(()))?;
-        let postgres = Postgres {
+        self.check_url("postgres.url", &url, |text| address::postgres::validate_url(text).map(|_| ()))?;
+        Ok(Postgres {
             url,
             password: self.password(
                 ("postgres.password", section.password.as_ref()),
@@ -80,13 +81,7 @@ impl Config {
             idle_transaction_timeout: section.idle_transaction_timeout,
             series_cache: section.series_cache,
             tls: section.tls.clone(),
-        };
-        // The store's own check; files are read, too.
-        crate::store::postgres::validate(&postgres).map_err(|reason| match reason.split_once(": ") {
-            Some((key, reason)) if key.starts_with("postgres.tls.") && !key.contains(' ') => self.invalid(key, reason),
-            _ => self.invalid("postgres.url", reason),
-        })?;
-        Ok(postgres)
+        })
     }
 
     /// The HTTP server, for a command that has one: refused where it would be open to others without anybody having said so.
@@ -119,7 +114,9 @@ impl Config {
         self.http().map(|_| ())
     }
 
-    fn invalid(&self, key: &str, reason: impl Into<String>) -> ConfigError {
+    /// Refuses the value of a key, with where it came from.
+    #[must_use]
+    pub fn invalid(&self, key: &str, reason: impl Into<String>) -> ConfigError {
         ConfigError::invalid(key, &self.origins, reason)
     }
 
@@ -135,7 +132,7 @@ impl Config {
     /// Certificates without TLS: somebody believes that the line is protected, and it is not.
     fn check_redis_tls(&self, url: &SecretString) -> Result<(), ConfigError> {
         let tls = &self.redis.tls;
-        let wanted = tls.enabled || crate::transport::redis::validate_url(url.expose_secret()).is_ok_and(|endpoint| endpoint.tls);
+        let wanted = tls.enabled || address::redis::validate_url(url.expose_secret()).is_ok_and(|endpoint| endpoint.tls);
         let given = [
             ("redis.tls.ca", tls.ca.is_some()),
             ("redis.tls.cert", tls.cert.is_some()),
@@ -163,11 +160,6 @@ impl Config {
         }
         Secret::file(what, path.to_owned()).map(Some).map_err(|reason| self.invalid(file_key, reason))
     }
-}
-
-/// The queue's own check: what it cannot reach it cannot work with.
-fn redis_url(text: &str) -> Result<(), String> {
-    crate::transport::redis::validate_url(text).map(|_| ())
 }
 
 /// Host name, process id, random suffix: no two collectors share one, not even after a restart with the same process id.

@@ -3,24 +3,8 @@
 /// The nearest of `known`, unless none is near.
 pub(super) fn nearest<'a>(unknown: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let limit = (unknown.len() / 3).clamp(1, 3);
-    let distances = known.into_iter().map(|name| (distance(unknown, name), name));
+    let distances = known.into_iter().map(|name| (strsim::levenshtein(unknown, name), name));
     distances.filter(|(distance, _)| *distance <= limit).min_by_key(|(distance, _)| *distance).map(|(_, name)| name)
-}
-
-/// Levenshtein's distance.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.iter().enumerate() {
-            let substituted = diagonal + usize::from(x != *y);
-            diagonal = row[j + 1];
-            row[j + 1] = substituted.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
 }
 
 #[cfg(test)]
@@ -32,6 +16,5 @@ mod tests {
         assert_eq!(nearest("pasword", ["password", "prefix"]), Some("password"));
         assert_eq!(nearest("max_row", ["max_rows", "max_age"]), Some("max_rows"));
         assert_eq!(nearest("colour", ["password", "prefix"]), None);
-        assert_eq!(distance("kitten", "sitting"), 3);
     }
 }

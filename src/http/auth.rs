@@ -25,7 +25,19 @@ const MAX_TOKENS: usize = 100_000;
 type Hash = [u8; 32];
 type Known = HashMap<Hash, String>;
 
-/// Who may ask.
+/// The certificate that a client has shown in the handshake, which has verified it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Certificate {
+    /// None.
+    #[default]
+    None,
+    /// One with a name that may read.
+    Accepted,
+    /// One of the right authority, with other names.
+    OtherName,
+}
+
+/// The tokens with which a client may ask.
 #[derive(Debug)]
 pub(super) struct Tokens {
     known: Option<Watched<Known>>,
@@ -41,6 +53,11 @@ impl Tokens {
     pub(super) fn load(file: Option<&Path>) -> Result<Self, String> {
         let known = file.map(|file| Watched::new("tokens", vec![file.to_owned()], read)).transpose()?;
         Ok(Self { known, denied: Mutex::default() })
+    }
+
+    /// Whether there are any: without a file everybody may ask.
+    pub(super) fn are_needed(&self) -> bool {
+        self.known.is_some()
     }
 
     /// Whether a request may be answered.

@@ -22,6 +22,8 @@ pub(super) struct Patience {
     pub(super) idle: Duration,
     /// To take more of an answer.
     pub(super) stall: Duration,
+    /// Bytes per second that it must take over that time, while an answer waits for it.
+    pub(super) min_rate: usize,
 }
 
 /// What a connection is at. Shared by its socket, its answers and the server.
@@ -42,6 +44,10 @@ struct State {
     idle: Instant,
     /// Since when the socket takes nothing.
     blocked: Option<Instant>,
+    /// Bytes that were written.
+    written: u64,
+    /// Since when answers have waited for the client at every check, and what had been written then.
+    waiting: Option<(Instant, u64)>,
     http2: bool,
 }
 
@@ -50,7 +56,17 @@ impl Watch {
     pub(super) fn new() -> Arc<Self> {
         let now = Instant::now();
         let head = Some(now);
-        Arc::new(Self(Mutex::new(State { busy: 0, handed: 0, taken: now, head, idle: now, blocked: None, http2: false })))
+        Arc::new(Self(Mutex::new(State {
+            busy: 0,
+            handed: 0,
+            taken: now,
+            head,
+            idle: now,
+            blocked: None,
+            written: 0,
+            waiting: None,
+            http2: false,
+        })))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -74,7 +90,7 @@ impl Watch {
 
     /// Why the connection is to be cut off, if it is.
     pub(super) fn overdue(&self, patience: &Patience, now: Instant) -> Option<&'static str> {
-        let state = self.state();
+        let mut state = self.state();
         let over = |since: Instant, limit: Duration| now.saturating_duration_since(since) > limit;
         if state.head.is_some_and(|since| over(since, patience.head)) {
             return Some("its request did not arrive in time");
@@ -82,6 +98,9 @@ impl Watch {
         if state.blocked.is_some_and(|since| over(since, patience.stall)) || state.handed > 0 && over(state.taken, patience.stall)
         {
             return Some("it does not take its answer");
+        }
+        if state.is_slow(patience, now) {
+            return Some("it takes its answer too slowly");
         }
         (state.busy == 0 && state.head.is_none() && over(state.idle, patience.idle)).then_some("it asks for nothing")
     }
@@ -93,13 +112,33 @@ impl Watch {
         }
     }
 
-    fn written(&self, pending: bool) {
+    fn written(&self, bytes: usize, pending: bool) {
         let mut state = self.state();
+        state.written += bytes as u64;
         match (pending, state.blocked) {
             (true, None) => state.blocked = Some(Instant::now()),
             (false, Some(_)) => state.blocked = None,
             _ => {}
         }
+    }
+}
+
+impl State {
+    /// Whether the client has taken less than it must for as long as it may take nothing. Only time in which it was the client's turn
+    /// counts: a server that has nothing to send is not waited for.
+    fn is_slow(&mut self, patience: &Patience, now: Instant) -> bool {
+        if self.blocked.is_none() && self.handed == 0 {
+            self.waiting = None;
+            return false;
+        }
+        let (since, written) = *self.waiting.get_or_insert((now, self.written));
+        let elapsed = now.saturating_duration_since(since);
+        if elapsed < patience.stall {
+            return false;
+        }
+        let slow = ((self.written - written) as f64) < patience.min_rate as f64 * elapsed.as_secs_f64();
+        self.waiting = Some((now, self.written));
+        slow
     }
 }
 
@@ -180,8 +219,14 @@ impl<I> Watched<I> {
         Self { inner, watch }
     }
 
-    fn told<T>(&self, poll: Poll<T>) -> Poll<T> {
-        self.watch.written(poll.is_pending());
+    fn wrote(&self, poll: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        let bytes = if let Poll::Ready(Ok(bytes)) = &poll { *bytes } else { 0 };
+        self.watch.written(bytes, poll.is_pending());
+        poll
+    }
+
+    fn flushed(&self, poll: Poll<io::Result<()>>) -> Poll<io::Result<()>> {
+        self.watch.written(0, poll.is_pending());
         poll
     }
 }
@@ -200,12 +245,12 @@ impl<I: AsyncRead + Unpin> AsyncRead for Watched<I> {
 impl<I: AsyncWrite + Unpin> AsyncWrite for Watched<I> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let poll = Pin::new(&mut self.inner).poll_write(cx, buf);
-        self.told(poll)
+        self.wrote(poll)
     }
 
     fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
         let poll = Pin::new(&mut self.inner).poll_write_vectored(cx, bufs);
-        self.told(poll)
+        self.wrote(poll)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -214,12 +259,12 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Watched<I> {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let poll = Pin::new(&mut self.inner).poll_flush(cx);
-        self.told(poll)
+        self.flushed(poll)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let poll = Pin::new(&mut self.inner).poll_shutdown(cx);
-        self.told(poll)
+        self.flushed(poll)
     }
 }
 
@@ -228,7 +273,7 @@ mod tests {
     use super::*;
 
     const PATIENCE: Patience =
-        Patience { head: Duration::from_secs(5), idle: Duration::from_secs(75), stall: Duration::from_secs(30) };
+        Patience { head: Duration::from_secs(5), idle: Duration::from_secs(75), stall: Duration::from_secs(30), min_rate: 4096 };
 
     fn after(watch: &Watch, seconds: u64) -> Option<&'static str> {
         watch.overdue(&PATIENCE, Instant::now() + Duration::from_secs(seconds))
@@ -262,9 +307,29 @@ mod tests {
         two.hand(true);
         drop((one, two));
         assert_eq!(after(&watch, 31), None);
-        watch.written(true);
+        watch.written(0, true);
         assert_eq!(after(&watch, 31), Some("it does not take its answer"));
-        watch.written(false);
+        watch.written(0, false);
         assert_eq!(after(&watch, 31), None);
+    }
+
+    #[test]
+    fn who_drips_is_cut_off_and_who_waits_for_us_is_not() {
+        let check = |rate: usize, our_turn: bool| {
+            let (watch, begun) = (Watch::new(), Instant::now());
+            let mut busy = watch.begin(Version::HTTP_11);
+            (0..240).find_map(|half| {
+                busy.hand(true);
+                watch.written(rate / 2, !our_turn);
+                busy.hand(!our_turn);
+                // The piece before was just taken, whatever the clock of this test says.
+                watch.state().taken = begun + Duration::from_millis(500 * half);
+                watch.state().blocked = (!our_turn).then_some(begun + Duration::from_millis(500 * half));
+                watch.overdue(&PATIENCE, begun + Duration::from_millis(500 * half))
+            })
+        };
+        assert_eq!(check(512, false), Some("it takes its answer too slowly"));
+        assert_eq!(check(5000, false), None);
+        assert_eq!(check(512, true), None, "we are slow, not the client");
     }
 }

@@ -24,10 +24,12 @@ use tower_http::compression::CompressionLayer;
 use tower_http::cors::CorsLayer;
 use tracing::Instrument as _;
 
-use super::auth::Tokens;
+use super::auth::{Certificate, Tokens};
+use super::browser::BrowserPolicy;
+use super::client::{Peer, client};
 use super::problem::Problem;
 use super::{health, openapi, ui};
-use crate::config::Http;
+use crate::config::{Authentication, Http, Network};
 use crate::runtime::observe;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -38,12 +40,13 @@ const NOTHING: HeaderValue = HeaderValue::from_static("default-src 'none'; frame
 /// Requests after which clients that were not heard of for a while are forgotten.
 const FORGET_EVERY: u32 = 4096;
 
-/// Who asks: the address that the connection comes from.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Client(pub(super) IpAddr);
-
 struct Gate {
     tokens: Tokens,
+    /// Whether certificates are asked for, too.
+    certificates: bool,
+    authentication: Authentication,
+    browsers: BrowserPolicy,
+    trusted_proxies: Vec<Network>,
     rate: DefaultKeyedRateLimiter<IpAddr>,
     asked: AtomicU32,
     max_uri: usize,
@@ -59,7 +62,22 @@ struct Gate {
 pub(super) fn guard(routes: Router, config: &Http) -> Result<Router, String> {
     let per_second = NonZeroU32::new(config.rate).unwrap_or(NonZeroU32::MIN);
     let burst = NonZeroU32::new(config.burst).unwrap_or(NonZeroU32::MIN);
+    let origins = config
+        .cors_origins
+        .iter()
+        .map(|origin| origin.parse::<HeaderValue>().map_err(|_| format!("http.cors_origins: `{origin}` is not an origin")));
+    let origins = origins.collect::<Result<Vec<_>, _>>()?;
+    let keyless = config.tokens_file.is_none();
     let gate = Gate {
+        certificates: config.tls_client_ca_file.is_some(),
+        authentication: config.authentication,
+        browsers: BrowserPolicy {
+            loopback_names_only: keyless && config.tls_client_ca_file.is_none() && !config.insecure_open,
+            // Browsers show certificates by themselves, tokens not.
+            refuse_cross_site: keyless || config.authentication == Authentication::Any,
+            origins: origins.clone(),
+        },
+        trusted_proxies: config.trusted_proxies.clone(),
         tokens: Tokens::load(config.tokens_file.as_deref()).map_err(|error| format!("http.tokens_file: {error}"))?,
         rate: RateLimiter::keyed(Quota::per_second(per_second).allow_burst(burst)),
         asked: AtomicU32::new(0),
@@ -74,12 +92,8 @@ pub(super) fn guard(routes: Router, config: &Http) -> Result<Router, String> {
     if config.cors_origins.is_empty() {
         return Ok(routes);
     }
-    let origins = config
-        .cors_origins
-        .iter()
-        .map(|origin| HeaderValue::from_str(origin).map_err(|_| format!("http.cors_origins: `{origin}` is no origin")));
     let cors = CorsLayer::new()
-        .allow_origin(origins.collect::<Result<Vec<_>, _>>()?)
+        .allow_origin(origins)
         .allow_methods([Method::GET, Method::HEAD])
         .allow_headers([AUTHORIZATION, IF_NONE_MATCH, REQUEST_ID])
         .expose_headers([ETAG, RETRY_AFTER, REQUEST_ID])
@@ -128,13 +142,35 @@ impl Gate {
         if request.version() == Version::HTTP_11 && request.headers().get_all(HOST).iter().count() != 1 {
             return Err(Problem::new(StatusCode::BAD_REQUEST, "HTTP/1.1 needs one Host header"));
         }
-        let client = request.extensions().get::<Client>().map_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED), |client| client.0);
-        if !health::is_probe(uri.path()) {
-            self.limit(client)?;
+        if health::is_probe(uri.path()) {
+            return Self::without_body(request);
         }
-        if !is_public(uri.path()) {
-            self.tokens.check(request.headers(), client)?;
+        let peer = request.extensions().get::<Peer>().map_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED), |peer| peer.0);
+        let client = client(peer, request.headers(), &self.trusted_proxies);
+        self.limit(client)?;
+        let shows_data = !is_public(uri.path());
+        self.browsers.check(request, shows_data)?;
+        if shows_data {
+            self.authenticate(request, client)?;
         }
+        Self::without_body(request)
+    }
+
+    fn authenticate(&self, request: &Request, client: IpAddr) -> Result<(), Problem> {
+        let certificate = request.extensions().get::<Certificate>().copied().unwrap_or_default();
+        let tokens_too = self.tokens.are_needed();
+        if self.certificates && tokens_too && self.authentication == Authentication::Any {
+            return if certificate == Certificate::Accepted { Ok(()) } else { self.tokens.check(request.headers(), client) };
+        }
+        if self.certificates && certificate != Certificate::Accepted {
+            let detail =
+                "no name of the certificate is one that may read here: ask whoever runs this server (http.tls_client_names)";
+            return Err(Problem::new(StatusCode::FORBIDDEN, detail));
+        }
+        self.tokens.check(request.headers(), client)
+    }
+
+    fn without_body(request: &Request) -> Result<(), Problem> {
         let body = request.headers().get(CONTENT_LENGTH).is_some_and(|length| length != "0")
             || request.headers().contains_key(TRANSFER_ENCODING);
         if body && (request.method() == Method::GET || request.method() == Method::HEAD) {
@@ -173,7 +209,7 @@ fn is_public(path: &str) -> bool {
 }
 
 /// Of IPv6 the network: one client has as many addresses in it as it likes.
-fn network(client: IpAddr) -> IpAddr {
+pub(super) fn network(client: IpAddr) -> IpAddr {
     match client.to_canonical() {
         IpAddr::V4(address) => IpAddr::V4(address),
         IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64))),

@@ -2,8 +2,8 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `server`, `connection`, `tls` | connections: accepted, watched, encrypted, ended |
-//! | `gate`, `auth` | what every request passes: limits, tokens, time; headers of answers |
+//! | `server`, `connections`, `connection`, `tls` | connections: accepted, counted, watched, encrypted, ended |
+//! | `gate`, `auth`, `browser`, `client` | what every request passes: limits, tokens, foreign pages, time; headers of answers |
 //! | `routes/` | one file a resource |
 //! | `ahead` | long answers, made while they are sent |
 //! | `dto`, `rows` | what answers look like; samples as text |
@@ -14,7 +14,10 @@
 
 mod ahead;
 mod auth;
+mod browser;
+mod client;
 mod connection;
+mod connections;
 mod dto;
 mod gate;
 mod health;

@@ -1,6 +1,5 @@
 //! The accept loop: connections counted, encrypted where that is configured, watched, and ended in time.
 
-use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,28 +7,34 @@ use std::time::{Duration, Instant, SystemTime};
 
 use axum::Router;
 use axum::extract::Request;
+use axum::http::header::CONNECTION;
+use axum::http::{HeaderValue, Version};
+use axum::response::{IntoResponse as _, Response};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::rustls;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 
+use super::auth::Certificate;
+use super::client::Peer;
 use super::connection::{Patience, Tracked, Watch, Watched};
-use super::gate::Client;
-use super::tls::Tls;
+use super::connections::{Access, Connections, Open};
+use super::health;
+use super::problem::Problem;
+use super::tls::{ClientAuth, Tls};
 use crate::config::Http;
-use crate::runtime::{Lifecycle, observe};
+use crate::runtime::Lifecycle;
 
-/// How often each connection is looked at.
-const LOOK: Duration = Duration::from_millis(500);
-/// Clients without a good certificate are spoken of so often.
-const SAY_AGAIN: Duration = Duration::from_secs(60);
+/// How often each connection's time limits are checked.
+const CHECK_EVERY: Duration = Duration::from_millis(500);
+/// How often at most the log says that clients have no accepted certificate.
+const REJECTED_LOG_EVERY: Duration = Duration::from_secs(60);
 /// Requests of one HTTP/2 connection at the same time.
 const STREAMS: u32 = 64;
 /// Header lines of a request.
@@ -53,7 +58,7 @@ impl Server {
     /// The address cannot be had, or certificate and key cannot be used: in words.
     pub async fn bind(config: &Http) -> Result<Self, String> {
         let tls = match (&config.tls_cert_file, &config.tls_key_file) {
-            (Some(chain), Some(key)) => Some(Arc::new(Tls::load(chain, key, config.tls_client_ca_file.as_deref())?)),
+            (Some(chain), Some(key)) => Some(Arc::new(Tls::load(chain, key, ClientAuth::of(config))?)),
             _ => None,
         };
         let listener = TcpListener::bind(config.listen).await.map_err(|error| {
@@ -82,34 +87,34 @@ impl Server {
     /// Serves until `lifecycle` drains; then what is being answered may end, for `stop_grace` at most.
     pub async fn run(self, router: Router, lifecycle: &Lifecycle) {
         let (draining, stopping) = (lifecycle.draining(), lifecycle.stopping());
+        let config = &self.config;
         let shared = Arc::new(Shared {
             patience: Patience {
-                head: self.config.head_timeout,
-                idle: self.config.idle_timeout,
-                stall: self.config.stall_timeout,
+                head: config.head_timeout,
+                idle: config.idle_timeout,
+                stall: config.stall_timeout,
+                min_rate: config.min_transfer_rate,
             },
-            max_head: self.config.max_head_bytes,
+            max_head: config.max_head_bytes,
             tls: self.tls,
             router,
-            open: Mutex::default(),
+            connections: Connections::new(
+                config.max_connections,
+                config.max_connections_per_client,
+                config.trusted_proxies.clone(),
+            ),
             draining: draining.clone(),
             cut: CancellationToken::new(),
-            said: Mutex::default(),
+            last_rejected: Mutex::default(),
         });
-        let (permits, tasks) = (Arc::new(Semaphore::new(self.config.max_connections)), TaskTracker::new());
+        let tasks = TaskTracker::new();
         let accepting = async {
-            for id in 0.. {
+            loop {
                 let (stream, peer) = accept(&self.listener).await;
-                let permit = match Arc::clone(&permits).try_acquire_owned() {
-                    Ok(permit) => permit,
-                    Err(_) => {
-                        // Full: who has waited longest without a request makes room.
-                        shared.evict();
-                        let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
-                        permit
-                    }
-                };
-                tasks.spawn(connection(Arc::clone(&shared), stream, peer, id, permit));
+                let open = shared.connections.admit(peer.ip(), shared.cut.child_token());
+                tasks.spawn(connection(Arc::clone(&shared), stream, peer, open));
+                // Those that were cut off for it end now: there are hardly more than there may be.
+                tokio::task::yield_now().await;
             }
         };
         tokio::select! {
@@ -136,29 +141,14 @@ struct Shared {
     max_head: usize,
     tls: Option<Arc<Tls>>,
     router: Router,
-    /// Connections by age.
-    open: Mutex<BTreeMap<u64, (Arc<Watch>, CancellationToken)>>,
+    connections: Arc<Connections>,
     draining: CancellationToken,
     cut: CancellationToken,
-    /// When it was last said that a client has no good certificate.
-    said: Mutex<Option<Instant>>,
+    /// When the log said last that a client has no accepted certificate.
+    last_rejected: Mutex<Option<Instant>>,
 }
 
 impl Shared {
-    fn open(&self, id: u64, watch: &Arc<Watch>) -> CancellationToken {
-        let cut = self.cut.child_token();
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        open.insert(id, (Arc::clone(watch), cut.clone()));
-        observe::http_connections(open.len());
-        cut
-    }
-
-    fn closed(&self, id: u64) {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        open.remove(&id);
-        observe::http_connections(open.len());
-    }
-
     /// Says who got no connection. Port scans and load balancers that only knock are no news; somebody without the certificate that is
     /// asked for is, once in a while.
     fn refused(&self, peer: SocketAddr, error: &std::io::Error) {
@@ -166,19 +156,12 @@ impl Shared {
             .get_ref()
             .and_then(|error| error.downcast_ref::<rustls::Error>())
             .is_some_and(|error| matches!(error, rustls::Error::NoCertificatesPresented | rustls::Error::InvalidCertificate(_)));
-        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
-        if unknown && said.is_none_or(|said| said.elapsed() >= SAY_AGAIN) {
-            *said = Some(Instant::now());
+        let mut last = self.last_rejected.lock().unwrap_or_else(PoisonError::into_inner);
+        if unknown && last.is_none_or(|last| last.elapsed() >= REJECTED_LOG_EVERY) {
+            *last = Some(Instant::now());
             tracing::warn!(%peer, %error, "a client was refused: its certificate is not one of http.tls_client_ca_file");
         } else {
             tracing::debug!(%peer, %error, "a TLS handshake failed");
-        }
-    }
-
-    fn evict(&self) {
-        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, cut)) = open.values().find(|(watch, cut)| watch.is_idle() && !cut.is_cancelled()) {
-            cut.cancel();
         }
     }
 }
@@ -196,31 +179,30 @@ async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
     }
 }
 
-async fn connection(shared: Arc<Shared>, stream: TcpStream, peer: SocketAddr, id: u64, permit: OwnedSemaphorePermit) {
-    let watch = Watch::new();
-    let cut = shared.open(id, &watch);
+async fn connection(shared: Arc<Shared>, stream: TcpStream, peer: SocketAddr, open: Open) {
     // Answers are written in one go: there is nothing to wait for.
     let _ = stream.set_nodelay(true);
     let serving = async {
         match &shared.tls {
-            None => serve(&shared, stream, peer, &watch).await,
+            None => serve(&shared, stream, peer, Certificate::None, &open).await,
             Some(tls) => match tls.acceptor().accept(stream).await {
-                Ok(stream) => serve(&shared, stream, peer, &watch).await,
+                Ok(stream) => {
+                    let certificate = tls.certificate(stream.get_ref().1.peer_certificates());
+                    serve(&shared, stream, peer, certificate, &open).await;
+                }
                 Err(error) => shared.refused(peer, &error),
             },
         }
     };
     tokio::select! {
         () = serving => {}
-        () = cut.cancelled() => {}
-        reason = overdue(&watch, &shared.patience) => tracing::debug!(%peer, reason, "a connection was cut off"),
+        () = open.cut.cancelled() => {}
+        reason = overdue(&open.watch, &shared.patience) => tracing::debug!(%peer, reason, "a connection was cut off"),
     }
-    shared.closed(id);
-    drop(permit);
 }
 
 async fn overdue(watch: &Watch, patience: &Patience) -> &'static str {
-    let mut ticks = tokio::time::interval(LOOK);
+    let mut ticks = tokio::time::interval(CHECK_EVERY);
     loop {
         ticks.tick().await;
         if let Some(reason) = watch.overdue(patience, Instant::now()) {
@@ -229,16 +211,36 @@ async fn overdue(watch: &Watch, patience: &Patience) -> &'static str {
     }
 }
 
-async fn serve<I: AsyncRead + AsyncWrite + Unpin + Send + 'static>(shared: &Shared, io: I, peer: SocketAddr, watch: &Arc<Watch>) {
+/// The answer on a connection beyond the limits, to whatever is not a question of health.
+fn no_room(version: Version) -> Response {
+    let detail = "too many connections (http.max_connections, http.max_connections_per_client): try again later";
+    let mut response = Problem::unavailable(detail).into_response();
+    if version != Version::HTTP_2 {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+async fn serve<I>(shared: &Shared, io: I, peer: SocketAddr, certificate: Certificate, open: &Open)
+where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let watch = &open.watch;
     let service = service_fn(|request: hyper::Request<Incoming>| {
         let busy = watch.begin(request.version());
         let mut request: Request = request.map(axum::body::Body::new);
-        request.extensions_mut().insert(Client(peer.ip()));
+        request.extensions_mut().insert(Peer(peer.ip()));
+        request.extensions_mut().insert(certificate);
         let router = shared.router.clone();
+        let refused = open.access == Access::HealthOnly && !health::is_probe(request.uri().path());
         async move {
-            let response = match router.oneshot(request).await {
-                Ok(response) => response,
-                Err(never) => match never {},
+            let response = if refused {
+                no_room(request.version())
+            } else {
+                match router.oneshot(request).await {
+                    Ok(response) => response,
+                    Err(never) => match never {},
+                }
             };
             Ok::<_, Infallible>(response.map(|body| Tracked::new(body, busy)))
         }

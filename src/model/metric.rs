@@ -2,7 +2,7 @@
 
 /// How a metric behaves.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Kind {
+pub enum MetricKind {
     /// Goes up and down.
     Gauge,
     /// Only grows until the GPU is reset.
@@ -19,7 +19,7 @@ pub struct Metric {
     /// What it says.
     pub description: &'static str,
     /// Gauge or counter.
-    pub kind: Kind,
+    pub kind: MetricKind,
     /// Plausible values, both bounds included; outside is rejected as `out_of_range`.
     pub range: (f64, f64),
 }
@@ -33,11 +33,11 @@ const POWER: (f64, f64) = (0.0, 5000.0);
 const POSITIVE: (f64, f64) = (0.0, f64::MAX);
 
 const fn gauge(name: &'static str, unit: &'static str, range: (f64, f64), description: &'static str) -> Metric {
-    Metric { name, unit, description, kind: Kind::Gauge, range }
+    Metric { name, unit, description, kind: MetricKind::Gauge, range }
 }
 
 const fn counter(name: &'static str, unit: &'static str, range: (f64, f64), description: &'static str) -> Metric {
-    Metric { name, unit, description, kind: Kind::Counter, range }
+    Metric { name, unit, description, kind: MetricKind::Counter, range }
 }
 
 /// Sorted by name: [`metric`] searches it by halves.

@@ -10,7 +10,7 @@ mod time;
 mod value;
 
 pub use id::{DictionaryId, Digest, FamilyId, GpuId, SeriesId, SourceId};
-pub use metric::{Kind, Metric, catalogue, metric};
+pub use metric::{Metric, MetricKind, catalogue, metric};
 pub use partition::{Partition, Partitions};
 pub use reason::Reason;
 pub use rows::{Position, RowRange, RowSet};

@@ -32,10 +32,10 @@ pub fn parse_value(cell: &[u8], metric: Option<&Metric>) -> Result<f64, BadValue
     }
     let (number, unit) = split(cell);
     let Some(value) = number else {
-        return Err(wordy(cell));
+        return Err(classify_non_number(cell));
     };
     if !unit.is_empty() && !unit_fits(unit, metric) {
-        return Err(wordy(cell));
+        return Err(classify_non_number(cell));
     }
     if !value.is_finite() {
         return Err(Reason::NotFinite);
@@ -88,7 +88,7 @@ fn is_blank(value: f64) -> bool {
 }
 
 /// Why a cell that does not read as a number is none: a blank in words, an infinity or NaN in any spelling, or just no number.
-fn wordy(cell: &[u8]) -> Reason {
+fn classify_non_number(cell: &[u8]) -> Reason {
     let lower = cell.to_ascii_lowercase();
     let lower = &lower[..];
     const BLANKS: [&[u8]; 16] = [

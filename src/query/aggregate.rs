@@ -6,6 +6,7 @@ use std::ops;
 use std::sync::Arc;
 
 use super::bucket::Bucket;
+use super::budget::{GROUP_BYTES, Held, Lease, SERIES_BYTES};
 use super::range::take_duration;
 use super::samples::Run;
 use super::slices::{Slices, Wanted};
@@ -14,8 +15,9 @@ use crate::model::{GpuId, SeriesId};
 use crate::store::{GpuSummary, SeriesFilter, SeriesRow};
 
 const GPUS_PAGE: usize = 10_000;
-/// Series that are read together, and more where one GPU has more.
-const SERIES_AT_ONCE: usize = 500;
+/// Series that are read together, and more where one GPU has more. The chunks of all of them are held at the same time: with full ones,
+/// 13 MiB.
+const SERIES_AT_ONCE: usize = 200;
 
 /// What series are grouped by. Hosts, GPUs, namespaces and pods of different clusters are different.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,8 +111,33 @@ struct Member {
     series: Vec<SeriesId>,
 }
 
-/// By step and group: the members' values, and how many samples they came from.
-type Groups = BTreeMap<(i64, u32), (Bucket, u64)>;
+/// The groups of a page: by step and group the members' values, and how many samples they came from. Those before the page are left
+/// out; of those after it, which are greater than all that it has, no more are held than it takes to know that there are some.
+#[derive(Default)]
+struct Groups {
+    rows: BTreeMap<(i64, u32), (Bucket, u64)>,
+    /// The first that may be on the page.
+    first: (i64, u32),
+    max: usize,
+}
+
+impl Groups {
+    /// The group to add to, if it is on the page.
+    fn entry(&mut self, key: (i64, u32)) -> Option<&mut (Bucket, u64)> {
+        if key < self.first || self.is_past(key) {
+            return None;
+        }
+        if self.rows.len() >= self.max && !self.rows.contains_key(&key) {
+            self.rows.pop_last();
+        }
+        Some(self.rows.entry(key).or_default())
+    }
+
+    /// Whether the page is full before this.
+    fn is_past(&self, key: (i64, u32)) -> bool {
+        self.rows.len() >= self.max && self.rows.last_key_value().is_some_and(|(last, _)| *last < key)
+    }
+}
 
 impl Query {
     /// A page of groups, by time and group.
@@ -119,7 +146,8 @@ impl Query {
     ///
     /// Too many steps, too long a range, too many values for a percentile, the store's.
     pub async fn aggregate(&self, request: &AggregateRequest) -> Result<Page<AggregateRow>> {
-        let gpus = self.all_gpus(&request.filter).await?;
+        let mut lease = self.budget.page().await?;
+        let gpus = self.all_gpus(&request.filter, &mut lease).await?;
         let last = gpus.iter().map(|gpu| gpu.last_seen_ms).max();
         let Some(last) = last else { return Ok(Page { rows: Vec::new(), next: None }) };
         let to = request.range.to_ms.unwrap_or(last).min(last);
@@ -138,7 +166,7 @@ impl Query {
             seen_since_ms: Some(from),
             ..SeriesFilter::default()
         };
-        let series = self.all_series(&filter).await?;
+        let series = self.all_series(&filter, &mut lease).await?;
         let group_of: Vec<_> = series.iter().map(|s| group(request.group_by, s, gpu_of(s).map(|at| &gpus[at]))).collect();
         let known: BTreeSet<&Vec<Option<String>>> = group_of.iter().collect();
         let known: Vec<_> = known.into_iter().collect();
@@ -148,20 +176,22 @@ impl Query {
             members.entry((place(group), gpu_of(series))).or_default().push(series.id);
         }
         let members: Vec<Member> = members.into_iter().map(|((group, _), series)| Member { group, series }).collect();
-        let (mut groups, mut width) = (Groups::new(), None);
+        let mut groups = Groups { rows: BTreeMap::new(), first: (i64::MIN, 0), max: request.limit + 1 };
+        let mut from = from;
+        if let Some((time, group)) = &request.after {
+            groups.first = (*time, u32::try_from(known.partition_point(|one| *one <= group)).unwrap_or(u32::MAX));
+            if request.step_ms.is_some() {
+                from = from.max(*time);
+            }
+        }
+        let mut reading = Reading { lease, gpus: gpus.len(), width: None };
         for some in together(&members) {
-            self.add_members(request, some, (from, to), &mut width, &mut groups).await?;
+            self.add_members(request, some, (from, to), &mut reading, &mut groups).await?;
         }
         let names = names(request.group_by);
         let mut rows = Vec::new();
-        for ((time_ms, place), (mut bucket, samples)) in groups {
+        for ((time_ms, place), (mut bucket, samples)) in groups.rows {
             let group = known[place as usize];
-            if request.after.as_ref().is_some_and(|after| (time_ms, group) <= (after.0, &after.1)) {
-                continue;
-            }
-            if rows.len() > request.limit {
-                break;
-            }
             let value = if request.agg == Aggregate::Count { samples as f64 } else { bucket.value(request.agg) };
             rows.push(AggregateRow {
                 time_ms,
@@ -175,13 +205,14 @@ impl Query {
         Ok(lists::page(rows, request.limit, &request.question, at))
     }
 
-    async fn all_gpus(&self, filter: &GpuFilter) -> Result<Vec<GpuSummary>> {
+    async fn all_gpus(&self, filter: &GpuFilter, lease: &mut Lease) -> Result<Vec<GpuSummary>> {
         let mut all: Vec<GpuSummary> = Vec::new();
         loop {
             let after = all.last().map(|gpu| gpu.place.clone());
             let some = self.reader.gpus(filter, after.as_ref(), GPUS_PAGE).await?;
             let done = some.len() < GPUS_PAGE;
             all.extend(some);
+            lease.hold(Held::Groups, all.len() * SERIES_BYTES).await?;
             if done {
                 return Ok(all);
             }
@@ -193,7 +224,7 @@ impl Query {
         request: &AggregateRequest,
         members: &[Member],
         (from, to): (i64, i64),
-        width: &mut Option<i64>,
+        reading: &mut Reading,
         groups: &mut Groups,
     ) -> Result<()> {
         // Over time each GPU becomes one value; over a group `agg` is meant. A sum or a count of samples would follow how often
@@ -204,9 +235,10 @@ impl Query {
             Aggregate::Avg | Aggregate::Sum | Aggregate::Count | Aggregate::Percentile(_) => Aggregate::Avg,
         };
         let complete = |groups: &mut Groups, step: i64, member: u32, mut bucket: Bucket| {
-            let entry = groups.entry((step, members[member as usize].group)).or_default();
-            entry.0.add(request.agg, bucket.last_ms(), bucket.value(over_time));
-            entry.1 += bucket.n;
+            if let Some(entry) = groups.entry((step, members[member as usize].group)) {
+                entry.0.add(request.agg, bucket.last_ms(), bucket.value(over_time));
+                entry.1 += bucket.n;
+            }
         };
         let member_of: Vec<u32> =
             members.iter().zip(0..).flat_map(|(member, at)| member.series.iter().map(move |_| at)).collect();
@@ -216,13 +248,13 @@ impl Query {
             range: (from, to),
             order: Order::Asc,
             hint: None,
-            width: *width,
+            width: reading.width,
         };
         let mut slices = Slices::new(Arc::clone(&self.reader), wanted);
         // Steps that more than one slice, or more than one series of a member, has samples of.
         let mut open: BTreeMap<(i64, u32), Bucket> = BTreeMap::new();
         loop {
-            let slice = slices.next().await?;
+            let slice = slices.next(&mut reading.lease).await?;
             let (begin, before) = slice.as_ref().map_or((i64::MAX, i64::MAX), |slice| (slice.from, slice.before));
             for run in slice.iter().flat_map(|slice| &slice.runs) {
                 for (step, range) in parts(run, request.step_ms, from) {
@@ -249,22 +281,35 @@ impl Query {
             for ((step, member), bucket) in std::mem::replace(&mut open, rest) {
                 complete(groups, step, member, bucket);
             }
-            let held: usize = match request.agg {
-                Aggregate::Percentile(_) => groups.values().map(|g| &g.0).chain(open.values()).map(Bucket::held).sum(),
-                _ => 0,
-            };
-            if held > self.limits.max_percentile_samples || groups.len() > 50 * self.limits.max_page {
+            let all = || groups.rows.values().map(|group| &group.0).chain(open.values());
+            let held: usize = if matches!(request.agg, Aggregate::Percentile(_)) { all().map(Bucket::held).sum() } else { 0 };
+            if held > self.limits.max_percentile_samples {
                 return Err(QueryError::bad(
                     "step",
-                    "gives too many groups and steps: take a longer step, a coarser group_by, or a shorter range",
+                    "needs too many values for percentiles (http.max_percentile_samples): take a shorter step, a finer group_by, or a \
+                     shorter range",
                 ));
             }
-            if slice.is_none() {
-                *width = Some(slices.width());
+            // Lists of values grow by doubling.
+            let bytes = (groups.rows.len() + open.len()) * GROUP_BYTES + held * 16 + reading.gpus * SERIES_BYTES;
+            reading.lease.hold(Held::Groups, bytes).await?;
+            // What is still to come lies after the page.
+            let full = request.step_ms.is_some() && groups.is_past((border, 0));
+            if slice.is_none() || full {
+                reading.width = Some(slices.width());
                 return Ok(());
             }
         }
     }
+}
+
+/// What goes on from one part of the members to the next.
+struct Reading {
+    lease: Lease,
+    /// GPUs that are held.
+    gpus: usize,
+    /// The width of the last slice, ms.
+    width: Option<i64>,
 }
 
 /// Members to be read together: the series of one are never parted.
@@ -308,5 +353,90 @@ fn group(by: GroupBy, series: &SeriesRow, gpu: Option<&GpuSummary>) -> Vec<Optio
         GroupBy::Model => vec![some(&gpu.model)],
         GroupBy::Namespace => vec![cluster, some(&series.namespace)],
         GroupBy::Pod => vec![cluster, some(&series.namespace), some(&series.pod)],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::model::{GpuId, SeriesId};
+    use crate::query::Limits;
+    use crate::query::stub::Stub;
+    use crate::store::{Chunk, GpuPlace};
+
+    const BEGIN_MS: i64 = 1_735_689_600_000;
+
+    /// Some GPUs of some hosts, with a sample each now and then.
+    fn store() -> impl Strategy<Value = Stub> {
+        let times = prop::collection::btree_set(0i64..600, 1..30);
+        prop::collection::vec((0u32..4, times), 1..12).prop_map(|gpus| {
+            let mut store = Stub::default();
+            for (at, (host, times)) in (1i64..).zip(gpus) {
+                let (id, series) = (GpuId::from_store(at), SeriesId::from_store(at));
+                let uuid = format!("GPU-{at}");
+                let place = GpuPlace { cluster: "lab".to_owned(), hostname: format!("h{host}"), uuid, ..GpuPlace::default() };
+                // Over days: a page ends in the middle of what is read.
+                let times: Vec<i64> = times.into_iter().map(|slot| BEGIN_MS + slot * 600_000).collect();
+                store.gpus.push(GpuSummary {
+                    place,
+                    ids: vec![id],
+                    last_seen_ms: BEGIN_MS + 360_000_000,
+                    ..GpuSummary::default()
+                });
+                store.series.push(SeriesRow { id: series, gpu_id: id, metric: "W".to_owned(), ..SeriesRow::default() });
+                // A chunk lies within one UTC day.
+                for times in times.chunk_by(|one, other| one.div_euclid(86_400_000) == other.div_euclid(86_400_000)) {
+                    let values = times.iter().map(|time| (time / 1000 % 1000 + at) as f64).collect();
+                    store.chunks.push(Chunk { series, id: at, times: times.to_vec(), values });
+                }
+            }
+            store.gpus.sort_by(|one, other| one.place.cmp(&other.place));
+            store
+        })
+    }
+
+    async fn pages(query: &Query, text: &str, limit: usize) -> Vec<(i64, Group, f64, u64, u64)> {
+        let (mut rows, mut cursor) = (Vec::new(), String::new());
+        loop {
+            let params =
+                Params::parse(Some(&format!("metric=W&start_time=2025-01-01T00:00:00Z&{text}&limit={limit}{cursor}"))).unwrap();
+            let page = query.aggregate(&AggregateRequest::parse(params, query, 0).unwrap()).await.unwrap();
+            assert!(page.rows.len() <= limit);
+            rows.extend(page.rows.into_iter().map(|row| (row.time_ms, row.group, row.value, row.gpus, row.samples)));
+            let Some(next) = page.next else { return rows };
+            cursor = format!("&cursor={next}");
+        }
+    }
+
+    proptest! {
+        /// `limit` bounds what is held, and changes nothing of the answer.
+        #[test]
+        fn pages_are_the_whole(store in store(), limit in 1usize..20, step in 40u32..9000, by in 0usize..3, agg in 0usize..3) {
+            let (by, agg) = (["cluster", "hostname", "gpu"][by], ["sum", "count", "p50"][agg]);
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+            runtime.block_on(async {
+                let query = Query::new(Arc::new(store), None, Limits::default());
+                for step in [format!("&step={step}s"), String::new()] {
+                    let text = format!("group_by={by}&agg={agg}{step}");
+                    assert_eq!(pages(&query, &text, limit).await, pages(&query, &text, 10_000).await, "{text}");
+                }
+            });
+        }
+    }
+
+    #[test]
+    fn a_page_holds_no_more_groups_than_it_shows() {
+        let mut groups = Groups { rows: BTreeMap::new(), first: (5, 1), max: 3 };
+        for time in (0..1000).rev().chain(0..1000) {
+            if let Some(entry) = groups.entry((time, 1)) {
+                entry.1 += 1;
+            }
+            assert!(groups.rows.len() <= 3);
+        }
+        assert_eq!(groups.rows.keys().copied().collect::<Vec<_>>(), [(5, 1), (6, 1), (7, 1)]);
+        assert!(groups.rows.values().all(|(_, samples)| *samples == 2), "each has all that belongs to it");
+        assert!(groups.is_past((8, 0)) && !groups.is_past((7, 1)));
     }
 }

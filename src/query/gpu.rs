@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::budget::{Held, Lease, SERIES_BYTES};
 use super::{CatalogueEntry, GpuFilter, GpuSummary, Query, QueryError, Result};
 use crate::model::{GpuId, SeriesId};
 use crate::store::{SeriesFilter, SeriesRow};
@@ -67,13 +68,14 @@ impl Query {
     }
 
     /// Every series that a filter finds, by id.
-    pub(super) async fn all_series(&self, filter: &SeriesFilter) -> Result<Vec<SeriesRow>> {
+    pub(super) async fn all_series(&self, filter: &SeriesFilter, lease: &mut Lease) -> Result<Vec<SeriesRow>> {
         let mut all: Vec<SeriesRow> = Vec::new();
         loop {
             let after = all.last().map_or(SeriesId::default(), |last| last.id);
             let some = self.reader.series(filter, after, SERIES_PAGE).await?;
             let done = some.len() < SERIES_PAGE;
             all.extend(some);
+            lease.hold(Held::Series, all.len() * SERIES_BYTES).await?;
             if all.len() > self.limits.max_series {
                 let reason = format!(
                     "more than {} series (http.max_series) are meant: name fewer metrics, or one cluster or host",
@@ -88,9 +90,9 @@ impl Query {
     }
 
     /// The series of a GPU.
-    pub(super) async fn series_of(&self, gpu: &Gpu, metrics: Vec<String>) -> Result<Vec<SeriesRow>> {
+    pub(super) async fn series_of(&self, gpu: &Gpu, metrics: Vec<String>, lease: &mut Lease) -> Result<Vec<SeriesRow>> {
         let filter = SeriesFilter { gpu_ids: Some(gpu.ids.keys().copied().collect()), metrics, ..SeriesFilter::default() };
-        self.all_series(&filter).await
+        self.all_series(&filter, lease).await
     }
 
     /// The metrics that a GPU has, by name.
@@ -99,7 +101,9 @@ impl Query {
     ///
     /// The store's.
     pub async fn metrics_of(&self, gpu: &Gpu) -> Result<Vec<CatalogueEntry>> {
-        let mut names: Vec<String> = self.series_of(gpu, Vec::new()).await?.into_iter().map(|series| series.metric).collect();
+        let mut lease = self.budget.page().await?;
+        let mut names: Vec<String> =
+            self.series_of(gpu, Vec::new(), &mut lease).await?.into_iter().map(|series| series.metric).collect();
         names.sort_unstable();
         names.dedup();
         Ok(names.iter().map(|name| CatalogueEntry::of(name, true)).collect())

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
 
+use super::budget::Lease;
 use super::{Gpu, GpuFilter, GpuPlace, GpuSummary, Page, Params, Place, Query, Result, cursor, lists, telemetry};
 use crate::model::{GpuId, SeriesId};
 use crate::store::{SeriesFilter, SeriesRow};
@@ -63,6 +64,7 @@ impl Query {
     ///
     /// The store's.
     pub async fn latest(&self, request: &LatestRequest) -> Result<Page<LatestRow>> {
+        let mut lease = self.budget.page().await?;
         let mut rows: Vec<LatestRow> = Vec::new();
         let mut after: Option<GpuPlace> = None;
         if let Some((place, metric)) = &request.after {
@@ -77,14 +79,14 @@ impl Query {
             };
             let mut same = self.reader.gpus(&at, None, GPUS_AT_ONCE).await?;
             same.retain(|gpu| gpu.place == place);
-            rows.extend(self.latest_of(&same, request).await?.into_iter().filter(|row| row.series.metric > *metric));
+            rows.extend(self.latest_of(&same, request, &mut lease).await?.into_iter().filter(|row| row.series.metric > *metric));
             after = Some(place);
         }
         while rows.len() <= request.limit {
             let some = self.reader.gpus(&request.filter, after.as_ref(), GPUS_AT_ONCE.min(request.limit + 1)).await?;
             let Some(last) = some.last() else { break };
             after = Some(last.place.clone());
-            rows.extend(self.latest_of(&some, request).await?);
+            rows.extend(self.latest_of(&some, request, &mut lease).await?);
         }
         Ok(lists::page(rows, request.limit, &request.question, |row| (Place::from(&row.place), row.series.metric.clone())))
     }
@@ -95,7 +97,8 @@ impl Query {
     ///
     /// The store's.
     pub async fn latest_of_gpu(&self, gpu: &Gpu) -> Result<Vec<(String, LatestRow)>> {
-        let series = self.series_of(gpu, Vec::new()).await?;
+        let mut lease = self.budget.page().await?;
+        let series = self.series_of(gpu, Vec::new(), &mut lease).await?;
         let key = |s: &SeriesRow| (s.metric.clone(), gpu.ids.get(&s.gpu_id).cloned().unwrap_or_default());
         let newest = self.newest(series, gpu.span, key).await?;
         let row =
@@ -103,7 +106,7 @@ impl Query {
         Ok(newest.into_iter().map(row).collect())
     }
 
-    async fn latest_of(&self, gpus: &[GpuSummary], request: &LatestRequest) -> Result<Vec<LatestRow>> {
+    async fn latest_of(&self, gpus: &[GpuSummary], request: &LatestRequest, lease: &mut Lease) -> Result<Vec<LatestRow>> {
         if gpus.is_empty() {
             return Ok(Vec::new());
         }
@@ -115,7 +118,7 @@ impl Query {
             metrics: request.metrics.clone(),
             ..SeriesFilter::default()
         };
-        let series = self.all_series(&filter).await?;
+        let series = self.all_series(&filter, lease).await?;
         let span = gpus.iter().fold((i64::MAX, i64::MIN), |s, gpu| (s.0.min(gpu.first_seen_ms), s.1.max(gpu.last_seen_ms)));
         let newest = self.newest(series, span, |s| (places.get(&s.gpu_id).copied().unwrap_or(0), s.metric.clone())).await?;
         let row = |((at, _), (series, time_ms, value)): ((usize, String), _)| LatestRow {

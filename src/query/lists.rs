@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{ClusterSummary, GpuFilter, GpuPlace, GpuSummary, HostSummary, Page, Params, Query, Result, cursor};
-use crate::model::{self, Kind};
+use crate::model::{self, MetricKind};
 
 /// A checked question for a page of GPUs or hosts.
 #[derive(Clone, Debug)]
@@ -90,8 +90,8 @@ impl CatalogueEntry {
             unit: known.map(|m| m.unit),
             description: known.map(|m| m.description),
             kind: known.map(|m| match m.kind {
-                Kind::Gauge => "gauge",
-                Kind::Counter => "counter",
+                MetricKind::Gauge => "gauge",
+                MetricKind::Counter => "counter",
             }),
             stored,
         }

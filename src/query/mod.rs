@@ -7,6 +7,7 @@
 //! | `cursor` | where a list goes on |
 //! | `lists` | clusters, hosts, GPUs, the metric catalogue |
 //! | `gpu` | which GPU an id means |
+//! | `budget` | the memory that all answers hold together |
 //! | `slices` | samples of series, a slice of time after the other, in bounded memory |
 //! | `samples` | the samples of a slice in one order, or in steps |
 //! | `telemetry` | one GPU's samples, as they are or in steps |
@@ -16,6 +17,7 @@
 
 mod aggregate;
 mod bucket;
+mod budget;
 mod cursor;
 mod gpu;
 mod latest;
@@ -78,6 +80,9 @@ pub enum QueryError {
         /// What was seen, for the log.
         detail: String,
     },
+    /// Others hold the memory that the answer needs: trying again later can help.
+    #[error("others hold the memory that all answers may hold together (http.query_memory)")]
+    Busy,
     /// The store holds what it should not.
     #[error("{0}")]
     Internal(String),
@@ -122,6 +127,10 @@ pub struct Limits {
     pub max_percentile_samples: usize,
     /// Time that one question may span.
     pub max_range: Duration,
+    /// Bytes that all answers may hold together.
+    pub memory: usize,
+    /// How long a question waits for its part of them.
+    pub queue_timeout: Duration,
 }
 
 impl Default for Limits {
@@ -133,6 +142,8 @@ impl Default for Limits {
             max_steps: 11_000,
             max_percentile_samples: 5_000_000,
             max_range: Duration::from_secs(31_557_600),
+            memory: 256 << 20,
+            queue_timeout: Duration::from_secs(10),
         }
     }
 }
@@ -152,6 +163,7 @@ pub struct Query {
     reader: Arc<dyn Reader>,
     queue: Option<Arc<dyn Inspector>>,
     limits: Limits,
+    budget: budget::Budget,
 }
 
 impl std::fmt::Debug for Query {
@@ -164,7 +176,8 @@ impl Query {
     /// Over a store and, where one is reached, the queue.
     #[must_use]
     pub fn new(reader: Arc<dyn Reader>, queue: Option<Arc<dyn Inspector>>, limits: Limits) -> Self {
-        Self { reader, queue, limits }
+        let budget = budget::Budget::new(limits.memory, limits.queue_timeout);
+        Self { reader, queue, limits, budget }
     }
 
     /// What bounds answers.

@@ -6,6 +6,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use super::budget::{CARRIED_SAMPLE_BYTES, Held, Lease};
 use super::samples::Run;
 use super::{Order, QueryError, Result};
 use crate::model::SeriesId;
@@ -14,15 +15,15 @@ use crate::store::{Chunk, ChunkRange, Reader, Span};
 const DAY_MS: i64 = 86_400_000;
 /// Samples that a slice is made for; four times as many are taken before it is made smaller.
 const TARGET: usize = 32_768;
-/// Samples of one instant (or in one chunk's reach) that are held at most.
-const MOST: usize = 16 << 20;
+/// Samples of one instant (or of chunks that overlap it) that are held at most.
+const MAX_SAMPLES_HELD: usize = 16 << 20;
 /// The width of a slice at most: what is wide and dense is found out by asking, and asked again.
 const WIDEST_MS: i64 = 64 * DAY_MS;
 
-/// Series that are asked for without knowing whether they have anything to give.
-const FEW: usize = 64;
-/// Slices over which it is looked ahead which series have.
-const LOOK: i64 = 16;
+/// Up to so many series are asked for their chunks without finding out first which of them have some.
+const PROBE_THRESHOLD: usize = 64;
+/// For how many slices at once it is found out which series have chunks.
+const LOOKAHEAD_SLICES: i64 = 16;
 
 /// The samples in [from, before): runs in the order of their series, each series once at most.
 pub(super) struct Slice {
@@ -43,10 +44,11 @@ pub(super) struct Slices {
     at: i64,
     first: bool,
     width: i64,
-    most: usize,
+    max_samples: usize,
     target: usize,
-    left: Vec<Chunk>,
-    few: usize,
+    /// Chunks that reach into slices that are still to come.
+    carried_over: Vec<Chunk>,
+    probe_threshold: usize,
     /// Most of the series had nothing in the last slice: a GPU has series for each workload that it ever had.
     sparse: bool,
     ahead: Option<Ahead>,
@@ -94,17 +96,17 @@ impl Slices {
             at: if order == Order::Asc { from } else { before },
             first: true,
             width,
-            most: target * 4,
+            max_samples: target * 4,
             target,
-            left: Vec::new(),
-            few: FEW,
+            carried_over: Vec::new(),
+            probe_threshold: PROBE_THRESHOLD,
             sparse: false,
             ahead: None,
         }
     }
 
     /// The next slice; of a series' samples with the same time only the later one. `None` at the end.
-    pub(super) async fn next(&mut self) -> Result<Option<Slice>> {
+    pub(super) async fn next(&mut self, lease: &mut Lease) -> Result<Option<Slice>> {
         loop {
             let (a, b) = match self.order {
                 Order::Asc => (self.at, self.at.saturating_add(self.width).min(self.before)),
@@ -114,17 +116,29 @@ impl Slices {
                 return Ok(None);
             }
             let series = self.present(a, b).await?;
-            let Some(chunks) = self.reader.chunks(&series, &self.range(a, b), self.most).await? else {
+            let Some(chunks) = self.reader.chunks(&series, &self.range(a, b), self.max_samples).await? else {
                 self.too_many()?;
+                if self.width == 1 {
+                    // From here on more is fetched at once: only once it may be held.
+                    self.hold(lease, self.max_samples).await?;
+                }
                 continue;
             };
             self.first = false;
-            self.sparse = self.series.len() > self.few && self.series.len() > 4 * different(&chunks);
+            self.sparse = self.series.len() > self.probe_threshold && self.series.len() > 4 * different(&chunks);
             self.at = if self.order == Order::Asc { b } else { a };
-            self.adapt(chunks.iter().map(|chunk| chunk.times.len()).sum());
-            self.left.extend(chunks);
+            let fetched = samples(&chunks);
+            self.hold(lease, fetched).await?;
+            self.adapt(fetched);
+            self.carried_over.extend(chunks);
             return Ok(Some(Slice { from: a, before: b, runs: self.take(a, b) }));
         }
+    }
+
+    async fn hold(&self, lease: &mut Lease, fetched: usize) -> Result<()> {
+        let bytes =
+            fetched.saturating_mul(lease.sample_bytes()).saturating_add(samples(&self.carried_over) * CARRIED_SAMPLE_BYTES);
+        lease.hold(Held::Samples, bytes).await
     }
 
     /// How wide a slice is that has about as many samples as it should.
@@ -138,7 +152,7 @@ impl Slices {
             return Ok(Arc::clone(&self.series));
         }
         if !self.ahead.as_ref().is_some_and(|ahead| ahead.from <= a && b <= ahead.before) {
-            let width = self.width.saturating_mul(LOOK);
+            let width = self.width.saturating_mul(LOOKAHEAD_SLICES);
             let (from, before) = match self.order {
                 Order::Asc => (a, a.saturating_add(width).min(self.before)),
                 Order::Desc => (b.saturating_sub(width).max(self.from), b),
@@ -172,10 +186,13 @@ impl Slices {
     fn too_many(&mut self) -> Result<()> {
         if self.width > 1 {
             self.width = (self.width / 4).max(1);
-        } else if self.most < MOST {
-            self.most *= 4;
+        } else if self.max_samples < MAX_SAMPLES_HELD {
+            self.max_samples *= 4;
         } else {
-            return Err(QueryError::Internal(format!("more than {MOST} samples lie at one instant ({} ms since 1970)", self.at)));
+            return Err(QueryError::Internal(format!(
+                "more than {MAX_SAMPLES_HELD} samples lie at one instant ({} ms since 1970)",
+                self.at
+            )));
         }
         Ok(())
     }
@@ -192,7 +209,7 @@ impl Slices {
 
     /// Takes the samples in [a, b) out of the chunks at hand, and keeps what will be asked for later.
     fn take(&mut self, a: i64, b: i64) -> Vec<Run> {
-        let mut chunks = std::mem::take(&mut self.left);
+        let mut chunks = std::mem::take(&mut self.carried_over);
         // Per series in the order of chunks, so that of two samples with the same time the later chunk's comes later.
         chunks.sort_by_key(|chunk| (self.places.get(&chunk.series).copied(), chunk.times[0], chunk.id));
         let mut runs = Vec::new();
@@ -204,7 +221,7 @@ impl Slices {
                 }
             }
         }
-        self.left = chunks
+        self.carried_over = chunks
             .into_iter()
             .filter_map(|chunk| match self.order {
                 Order::Asc => cut(chunk, |times| times.partition_point(|t| *t < b)..times.len()),
@@ -213,6 +230,10 @@ impl Slices {
             .collect();
         runs
     }
+}
+
+fn samples(chunks: &[Chunk]) -> usize {
+    chunks.iter().map(|chunk| chunk.times.len()).sum()
 }
 
 /// How many series these are of.
@@ -274,9 +295,12 @@ fn cut(mut chunk: Chunk, range: impl Fn(&[i64]) -> std::ops::Range<usize>) -> Op
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use proptest::prelude::*;
 
     use super::*;
+    use crate::query::budget::Budget;
     use crate::query::samples::{Sample, Samples};
     use crate::query::stub::Stub;
 
@@ -315,16 +339,17 @@ mod tests {
             if !forwards {
                 want.reverse();
             }
-            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
             let have = runtime.block_on(async {
                 // Series that have nothing are looked for in vain, and then not any more.
                 let series = if sparse { (1..=2).chain(10..20).collect() } else { vec![1i64, 2] };
                 let series = series.into_iter().map(SeriesId::from_store).collect();
                 let wanted = Wanted { series, live: 2, range: (from, to), order, hint: None, width: Some(width) };
                 let mut slices = Slices::new(Arc::new(Stub { chunks, ..Stub::default() }), wanted);
-                (slices.most, slices.target, slices.few) = (64, 16, 4);
+                (slices.max_samples, slices.target, slices.probe_threshold) = (64, 16, 4);
+                let mut lease = Budget::new(64 << 20, Duration::ZERO).page().await.unwrap();
                 let mut have = Vec::new();
-                while let Some(slice) = slices.next().await.unwrap() {
+                while let Some(slice) = slices.next(&mut lease).await.unwrap() {
                     let some: Vec<Sample> = Samples::merged(slice.runs, order).collect();
                     assert!(some.iter().all(|s| (slice.from..slice.before).contains(&s.time_ms)));
                     have.extend(some);

@@ -10,7 +10,7 @@ use crate::store::{
 use crate::transport::{self, Backlog, Inspector, PartitionState, SourceState, TransportError};
 
 /// A store of given chunks, GPUs, series and sources.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(super) struct Stub {
     pub(super) chunks: Vec<Chunk>,
     pub(super) gpus: Vec<GpuSummary>,

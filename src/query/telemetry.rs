@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::bucket::{Bucket, NAMES};
+use super::budget::{GROUP_BYTES, Held, Lease};
 use super::range::take_duration;
 use super::samples::Run;
 use super::slices::{Slices, Wanted};
@@ -118,6 +119,7 @@ pub struct Telemetry {
     order: Order,
     after: Option<(i64, SeriesId)>,
     steps: Option<Steps>,
+    lease: Lease,
 }
 
 impl std::fmt::Debug for Telemetry {
@@ -136,18 +138,22 @@ struct Steps {
 }
 
 impl Query {
-    /// Begins to read a GPU's samples.
+    /// Begins to read a GPU's samples, to be sent while they are read.
     ///
     /// # Errors
     ///
-    /// Too many steps, too long a range, the store's.
+    /// Too many steps, too long a range, too much memory, the store's.
     pub async fn telemetry(&self, gpu: &Gpu, request: &TelemetryRequest) -> Result<Telemetry> {
-        let rows = self.series_of(gpu, request.metrics.clone()).await?;
+        self.telemetry_within(gpu, request, self.budget.download().await?).await
+    }
+
+    async fn telemetry_within(&self, gpu: &Gpu, request: &TelemetryRequest, mut lease: Lease) -> Result<Telemetry> {
+        let rows = self.series_of(gpu, request.metrics.clone(), &mut lease).await?;
         let series: Arc<[RowSeries]> = rows
             .into_iter()
             .map(|row| RowSeries { mig_instance: gpu.ids.get(&row.gpu_id).cloned().unwrap_or_default(), row })
             .collect();
-        let mut telemetry = Telemetry { slices: None, order: request.order, after: request.after, steps: None, series };
+        let mut telemetry = Telemetry { slices: None, order: request.order, after: request.after, steps: None, series, lease };
         let Some((mut from, mut to)) = request.range.within(gpu.span.0, gpu.span.1) else { return Ok(telemetry) };
         let step_ms = request.step.map(|(step, _)| i64::try_from(step.as_millis()).unwrap_or(i64::MAX));
         if let Some(ms) = step_ms {
@@ -213,7 +219,7 @@ impl Query {
     pub async fn telemetry_page(&self, gpu: &Gpu, request: &TelemetryRequest) -> Result<(Page<Sample>, Arc<[RowSeries]>)> {
         let limit = request.limit.unwrap_or(self.limits.page);
         let request = TelemetryRequest { limit: Some(limit), ..request.clone() };
-        let mut telemetry = self.telemetry(gpu, &request).await?;
+        let mut telemetry = self.telemetry_within(gpu, &request, self.budget.page().await?).await?;
         let mut rows = Vec::new();
         while rows.len() <= limit {
             let Some(some) = telemetry.next().await? else { break };
@@ -252,12 +258,13 @@ impl Telemetry {
     pub async fn next(&mut self) -> Result<Option<Samples>> {
         loop {
             let Some(slices) = &mut self.slices else { return Ok(None) };
-            let slice = slices.next().await?;
+            let slice = slices.next(&mut self.lease).await?;
             let ended = slice.is_none();
             let samples = match (&mut self.steps, slice) {
                 (None, slice) => Samples::merged(slice.map_or_else(Vec::new, |slice| slice.runs), self.order),
                 (Some(steps), Some(slice)) => {
                     steps.add(&slice.runs)?;
+                    self.lease.hold(Held::Groups, steps.bytes()).await?;
                     steps.complete(self.order, slice.from, slice.before).into()
                 }
                 (Some(steps), None) => steps.rest(self.order).into(),
@@ -306,6 +313,11 @@ impl Steps {
             return Err(QueryError::bad("agg", reason));
         }
         Ok(())
+    }
+
+    /// What the open steps take, roughly: lists of values grow by doubling.
+    fn bytes(&self) -> usize {
+        self.open.values().map(|bucket| GROUP_BYTES + 16 * bucket.held()).sum()
     }
 
     /// The steps that nothing can be added to after the slice [a, b).

@@ -37,7 +37,7 @@ struct Queue {
 }
 
 /// The store from its two sides.
-struct Kept {
+struct OpenStore {
     store: Arc<dyn Store>,
     reader: Arc<dyn Reader>,
     which: collect::Which,
@@ -66,9 +66,9 @@ pub async fn run(config: Arc<Config>, lifecycle: Lifecycle) -> anyhow::Result<Ex
         let names = stream::Names { queue: queue.name, store: kept.which.name() };
         tokio::spawn(stream_all(work, config.clone(), lifecycle.clone(), queue.publisher, names))
     };
-    let mut collecting = Ends::of("the collector", collecting);
-    let mut serving = Ends::of("the server", serving);
-    let mut streaming = Ends::of("the streamer", streaming);
+    let mut collecting = RoleTask::of("the collector", collecting);
+    let mut serving = RoleTask::of("the server", serving);
+    let mut streaming = RoleTask::of("the streamer", streaming);
 
     // Until it is told to end, or something that must not end does.
     tokio::select! {
@@ -78,18 +78,31 @@ pub async fn run(config: Arc<Config>, lifecycle: Lifecycle) -> anyhow::Result<Ex
         ended = streaming.failed() => ended?,
     }
     lifecycle.drain();
-    let streamed = streaming.ended().await;
+    let streamed = while_others_work(&mut streaming, &mut collecting, &mut serving).await?;
     if queue.ends_with_us {
         tokio::select! {
             () = all_stored(&*queue.inspector) => {}
             ended = collecting.ended() => ended?,
+            failed = serving.failed() => failed?,
         }
     }
     later.drain();
-    collecting.ended().await?;
-    serving.ended().await?;
+    tokio::try_join!(collecting.ended(), serving.ended())?;
     streamed?;
     Ok(Exit::Done)
+}
+
+/// How the streamer ends. It may wait for what the collector stores: a failure of another part ends the wait, and is the outcome.
+async fn while_others_work(
+    streaming: &mut RoleTask,
+    collecting: &mut RoleTask,
+    serving: &mut RoleTask,
+) -> anyhow::Result<anyhow::Result<()>> {
+    tokio::select! {
+        streamed = streaming.ended() => Ok(streamed),
+        failed = collecting.failed() => failed.map(Ok),
+        failed = serving.failed() => failed.map(Ok),
+    }
 }
 
 /// Streams what there is. Sources that cannot be read keep nobody from reading what is stored: that is said, and the rest goes on.
@@ -117,16 +130,16 @@ fn is_configuration(error: &anyhow::Error) -> bool {
 }
 
 /// The configured store, else one in the data directory.
-fn open_store(config: &Config, lifecycle: &Lifecycle) -> anyhow::Result<Kept> {
+fn open_store(config: &Config, lifecycle: &Lifecycle) -> anyhow::Result<OpenStore> {
     if config.postgres.url.is_some() {
-        let store = Arc::new(PostgresStore::connect(&config.postgres()?)?);
+        let store = Arc::new(PostgresStore::connect(&super::postgres(config)?)?);
         certificates::watch_store(lifecycle, &store);
-        return Ok(Kept { store: store.clone(), reader: store, which: collect::Which::Postgres });
+        return Ok(OpenStore { store: store.clone(), reader: store, which: collect::Which::Postgres });
     }
     let directory = &config.data.dir;
     let store = Arc::new(SqliteStore::open(directory)?);
     tracing::info!(directory = %directory.display(), "DATABASE_URL is not set: rows are kept in this directory");
-    Ok(Kept { store: store.clone(), reader: store, which: collect::Which::Sqlite })
+    Ok(OpenStore { store: store.clone(), reader: store, which: collect::Which::Sqlite })
 }
 
 /// The configured queue, else one in the process; `None` when the process is to end first.
@@ -194,12 +207,12 @@ async fn all_stored(queue: &dyn Inspector) {
 }
 
 /// A part of the process, and how it ended.
-struct Ends {
+struct RoleTask {
     name: &'static str,
     task: Option<tokio::task::JoinHandle<anyhow::Result<Exit>>>,
 }
 
-impl Ends {
+impl RoleTask {
     fn of(name: &'static str, task: tokio::task::JoinHandle<anyhow::Result<Exit>>) -> Self {
         Self { name, task: Some(task) }
     }
@@ -216,5 +229,26 @@ impl Ends {
     async fn failed(&mut self) -> anyhow::Result<()> {
         self.ended().await?;
         std::future::pending().await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn part(body: impl Future<Output = anyhow::Result<Exit>> + Send + 'static) -> RoleTask {
+        RoleTask::of("a part", tokio::spawn(body))
+    }
+
+    #[tokio::test]
+    async fn a_collector_that_fails_is_seen_while_the_streamer_waits_for_it() {
+        let mut waiting = part(std::future::pending());
+        let mut failing = part(async { anyhow::bail!("permission denied") });
+        let mut done = part(async { Ok(Exit::Done) });
+        let error = while_others_work(&mut waiting, &mut failing, &mut done).await.expect_err("the collector failed");
+        assert_eq!(error.to_string(), "permission denied");
+        let mut failing = part(async { anyhow::bail!("no port") });
+        let mut waiting_too = part(std::future::pending());
+        assert!(while_others_work(&mut waiting, &mut waiting_too, &mut failing).await.is_err());
     }
 }

@@ -13,6 +13,7 @@ use super::say;
 use crate::cli;
 use crate::config::Config;
 use crate::model::{Partition, RowRange, RowSet, SourceId};
+use crate::printable;
 use crate::runtime::{Exit, Lifecycle};
 use crate::store::postgres::PostgresStore;
 use crate::store::{SourceLedger, Store};
@@ -109,7 +110,7 @@ struct Sent {
 
 /// Runs the command: `Exit::Failed` where a sum does not close.
 pub async fn run(config: Arc<Config>, _: Lifecycle, what: cli::Audit) -> anyhow::Result<Exit> {
-    let store = PostgresStore::connect(&config.postgres()?)?;
+    let store = PostgresStore::connect(&super::postgres(&config)?)?;
     let queue = RedisTransport::connect(&config.redis()?).await?;
     let mut report = audit(&queue, &store).await?;
     let exit = if report.closes { Exit::Done } else { Exit::Failed };
@@ -117,13 +118,11 @@ pub async fn run(config: Arc<Config>, _: Lifecycle, what: cli::Audit) -> anyhow:
     if what.differences {
         report.sources.retain(|s| !s.closes || [s.queued, s.dead, s.dropped].iter().any(|rows| *rows > 0));
     }
-    super::print(|out| {
-        if what.json {
-            writeln!(out, "{}", serde_json::to_string_pretty(&report)?)
-        } else {
-            out.write_all(text(&report, known).as_bytes())
-        }
-    })?;
+    if what.json {
+        super::print_json(&report)?;
+    } else {
+        super::print(&text(&report, known))?;
+    }
     Ok(exit)
 }
 
@@ -239,12 +238,12 @@ fn text(report: &Report, known: usize) -> String {
     }
     for source in &report.sources {
         for line in differences(source, &report.partitions) {
-            out.push_str(&format!("  {} ({}): {line}\n", called(source), source.source));
+            out.push_str(&format!("  {} ({}): {}\n", printable::line(called(source)), source.source, printable::line(&line)));
         }
     }
     for p in &report.partitions {
         if let Some(error) = &p.error {
-            out.push_str(&format!("  partition {}: nothing is known of it: {error}\n", p.partition));
+            out.push_str(&format!("  partition {}: does not answer: {}\n", p.partition, printable::line(error)));
         }
     }
     let mut holders: BTreeMap<&str, Vec<u16>> = BTreeMap::new();
@@ -255,19 +254,20 @@ fn text(report: &Report, known: usize) -> String {
     }
     for (group, partitions) in holders {
         out.push_str(&format!(
-            "  Redis keeps batches in partition {} for the group `{group}` alone; see `telemetry groups list`.\n",
-            say::list(&partitions)
+            "  Redis keeps batches in partition {} for the group `{}` alone; see `telemetry groups list`.\n",
+            say::list(&partitions),
+            printable::line(group)
         ));
     }
     out.push_str(if known == 0 {
         "No source is known: nothing has been streamed yet.\n"
     } else if report.closes {
-        "Every row that was sent stands somewhere, once.\n"
+        "Every row that was sent is accounted for, once.\n"
     } else if report.partitions.iter().any(|p| p.error.is_some()) {
-        "A part of the queue does not answer, so not every sum can be closed. Ask again when it is back.\n"
+        "A part of the queue does not answer, so not every source can be balanced. Run the audit again when it is back.\n"
     } else {
-        "Some sums do not close. Missing rows were accepted by Redis and are neither there nor stored: run the streamer of the source \
-         again, or `telemetry replay --source ID`; what is stored stays single.\n"
+        "Some sources do not balance. Missing rows were accepted by Redis and are neither there nor in the store: run the streamer of the \
+         source again, or `telemetry replay --source ID`; rows that are stored already are not stored twice.\n"
     });
     out
 }
@@ -323,7 +323,8 @@ fn differences(s: &Account, partitions: &[Waiting]) -> Vec<String> {
         lines.push(format!("{} missing: rows {}", s.missing, ranges(&s.missing_rows)));
     } else if !s.closes {
         lines.push(
-            "the store's own sum is wrong: stored + rejected is not what it says that it covers; please report this".to_owned(),
+            "the store contradicts itself: stored + rejected is not the number of rows that it covers; please report this"
+                .to_owned(),
         );
     }
     lines
@@ -397,7 +398,7 @@ mod tests {
             "10 in dead letter 4, 7: rows 100–109",
             "21 missing: rows 110–114, 120–121, 123, 125, and 2 more ranges",
             "for the group `archive` alone",
-            "Some sums do not close",
+            "Some sources do not balance",
         ] {
             assert!(said.contains(line), "`{line}` is not in:\n{said}");
         }

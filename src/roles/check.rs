@@ -7,6 +7,7 @@ use serde::Serialize;
 use crate::cli;
 use crate::config::{Config, ConfigError};
 use crate::diagnosis::{Outcome, Step};
+use crate::printable;
 use crate::runtime::Exit;
 use crate::store::postgres;
 use crate::transport::redis::{self, Side};
@@ -45,7 +46,7 @@ pub async fn run(config: Arc<Config>, what: cli::Check) -> anyhow::Result<Exit> 
         parts.push(Part { service: "redis", steps });
     }
     if config.postgres.url.is_some() {
-        let steps = match config.postgres() {
+        let steps = match super::postgres(&config) {
             Ok(postgres) => postgres::diagnose(&postgres).await,
             Err(error) => vec![Step::failed("configuration", error.to_string(), "")],
         };
@@ -55,15 +56,15 @@ pub async fn run(config: Arc<Config>, what: cli::Check) -> anyhow::Result<Exit> 
     let (failed, warnings) = (count(Outcome::Failed), count(Outcome::Warning));
     let report = Report { good: failed == 0, failed, warnings, parts };
     if what.json {
-        println!("{}", serde_json::to_string_pretty(&report)?);
+        super::print_json(&report)?;
     } else {
-        super::print(|out| out.write_all(lines(&report).as_bytes()))?;
+        super::print(&lines(&report))?;
     }
     Ok(if report.good { Exit::Done } else { Exit::Failed })
 }
 
 fn configuration(config: &Config) -> Step {
-    match config.check() {
+    match super::check_configuration(config) {
         Ok(()) => Step::ok("settings", "every key and variable is known and makes sense"),
         Err(error) => Step::failed("settings", error.to_string(), "`telemetry config show` says where each value came from"),
     }
@@ -100,7 +101,7 @@ fn lines(report: &Report) -> String {
         let mut open = false;
         for step in &part.steps {
             let plain = step.outcome == Outcome::Ok && step.todo.is_empty();
-            let more = format!(" · {}: {}", step.name, step.seen);
+            let more = format!(" · {}: {}", step.name, printable::line(&step.seen));
             match lines.last_mut() {
                 Some(last) if open && plain && last.chars().count() + more.chars().count() <= WIDTH => last.push_str(&more),
                 _ => lines.extend(step_lines(part.service, step)),
@@ -123,9 +124,9 @@ fn step_lines(service: &str, step: &Step) -> Vec<String> {
         Outcome::Warning => "warning",
         Outcome::Failed => "FAILED",
     };
-    let mut text = format!("{outcome:<8} {service:<9} {:<13} {}", step.name, wrapped(&step.seen));
+    let mut text = format!("{outcome:<8} {service:<9} {:<13} {}", step.name, wrapped(&printable::line(&step.seen)));
     if !step.todo.is_empty() {
-        text.push_str(&format!("\n{:INDENT$}{}", "", wrapped(&format!("→ {}", step.todo))));
+        text.push_str(&format!("\n{:INDENT$}{}", "", wrapped(&printable::line(&format!("→ {}", step.todo)))));
     }
     text.lines().map(str::to_owned).collect()
 }

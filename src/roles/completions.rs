@@ -10,6 +10,6 @@ use crate::runtime::Exit;
 pub fn run(shell: Shell) -> anyhow::Result<Exit> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "telemetry", &mut script);
-    super::print(|out| out.write_all(&script))?;
+    super::print_bytes(|out| out.write_all(&script))?;
     Ok(Exit::Done)
 }

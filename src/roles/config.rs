@@ -1,7 +1,5 @@
 //! `telemetry config show|check|schema`.
 
-use anyhow::Context;
-
 use crate::cli::ConfigCommand;
 use crate::config::{self, Config};
 use crate::runtime::Exit;
@@ -10,10 +8,10 @@ use crate::runtime::Exit;
 pub fn run(what: ConfigCommand, config: &Config) -> anyhow::Result<Exit> {
     match what {
         ConfigCommand::Schema => return schema(),
-        ConfigCommand::Show => super::print(|out| out.write_all(config.show().as_bytes()))?,
+        ConfigCommand::Show => super::print(&config.show())?,
         ConfigCommand::Check => {
-            config.check()?;
-            super::print(|out| writeln!(out, "the configuration is good"))?;
+            super::check_configuration(config)?;
+            super::print("the configuration is good\n")?;
         }
     }
     Ok(Exit::Done)
@@ -21,7 +19,6 @@ pub fn run(what: ConfigCommand, config: &Config) -> anyhow::Result<Exit> {
 
 /// Prints the JSON Schema; needs no configuration.
 pub fn schema() -> anyhow::Result<Exit> {
-    let text = serde_json::to_string_pretty(&config::schema()).context("the schema cannot be written as JSON")?;
-    super::print(|out| writeln!(out, "{text}"))?;
+    super::print_json(&config::schema())?;
     Ok(Exit::Done)
 }

@@ -176,7 +176,7 @@ async fn show(address: SocketAddr, draining: CancellationToken) {
     loop {
         match answers(address).await {
             Ok(text) => {
-                let _ = super::print(|out| out.write_all(text.as_bytes()));
+                let _ = super::print(&text);
                 return;
             }
             Err(error) if began.elapsed() > PATIENCE => {

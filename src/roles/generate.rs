@@ -50,7 +50,7 @@ pub struct Generate {
 pub fn run(what: &cli::Generate) -> anyhow::Result<Exit> {
     let cli::Generate { gpus, duration, interval, seed, start } = *what;
     let generate = Generate { gpus, duration, interval, seed, start_ms: start.into() };
-    super::print(|out| generate.write(out).map(|_| ()))?;
+    super::print_bytes(|out| generate.write(out).map(|_| ()))?;
     Ok(Exit::Done)
 }
 

@@ -15,6 +15,7 @@ use super::say;
 use crate::cli;
 use crate::config::Config;
 use crate::model::Partition;
+use crate::printable;
 use crate::runtime::{Exit, Lifecycle};
 use crate::transport::redis::{RedisTransport, Retired};
 use crate::transport::{Inspector, PartitionState, TransportError};
@@ -112,9 +113,11 @@ async fn list(queue: &RedisTransport, json: bool) -> anyhow::Result<Exit> {
         states.push((partition, queue.look(partition, CONSUMERS).await?));
     }
     let groups = together(states.iter().map(|(partition, state)| (*partition, state)), queue.group());
-    super::print(|out| {
-        if json { writeln!(out, "{}", serde_json::to_string_pretty(&groups)?) } else { out.write_all(text(&groups).as_bytes()) }
-    })?;
+    if json {
+        super::print_json(&groups)?;
+    } else {
+        super::print(&text(&groups))?;
+    }
     Ok(Exit::Done)
 }
 
@@ -133,7 +136,7 @@ fn text(groups: &[Group]) -> String {
     for group in groups.iter().filter(|g| g.active_consumers == 0 && !g.holds.is_empty() && !g.ours) {
         out.push_str(&format!(
             "If `{0}` is gone for good, `telemetry groups retire {0}` frees what Redis keeps for it.\n",
-            group.group
+            printable::line(&group.group)
         ));
     }
     out
@@ -172,10 +175,11 @@ async fn retire(queue: &RedisTransport, group: &str, force: bool) -> anyhow::Res
         }
     }
     queue.forget_store(group).await?;
-    println!(
-        "group `{group}` is retired: {unacknowledged} batches had not been acknowledged for it; {trimmed} that were kept for it alone are \
-         deleted from Redis"
-    );
+    super::print(&format!(
+        "group `{}` is retired: {unacknowledged} batches had not been acknowledged for it; {trimmed} that were kept for it alone are \
+         deleted from Redis\n",
+        printable::line(group)
+    ))?;
     Ok(Exit::Done)
 }
 

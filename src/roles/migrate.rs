@@ -9,8 +9,8 @@ use crate::store::postgres::PostgresStore;
 
 /// Runs the command.
 pub async fn run(config: Arc<Config>, _: Lifecycle) -> anyhow::Result<Exit> {
-    let store = PostgresStore::connect(&config.postgres()?)?;
+    let store = PostgresStore::connect(&super::postgres(&config)?)?;
     store.migrate().await?;
-    println!("The schema is up to date; this store is {}.", store.id().await?);
+    super::print(&format!("The schema is up to date; this store is {}.\n", store.id().await?))?;
     Ok(Exit::Done)
 }

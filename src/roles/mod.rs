@@ -1,4 +1,4 @@
-//! One file per command: the only place where two rooms meet.
+//! One file or folder per command: here queue and store meet, and every role is put together from the rooms.
 
 pub mod all;
 pub mod audit;
@@ -29,9 +29,11 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context;
+use serde::Serialize;
 
 use crate::cli::{Cli, Command};
-use crate::config::{self as settings, Config, ConfigError, Origin};
+use crate::config::{self as settings, Config, ConfigError, Origin, Postgres};
+use crate::printable;
 use crate::runtime::{self, Exit, Lifecycle};
 use crate::store::StoreError;
 use crate::transport::TransportError;
@@ -106,8 +108,41 @@ where
     runtime::run(config, name, None, |lifecycle| body(config.clone(), lifecycle))
 }
 
-/// Writes to stdout. A reader that has seen enough (`| head`) is no failure.
-pub fn print(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> anyhow::Result<()> {
+/// The store of a configuration, checked as far as can be without reaching it: parameters that contradict each other are refused, and
+/// certificates are read.
+fn postgres(config: &Config) -> Result<Postgres, ConfigError> {
+    let postgres = config.postgres()?;
+    crate::store::postgres::validate(&postgres).map_err(|reason| match reason.split_once(": ") {
+        Some((key, reason)) if key.starts_with("postgres.tls.") && !key.contains(' ') => config.invalid(key, reason),
+        _ => config.invalid("postgres.url", reason),
+    })?;
+    Ok(postgres)
+}
+
+/// Everything in a configuration that can be checked without reaching a server.
+fn check_configuration(config: &Config) -> Result<(), ConfigError> {
+    config.check()?;
+    if config.postgres.url.is_some() { postgres(config).map(|_| ()) } else { Ok(()) }
+}
+
+/// Prints text for people, or JSON: what a terminal would obey is escaped, except line breaks and tabs. Names go through
+/// [`printable::line`] before they get here.
+fn print(text: &str) -> anyhow::Result<()> {
+    print_bytes(|out| out.write_all(printable::text(text).as_bytes()))
+}
+
+/// Prints a value as JSON.
+fn print_json<T: Serialize + ?Sized>(value: &T) -> anyhow::Result<()> {
+    print(&(serde_json::to_string_pretty(value)? + "\n"))
+}
+
+/// Prints an error for people, on one line.
+fn print_error(error: &str) {
+    eprintln!("error: {}", printable::line(error.trim_end()));
+}
+
+/// Writes to stdout, byte by byte as it is. A reader that has seen enough (`| head`) is not a failure.
+pub fn print_bytes(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> anyhow::Result<()> {
     let mut out = io::BufWriter::with_capacity(1 << 16, io::stdout().lock());
     match write(&mut out).and_then(|()| out.flush()) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),

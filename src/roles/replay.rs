@@ -21,19 +21,20 @@ pub async fn run(config: Arc<Config>, _: Lifecycle, what: cli::Replay) -> anyhow
     for source in what.source {
         match queue.reset(Some(source)).await? {
             0 => {
-                eprintln!(
-                    "error: Redis knows no source {source}: it is sent from its start as it is; `telemetry audit` lists those there are"
-                );
+                super::print_error(&format!(
+                    "Redis does not know the source {source}, so it would start at the beginning anyway; `telemetry audit` lists the \
+                     known sources"
+                ));
                 exit = Exit::Failed;
             }
             _ => set_back += 1,
         }
     }
     if set_back > 0 || exit == Exit::Done {
-        println!(
+        super::print(&format!(
             "{set_back} sources are set back to their start. Streamers that follow them send them again by themselves; run the others \
-             again. What is stored stays single."
-        );
+             again. Rows that are stored already are not stored twice.\n"
+        ))?;
     }
     Ok(exit)
 }

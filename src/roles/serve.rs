@@ -27,7 +27,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Runs the role.
 pub async fn run(config: Arc<Config>, lifecycle: Lifecycle) -> anyhow::Result<Exit> {
-    let store = Arc::new(PostgresStore::connect(&config.postgres()?)?);
+    let store = Arc::new(PostgresStore::connect(&super::postgres(&config)?)?);
     certificates::watch_store(&lifecycle, &store);
     let store: Arc<dyn Reader> = store;
     // What is wrong in the configuration is said at once; what waiting can help is awaited.
@@ -84,18 +84,20 @@ fn limits(config: &Http) -> Limits {
         max_steps: config.max_steps,
         max_percentile_samples: config.max_percentile_samples,
         max_range: config.max_range,
+        memory: config.query_memory,
+        queue_timeout: config.query_queue_timeout,
         ..Limits::default()
     }
 }
 
 /// The queue, once it is reached.
-struct Late {
+struct LazyQueue {
     partitions: Partitions,
     queue: ArcSwapOption<RedisTransport>,
     why: ArcSwapOption<TransportError>,
 }
 
-impl Late {
+impl LazyQueue {
     fn get(&self) -> Result<Arc<RedisTransport>, TransportError> {
         self.queue.load_full().ok_or_else(|| match self.why.load_full() {
             Some(error) => (*error).clone(),
@@ -105,7 +107,7 @@ impl Late {
 }
 
 #[async_trait]
-impl Inspector for Late {
+impl Inspector for LazyQueue {
     fn partitions(&self) -> Partitions {
         self.queue.load().as_ref().map_or(self.partitions, |queue| Inspector::partitions(&**queue))
     }
@@ -134,7 +136,7 @@ impl Inspector for Late {
 /// Reaches for the queue for the life of the process: feeds the connection gauge, and what `/api/v1/pipeline` says.
 pub(super) fn watch_queue(config: &Config, lifecycle: &Lifecycle) -> anyhow::Result<Arc<dyn Inspector>> {
     let redis = config.redis().context("REDIS_URL is set, and cannot be used")?;
-    let late = Arc::new(Late { partitions: redis.partitions, queue: ArcSwapOption::empty(), why: ArcSwapOption::empty() });
+    let late = Arc::new(LazyQueue { partitions: redis.partitions, queue: ArcSwapOption::empty(), why: ArcSwapOption::empty() });
     let (life, cluster, shared) = (lifecycle.clone(), config.cluster.clone(), Arc::clone(&late));
     observe::connection(&cluster, Component::ApiGateway, false);
     lifecycle.spawn("queue watch", async move {

@@ -1,10 +1,13 @@
 //! Plain text tables for terminals.
 
+use crate::printable;
+
 /// Left-aligned columns, two spaces apart; columns of numbers are right-aligned. The first row is the head.
 #[must_use]
 pub fn render<R: AsRef<[String]>>(rows: &[R]) -> String {
     let columns = rows.first().map_or(0, |head| head.as_ref().len());
-    let cell = |row: &R, column: usize| row.as_ref().get(column).cloned().unwrap_or_default();
+    let cell =
+        |row: &R, column: usize| row.as_ref().get(column).map(|text| printable::line(text).into_owned()).unwrap_or_default();
     let width = |column: usize| rows.iter().map(|row| cell(row, column).chars().count()).max().unwrap_or(0);
     let is_number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     let widths: Vec<usize> = (0..columns).map(width).collect();
@@ -33,5 +36,13 @@ mod tests {
     fn numbers_stand_right() {
         let rows = [["name", "rows"], ["a", "5"], ["bcdef", "12345"]].map(|row| row.map(String::from));
         assert_eq!(render(&rows), "name    rows\na          5\nbcdef  12345\n");
+    }
+
+    #[test]
+    fn a_name_cannot_forge_a_line() {
+        let rows = [["name", "rows"], ["a\nb  99999\u{1b}[1A", "5"]].map(|row| row.map(String::from));
+        let shown = render(&rows);
+        assert_eq!(shown.lines().nth(1), Some("a\\nb  99999\\u001b[1A     5"), "{shown}");
+        assert_eq!(shown.lines().count(), 2, "{shown}");
     }
 }

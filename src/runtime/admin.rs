@@ -1,8 +1,12 @@
-//! The admin server: /livez, /readyz, /metrics. Small on purpose: few connections, short headers, short patience.
+//! The admin server: /livez, /readyz, /metrics. Small on purpose: few connections, short headers, short patience. A new connection
+//! always finds room, since the oldest one makes some: whoever asks whether the process is alive is never behind those who hold
+//! connections or take /metrics slowly.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,7 +17,7 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode, http::HeaderValue};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 
 use super::Lifecycle;
 use crate::config::Origin;
@@ -39,22 +43,57 @@ pub(super) async fn serve(lifecycle: &Lifecycle, address: SocketAddr, origin: &O
     Ok(address)
 }
 
+/// The open connections, by age: whether each is being answered, and what cuts it off.
+#[derive(Debug, Default)]
+struct Connections(Mutex<BTreeMap<u64, Connection>>);
+
+#[derive(Clone, Debug, Default)]
+struct Connection {
+    answering: Arc<AtomicBool>,
+    cut: CancellationToken,
+}
+
+impl Connections {
+    /// Takes a connection in. Where there is no room, the oldest that has asked for nothing is cut off, else the oldest of all.
+    fn admit(&self, id: u64) -> Connection {
+        let connection = Connection::default();
+        let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if open.len() >= MAX_CONNECTIONS {
+            let idle = open.iter().find(|(_, one)| !one.answering.load(Ordering::Relaxed)).map(|(id, _)| *id);
+            let oldest = idle.or_else(|| open.keys().next().copied());
+            if let Some(evicted) = oldest.and_then(|id| open.remove(&id)) {
+                evicted.cut.cancel();
+            }
+        }
+        open.insert(id, connection.clone());
+        connection
+    }
+
+    fn closed(&self, id: u64) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+    }
+}
+
 /// Serves until the very end: a draining process still says that it drains.
 async fn accept(listener: TcpListener, lifecycle: Lifecycle) -> anyhow::Result<()> {
-    let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let connections = Arc::new(Connections::default());
     let stopping = lifecycle.stopping();
     let serving = async {
-        loop {
-            let permit = permits.clone().acquire_owned().await?;
+        for id in 0.. {
             match listener.accept().await {
                 Ok((stream, _)) => {
-                    let lifecycle = lifecycle.clone();
+                    let (lifecycle, connections, one) = (lifecycle.clone(), Arc::clone(&connections), connections.admit(id));
                     tokio::spawn(async move {
-                        connection(stream, lifecycle).await;
-                        drop(permit);
+                        tokio::select! {
+                            () = connection(stream, lifecycle, Arc::clone(&one.answering)) => {}
+                            () = one.cut.cancelled() => {}
+                        }
+                        connections.closed(id);
                     });
+                    // Those that were cut off for it end now: there are hardly more than there may be.
+                    tokio::task::yield_now().await;
                 }
-                // Out of file descriptors, or a peer that went away: neither is ours to die of.
+                // Out of file descriptors, or a peer that went away: neither is a reason to end.
                 Err(error) => {
                     tracing::debug!(%error, "admin server: a connection could not be accepted");
                     tokio::time::sleep(Duration::from_millis(100)).await;
@@ -63,14 +102,15 @@ async fn accept(listener: TcpListener, lifecycle: Lifecycle) -> anyhow::Result<(
         }
     };
     tokio::select! {
-        ended = serving => ended,
+        () = serving => Ok(()),
         () = stopping.cancelled() => Ok(()),
     }
 }
 
-async fn connection(stream: TcpStream, lifecycle: Lifecycle) {
+async fn connection(stream: TcpStream, lifecycle: Lifecycle, answering: Arc<AtomicBool>) {
     let service = service_fn(move |request| {
         let lifecycle = lifecycle.clone();
+        answering.store(true, Ordering::Relaxed);
         async move { Ok::<_, Infallible>(answer(&request, &lifecycle).await) }
     });
     let served = hyper::server::conn::http1::Builder::new()
@@ -190,5 +230,21 @@ mod tests {
         let long = ask(address, &format!("GET /livez HTTP/1.1\r\nx: {}\r\n\r\n", "y".repeat(2 * MAX_HEAD_BYTES))).await;
         assert!(!long.starts_with("HTTP/1.1 200"), "{long}");
         assert!(get(address, "/livez").await.starts_with("HTTP/1.1 200"));
+    }
+
+    #[tokio::test]
+    async fn whoever_holds_connections_does_not_keep_health_from_being_asked() {
+        let (_lifecycle, address) = server().await;
+        let mut held = Vec::new();
+        for n in 0..2 * MAX_CONNECTIONS {
+            let mut stream = TcpStream::connect(address).await.expect("it listens");
+            // Half a head, or nothing at all.
+            if n % 2 == 0 {
+                let _ = stream.write_all(b"GET /livez HTTP/1.1\r\nhost: h\r\nx: ").await;
+            }
+            held.push(stream);
+        }
+        let answer = tokio::time::timeout(HEAD_TIMEOUT / 2, get(address, "/livez")).await.expect("before the others time out");
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     }
 }

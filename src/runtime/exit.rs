@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use crate::config::ConfigError;
+use crate::printable;
 
 /// How a role ended without an error of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,7 +32,11 @@ pub fn exit_code(result: &anyhow::Result<Exit>) -> u8 {
 pub fn report(result: &anyhow::Result<Exit>) -> ExitCode {
     if let Err(error) = result {
         // `{:#}` is the chain of causes on one line.
-        eprintln!("error: {}", format!("{error:#}").trim_end());
+        let said = format!("{error:#}");
+        // A fault in a configuration file is shown with its line; nothing else has lines of its own.
+        let is_configuration = error.chain().any(|cause| cause.is::<ConfigError>());
+        let shown = if is_configuration { printable::text(said.trim_end()) } else { printable::line(said.trim_end()) };
+        eprintln!("error: {shown}");
     }
     ExitCode::from(exit_code(result))
 }

@@ -1,15 +1,20 @@
 //! Logs on stderr, beside the progress bar; the panic hook.
 
 use std::collections::VecDeque;
+use std::fmt::{self, Write as _};
 use std::io::{self, IsTerminal, Write};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::Context;
 use indicatif::ProgressBar;
+use tracing::field::{Field, Visit};
 use tracing_subscriber::EnvFilter;
-use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::field::RecordFields;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::{FormatFields, MakeWriter};
 
 use crate::config::{Format, Log};
+use crate::printable;
 
 /// Lines that are remembered while they are held back.
 const HELD: usize = 100;
@@ -110,7 +115,7 @@ pub(super) fn init(log: &Log, console: Console) -> anyhow::Result<()> {
         Format::Json => builder.json().flatten_event(true).with_current_span(false).with_span_list(false).try_init(),
         Format::Text => {
             let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-            builder.with_ansi(io::stderr().is_terminal() && !plain).try_init()
+            builder.with_ansi(io::stderr().is_terminal() && !plain).fmt_fields(PrintableFields).try_init()
         }
     };
     done.map_err(|error| anyhow::anyhow!("logging cannot be started: {error}"))?;
@@ -121,6 +126,40 @@ pub(super) fn init(log: &Log, console: Console) -> anyhow::Result<()> {
         tracing::error!(place, "internal error (panic): {}", text.unwrap_or("no message").replace('\n', " "));
     }));
     Ok(())
+}
+
+/// Fields of a text line. What a terminal would obey is escaped, line breaks too: values come from files and from other clusters, and
+/// an event stays one line.
+struct PrintableFields;
+
+impl<'writer> FormatFields<'writer> for PrintableFields {
+    fn format_fields<R: RecordFields>(&self, mut writer: Writer<'writer>, fields: R) -> fmt::Result {
+        let mut line = FieldLine { text: String::new(), colours: writer.has_ansi_escapes() };
+        fields.record(&mut line);
+        writer.write_str(&line.text)
+    }
+}
+
+/// Collects `message name=value name=value`.
+struct FieldLine {
+    text: String,
+    colours: bool,
+}
+
+impl Visit for FieldLine {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        let shown = format!("{value:?}");
+        let shown = printable::line(&shown);
+        let separator = if self.text.is_empty() { "" } else { " " };
+        let written = match field.name() {
+            "message" => write!(self.text, "{separator}{shown}"),
+            // As tracing-subscriber's own format has it: the name in italics, the sign dimmed.
+            name if self.colours => write!(self.text, "{separator}\x1b[3m{name}\x1b[0m\x1b[2m=\x1b[0m{shown}"),
+            name => write!(self.text, "{separator}{name}={shown}"),
+        };
+        // Writing to a String cannot fail.
+        written.unwrap_or_default();
+    }
 }
 
 /// A bare level is ours; libraries say only what they warn of, unless asked by name.

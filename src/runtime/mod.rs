@@ -91,7 +91,7 @@ async fn supervise(lifecycle: &Lifecycle, mut body: tokio::task::JoinHandle<anyh
     };
     match (result, hard) {
         (Ok(_), Some(reason)) => {
-            tracing::warn!(reason, "ended hard: what was in flight was not finished; nothing that was accepted is lost");
+            tracing::warn!(reason, "forced shutdown: work in flight was abandoned; accepted rows are safe");
             Ok(Exit::Stopped)
         }
         (result, _) => result,

@@ -3,14 +3,14 @@
 use std::collections::BTreeSet;
 
 use super::{Lifecycle, observe};
-use crate::watched::{self, LOOK};
+use crate::watched::{self, POLL_INTERVAL};
 
 /// Looks at all of them now and then; what is wrong is in the log, and in a metric.
 pub(super) fn watch(lifecycle: &Lifecycle) {
     let stopping = lifecycle.stopping();
     lifecycle.spawn("reload", async move {
         let mut known = BTreeSet::<&str>::new();
-        while tokio::time::timeout(LOOK, stopping.cancelled()).await.is_err() {
+        while tokio::time::timeout(POLL_INTERVAL, stopping.cancelled()).await.is_err() {
             // A directory on another machine may take its time.
             let failed = tokio::task::spawn_blocking(watched::look_at_all).await?;
             for (what, failed) in &failed {

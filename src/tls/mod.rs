@@ -10,7 +10,7 @@ mod verify;
 mod words;
 
 pub use self::client::{ClientSettings, ClientTls, Current, Handshake, Names, Verify};
-pub use self::facts::{Facts, facts};
+pub use self::facts::{Facts, alternative_names, facts};
 pub use self::pem::{Pem, certificates, private_key};
 pub use self::words::{Remedy, explain, explain_io, remedy, within};
 

@@ -83,6 +83,28 @@ const RULES: &[Rule] = &[
         broken_by: ("source/csv.rs", "fn f(all: &crate::config::Config) {}"),
     },
     Rule {
+        why: "the configuration is below every room that reads it: what it checks of an address is in the leaf `address`",
+        rooms: &["config", "address", "printable.rs", "watched.rs"],
+        except: &[],
+        forbidden: &[
+            "crate::transport",
+            "crate::store",
+            "crate::source",
+            "crate::query",
+            "crate::http",
+            "crate::roles",
+            "crate::cli",
+        ],
+        broken_by: ("config/resolve.rs", "fn f() { crate::store::postgres::validate(&postgres); }"),
+    },
+    Rule {
+        why: "what parses an address is a leaf: the configuration is read through it",
+        rooms: &["address"],
+        except: &[],
+        forbidden: &["crate::config", "crate::runtime"],
+        broken_by: ("address/postgres/mod.rs", "use crate::config::SslMode;"),
+    },
+    Rule {
         why: "rooms are told what to do and return what happened: metrics and lifecycle are recorded where they are used, in roles",
         rooms: &["source", "transport", "store", "batch", "model", "query", "retry.rs", "config", "cli.rs"],
         except: &[],
@@ -123,7 +145,8 @@ const RULES: &[Rule] = &[
     Rule {
         why: "the PostgreSQL client is an implementation: one room knows it",
         rooms: &[""],
-        except: &["store/postgres"],
+        // The client's own parser has the last word on what a URL of its is.
+        except: &["store/postgres", "address/postgres"],
         forbidden: &["tokio_postgres", "deadpool_postgres"],
         broken_by: ("roles/audit.rs", "fn f(_: tokio_postgres::Client) {}"),
     },

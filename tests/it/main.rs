@@ -4,6 +4,7 @@
 mod across;
 mod check;
 mod clusters;
+mod collect;
 mod config;
 mod embedded;
 mod faults;

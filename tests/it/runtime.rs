@@ -99,3 +99,10 @@ fn schema_and_completions_need_no_configuration() {
     let (code, stdout, _) = run(&["completions", "bash"], &broken);
     assert!(code == 0 && stdout.contains("dead-letters"));
 }
+
+#[test]
+fn an_error_about_a_name_stays_on_its_line_and_rings_no_bell() {
+    let (code, _, stderr) = run(&["stream", "--csv", "no\nerror: forged\u{1b}[2J\u{7}"], &[("REDIS_URL", "redis://127.0.0.1:1")]);
+    assert_ne!(code, 0);
+    assert!(!stderr.contains(['\u{1b}', '\u{7}']) && !stderr.lines().any(|line| line.starts_with("error: forged")), "{stderr:?}");
+}

@@ -3,11 +3,13 @@
 mod conformance;
 mod diagnose;
 mod histories;
+mod pooler;
 mod postgres;
 mod reading;
 mod rows;
 mod sqlite;
 mod tls;
+mod upgrade;
 
 /// Runs every promise on the stores that `$new` makes: `async fn() -> impl Harness`. Brought into a module of its own.
 macro_rules! suite {

@@ -274,7 +274,7 @@ async fn of_a_cluster_each_node_is_shown_and_audit_goes_on_when_one_is_away() {
     let (unknown, known): (Vec<_>, Vec<_>) = sources.iter().partition(|s| s["unknown"].is_string());
     assert!(!unknown.is_empty() && known.iter().all(|s| s["closes"] == json!(true)) && !known.is_empty(), "{account}");
     let text = app.run(&["audit"]).exits(1).stdout;
-    line(&text, &["nothing is known of it"]);
+    line(&text, &["does not answer"]);
     line(&text, &["A part of the queue does not answer"]);
 }
 
@@ -388,11 +388,42 @@ async fn replay_says_what_it_did_and_what_it_does_not_know() {
     app.run(&["stream", "--csv", &csv, "--cluster", "r", "--until", "stored"]).exits(0);
     let source = said(&app.run(&["audit", "--json"]).exits(0))["sources"][0]["source"].as_str().unwrap().to_owned();
     let unknown = "f".repeat(32);
-    let done = app.run(&["replay", "--source", &unknown, "--source", &source]).exits(1).says(&["knows no source", &unknown]);
+    let done =
+        app.run(&["replay", "--source", &unknown, "--source", &source]).exits(1).says(&["does not know the source", &unknown]);
     assert!(done.stdout.contains("1 sources are set back"), "{}", done.stdout);
     app.run(&["stream", "--csv", &csv, "--cluster", "r", "--until", "stored"]).exits(0);
     holds.arrive(&database, "r").await;
     let done = app.run(&["replay", "--all"]).exits(0);
     assert!(done.stdout.contains("1 sources are set back"), "{}", done.stdout);
     said(&app.run(&["audit", "--json"]).exits(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn names_with_control_characters_forge_no_line_and_reach_no_terminal() {
+    const NASTY: &str = "a\nFORGED line\u{1b}[2J\u{9b}31m\u{202e}";
+    let redis = RedisServer::start();
+    let database = Server::shared().empty_database().await;
+    let app = App::new(&redis.url(), &database.url);
+    let collect = app.start(&["collect"]);
+    let (csv, _) = app.export("a.csv", 1, 5, 1);
+    let path = app.dir.path().join(format!("{NASTY}.csv"));
+    std::fs::rename(&csv, &path).unwrap();
+    let harmless = |output: &str| {
+        assert!(!output.contains(['\u{1b}', '\u{9b}', '\u{202e}']), "{output:?}");
+        assert!(!output.lines().any(|line| line.trim_start().starts_with("FORGED")), "{output}");
+    };
+    let streamed = app.run(&["stream", "--csv", text(&path), "--cluster", "g", "--until", "stored"]).exits(0);
+    harmless(&streamed.stderr);
+    redis.ok(&["XGROUP", "CREATE", "{telemetry:0}:stream", NASTY, "0", "MKSTREAM"]);
+    for command in [&["audit"][..], &["audit", "--json"], &["top", "--once"], &["groups", "list"], &["groups", "list", "--json"]]
+    {
+        let done = app.run(command);
+        assert_eq!(done.code, Some(0), "{command:?}: {}", done.stderr);
+        harmless(&done.stdout);
+        assert!(done.stdout.contains("\\u001b[2J"), "{command:?}: {}", done.stdout);
+    }
+    let missing = app.run(&["stream", "--csv", &format!("{}/b{NASTY}", text(app.dir.path()))]);
+    assert_ne!(missing.code, Some(0));
+    harmless(&missing.stderr);
+    harmless(&collect.log());
 }

@@ -40,7 +40,7 @@ def uninstall(test):
     exact(test, "before the end")
     said = bash(test, f"kubectl --context central-cluster --namespace {SYSTEM} exec deployment/telemetry-central-collector -- telemetry audit")
     test.report.quote(said.stdout)
-    test.report.check("stands somewhere, once" in said.stdout, "telemetry audit closes")
+    test.report.check("is accounted for, once" in said.stdout, "telemetry audit closes")
     removed(test, test.edge, SYSTEM, EDGE)
     removed(test, test.central, SYSTEM, CENTRAL)
 

@@ -62,6 +62,9 @@ impl From<QueryError> for Problem {
                 tracing::debug!(detail, "a request was answered with 503");
                 Self::unavailable(brief)
             }
+            QueryError::Busy => {
+                Self::unavailable("other requests hold the memory that this one needs (http.query_memory): try again later")
+            }
             QueryError::Internal(detail) => Self::internal(&detail),
         }
     }

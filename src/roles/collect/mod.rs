@@ -158,7 +158,7 @@ impl Shared {
 
 /// Runs the role.
 pub async fn run(config: Arc<Config>, lifecycle: Lifecycle) -> anyhow::Result<Exit> {
-    let store = Arc::new(PostgresStore::connect(&config.postgres()?)?);
+    let store = Arc::new(PostgresStore::connect(&super::postgres(&config)?)?);
     certificates::watch_store(&lifecycle, &store);
     let redis = config.redis()?;
     lifecycle.health().set(Which::Postgres.part(), Err("not reached yet".into()));

@@ -22,25 +22,23 @@ use crate::transport::redis::RedisTransport;
 
 /// Runs the command.
 pub async fn run(config: Arc<Config>, _: Lifecycle, what: cli::DeadLetters) -> anyhow::Result<Exit> {
-    let store = PostgresStore::connect(&config.postgres()?)?;
+    let store = PostgresStore::connect(&super::postgres(&config)?)?;
     match what {
         cli::DeadLetters::List { json } => list(&store, json).await?,
         cli::DeadLetters::Show { id, rows, json } => {
             let shown = show::Shown::new(&find(&store, id).await?, if json { usize::MAX } else { rows });
-            super::print(|out| {
-                if json {
-                    writeln!(out, "{}", serde_json::to_string_pretty(&shown)?)
-                } else {
-                    out.write_all(shown.text().as_bytes())
-                }
-            })?;
+            if json {
+                super::print_json(&shown)?;
+            } else {
+                super::print(&shown.text())?;
+            }
         }
         cli::DeadLetters::Retry { which, json } => {
             let ids = which.ids(&store).await?;
             let mut outcomes = Vec::new();
             for id in ids {
                 outcomes.push(Outcome::of(id, retry(&config, &store, id).await));
-                say_outcome(&outcomes, json);
+                say_outcome(&outcomes, json)?;
             }
             return ended(&outcomes, json);
         }
@@ -49,7 +47,7 @@ pub async fn run(config: Arc<Config>, _: Lifecycle, what: cli::DeadLetters) -> a
             let mut outcomes = Vec::new();
             for id in ids {
                 outcomes.push(Outcome::of(id, give_up(&store, id).await));
-                say_outcome(&outcomes, json);
+                say_outcome(&outcomes, json)?;
             }
             return ended(&outcomes, json);
         }
@@ -93,28 +91,29 @@ impl Outcome {
 }
 
 /// Says the last outcome to people, as soon as it is known.
-fn say_outcome(outcomes: &[Outcome], json: bool) {
-    let Some(Outcome { id, error, done }) = outcomes.last().filter(|_| !json) else { return };
+fn say_outcome(outcomes: &[Outcome], json: bool) -> anyhow::Result<()> {
+    let Some(Outcome { id, error, done }) = outcomes.last().filter(|_| !json) else { return Ok(()) };
     match (error, done) {
-        (Some(error), _) => eprintln!("error: dead letter {id}: {error}"),
+        (Some(error), _) => super::print_error(&format!("dead letter {id}: {error}")),
         (None, Some(Done::Stored { stored, duplicate, rejected })) => {
-            println!(
-                "dead letter {id}: stored {stored} samples; {duplicate} were there already, {rejected} rows are rejected ones"
-            );
+            super::print(&format!(
+                "dead letter {id}: stored {stored} samples; {duplicate} were stored before, {rejected} rows are rejected\n"
+            ))?;
         }
         (None, Some(Done::Dropped { source, first_row, end_row })) => {
             let rows = say::rows(crate::model::RowRange { first: *first_row, end: *end_row });
-            println!("dead letter {id}: dropped; rows {rows} of source {source} are given up");
+            super::print(&format!("dead letter {id}: dropped; rows {rows} of source {source} are given up\n"))?;
         }
         (None, None) => {}
     }
+    Ok(())
 }
 
 fn ended(outcomes: &[Outcome], json: bool) -> anyhow::Result<Exit> {
     if json {
-        super::print(|out| writeln!(out, "{}", serde_json::to_string_pretty(outcomes)?))?;
+        super::print_json(outcomes)?;
     } else if outcomes.is_empty() {
-        println!("There are no dead letters.");
+        super::print("There are no dead letters.\n")?;
     }
     // Each is tried, also after one that failed.
     Ok(if outcomes.iter().all(|outcome| outcome.error.is_none()) { Exit::Done } else { Exit::Failed })
@@ -176,11 +175,10 @@ async fn list(store: &dyn Store, json: bool) -> anyhow::Result<()> {
         })
         .collect();
     if json {
-        return super::print(|out| writeln!(out, "{}", serde_json::to_string_pretty(&listed)?));
+        return super::print_json(&listed);
     }
     if listed.is_empty() {
-        println!("There are no dead letters.");
-        return Ok(());
+        return super::print("There are no dead letters.\n");
     }
     let mut rows = vec![["id", "buried", "cluster", "name", "source", "rows", "reason"].map(String::from)];
     rows.extend(listed.into_iter().map(|l| {
@@ -188,7 +186,7 @@ async fn list(store: &dyn Store, json: bool) -> anyhow::Result<()> {
         let reason = if l.stored_since { format!("(stored since: drop it) {}", l.reason) } else { l.reason };
         [l.id.to_string(), l.buried, l.cluster, l.name, l.source, range, reason]
     }));
-    super::print(|out| out.write_all(super::table::render(&rows).as_bytes()))
+    super::print(&super::table::render(&rows))
 }
 
 async fn retry(config: &Config, store: &dyn Store, id: i64) -> anyhow::Result<Done> {

@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::time;
 use crate::batch::{self, Batch, Dictionary};
 use crate::model::Series;
+use crate::printable;
 use crate::roles::{say, table};
 use crate::store::DeadLetter;
 
@@ -111,7 +112,7 @@ impl Shown {
         let mut out = String::new();
         let rows = say::rows(crate::model::RowRange { first: self.first_row, end: self.end_row });
         let mut line = |name: &str, what: &str| {
-            let _ = writeln!(out, "{name:<11} {what}");
+            let _ = writeln!(out, "{name:<11} {}", printable::line(what));
         };
         line("dead letter", &self.id.to_string());
         line("buried", &self.buried);
@@ -187,7 +188,9 @@ impl Content {
         let rejected: usize = self.rejected.values().sum();
         let _ = writeln!(
             out,
-            "content     {name} of cluster {cluster}, closed {closed}: {samples} samples of {series_count} series, {rejected} rejected rows"
+            "content     {} of cluster {}, closed {closed}: {samples} samples of {series_count} series, {rejected} rejected rows",
+            printable::line(name),
+            printable::line(cluster)
         );
         for (reason, rows) in &self.rejected {
             let _ = writeln!(out, "rejected    {rows} × {reason}");

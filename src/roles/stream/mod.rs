@@ -118,7 +118,7 @@ async fn once(shared: &Arc<Shared>, inputs: Vec<Input>, names: Names) -> anyhow:
                     return Err(error.into_error());
                 }
                 // A file that cannot be read keeps nobody from reading the others.
-                eprintln!("error: {error}");
+                crate::roles::print_error(&error.to_string());
                 tracing::debug!(name, "this source failed");
                 failed += 1;
             }

@@ -8,6 +8,7 @@ use super::Connection;
 use super::queue::QueueSeen;
 use super::store::StoreSeen;
 use crate::model::{Partition, SourceId, now_ms};
+use crate::printable;
 use crate::roles::{groups, say};
 
 /// An oldest entry that waits longer than this is marked.
@@ -117,7 +118,7 @@ impl Tab {
 }
 
 fn text(text: impl Into<String>) -> Cell {
-    Cell { text: text.into(), by: By::Text }
+    Cell { text: printable::line(&text.into()).into_owned(), by: By::Text }
 }
 
 fn count(n: Option<u64>) -> Cell {
@@ -332,7 +333,7 @@ impl View {
             if self.queue.nodes.len() > 1 {
                 said += &format!("   partition {}", say::list(&seen.partitions));
             }
-            lines.push((said, mark(seen)));
+            lines.push((printable::line(&said).into_owned(), mark(seen)));
         }
         if lines.is_empty() {
             lines.push(("Redis   not asked yet".to_owned(), Mark::Plain));
@@ -347,7 +348,7 @@ impl View {
                     said += &format!("   {problem}");
                 }
                 let good = !matches!(store.connection.state, Some(Err(_))) && store.problem.is_none();
-                (said, if good { Mark::Plain } else { Mark::Bad })
+                (printable::line(&said).into_owned(), if good { Mark::Plain } else { Mark::Bad })
             }
         });
         lines

@@ -72,7 +72,7 @@ pub async fn run(config: Arc<Config>, lifecycle: Lifecycle, what: cli::Top) -> a
     };
     // An edge has no database.
     let store = match config.postgres.url {
-        Some(_) => Some(StoreLooker::new(PostgresStore::connect(&config.postgres()?)?)),
+        Some(_) => Some(StoreLooker::new(PostgresStore::connect(&super::postgres(&config)?)?)),
         None => None,
     };
     let queue = QueueLooker::new(queue);
@@ -98,7 +98,7 @@ async fn once(mut queue: QueueLooker, mut store: Option<StoreLooker>, interval: 
     let (queue, store) = (queue.seen(), store.map(|store| store.seen()));
     let answers = queue.answers();
     let view = View::new(queue, store, interval);
-    super::print(|out| out.write_all(text::render(&view, Instant::now()).as_bytes()))?;
+    super::print(&text::render(&view, Instant::now()))?;
     Ok(if answers { Exit::Done } else { Exit::Failed })
 }
 

@@ -20,7 +20,7 @@ use tokio_postgres::{Client, Config, Error, NoTls, Socket};
 
 use super::error::{Login, is_refusal, is_tls, was_cut_off};
 use super::tls::Tls;
-use super::url::{Endpoint, parse};
+use crate::address::postgres::{Endpoint, parse};
 use crate::config::{Postgres, SslMode};
 use crate::watched::Secret;
 

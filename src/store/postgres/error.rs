@@ -12,7 +12,7 @@ use tokio_postgres::error::SqlState;
 use tokio_rustls::rustls::{AlertDescription, Error as TlsError};
 
 use super::tls::{CA, CERT};
-use super::url::Endpoint;
+use crate::address::postgres::Endpoint;
 use crate::store::StoreError;
 use crate::tls::{Remedy, explain, remedy, within};
 

@@ -2,11 +2,10 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `url`, `asked` | `DATABASE_URL`: what it may be, and what is wrong with it; what it says of TLS |
 //! | `tls`, `connect` | modes as libpq has them; how a connection is made, with the newest certificates and password |
-//! | `pool` | connections, timeouts, sessions that are thrown away unless they end well |
+//! | `pool`, `pooler` | connections, timeouts, sessions that are thrown away unless they end well; poolers that cannot be used |
 //! | `error` | what an SQLSTATE means: wait, ask a person, or the batch's fault |
-//! | `migrate`, `migrations/` | the schema |
+//! | `migrate`, `migrations/`, `indexes` | the schema, and how it changes under programs that use it |
 //! | `series`, `partitions` | made outside of the commit: ids of series and GPUs, a partition a day |
 //! | `copy` | chunks to binary COPY |
 //! | `commit`, `overlap` | the transaction: fast path, slow path |
@@ -18,24 +17,24 @@
 //! Advisory locks (`telemetry migrate`, `telemetry partitions`) are taken by transactions that take none of these.
 
 mod arrays;
-mod asked;
 mod commit;
 mod connect;
 mod copy;
 mod dead;
 mod diagnose;
 mod error;
+mod indexes;
 mod ledger;
 mod migrate;
 mod overlap;
 mod partitions;
 mod pool;
+mod pooler;
 mod read;
 mod rights;
 mod series;
 mod tls;
 mod types;
-mod url;
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
@@ -47,8 +46,8 @@ use self::connect::Connector;
 pub use self::diagnose::diagnose;
 use self::pool::{Connections, Session};
 use self::series::Caches;
-pub use self::url::{Endpoint, validate_url};
 use super::{Committed, DeadLetter, Incoming, Result, SourceLedger, Standing, Store, StoreError};
+use crate::address::postgres::Endpoint;
 use crate::config::Postgres;
 use crate::model::SourceId;
 
@@ -93,7 +92,7 @@ impl PostgresStore {
         let caches = Arc::new(Caches::new(config.series_cache));
         let on_new = Arc::clone(&caches);
         let connections = Connections::new(&connector, config, config.pool_size, move || on_new.forget())?;
-        let pulse = Connections::new(&connector, config, 1, || {})?;
+        let pulse = Connections::new(&connector, config, 1, || {})?.sharing_with(&connections);
         Ok(Self { connector, connections, pulse, caches, id: OnceLock::new() })
     }
 

@@ -1,7 +1,7 @@
 //! Connections: a lazy pool, and a session that is thrown away unless it ended well.
 
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime};
@@ -10,7 +10,8 @@ use tokio_postgres::{Row, Statement};
 
 use super::connect::Connector;
 use super::error::{Fault, Result, from_pool, from_postgres};
-use super::url::Endpoint;
+use super::pooler;
+use crate::address::postgres::Endpoint;
 use crate::config::Postgres;
 use crate::store::StoreError;
 
@@ -35,6 +36,8 @@ pub(super) struct Connections {
     connector: Connector,
     pub(super) endpoint: Arc<Endpoint>,
     limit: Duration,
+    /// Set once it is known that connections have server processes of their own.
+    unshared: Arc<OnceLock<()>>,
 }
 
 impl Connections {
@@ -89,7 +92,14 @@ impl Connections {
             }))
             .build()
             .map_err(|error| StoreError::Refused { endpoint: format!("PostgreSQL at {endpoint}"), reason: error.to_string() })?;
-        Ok(Self { pool, connector: connector.clone(), endpoint, limit: config.statement_timeout + GRACE })
+        let limit = config.statement_timeout + GRACE;
+        Ok(Self { pool, connector: connector.clone(), endpoint, limit, unshared: Arc::default() })
+    }
+
+    /// The same way to the same server as another pool: what is known of the way is known to both.
+    pub(super) fn sharing_with(mut self, other: &Self) -> Self {
+        self.unshared = Arc::clone(&other.unshared);
+        self
     }
 
     /// Ends idle connections that were made with certificates that have been replaced. Others are ended when they come back.
@@ -107,6 +117,22 @@ impl Connections {
 
     /// A connection of one's own.
     pub(super) async fn session(&self) -> Result<Session> {
+        if self.unshared.get().is_none() {
+            match pooler::is_between(&self.connector).await {
+                Ok(false) => {
+                    self.unshared.get_or_init(|| ());
+                }
+                Ok(true) => {
+                    return Err(StoreError::Refused {
+                        endpoint: format!("PostgreSQL at {}", self.endpoint),
+                        reason: format!("{}; {}", pooler::FOUND, pooler::REMEDY),
+                    }
+                    .into());
+                }
+                // What keeps us from connecting is said below.
+                Err(error) => tracing::debug!(%error, "looking for a connection pooler"),
+            }
+        }
         let object = self.pool.get().await.map_err(|error| from_pool(&self.endpoint, self.connector.login(), error))?;
         Ok(Session { object: Some(object), endpoint: Arc::clone(&self.endpoint), limit: self.limit })
     }

@@ -3,7 +3,7 @@
 use super::error::Result;
 use super::migrate;
 use super::pool::Session;
-use super::url::Endpoint;
+use crate::address::postgres::Endpoint;
 use crate::store::StoreError;
 
 /// The tables that it may not read and write, whether it may attach partitions (an owner may), and whether it may make tables.

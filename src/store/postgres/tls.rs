@@ -7,7 +7,7 @@ use secrecy::SecretString;
 use tokio_postgres_rustls::MakeRustlsConnect;
 use tokio_rustls::rustls::version::{TLS12, TLS13};
 
-use super::asked::Asked;
+use crate::address::postgres::TlsParameters;
 use crate::config::{PostgresTls, SslMode};
 use crate::tls::{ClientSettings, ClientTls, Current, Handshake, Names, Verify};
 
@@ -33,7 +33,7 @@ pub(super) struct Tls {
 
 impl Tls {
     /// What both ask for.
-    pub(super) fn wanted(asked: Asked, keys: &PostgresTls) -> Result<Option<Self>, String> {
+    pub(super) fn wanted(asked: TlsParameters, keys: &PostgresTls) -> Result<Option<Self>, String> {
         let mode = one("mode", "sslmode", asked.mode, keys.mode)?;
         let key_of_url = asked.key.clone().map(SecretString::from);
         if key_of_url.is_some() && keys.key.is_some() {
@@ -147,7 +147,6 @@ fn one<T: PartialEq>(key: &str, parameter: &str, asked: Option<T>, set: Option<T
 
 #[cfg(test)]
 mod tests {
-    use super::super::asked::take;
     use super::*;
 
     /// What comes of the parameters of a URL and of keys; `CA` stands for an authority.
@@ -155,7 +154,7 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), authority()).unwrap();
         let parameters = parameters.replace("CA", file.path().to_str().unwrap());
-        let (_, asked) = take(&format!("postgres://h/t?{parameters}")).unwrap();
+        let (_, _, asked) = crate::address::postgres::parse(&format!("postgres://h/t?{parameters}"))?;
         Tls::wanted(asked, keys).map(|tls| tls.map(|tls| (tls.mode, tls.verify)))
     }
 

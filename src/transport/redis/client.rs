@@ -28,7 +28,7 @@ use super::reply;
 use super::script::{self, Script};
 use super::shared::Shared;
 use super::topology::Kind;
-use super::url::Address;
+use crate::address::redis::Address;
 use crate::model::Partition;
 use crate::tls::Current;
 use crate::transport::{Result, TransportError};

@@ -14,7 +14,7 @@ use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_rustls::rustls::{CertificateError, ClientConfig, Error, ProtocolVersion};
 
-use super::url::Address;
+use crate::address::redis::Address;
 use crate::tls::{self, Facts, Remedy};
 
 /// What the settings are called in messages.

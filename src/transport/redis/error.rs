@@ -3,7 +3,7 @@
 use fred::error::{Error, ErrorKind};
 
 use super::script::Script;
-use super::url::Address;
+use crate::address::redis::Address;
 use crate::transport::TransportError;
 
 /// What was asked of Redis, for messages.

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::time::Instant;
 
-use super::url::Address;
+use crate::address::redis::Address;
 use crate::transport::TransportError;
 
 /// Those of all servers that were met.

@@ -100,7 +100,6 @@ mod session;
 mod shared;
 mod spare;
 mod topology;
-mod url;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -115,7 +114,7 @@ use tokio::time::Instant;
 pub use self::diagnose::{Probed, Side, diagnose};
 pub use self::dial::{Fault, Reached, Step};
 pub use self::inspect::{Node, Retired};
-pub use self::url::{Address, Endpoint, validate_url};
+pub use crate::address::redis::Address;
 
 use self::client::Conn;
 use self::link::Link;

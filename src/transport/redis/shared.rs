@@ -12,7 +12,7 @@ use super::keys::Keys;
 use super::life::Lives;
 use super::spare::Spares;
 use super::topology::Topology;
-use super::url::{Address, Endpoint, validate_url};
+use crate::address::redis::{Address, Endpoint, validate_url};
 use crate::tls::{ClientSettings, ClientTls, Names, Verify};
 use crate::transport::{Result, TransportError};
 use crate::watched::Secret;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::client::Conn;
-use super::url::Address;
+use crate::address::redis::Address;
 
 /// How long one is kept for somebody who needs it.
 const KEPT: Duration = Duration::from_secs(3);

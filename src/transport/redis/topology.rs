@@ -20,7 +20,7 @@ use super::client::{Conn, Credentials};
 use super::made::Made;
 use super::reply;
 use super::shared::Shared;
-use super::url::Address;
+use crate::address::redis::Address;
 use crate::model::Partition;
 use crate::retry::Backoff;
 use crate::transport::{Result, TransportError};

@@ -187,3 +187,115 @@ async fn downloads_do_not_hold_up_the_end() {
     assert!(serving.role.log().contains("cut off"), "{}", serving.role.log());
     drop((streams, idle));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_drips_is_cut_off_and_health_stays_quick() {
+    let app = app()
+        .with("TELEMETRY__HTTP__STALL_TIMEOUT", "2s")
+        .with("TELEMETRY__HTTP__MIN_TRANSFER_RATE", "1MiB")
+        .with("TELEMETRY__HTTP__MAX_CONNECTIONS", "16")
+        .with("TELEMETRY__HTTP__MAX_CONNECTIONS_PER_CLIENT", "8");
+    let (serving, path) = long_download(app).await;
+    let mut slow: Vec<TcpStream> = (0..8).map(|_| begin(&serving, &path)).collect();
+    // This client has as many as it may: it learns so, and health is answered all the same.
+    let more = serving.ask("/api/v1/gpus");
+    more.problem(503, &["http.max_connections_per_client"]);
+    assert!(more.header("retry-after").is_some());
+    assert_eq!((serving.ask("/livez").status, serving.ask("/readyz").status), (200, 200));
+    // A little at a time: never stalled, and never done.
+    let drip = tokio::task::spawn_blocking(move || {
+        let mut piece = [0; 2048];
+        for _ in 0..2000 {
+            slow.retain_mut(|stream| stream.read(&mut piece).is_ok_and(|n| n > 0));
+            if slow.is_empty() {
+                return true;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        false
+    });
+    wait_for("they are cut off", || async { serving.role.metric("telemetry_http_connections") == Some(0.0) }).await;
+    assert!(drip.await.unwrap(), "what the system had buffered, and then an end");
+    assert_eq!(serving.ask("/api/v1/gpus").status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pages_of_other_sites_do_not_read_an_open_server() {
+    let serving = small(app()).await;
+    let ask = |host: &str, lines: &str, path: &str| {
+        send(serving.port, &format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n{lines}\r\n")).unwrap()
+    };
+    for host in ["localhost", "127.0.0.1:8080", "[::1]", "app.localhost:1"] {
+        assert_eq!(ask(host, "", "/api/v1/gpus").status, 200, "{host}");
+    }
+    for path in ["/api/v1/gpus", "/metrics", "/openapi.json"] {
+        ask("evil.example", "", path).problem(403, &["http.tokens_file", "--insecure-open"]);
+    }
+    assert_eq!(ask("evil.example", "", "/livez").status, 200);
+    ask("localhost", "Sec-Fetch-Site: cross-site\r\n", "/api/v1/gpus").problem(403, &["http.cors_origins"]);
+    ask("localhost", "Sec-Fetch-Site: cross-site\r\nSec-Fetch-Mode: navigate\r\n", "/api/v1/gpus").problem(403, &[]);
+    for lines in ["Sec-Fetch-Site: same-origin\r\n", "Sec-Fetch-Site: none\r\n"] {
+        assert_eq!(ask("localhost", lines, "/api/v1/gpus").status, 200, "{lines}");
+    }
+    let link = ask("localhost", "Sec-Fetch-Site: cross-site\r\nSec-Fetch-Mode: navigate\r\n", "/");
+    assert_eq!(link.status, 200, "a link on another site leads to the page");
+    drop(serving);
+
+    // Asked for: any name, and pages of configured origins.
+    let app =
+        app().with("TELEMETRY__HTTP__INSECURE_OPEN", "true").with("TELEMETRY__HTTP__CORS_ORIGINS", "https://grafana.example");
+    let serving = Serving::start(app, &["all"]).await;
+    let ask = |lines: &str| {
+        send(serving.port, &format!("GET /api/v1/gpus HTTP/1.1\r\nHost: gpus.example\r\nConnection: close\r\n{lines}\r\n"))
+            .unwrap()
+    };
+    assert_eq!(ask("").status, 200);
+    assert_eq!(ask("Sec-Fetch-Site: cross-site\r\nOrigin: https://grafana.example\r\n").status, 200);
+    ask("Sec-Fetch-Site: cross-site\r\nOrigin: https://evil.example\r\n").problem(403, &["http.cors_origins"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn behind_a_proxy_each_client_has_a_rate_of_its_own() {
+    let app = app()
+        .with("TELEMETRY__HTTP__RATE", "1")
+        .with("TELEMETRY__HTTP__BURST", "3")
+        .with("TELEMETRY__HTTP__TRUSTED_PROXIES", "127.0.0.0/8,::1");
+    let serving = Serving::start(app, &["all"]).await;
+    let asks = |client: &str| serving.ask_with("/api/v1/clusters", &[&format!("X-Forwarded-For: {client}")]).status;
+    let flood: Vec<u16> = (0..8).map(|n| asks(&format!("203.0.113.{n}, 198.51.100.1"))).collect();
+    assert!(flood.contains(&429), "what a client invents on the left gives it no new rate: {flood:?}");
+    assert_eq!(asks("198.51.100.2"), 200, "another client");
+    let wrong = App::new("", "").with("TELEMETRY__HTTP__TRUSTED_PROXIES", "proxy.example");
+    wrong.run(&["config", "check"]).exits(2).says(&["TRUSTED_PROXIES", "10.0.0.0/8"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_share_a_budget_of_memory() {
+    let app = app().with("TELEMETRY__HTTP__QUERY_MEMORY", "64MiB").with("TELEMETRY__HTTP__QUERY_QUEUE_TIMEOUT", "100ms");
+    let (serving, path) = long_download(app).await;
+    // Downloads that nobody takes, until there is no memory for another one.
+    let mut held = Vec::new();
+    let refused = loop {
+        assert!(held.len() < 40, "so many hold memory");
+        let mut stream = TcpStream::connect(("127.0.0.1", serving.port)).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nAccept: application/x-ndjson\r\nConnection: close\r\n\r\n")
+            .unwrap();
+        let mut first = [0; 12];
+        stream.read_exact(&mut first).unwrap();
+        if first == *b"HTTP/1.1 503" {
+            let mut rest = String::new();
+            stream.read_to_string(&mut rest).unwrap();
+            break rest.to_ascii_lowercase();
+        }
+        assert_eq!(&first, b"HTTP/1.1 200");
+        held.push(stream);
+    };
+    assert!(refused.contains("retry-after:") && refused.contains("http.query_memory"), "{refused}");
+    // Pages have a part of their own, and what is given back is there for the next.
+    assert_eq!(serving.ask("/api/v1/telemetry/latest").status, 200);
+    drop(held);
+    wait_for("a download", || async {
+        get(serving.port, &path, &["Accept: text/csv"]).is_some_and(|answer| answer.status == 200)
+    })
+    .await;
+}

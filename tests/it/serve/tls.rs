@@ -48,14 +48,22 @@ impl Authority {
         version: &'static SupportedProtocolVersion,
         own: Option<&Issued>,
     ) -> Result<String, String> {
+        self.ask(port, name, version, own, "GET /livez HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n").await
+    }
+
+    async fn ask(
+        &self,
+        port: u16,
+        name: &'static str,
+        version: &'static SupportedProtocolVersion,
+        own: Option<&Issued>,
+        request: &str,
+    ) -> Result<String, String> {
         let stream = TcpStream::connect(("127.0.0.1", port)).await.map_err(|error| error.to_string())?;
         let name = ServerName::try_from(name).unwrap();
         let connector = self.connector(version, b"http/1.1", own);
         let mut stream = connector.connect(name, stream).await.map_err(|error| error.to_string())?;
-        stream
-            .write_all(b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-            .await
-            .map_err(|error| error.to_string())?;
+        stream.write_all(request.as_bytes()).await.map_err(|error| error.to_string())?;
         let mut answer = String::new();
         let read = stream.read_to_string(&mut answer).await;
         // Whoever is refused learns it after the handshake.
@@ -145,4 +153,46 @@ async fn with_an_authority_for_clients_only_those_with_a_certificate_get_in() {
     write(&dir.join("clients.crt"), &others.pem);
     let get = |own| servers.get_as(serving.port, "gateway.example", &version::TLS13, Some(own));
     wait_for("the other authority", || async { get(&foreign).await.is_ok() && get(&good).await.is_err() }).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_certificates_with_the_right_names_read_and_a_token_may_do_instead() {
+    // sha256("secret")
+    const TOKEN: &str = "sha256:2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b grafana\n";
+    let (servers, clients) = (Authority::new("servers"), Authority::new("clients"));
+    let right = clients.issue(&named(&["grafana.monitoring.example"]));
+    let wrong = clients.issue(&named(&["grafana.monitoring.example.evil.example"]));
+    for authentication in ["", "all", "any"] {
+        let app = app();
+        let dir = app.dir.path().to_owned();
+        servers.issue(&named(&["gateway.example"])).write(&dir, "tls");
+        write(&dir.join("clients.crt"), &clients.pem);
+        write(&dir.join("tokens"), TOKEN);
+        let mut app = app
+            .with("TELEMETRY__HTTP__TLS_CLIENT_CA_FILE", text(&dir.join("clients.crt")))
+            .with("TELEMETRY__HTTP__TLS_CLIENT_NAMES", "*.Monitoring.example,spiffe://example/*");
+        if !authentication.is_empty() {
+            app = app
+                .with("TELEMETRY__HTTP__AUTHENTICATION", authentication)
+                .with("TELEMETRY_API_TOKENS_FILE", text(&dir.join("tokens")));
+        }
+        let serving = serving(app, &dir.join("tls.crt"), &dir.join("tls.key")).await;
+        let mut statuses = Vec::new();
+        for own in [Some(&right), Some(&wrong), None] {
+            for token in ["", "Authorization: Bearer secret\r\n"] {
+                let request = format!("GET /api/v1/gpus HTTP/1.1\r\nHost: h\r\nConnection: close\r\n{token}\r\n");
+                let answer = servers.ask(serving.port, "gateway.example", &version::TLS13, own, &request).await;
+                statuses.push(answer.map_or(0, |answer| answer[9..12].parse::<u16>().unwrap()));
+            }
+        }
+        // The right certificate, the wrong one, none; each without and with a token. 0: no connection.
+        let want = match authentication {
+            "" => [200, 200, 403, 403, 0, 0],
+            "all" => [401, 200, 403, 403, 0, 0],
+            _ => [200, 200, 401, 200, 401, 200],
+        };
+        assert_eq!(statuses, want, "{authentication}");
+    }
+    let alone = App::new("", "").with("TELEMETRY__HTTP__TLS_CLIENT_NAMES", "*.example");
+    alone.run(&["config", "check"]).exits(2).says(&["http.tls_client_names", "http.tls_client_ca_file"]);
 }

@@ -168,14 +168,28 @@ impl RedisServer {
         }
     }
 
+    /// Adds an entry to a partition's stream as somebody would who knows the keys and nothing else.
+    pub fn add_entry(&self, partition: u16, source: &str, (first, end): (u64, u64), payload: &[u8]) {
+        let (stream, first, end) = (format!("{{telemetry:{partition}}}:stream"), first.to_string(), end.to_string());
+        let words = ["XADD", &stream, "*", "s", source, "f", &first, "e", &end, "d"].map(str::as_bytes);
+        let answer = self.try_bytes(&[&words[..], &[payload]].concat()).unwrap();
+        assert!(matches!(answer, Reply::Text(_)), "{answer:?}");
+    }
+
     fn try_command(&self, words: &[&str]) -> std::io::Result<Reply> {
+        self.try_bytes(&words.iter().map(|word| word.as_bytes()).collect::<Vec<_>>())
+    }
+
+    fn try_bytes(&self, words: &[&[u8]]) -> std::io::Result<Reply> {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port))?;
         stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-        let mut request = format!("*{}\r\n", words.len());
+        let mut request = format!("*{}\r\n", words.len()).into_bytes();
         for word in words {
-            request.push_str(&format!("${}\r\n{word}\r\n", word.len()));
+            request.extend_from_slice(format!("${}\r\n", word.len()).as_bytes());
+            request.extend_from_slice(word);
+            request.extend_from_slice(b"\r\n");
         }
-        stream.write_all(request.as_bytes())?;
+        stream.write_all(&request)?;
         read_reply(&mut BufReader::new(stream))
     }
 }

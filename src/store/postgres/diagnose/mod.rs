@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use super::connect::Connector;
 use super::error::login_fault;
+use super::pooler;
 use crate::config::Postgres;
 use crate::diagnosis::{Outcome, Step};
 use crate::store::StoreError;
@@ -42,6 +43,15 @@ pub async fn diagnose(config: &Postgres) -> Vec<Step> {
         }
     };
     let took = begun.elapsed();
+    match tokio::time::timeout(connector.timeout() * 2, pooler::is_between(&connector)).await {
+        Ok(Ok(true)) => {
+            steps.push(Step::failed("pooler", pooler::FOUND, pooler::REMEDY));
+            // What it says of the server may be said of another connection.
+            return steps;
+        }
+        Ok(Ok(false)) => {}
+        outcome => tracing::debug!(?outcome, "looking for a connection pooler"),
+    }
     steps.extend(server::look(&client, config, took).await);
     steps
 }

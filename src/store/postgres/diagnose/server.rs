@@ -5,7 +5,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio_postgres::{Client, Error, Row};
 
 use super::super::error::chain;
-use super::super::migrate::{self, Applied, OLDEST_SERVER};
+use super::super::migrate::{self, Applied, Noted, OLDEST_SERVER};
 use crate::config::Postgres;
 use crate::diagnosis::Step;
 
@@ -126,8 +126,9 @@ async fn schema(client: &Client) -> Result<Vec<Step>, Error> {
         );
         return Ok(vec![Step::failed("rights", seen, todo)]);
     }
-    let rows = client.query("SELECT version, name, checksum FROM schema_migration ORDER BY version", &[]).await?;
-    let applied: Vec<(i32, String, String)> = rows.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect();
+    let has_steps: bool = client.query_one(migrate::HAS_STEPS, &[]).await?.get(0);
+    let rows = client.query(if has_steps { migrate::NOTED_IN_STEPS } else { migrate::NOTED }, &[]).await?;
+    let applied: Vec<Noted> = rows.iter().map(Noted::from).collect();
     let (step, current) = version(&migrate::compare(&applied), &schema);
     Ok(vec![step, rights(client, &schema, may_create, current).await?])
 }
@@ -138,8 +139,13 @@ fn version(applied: &Applied, schema: &str) -> (Step, bool) {
         Applied::Current => {
             (Step::ok("schema", format!("version {newest} in schema {schema}, the one this program knows")), true)
         }
+        Applied::Usable(version) => {
+            let seen = format!("version {version} in schema {schema}, which this program can use; it knows version {newest}");
+            let todo = "nothing: `telemetry collect` or `telemetry migrate` brings it up to date".to_owned();
+            (Step { todo, ..Step::ok("schema", seen) }, true)
+        }
         Applied::Older(version) => {
-            let seen = format!("version {version} in schema {schema}, this program needs {newest}");
+            let seen = format!("version {version} in schema {schema}, this program needs {}", migrate::needed());
             (
                 Step {
                     todo: "nothing: `telemetry collect` or `telemetry migrate` brings it up to date".to_owned(),
@@ -151,7 +157,9 @@ fn version(applied: &Applied, schema: &str) -> (Step, bool) {
         Applied::Newer(version, name) => (
             Step::failed(
                 "schema",
-                format!("version {version} ({name}) in schema {schema}, this program knows versions up to {newest}"),
+                format!(
+                    "version {version} ({name}) in schema {schema}, which programs that know versions up to {newest} cannot use"
+                ),
                 "upgrade telemetry, or use another database",
             ),
             false,

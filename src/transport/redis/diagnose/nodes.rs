@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::super::client::{Conn, Credentials, Info, NEEDED};
 use super::super::shared::Shared;
-use super::super::url::Address;
 use super::{SKEW, clock, ms};
+use crate::address::redis::Address;
 use crate::diagnosis::{Outcome, Step};
 use crate::transport::Result;
 

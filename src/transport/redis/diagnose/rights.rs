@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use super::super::client::{Conn, Credentials};
 use super::super::shared::Shared;
-use super::super::url::Address;
 use super::super::{reply, topology};
 use super::{Side, texts};
+use crate::address::redis::Address;
 use crate::diagnosis::Step;
 use crate::model::Partition;
 use crate::transport::{Result, TransportError};

@@ -1,7 +1,9 @@
 //! Checking `redis.url` before anything else sees it. Messages never contain the user part: it may be a password.
 
+use std::borrow::Cow;
 use std::fmt;
 
+use percent_encoding::percent_decode_str;
 use secrecy::SecretString;
 
 /// A server's place.
@@ -180,20 +182,11 @@ fn query_of(query: &str, seeds: &mut Vec<Address>) -> Result<Option<String>, Str
 
 /// Percent-decoded; as it is, if it is not percent-encoded UTF-8.
 fn decoded(text: &str) -> String {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&first, after)) = rest.split_first() {
-        rest = after;
-        if first != b'%' {
-            bytes.push(first);
-            continue;
-        }
-        let digit = |at: usize| after.get(at).and_then(|b| char::from(*b).to_digit(16));
-        let (Some(high), Some(low)) = (digit(0), digit(1)) else { return text.to_owned() };
-        bytes.push((high * 16 + low) as u8);
-        rest = &after[2..];
+    let is_escape = |rest: &str| rest.as_bytes().get(..2).is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit));
+    if !text.split('%').skip(1).all(is_escape) {
+        return text.to_owned();
     }
-    String::from_utf8(bytes).unwrap_or_else(|_| text.to_owned())
+    percent_decode_str(text).decode_utf8().map_or_else(|_| text.to_owned(), Cow::into_owned)
 }
 
 #[cfg(test)]

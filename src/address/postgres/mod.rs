@@ -1,29 +1,40 @@
 //! `DATABASE_URL`: what it may be, and what is wrong with one that is not. No message ever shows a password.
 
+mod ssl_mode;
+mod tls_parameters;
+
 use std::fmt;
 
 use tokio_postgres::Config;
 use tokio_postgres::config::Host;
 
-use super::asked::{self, Asked};
+pub use self::ssl_mode::SslMode;
+pub use self::tls_parameters::TlsParameters;
 
-/// Where a store is, without secrets. As text: `host:port/database`.
+/// Where a store is, without secrets. As text: `host:port/database`, with several hosts `a:5432,b:5433/database`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
-    /// The host's name or address, or the directory of its socket. Several are separated by commas.
-    pub host: String,
-    /// The port of the (first) host.
-    pub port: u16,
+    /// At least one: the host's name or address, or the directory of its socket; and its port.
+    pub hosts: Vec<(String, u16)>,
     /// The database.
     pub database: String,
 }
 
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}/{}", self.host, self.port, self.database)
+        for (n, (host, port)) in self.hosts.iter().enumerate() {
+            let separator = if n > 0 { "," } else { "" };
+            if host.contains(':') {
+                write!(f, "{separator}[{host}]:{port}")?;
+            } else {
+                write!(f, "{separator}{host}:{port}")?;
+            }
+        }
+        write!(f, "/{}", self.database)
     }
 }
 
+const DEFAULT_PORT: u16 = 5432;
 const EXAMPLE: &str = "postgres://user@host:5432/database";
 
 /// Checks a database URL (`postgres://…`, or `key=value` pairs) and says where it leads.
@@ -35,8 +46,12 @@ pub fn validate_url(url: &str) -> Result<Endpoint, String> {
     parse(url).map(|(_, endpoint, _)| endpoint)
 }
 
-/// The client's configuration for a URL, and what it says of TLS.
-pub(super) fn parse(url: &str) -> Result<(Config, Endpoint, Asked), String> {
+/// The client's configuration for a URL, where it leads, and its parameters that concern TLS.
+///
+/// # Errors
+///
+/// As [`validate_url`].
+pub fn parse(url: &str) -> Result<(Config, Endpoint, TlsParameters), String> {
     if url.trim().is_empty() {
         return Err(format!("the database URL is empty; expected {EXAMPLE}"));
     }
@@ -47,12 +62,12 @@ pub(super) fn parse(url: &str) -> Result<(Config, Endpoint, Asked), String> {
         }
         check_parts(rest)?;
     } else if !url.contains('=') {
-        return Err(format!("the database URL is no URL; expected {EXAMPLE}"));
+        return Err(format!("the database URL is not a URL; expected {EXAMPLE}"));
     }
-    let (rest, asked) = asked::take(url)?;
+    let (rest, tls) = tls_parameters::take(url)?;
     let config = rest.parse::<Config>().map_err(|error| explain(url, &error))?;
     let endpoint = endpoint_of(&config)?;
-    Ok((config, endpoint, asked))
+    Ok((config, endpoint, tls))
 }
 
 /// What the client would refuse without saying where, or take without saying a word.
@@ -109,21 +124,16 @@ fn explain(url: &str, error: &tokio_postgres::Error) -> String {
 }
 
 fn endpoint_of(config: &Config) -> Result<Endpoint, String> {
-    let hosts: Vec<String> = config
-        .get_hosts()
-        .iter()
-        .map(|host| match host {
-            Host::Tcp(name) => name.clone(),
-            #[cfg(unix)]
-            Host::Unix(path) => path.display().to_string(),
-        })
-        .collect();
-    let host = if hosts.is_empty() {
-        config.get_hostaddrs().iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
-    } else {
-        hosts.join(",")
+    let name = |host: &Host| match host {
+        Host::Tcp(name) => name.clone(),
+        #[cfg(unix)]
+        Host::Unix(path) => path.display().to_string(),
     };
-    if host.is_empty() {
+    let mut names: Vec<String> = config.get_hosts().iter().map(name).collect();
+    if names.is_empty() {
+        names = config.get_hostaddrs().iter().map(ToString::to_string).collect();
+    }
+    if names.is_empty() {
         return Err(format!("the database URL names no host; expected {EXAMPLE}"));
     }
     let database = config.get_dbname().unwrap_or_default().to_owned();
@@ -137,7 +147,10 @@ fn endpoint_of(config: &Config) -> Result<Endpoint, String> {
     if ports > 1 && ports != hosts.max(addresses) {
         return Err(format!("the database URL has {ports} ports for {} hosts; give one, or one each", hosts.max(addresses)));
     }
-    Ok(Endpoint { host, port: config.get_ports().first().copied().unwrap_or(5432), database })
+    // One port is that of every host.
+    let port = |n: usize| config.get_ports().get(n).or(config.get_ports().first()).copied().unwrap_or(DEFAULT_PORT);
+    let hosts = names.into_iter().enumerate().map(|(n, name)| (name, port(n))).collect();
+    Ok(Endpoint { hosts, database })
 }
 
 #[cfg(test)]
@@ -151,8 +164,10 @@ mod tests {
         for (url, expected) in [
             ("postgres://u:secret@db.example:5433/telemetry", "db.example:5433/telemetry"),
             ("postgresql://db/telemetry?sslmode=disable", "db:5432/telemetry"),
-            ("postgres://u:p%40%2F@[::1]:5432/t?sslmode=prefer&application_name=x", "::1:5432/t"),
-            ("postgres://u@a:1,b:2/t", "a,b:1/t"),
+            ("postgres://u:p%40%2F@[::1]:5432/t?sslmode=prefer&application_name=x", "[::1]:5432/t"),
+            ("postgres://u@a:1,b:2/t", "a:1,b:2/t"),
+            ("postgres://u@a,b/t", "a:5432,b:5432/t"),
+            ("host=a,b port=6000 dbname=t", "a:6000,b:6000/t"),
             ("postgres://u:p@db/t?sslmode=verify-full&sslrootcert=/ca.pem&channel_binding=require", "db:5432/t"),
             ("host=db dbname=t sslmode=verify-ca sslrootcert='/my ca.pem' sslnegotiation=direct", "db:5432/t"),
             ("postgres://u@%2Frun%2Fpostgresql/t", "/run/postgresql:5432/t"),
@@ -166,7 +181,7 @@ mod tests {
     fn bad_urls_say_what_is_wrong_and_keep_the_password() {
         for (url, says) in [
             ("", "empty"),
-            ("db.example", "no URL"),
+            ("db.example", "not a URL"),
             ("mysql://u:hunter2@db/t", "mysql"),
             ("http://db/t", "scheme"),
             ("postgres://u:hunter2@db:54x2/t", "54x2"),

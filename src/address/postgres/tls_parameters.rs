@@ -1,53 +1,56 @@
 //! What `DATABASE_URL` says of TLS, as libpq understands it: taken out before the client sees the URL, which knows three modes and
 //! no certificates.
 
-use crate::config::SslMode;
+use super::SslMode;
 
-/// What was asked for.
+/// The parameters of a database URL that concern TLS.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Asked {
-    pub(super) mode: Option<SslMode>,
-    /// A path, or `system`.
-    pub(super) ca: Option<String>,
-    pub(super) cert: Option<String>,
-    pub(super) key: Option<String>,
+pub struct TlsParameters {
+    /// `sslmode`.
+    pub mode: Option<SslMode>,
+    /// `sslrootcert`: a path, or `system`.
+    pub ca: Option<String>,
+    /// `sslcert`.
+    pub cert: Option<String>,
+    /// `sslkey`.
+    pub key: Option<String>,
     /// TLS from the first byte on, without asking whether the server has it.
-    pub(super) direct: Option<bool>,
+    pub direct: Option<bool>,
     /// Whether to name the host in the handshake.
-    pub(super) sni: Option<bool>,
+    pub sni: Option<bool>,
     /// Not below TLS 1.3.
-    pub(super) newest: Option<bool>,
+    pub newest: Option<bool>,
 }
 
 /// The URL (or `key=value` pairs) without what concerns TLS, and what that was.
-pub(super) fn take(url: &str) -> Result<(String, Asked), String> {
-    let mut asked = Asked::default();
+pub(super) fn take(url: &str) -> Result<(String, TlsParameters), String> {
+    let mut found = TlsParameters::default();
     if !["postgres://", "postgresql://"].iter().any(|scheme| url.starts_with(scheme)) {
         let mut kept = String::new();
         for pair in pairs(url) {
-            if !asked.take(pair.key, &pair.value)? {
+            if !found.take(pair.key, &pair.value)? {
                 kept.push_str(pair.text);
             }
         }
-        return Ok((kept, asked));
+        return Ok((kept, found));
     }
-    let Some((before, query)) = url.split_once('?') else { return Ok((url.to_owned(), asked)) };
+    let Some((before, query)) = url.split_once('?') else { return Ok((url.to_owned(), found)) };
     let mut kept = before.to_owned();
     let mut separator = '?';
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         // A plus is a plus here.
         let escaped = pair.replace('+', "%2B");
         let (key, value) = url::form_urlencoded::parse(escaped.as_bytes()).next().unwrap_or_default();
-        if !asked.take(&key, &value)? {
+        if !found.take(&key, &value)? {
             kept.push(separator);
             kept.push_str(pair);
             separator = '&';
         }
     }
-    Ok((kept, asked))
+    Ok((kept, found))
 }
 
-impl Asked {
+impl TlsParameters {
     /// Takes a parameter that concerns TLS; `false`: it does not.
     fn take(&mut self, key: &str, value: &str) -> Result<bool, String> {
         let refuse = |expected: &str| {
@@ -166,24 +169,33 @@ mod tests {
 
     #[test]
     fn what_concerns_tls_is_taken_out() {
-        let (kept, asked) = take(
+        let (kept, found) = take(
             "postgres://u:p%2B@h/t?application_name=a+b&sslmode=verify-full&sslrootcert=%2Fa+b%20c&channel_binding=require&sslsni=0",
         )
         .unwrap();
         assert_eq!(kept, "postgres://u:p%2B@h/t?application_name=a+b&channel_binding=require");
-        let expected =
-            Asked { mode: Some(SslMode::VerifyFull), ca: Some("/a+b c".to_owned()), sni: Some(false), ..Asked::default() };
-        assert_eq!(asked, expected);
-        assert_eq!(take("postgres://h/t").unwrap(), ("postgres://h/t".to_owned(), Asked::default()));
+        let expected = TlsParameters {
+            mode: Some(SslMode::VerifyFull),
+            ca: Some("/a+b c".to_owned()),
+            sni: Some(false),
+            ..TlsParameters::default()
+        };
+        assert_eq!(found, expected);
+        assert_eq!(take("postgres://h/t").unwrap(), ("postgres://h/t".to_owned(), TlsParameters::default()));
 
-        let (kept, asked) =
+        let (kept, found) =
             take(r"host=h password='it\'s sslmode=maybe' sslmode = require  sslcert='/a b' sslkey=/a\ b sslnegotiation=direct dbname=t")
                 .unwrap();
         assert_eq!(kept, r"host=h password='it\'s sslmode=maybe' dbname=t");
         let path = Some("/a b".to_owned());
-        let expected =
-            Asked { mode: Some(SslMode::Require), cert: path.clone(), key: path, direct: Some(true), ..Asked::default() };
-        assert_eq!(asked, expected);
+        let expected = TlsParameters {
+            mode: Some(SslMode::Require),
+            cert: path.clone(),
+            key: path,
+            direct: Some(true),
+            ..TlsParameters::default()
+        };
+        assert_eq!(found, expected);
     }
 
     #[test]

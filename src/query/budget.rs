@@ -1,0 +1,188 @@
+//! The memory that all answers in the making hold together. A request takes its part before it holds much, waits while others have
+//! theirs, and gives up in time: many that ask at once wait for each other, and the process stays within its limit.
+//!
+//! Pages come in three sizes. Each begins small; one that outgrows its size waits for the next one up while it keeps what it has. Sizes
+//! are taken in this order only, so nobody waits in a circle. Downloads last as long as their clients take, so they have a part of
+//! their own, and never wait while they hold something: one that finds no more is broken off.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::{QueryError, Result};
+
+/// Downloads are granted memory in pieces of this size.
+const PIECE: usize = 64 << 10;
+/// Bytes of a series with its texts, and of what it is grouped by.
+pub(super) const SERIES_BYTES: usize = 512;
+/// Bytes of a sample that waits in its chunk.
+pub(super) const CARRIED_SAMPLE_BYTES: usize = 16;
+/// Bytes of a group in one step, without the values that percentiles keep.
+pub(super) const GROUP_BYTES: usize = 192;
+
+/// How many requests may have each size at once, and which share of the budget it is: together three quarters. Downloads have the rest.
+const SIZES: [(usize, usize); 3] = [(16, 64), (4, 16), (1, 4)];
+
+/// The budget of a process. Clones share it.
+#[derive(Clone, Debug)]
+pub(super) struct Budget {
+    bytes: usize,
+    queue_timeout: Duration,
+    sizes: [Arc<Semaphore>; 3],
+    downloads: Arc<Semaphore>,
+}
+
+/// What a lease is held for.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Held {
+    /// Series and GPUs.
+    Series,
+    /// Samples.
+    Samples,
+    /// Groups and steps with their values.
+    Groups,
+}
+
+/// What one request may hold. It goes back when this is dropped.
+#[derive(Debug)]
+pub(super) struct Lease {
+    budget: Budget,
+    held: [usize; 3],
+    granted: usize,
+    is_download: bool,
+    permits: Vec<OwnedSemaphorePermit>,
+}
+
+impl Budget {
+    pub(super) fn new(bytes: usize, queue_timeout: Duration) -> Self {
+        let downloads = (bytes / 4 / PIECE).min(u32::MAX as usize / 2);
+        Self {
+            bytes,
+            queue_timeout,
+            sizes: SIZES.map(|(count, _)| Arc::new(Semaphore::new(count))),
+            downloads: Arc::new(Semaphore::new(downloads)),
+        }
+    }
+
+    /// For an answer that is made within the request's time.
+    pub(super) async fn page(&self) -> Result<Lease> {
+        let mut lease = self.lease(false);
+        lease.grow().await?;
+        Ok(lease)
+    }
+
+    /// For an answer that is sent while it is made.
+    pub(super) async fn download(&self) -> Result<Lease> {
+        let mut lease = self.lease(true);
+        let first = self.bytes / SIZES[0].1;
+        let pieces = u32::try_from(first.div_ceil(PIECE)).unwrap_or(u32::MAX);
+        let permit = tokio::time::timeout(self.queue_timeout, Arc::clone(&self.downloads).acquire_many_owned(pieces)).await;
+        let Ok(Ok(permit)) = permit else { return Err(QueryError::Busy) };
+        lease.permits.push(permit);
+        lease.granted = first;
+        Ok(lease)
+    }
+
+    fn lease(&self, is_download: bool) -> Lease {
+        Lease { budget: self.clone(), held: [0; 3], granted: 0, is_download, permits: Vec::new() }
+    }
+}
+
+impl Lease {
+    /// Says how many bytes are held for something, and waits until they may be.
+    pub(super) async fn hold(&mut self, what: Held, bytes: usize) -> Result<()> {
+        self.held[what as usize] = bytes;
+        let total: usize = self.held.iter().sum();
+        if self.is_download {
+            return self.grow_download(total);
+        }
+        while total > self.granted {
+            self.grow().await?;
+        }
+        Ok(())
+    }
+
+    /// Bytes of a sample that was fetched: in its chunk and in its run; of a download also where it waits for the client.
+    pub(super) fn sample_bytes(&self) -> usize {
+        if self.is_download { 64 } else { 32 }
+    }
+
+    async fn grow(&mut self) -> Result<()> {
+        let Some(size) = self.budget.sizes.get(self.permits.len()) else { return Err(self.too_large()) };
+        let permit = tokio::time::timeout(self.budget.queue_timeout, Arc::clone(size).acquire_owned()).await;
+        let Ok(Ok(permit)) = permit else { return Err(QueryError::Busy) };
+        self.granted += self.budget.bytes / SIZES[self.permits.len()].1;
+        self.permits.push(permit);
+        Ok(())
+    }
+
+    fn grow_download(&mut self, total: usize) -> Result<()> {
+        let missing = total.saturating_sub(self.granted).div_ceil(PIECE);
+        if missing == 0 {
+            return Ok(());
+        }
+        if total > self.budget.bytes / 4 {
+            return Err(self.too_large());
+        }
+        let pieces = u32::try_from(missing).unwrap_or(u32::MAX);
+        let permit = Arc::clone(&self.budget.downloads).try_acquire_many_owned(pieces).map_err(|_| QueryError::Busy)?;
+        self.permits.push(permit);
+        self.granted += missing * PIECE;
+        Ok(())
+    }
+
+    fn too_large(&self) -> QueryError {
+        let reason = format!(
+            "the answer needs too much of the {} that all answers may hold together (http.query_memory): ask for a shorter range, fewer \
+             series or a longer step",
+            bytesize::ByteSize(self.budget.bytes as u64)
+        );
+        QueryError::bad("start_time", reason)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: usize = 1 << 20;
+
+    #[tokio::test]
+    async fn together_they_hold_no_more_than_there_is() {
+        let budget = Budget::new(64 * MIB, Duration::from_millis(20));
+        let (mut leases, mut granted) = (Vec::new(), 0);
+        // Each wants more than it could have alone, as it comes.
+        for n in 0..40 {
+            let Ok(mut lease) = (if n % 2 == 0 { budget.page().await } else { budget.download().await }) else { continue };
+            for mib in [1, 4, 16] {
+                if lease.hold(Held::Samples, mib * MIB).await.is_err() {
+                    break;
+                }
+            }
+            granted += lease.granted;
+            leases.push(lease);
+        }
+        assert!(granted <= 64 * MIB && leases.len() > 16, "{granted} bytes for {} answers", leases.len());
+        assert!(matches!(budget.page().await, Err(QueryError::Busy)), "more of them wait, and are told so");
+        assert!(matches!(budget.download().await, Err(QueryError::Busy)));
+        leases.clear();
+        let mut alone = budget.page().await.unwrap();
+        alone.hold(Held::Groups, 20 * MIB).await.unwrap();
+        let refused = alone.hold(Held::Groups, 40 * MIB).await.unwrap_err();
+        assert!(refused.to_string().contains("http.query_memory"), "{refused}");
+    }
+
+    #[tokio::test]
+    async fn who_waits_gets_what_another_gives_back() {
+        let budget = Budget::new(64 * MIB, Duration::from_secs(60));
+        let mut first = budget.page().await.unwrap();
+        first.hold(Held::Samples, 20 * MIB).await.unwrap();
+        let mut second = budget.page().await.unwrap();
+        let waiting = tokio::spawn(async move { second.hold(Held::Samples, 20 * MIB).await });
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished());
+        drop(first);
+        waiting.await.unwrap().unwrap();
+    }
+}

@@ -1,0 +1,113 @@
+//! A real PgBouncer between the program and PostgreSQL: what shares server processes is found out, what does not works.
+
+use std::process::{Child, Stdio};
+
+use telemetry::diagnosis::Outcome;
+use telemetry::store::postgres::{PostgresStore, diagnose};
+use telemetry::store::{Store, StoreError};
+
+use super::rows::{Content, plain};
+use crate::support::app::{App, wait_for};
+use crate::support::guard;
+use crate::support::postgres::{Database, PASSWORD, Server, free_port};
+use crate::support::redis::RedisServer;
+
+/// A PgBouncer before the server that tests share.
+struct Pooler {
+    child: Child,
+    port: u16,
+    _dir: tempfile::TempDir,
+}
+
+impl Pooler {
+    async fn start(mode: &str, size: u32) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let (port, server) = (free_port(), Server::shared().port);
+        let file = dir.path().join("pgbouncer.ini");
+        let text = format!(
+            "[databases]\n* = host=127.0.0.1 port={server} user=postgres password={PASSWORD}\n[pgbouncer]\nlisten_addr=127.0.0.1\n\
+             listen_port={port}\nauth_type=any\npool_mode={mode}\nunix_socket_dir=\ndefault_pool_size={size}\n"
+        );
+        std::fs::write(&file, text).unwrap();
+        // It does not run as root.
+        let mut command = guard::command("pgbouncer");
+        std::process::Command::new("chmod").args(["-R", "a+rX"]).arg(dir.path()).status().unwrap();
+        command.args(["-q", "-u", "postgres"]).arg(&file).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let pooler = Self { child: command.spawn().expect("pgbouncer starts (tests/setup installs it)"), port, _dir: dir };
+        wait_for("PgBouncer", || async { tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_ok() }).await;
+        pooler
+    }
+
+    fn before(&self, database: &Database) -> Database {
+        Database { url: format!("postgres://postgres@127.0.0.1:{}/{}", self.port, database.name()) }
+    }
+}
+
+impl Drop for Pooler {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pooler_that_shares_server_processes_is_refused() {
+    let database = Server::shared().database().await;
+    for (mode, size) in [("transaction", 3), ("transaction", 1), ("statement", 3)] {
+        let pooler = Pooler::start(mode, size).await;
+        let through = pooler.before(&database);
+        let store: PostgresStore = through.store();
+        let refused = store.id().await.expect_err("refused").to_string();
+        assert!(refused.contains("pooler") && refused.contains("pool_mode = session"), "{mode}, {size}: {refused}");
+        let steps = diagnose(&through.config()).await;
+        let step = steps.last().expect("steps");
+        assert_eq!((step.name, step.outcome), ("pooler", Outcome::Failed), "{mode}, {size}: {steps:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn roles_end_where_a_pooler_shares_server_processes() {
+    let pooler = Pooler::start("transaction", 3).await;
+    let redis = RedisServer::start();
+    let through = pooler.before(&Server::shared().database().await);
+    let app = App::new(&redis.url(), &through.url);
+    for arguments in [&["collect"][..], &["serve", "--listen", "127.0.0.1:0"]] {
+        let mut role = app.start(arguments);
+        assert_eq!(role.wait(), 2, "{}", role.log());
+        assert!(role.log().contains("pool_mode = session"), "{}", role.log());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pooler_in_session_mode_works() {
+    let database = Server::shared().empty_database().await;
+    let pooler = Pooler::start("session", 20).await;
+    let store = pooler.before(&database).store();
+    store.migrate().await.expect("migrated");
+    let committed = store.commit(&[Content::new("a", plain(5)).all()]).await.expect("committed");
+    assert!(!committed.settled.is_empty());
+    let steps = diagnose(&pooler.before(&database).config()).await;
+    assert!(steps.iter().all(|step| step.outcome != Outcome::Failed), "{steps:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_without_room_for_a_second_connection_is_no_pooler() {
+    let server = Server::shared();
+    let database = server.database().await;
+    let admin = database.client().await;
+    let owner = format!("lonely_{}", database.name());
+    admin
+        .batch_execute(&format!(
+            "CREATE ROLE {owner} SUPERUSER LOGIN PASSWORD '{PASSWORD}'; ALTER ROLE {owner} NOSUPERUSER CONNECTION LIMIT 1"
+        ))
+        .await
+        .expect("a role");
+    admin.batch_execute(&format!("GRANT pg_read_all_data TO {owner}")).await.expect("rights");
+    let url = database.url.replacen("postgres://postgres:", &format!("postgres://{owner}:"), 1);
+    let store = Database { url }.store();
+    let said = match store.id().await {
+        Ok(_) => return,
+        Err(error) => error,
+    };
+    assert!(!matches!(said, StoreError::Refused { .. }), "it may wait, not end: {said}");
+}

@@ -1,5 +1,6 @@
 //! What is promised, with everything that can be killed being killed. Seeded: `SEED=n` repeats a run.
 
+use std::io::Write;
 use std::time::Duration;
 
 use crate::support::app::{App, Holds, Role, Seeded, wait_for};
@@ -316,4 +317,26 @@ async fn who_was_frozen_and_wakes_does_no_harm() {
     holds.arrive(&database, "y").await;
     assert!(collectors.iter_mut().all(|role| role.ended().is_none()), "{}", collectors[0].log());
     app.run(&["audit", "--json"]).exits(0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_without_room_for_another_client_is_waited_for() {
+    let redis = RedisServer::start();
+    let database = Server::shared().empty_database().await;
+    let app = App::new(&redis.url(), &database.url);
+    let (csv, holds) = app.export("a.csv", 1, 5, 1);
+    let stream = app.start(&["stream", "--csv", &csv, "--cluster", "full", "--follow"]);
+    wait_for("rows", || async { stream.metric("telemetry_rows_published_total") == Some(holds.rows() as f64) }).await;
+    // Our connection takes the only place, and everybody else is sent away.
+    let mut ours = std::net::TcpStream::connect(("127.0.0.1", redis.port())).unwrap();
+    ours.write_all(b"CONFIG SET maxclients 1\r\nCLIENT KILL TYPE normal SKIPME yes\r\n").unwrap();
+    wait_for("a streamer that waits", || async { stream.log().contains("no room for another client") }).await;
+    let collect = app.start(&["collect"]);
+    wait_for("a collector that waits", || async { collect.log().contains("no room for another client") }).await;
+    ours.write_all(b"CONFIG SET maxclients 1000\r\n").unwrap();
+    let (more, more_holds) = app.export("b.csv", 1, 6, 2);
+    let bytes = std::fs::read_to_string(more).unwrap();
+    let rows = bytes.split_once('\n').unwrap().1;
+    std::fs::OpenOptions::new().append(true).open(&csv).unwrap().write_all(rows.as_bytes()).unwrap();
+    holds.plus(&more_holds).arrive(&database, "full").await;
 }

@@ -28,6 +28,13 @@ pub(super) async fn replace(session: &Session, index: &Index) -> Result<()> {
     let Index { table, name, columns } = index;
     let next = format!("{name}_next");
     if session.query("SELECT FROM pg_class WHERE oid = to_regclass($1::text)", &[&next]).await?.is_empty() {
+        let there = session
+            .query("SELECT FROM pg_index WHERE indexrelid = to_regclass($1::text) AND indisvalid AND pg_get_indexdef(indexrelid) LIKE '%' || $2::text", &[name, columns])
+            .await?;
+        if !there.is_empty() {
+            // An earlier attempt came to its end, and was interrupted before that was noted.
+            return Ok(());
+        }
         // Partitions that are attached from now on get it with their others.
         between_writers(session, &format!("CREATE INDEX {next} ON ONLY {table} {columns}")).await?;
     }

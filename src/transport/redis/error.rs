@@ -93,6 +93,9 @@ pub(super) fn lost_group(error: &Error) -> bool {
     matches!(code(error), "NOGROUP" | "UNBLOCKED")
 }
 
+/// What proxies answer in place of a Redis that is away: Envoy, and those of cloud providers.
+const NO_SERVER: [&str; 3] = ["no upstream host", "no healthy upstream", "unavailable endpoint"];
+
 /// The error in our words.
 pub(super) fn explain(endpoint: &str, who: &Who, asked: &Asked, error: &Error) -> TransportError {
     let Who { user, patterns } = who;
@@ -109,6 +112,13 @@ pub(super) fn explain(endpoint: &str, who: &Who, asked: &Asked, error: &Error) -
         }
         "LOADING" | "MASTERDOWN" | "READONLY" | "TRYAGAIN" | "BUSY" | "MISCONF" | "NOREPLICAS" | "NOGROUP" | "UNBLOCKED" => {
             return unavailable(text.to_owned());
+        }
+        "DENIED" => {
+            return refused(
+                "it is in protected mode: without a password it takes connections from its own machine only; give it a password \
+                 (requirepass, or ACL users) and redis.password to us"
+                    .to_owned(),
+            );
         }
         "WRONGPASS" => {
             return refused(format!(
@@ -145,6 +155,15 @@ pub(super) fn explain(endpoint: &str, who: &Who, asked: &Asked, error: &Error) -
             )
         });
     }
+    if text.contains("max number of clients") {
+        return unavailable(
+            "it has no room for another client (maxclients); raise maxclients there, or end clients that are not needed"
+                .to_owned(),
+        );
+    }
+    if NO_SERVER.iter().any(|words| text.contains(words)) {
+        return unavailable(format!("the proxy before it has no server to hand on to ({text})"));
+    }
     if text.contains("DB index is out of range") {
         return refused("it has no database of this number; correct the number at the end of redis.url".to_owned());
     }
@@ -179,6 +198,19 @@ mod tests {
         let old = "ERR Error running script (call to f_ab): @user_script:1: @user_script: 1: -OOM command not allowed";
         assert_eq!(code_of(old), "OOM");
         assert_eq!(code_of(""), "");
+    }
+
+    #[test]
+    fn who_has_no_room_or_no_server_is_waited_for() {
+        let who = Who { user: "edge".to_owned(), patterns: String::new() };
+        let asked = Asked { command: "AUTH", script: None, keys: Vec::new() };
+        let said = |text: &str| explain("redis:1", &who, &asked, &Error::new(ErrorKind::Unknown, text.to_owned()));
+        for text in ["ERR max number of clients reached", "ERR no upstream host", "unavailable endpoint"] {
+            let error = said(text);
+            assert!(error.is_transient() && !error.to_string().contains("AUTH"), "{error}");
+        }
+        let denied = said("DENIED Redis is running in protected mode because protected mode is enabled");
+        assert!(!denied.is_transient() && denied.to_string().contains("requirepass"), "{denied}");
     }
 
     #[test]

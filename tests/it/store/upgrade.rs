@@ -129,6 +129,11 @@ async fn an_index_is_replaced_while_rows_are_written_and_after_an_interruption()
     assert_eq!(count(&client, "pg_index WHERE NOT indisvalid").await, 0);
     assert_eq!(count(&client, "pg_inherits WHERE inhparent = 'sample_chunk_series'::regclass").await, 4);
     assert_eq!(count(&client, "sample_chunk").await, 6);
+
+    // Killed when all was done but for the note of it.
+    client.batch_execute("DELETE FROM schema_migration WHERE version = 2; DELETE FROM schema_step").await.expect("not noted");
+    database.store().migrate().await.expect("migrated");
+    assert_eq!(count(&client, "pg_inherits WHERE inhparent = 'sample_chunk_series'::regclass").await, 4);
 }
 
 async fn run_statements_of_a_writer(client: &Client) {

@@ -24,7 +24,6 @@ mod health;
 mod openapi;
 mod page;
 mod problem;
-#[expect(unused_qualifications, reason = "what utoipa's macros write")]
 mod routes;
 mod rows;
 mod server;

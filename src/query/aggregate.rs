@@ -7,10 +7,13 @@ use std::sync::Arc;
 
 use super::bucket::Bucket;
 use super::budget::{GROUP_BYTES, Held, Lease, SERIES_BYTES};
-use super::range::take_duration;
+use super::range::parse_duration;
 use super::samples::Run;
 use super::slices::{Slices, Wanted};
-use super::{Aggregate, GpuFilter, Order, Page, Params, Query, QueryError, Range, Result, cursor, lists, telemetry};
+use super::{
+    Aggregate, AggregateParams, FilterParams, GpuFilter, Order, Page, PageParams, Params, Query, QueryError, Range, Result,
+    cursor, lists, telemetry,
+};
 use crate::model::{GpuId, SeriesId};
 use crate::store::{GpuSummary, SeriesFilter, SeriesRow};
 
@@ -77,12 +80,15 @@ impl AggregateRequest {
     ///
     /// A parameter is wrong or unknown.
     pub fn parse(mut params: Params, query: &Query, now_ms: i64) -> Result<Self> {
-        let times = [params.clone().all("start_time"), params.clone().all("end_time")].concat().join(" ");
-        let Some(metric) = params.text("metric")? else {
+        let given: AggregateParams = params.take()?;
+        let filter: GpuFilter = params.take::<FilterParams>()?.into();
+        let page: PageParams = params.take()?;
+        params.end()?;
+        if given.metric.is_empty() {
             return Err(QueryError::bad("metric", "is required: the name of one metric, as /api/v1/metrics lists them"));
-        };
+        }
         let names = "cluster, hostname, gpu, model, namespace, pod";
-        let group_by = match params.text("group_by")?.as_deref() {
+        let group_by = match given.group_by.as_deref() {
             None | Some("cluster") => GroupBy::Cluster,
             Some("hostname") => GroupBy::Hostname,
             Some("gpu") => GroupBy::Gpu,
@@ -91,15 +97,16 @@ impl AggregateRequest {
             Some("pod") => GroupBy::Pod,
             Some(other) => return Err(QueryError::bad("group_by", format!("`{other}` is none of {names}"))),
         };
-        let agg = telemetry::take_agg(&mut params)?.unwrap_or(Aggregate::Avg);
-        let step = take_duration(&mut params, "step")?;
-        let range = Range::take(&mut params, now_ms)?;
-        let filter = lists::filter(&mut params, &["cluster", "hostname", "model", "namespace"])?;
+        let agg = telemetry::parse_agg(given.agg.as_deref())?.unwrap_or(Aggregate::Avg);
+        let step = parse_duration("step", given.step.as_deref())?;
+        let range = Range::parse(given.start_time.as_deref(), given.end_time.as_deref(), now_ms)?;
+        let text = |time: &Option<String>| time.clone().unwrap_or_default();
+        let times = format!("{} {}", text(&given.start_time), text(&given.end_time));
+        let metric = given.metric;
         let mut question = lists::question("aggregate", &filter);
         question.extend([metric.clone(), times, format!("{group_by:?} {agg:?} {step:?}")]);
-        let limit = lists::limit(&mut params, query)?;
-        let after = cursor::take(&mut params, &lists::refs(&question))?;
-        params.end()?;
+        let limit = lists::limit(&page.limit, query)?;
+        let after = cursor::read_given(page.cursor.as_deref(), &lists::refs(&question))?;
         let step_ms = step.map(|step| i64::try_from(step.as_millis()).unwrap_or(i64::MAX));
         Ok(Self { metric, filter, group_by, range, step_ms, agg, limit, after, question })
     }

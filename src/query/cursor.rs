@@ -6,7 +6,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{Params, QueryError, Result};
+use super::{QueryError, Result};
 use crate::model::Digest;
 
 #[derive(serde::Serialize, serde::Deserialize)]
@@ -21,13 +21,12 @@ pub(super) fn write<T: Serialize>(question: &[&str], at: T) -> String {
     URL_SAFE_NO_PAD.encode(text)
 }
 
-/// Takes `cursor`.
-pub(super) fn take<T: DeserializeOwned>(params: &mut Params, question: &[&str]) -> Result<Option<T>> {
-    let Some(text) = params.text("cursor")? else { return Ok(None) };
-    read(&text, question).map(Some)
+/// Where the list that `question` describes goes on.
+pub(super) fn read_given<T: DeserializeOwned>(text: Option<&str>, question: &[&str]) -> Result<Option<T>> {
+    text.map(|text| read(text, question)).transpose()
 }
 
-pub(super) fn read<T: DeserializeOwned>(text: &str, question: &[&str]) -> Result<T> {
+fn read<T: DeserializeOwned>(text: &str, question: &[&str]) -> Result<T> {
     let bytes = URL_SAFE_NO_PAD
         .decode(text)
         .map_err(|_| QueryError::bad("cursor", "is not one of ours: take next_cursor as it was given"))?;

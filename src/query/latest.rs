@@ -4,7 +4,10 @@ use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
 
 use super::budget::Lease;
-use super::{Gpu, GpuFilter, GpuPlace, GpuSummary, Page, Params, Place, Query, Result, cursor, lists, telemetry};
+use super::{
+    FilterParams, Gpu, GpuFilter, GpuPlace, GpuSummary, MetricsParam, Page, PageParams, Params, Place, Query, Result, cursor,
+    lists, telemetry,
+};
 use crate::model::{GpuId, SeriesId};
 use crate::store::{SeriesFilter, SeriesRow};
 
@@ -46,13 +49,14 @@ impl LatestRequest {
     ///
     /// A parameter is wrong or unknown.
     pub fn parse(mut params: Params, query: &Query) -> Result<Self> {
-        let metrics = telemetry::take_metrics(&mut params);
-        let filter = lists::filter(&mut params, &["cluster", "hostname", "model", "namespace"])?;
+        let metrics = telemetry::metric_names(&params.take::<MetricsParam>()?.metric);
+        let filter: GpuFilter = params.take::<FilterParams>()?.into();
+        let page: PageParams = params.take()?;
+        params.end()?;
         let mut question = lists::question("latest", &filter);
         question.push(metrics.join(","));
-        let limit = lists::limit(&mut params, query)?;
-        let after = cursor::take(&mut params, &lists::refs(&question))?;
-        params.end()?;
+        let limit = lists::limit(&page.limit, query)?;
+        let after = cursor::read_given(page.cursor.as_deref(), &lists::refs(&question))?;
         Ok(Self { filter, metrics, limit, after, question })
     }
 }

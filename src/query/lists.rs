@@ -2,7 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use super::{ClusterSummary, GpuFilter, GpuPlace, GpuSummary, HostSummary, Page, Params, Query, Result, cursor};
+use serde::de::DeserializeOwned;
+
+use super::{
+    ClusterParam, ClusterSummary, FilterParams, GpuFilter, GpuPlace, GpuSummary, HostSummary, Page, PageParams, Params, Query,
+    Result, WholeNumber, cursor,
+};
 use crate::model::{self, MetricKind};
 
 /// A checked question for a page of GPUs or hosts.
@@ -16,36 +21,33 @@ pub struct ListRequest<A> {
     question: Vec<String>,
 }
 
-impl<A: serde::de::DeserializeOwned> ListRequest<A> {
-    /// `cluster`, `hostname`, `model`, `namespace` (as `allowed`), `limit`, `cursor`.
+impl<A: DeserializeOwned> ListRequest<A> {
+    /// The filters of `F`, and a page.
     ///
     /// # Errors
     ///
     /// A parameter is wrong or unknown.
-    pub fn parse(mut params: Params, list: &'static str, allowed: &[&'static str], query: &Query) -> Result<Self> {
-        let filter = filter(&mut params, allowed)?;
+    pub fn parse<F: DeserializeOwned + Into<GpuFilter>>(mut params: Params, list: &'static str, query: &Query) -> Result<Self> {
+        let filter = params.take::<F>()?.into();
         let question = question(list, &filter);
-        let limit = limit(&mut params, query)?;
-        let after = cursor::take(&mut params, &refs(&question))?;
+        let page: PageParams = params.take()?;
         params.end()?;
-        Ok(Self { filter, limit, after, question })
+        let after = cursor::read_given(page.cursor.as_deref(), &refs(&question))?;
+        Ok(Self { filter, limit: limit(&page.limit, query)?, after, question })
     }
 }
 
-/// The filters of `allowed` that are given.
-pub(super) fn filter(params: &mut Params, allowed: &[&'static str]) -> Result<GpuFilter> {
-    let mut filter = GpuFilter::default();
-    for name in allowed {
-        let value = params.text(name)?;
-        match *name {
-            "cluster" => filter.cluster = value,
-            "hostname" => filter.hostname = value,
-            "model" => filter.model = value,
-            "namespace" => filter.namespace = value,
-            _ => {}
-        }
+impl From<FilterParams> for GpuFilter {
+    fn from(given: FilterParams) -> Self {
+        let FilterParams { cluster, hostname, model, namespace } = given;
+        Self { cluster, hostname, model, namespace, ..Self::default() }
     }
-    Ok(filter)
+}
+
+impl From<ClusterParam> for GpuFilter {
+    fn from(given: ClusterParam) -> Self {
+        Self { cluster: given.cluster, ..Self::default() }
+    }
 }
 
 /// What a cursor must agree with.
@@ -58,11 +60,11 @@ pub(super) fn refs(texts: &[String]) -> Vec<&str> {
     texts.iter().map(String::as_str).collect()
 }
 
-pub(super) fn limit(params: &mut Params, query: &Query) -> Result<usize> {
+/// Rows of a page.
+pub(super) fn limit(given: &WholeNumber, query: &Query) -> Result<usize> {
     let most = query.limits.max_page;
-    Ok(params
-        .number("limit", 1, most as u64)?
-        .map_or(query.limits.page.min(most), |limit| usize::try_from(limit).unwrap_or(most)))
+    let given = given.within("limit", 1, most as u64)?;
+    Ok(given.map_or(query.limits.page.min(most), |limit| usize::try_from(limit).unwrap_or(most)))
 }
 
 /// A metric of the catalogue, or one that is stored and not in it.

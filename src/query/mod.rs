@@ -2,7 +2,8 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `params` | query strings: each parameter checked, what is wrong is named |
+//! | `params`, `typed` | query strings: each parameter checked, what is wrong is named; parameters as the fields of a type |
+//! | `parameters` | those types: what requests are read into, and what describes them |
 //! | `range` | times and ranges: RFC 3339, `now-5m` |
 //! | `cursor` | where a list goes on |
 //! | `lists` | clusters, hosts, GPUs, the metric catalogue |
@@ -22,6 +23,7 @@ mod cursor;
 mod gpu;
 mod latest;
 mod lists;
+mod parameters;
 mod params;
 mod pipeline;
 mod range;
@@ -30,6 +32,7 @@ mod slices;
 #[cfg(test)]
 mod stub;
 mod telemetry;
+mod typed;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,6 +42,9 @@ pub use self::bucket::Aggregate;
 pub use self::gpu::Gpu;
 pub use self::latest::{LatestRequest, LatestRow};
 pub use self::lists::{CatalogueEntry, ListRequest, Place};
+pub use self::parameters::{
+    AggregateParams, ClusterParam, FilterParams, MetricsParam, PageParams, PipelineParams, TelemetryParams, WholeNumber,
+};
 pub use self::params::Params;
 pub use self::pipeline::{
     PartitionBacklog, Pipeline, PipelineCluster, PipelineConsumer, PipelinePartition, PipelineRequest, PipelineSource,

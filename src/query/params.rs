@@ -42,7 +42,7 @@ impl Params {
     }
 
     /// Every value of a parameter.
-    pub fn all(&mut self, name: &'static str) -> Vec<String> {
+    pub(super) fn all(&mut self, name: &'static str) -> Vec<String> {
         self.asked.push(name);
         let mut found = Vec::new();
         self.pairs.retain(|(key, value)| {
@@ -53,36 +53,6 @@ impl Params {
             !hit
         });
         found
-    }
-
-    /// The one value of a parameter; an empty one counts as not given.
-    ///
-    /// # Errors
-    ///
-    /// It is there more than once.
-    pub fn text(&mut self, name: &'static str) -> Result<Option<String>> {
-        let mut values = self.all(name);
-        if values.len() > 1 {
-            return Err(QueryError::bad(name, "is given more than once"));
-        }
-        Ok(values.pop().filter(|value| !value.is_empty()))
-    }
-
-    /// A whole number within bounds.
-    ///
-    /// # Errors
-    ///
-    /// It is none, or outside of them.
-    pub fn number(&mut self, name: &'static str, least: u64, most: u64) -> Result<Option<u64>> {
-        let values = self.all(name);
-        let [value] = values.as_slice() else {
-            return if values.is_empty() { Ok(None) } else { Err(QueryError::bad(name, "is given more than once")) };
-        };
-        let digits = !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit());
-        match value.parse::<u64>().ok().filter(|_| digits) {
-            Some(number) if (least..=most).contains(&number) => Ok(Some(number)),
-            _ => Err(QueryError::bad(name, format!("`{value}` is not a whole number from {least} to {most}"))),
-        }
     }
 
     /// Nothing may be left.
@@ -136,6 +106,7 @@ fn printable(name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::query::{AggregateParams, ClusterParam, PageParams};
 
     fn reason(result: Result<impl std::fmt::Debug>) -> String {
         result.expect_err("it is wrong").to_string()
@@ -144,26 +115,30 @@ mod tests {
     #[test]
     fn what_is_wrong_is_named() {
         let params = |text| Params::parse(Some(text));
-        assert!(reason(params("limit=0").unwrap().number("limit", 1, 10)).starts_with("limit: `0`"));
-        assert!(reason(params("limit=").unwrap().number("limit", 1, 10)).starts_with("limit: ``"));
-        assert!(reason(params("limit=+1").unwrap().number("limit", 1, 10)).starts_with("limit:"));
-        assert!(reason(params("limit=1&limit=2").unwrap().number("limit", 1, 10)).contains("more than once"));
+        let limit = |text| params(text).unwrap().take::<PageParams>().and_then(|page| page.limit.within("limit", 1, 10));
+        assert!(reason(limit("limit=0")).starts_with("limit: `0`"));
+        assert!(reason(limit("limit=")).starts_with("limit: ``"));
+        assert!(reason(limit("limit=+1")).starts_with("limit:"));
+        assert!(reason(limit("limit=1&limit=2")).contains("more than once"));
+        assert!(reason(params("").unwrap().take::<AggregateParams>()).contains("metric: is required"));
+        assert_eq!(limit("").unwrap(), None);
+        assert_eq!(limit("limit=3").unwrap(), Some(3));
         assert!(reason(params("a=%00")).starts_with("a: has control"));
         assert!(reason(params("a=%ff")).starts_with("a: is not UTF-8"));
         assert!(reason(params("a=%f")).starts_with("a: is not UTF-8"));
         let long = format!("a={}", "x".repeat(2000));
         assert!(reason(params(&long)).contains("longer"));
         let mut some = params("limit=3&cluser=x").unwrap();
-        assert_eq!(some.number("limit", 1, 10).unwrap(), Some(3));
-        assert_eq!(some.text("cluster").unwrap(), None);
-        assert_eq!(reason(some.end()), "cluser: there is no such parameter here; there are: limit, cluster");
+        some.take::<PageParams>().unwrap();
+        assert_eq!(some.take::<ClusterParam>().unwrap().cluster, None);
+        assert_eq!(reason(some.end()), "cluser: there is no such parameter here; there are: limit, cursor, cluster");
     }
 
     #[test]
     fn values_are_decoded() {
         let mut some = Params::parse(Some("a=%C3%A4+b%2Bc&b")).unwrap();
-        assert_eq!(some.text("a").unwrap().as_deref(), Some("ä b+c"));
-        assert_eq!(some.text("b").unwrap(), None);
+        assert_eq!(some.all("a"), ["ä b+c"]);
+        assert_eq!(some.all("b"), [""]);
         assert!(some.end().is_ok());
     }
 }

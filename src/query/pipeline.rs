@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use futures_util::stream;
 
-use super::{Page, Params, Query, Result, cursor, lists};
+use super::{Page, Params, PipelineParams, Query, Result, cursor, lists};
 use crate::model::{Partition, SourceId, now_ms};
 use crate::store::SourceLedger;
 use crate::transport::{Inspector, TransportError};
@@ -135,10 +135,11 @@ impl PipelineRequest {
     /// A parameter is wrong or unknown.
     pub fn parse(mut params: Params, query: &Query) -> Result<Self> {
         let most = query.limits.max_page;
-        // As many as there may be: who does not know that the list has pages gets all of what it had before it had them.
-        let limit = params.number("limit", 1, most as u64)?.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(most);
-        let after = cursor::take(&mut params, &lists::refs(&question()))?;
+        let page: PipelineParams = params.take()?;
         params.end()?;
+        // As many as there may be: who does not know that the list has pages gets all of what it had before it had them.
+        let limit = page.limit.within("limit", 1, most as u64)?.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(most);
+        let after = cursor::read_given(page.cursor.as_deref(), &lists::refs(&question()))?;
         Ok(Self { limit, after })
     }
 }

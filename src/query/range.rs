@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Params, QueryError, Result};
+use super::{QueryError, Result};
 use crate::model::{MAX_TIME, MIN_TIME, TimeMs, parse_time};
 
 /// From and to in ms, both included; open where `None`.
@@ -15,17 +15,17 @@ pub struct Range {
 }
 
 impl Range {
-    /// `start_time` and `end_time`.
+    /// Of `start_time` and `end_time`.
     ///
     /// # Errors
     ///
     /// One of them is no time, or the end is before the start.
-    pub fn take(params: &mut Params, now_ms: i64) -> Result<Self> {
-        let mut time = |name| -> Result<Option<i64>> {
-            let Some(text) = params.text(name)? else { return Ok(None) };
-            parse_time_parameter(&text, now_ms).map(Some).map_err(|reason| QueryError::bad(name, reason))
+    pub fn parse(start_time: Option<&str>, end_time: Option<&str>, now_ms: i64) -> Result<Self> {
+        let time = |name, text: Option<&str>| -> Result<Option<i64>> {
+            let Some(text) = text else { return Ok(None) };
+            parse_time_parameter(text, now_ms).map(Some).map_err(|reason| QueryError::bad(name, reason))
         };
-        let (from_ms, to_ms) = (time("start_time")?, time("end_time")?);
+        let (from_ms, to_ms) = (time("start_time", start_time)?, time("end_time", end_time)?);
         if let (Some(from), Some(to)) = (from_ms, to_ms)
             && to < from
         {
@@ -75,10 +75,10 @@ pub fn parse_time_parameter(text: &str, now_ms: i64) -> std::result::Result<i64,
 }
 
 /// `30s`, `1m`: at least a millisecond, in whole ones.
-pub(super) fn take_duration(params: &mut Params, name: &'static str) -> Result<Option<Duration>> {
-    let Some(text) = params.text(name)? else { return Ok(None) };
+pub(super) fn parse_duration(name: &str, text: Option<&str>) -> Result<Option<Duration>> {
+    let Some(text) = text else { return Ok(None) };
     let wrong = || QueryError::bad(name, format!("`{text}` is not a duration: write 30s, 1m, 1h, at least 1ms"));
-    let duration = humantime::parse_duration(&text).map_err(|_| wrong())?;
+    let duration = humantime::parse_duration(text).map_err(|_| wrong())?;
     let most = Duration::from_secs(100 * 366 * 86_400);
     if duration < Duration::from_millis(1) || duration > most { Err(wrong()) } else { Ok(Some(duration)) }
 }

@@ -6,10 +6,13 @@ use std::time::Duration;
 
 use super::bucket::{Bucket, NAMES};
 use super::budget::{GROUP_BYTES, Held, Lease};
-use super::range::take_duration;
+use super::range::parse_duration;
 use super::samples::Run;
 use super::slices::{Slices, Wanted};
-use super::{Aggregate, Gpu, Page, Params, Query, QueryError, Range, Result, Sample, Samples, SeriesRow, cursor, lists};
+use super::{
+    Aggregate, ClusterParam, Gpu, Page, Params, Query, QueryError, Range, Result, Sample, Samples, SeriesRow, TelemetryParams,
+    cursor, lists,
+};
 use crate::model::SeriesId;
 
 /// Which end comes first.
@@ -41,24 +44,18 @@ pub struct TelemetryRequest {
     question: Vec<String>,
 }
 
-/// `metric=A&metric=B` or `metric=A,B`.
-pub(super) fn take_metrics(params: &mut Params) -> Vec<String> {
-    let mut metrics: Vec<String> = params
-        .all("metric")
-        .iter()
-        .flat_map(|value| value.split(','))
-        .map(str::trim)
-        .filter(|name| !name.is_empty())
-        .map(str::to_owned)
-        .collect();
-    metrics.sort_unstable();
-    metrics.dedup();
-    metrics
+/// The names in `metric=A&metric=B` or `metric=A,B`.
+pub(super) fn metric_names(given: &[String]) -> Vec<String> {
+    let names = given.iter().flat_map(|value| value.split(',')).map(str::trim).filter(|name| !name.is_empty());
+    let mut names: Vec<String> = names.map(str::to_owned).collect();
+    names.sort_unstable();
+    names.dedup();
+    names
 }
 
 /// `agg`, where it is given.
-pub(super) fn take_agg(params: &mut Params) -> Result<Option<Aggregate>> {
-    let Some(text) = params.text("agg")? else { return Ok(None) };
+pub(super) fn parse_agg(text: Option<&str>) -> Result<Option<Aggregate>> {
+    let Some(text) = text else { return Ok(None) };
     text.parse().map(Some).map_err(|()| QueryError::bad("agg", format!("`{text}` is none of {NAMES}")))
 }
 
@@ -69,38 +66,35 @@ impl TelemetryRequest {
     ///
     /// A parameter is wrong or unknown.
     pub fn parse(mut params: Params, id: &str, query: &Query, now_ms: i64) -> Result<Self> {
-        let cluster = params.text("cluster")?;
-        let times = [params_text(&params, "start_time"), params_text(&params, "end_time")];
-        let range = Range::take(&mut params, now_ms)?;
-        let metrics = take_metrics(&mut params);
-        let order = match params.text("order")?.as_deref() {
+        let ClusterParam { cluster } = params.take()?;
+        let given: TelemetryParams = params.take()?;
+        params.end()?;
+        let range = Range::parse(given.start_time.as_deref(), given.end_time.as_deref(), now_ms)?;
+        let metrics = metric_names(&given.metric);
+        let order = match given.order.as_deref() {
             None | Some("asc") => Order::Asc,
             Some("desc") => Order::Desc,
             Some(other) => return Err(QueryError::bad("order", format!("`{other}` is neither asc nor desc"))),
         };
-        let limit = params.number("limit", 1, query.limits.max_page as u64)?.and_then(|limit| usize::try_from(limit).ok());
-        let step = take_duration(&mut params, "step")?;
-        let agg = take_agg(&mut params)?;
+        let limit = given.limit.within("limit", 1, query.limits.max_page as u64)?.and_then(|limit| usize::try_from(limit).ok());
+        let step = parse_duration("step", given.step.as_deref())?;
+        let agg = parse_agg(given.agg.as_deref())?;
         if agg.is_some() && step.is_none() {
             return Err(QueryError::bad("agg", "needs a step: add step=1m"));
         }
+        let text = |time: &Option<String>| time.clone().unwrap_or_default();
         let question = vec![
             "telemetry".to_owned(),
             id.to_owned(),
             cluster.clone().unwrap_or_default(),
-            times.join(" "),
+            format!("{} {}", text(&given.start_time), text(&given.end_time)),
             metrics.join(","),
             format!("{order:?} {step:?} {agg:?}"),
         ];
-        let after = cursor::take(&mut params, &lists::refs(&question))?;
-        params.end()?;
+        let after = cursor::read_given(given.cursor.as_deref(), &lists::refs(&question))?;
         let step = step.map(|step| (step, agg.unwrap_or(Aggregate::Avg)));
         Ok(Self { cluster, range, metrics, order, limit, step, after, question })
     }
-}
-
-fn params_text(params: &Params, name: &'static str) -> String {
-    params.clone().all(name).join(" ")
 }
 
 /// What a row says of its series.

@@ -4,10 +4,10 @@ use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, Uri};
 
-use super::lists::ClusterParam;
 use super::{Answer, Api, answer, params, segment, tagged};
 use crate::http::dto::{Gpu, GpuDetail, LatestValue, List, Metric};
 use crate::http::problem::{Problem, ProblemBody};
+use crate::query::ClusterParam;
 
 /// A GPU with the newest value of each of its metrics.
 #[utoipa::path(get, path = "/api/v1/gpus/{id}", tag = "One GPU", params(("id" = String, Path, description = "uuid, or host:index"), ClusterParam),
@@ -15,7 +15,7 @@ use crate::http::problem::{Problem, ProblemBody};
 pub(super) async fn gpu(State(api): State<Api>, id: Result<Path<String>, PathRejection>, uri: Uri) -> Answer {
     let id = segment(id)?;
     let mut params = params(&uri)?;
-    let cluster = params.text("cluster")?;
+    let cluster = params.take::<ClusterParam>()?.cluster;
     params.end().map_err(Problem::from)?;
     let gpu = api.0.gpu(&id, cluster.as_deref()).await?;
     let latest = api.0.latest_of_gpu(&gpu).await?.into_iter().map(|(mig, row)| LatestValue::of(mig, row)).collect();
@@ -35,7 +35,7 @@ pub(super) async fn gpu_metrics(
 ) -> Answer {
     let id = segment(id)?;
     let mut params = params(&uri)?;
-    let cluster = params.text("cluster")?;
+    let cluster = params.take::<ClusterParam>()?.cluster;
     params.end().map_err(Problem::from)?;
     let gpu = api.0.gpu(&id, cluster.as_deref()).await?;
     let data: Vec<Metric> = api.0.metrics_of(&gpu).await?.into_iter().map(Metric::from).collect();

@@ -2,23 +2,11 @@
 
 use axum::extract::State;
 use axum::http::Uri;
-use utoipa::IntoParams;
 
-use super::lists::{FilterParams, PageParams};
 use super::{Answer, Api, answer, params};
 use crate::http::dto::{Latest, List};
 use crate::http::problem::ProblemBody;
-use crate::query::LatestRequest;
-
-/// Which metrics.
-#[derive(IntoParams)]
-#[into_params(parameter_in = Query)]
-#[expect(dead_code, reason = "describes what `query::Params` reads")]
-struct MetricsParam {
-    /// Metrics, repeated or separated by commas; all where none is given.
-    #[param(style = Form, explode)]
-    metric: Option<Vec<String>>,
-}
+use crate::query::{FilterParams, LatestRequest, MetricsParam, PageParams};
 
 /// The newest value of each metric of each GPU, by GPU and metric.
 #[utoipa::path(get, path = "/api/v1/telemetry/latest", tag = "Fleet", params(MetricsParam, FilterParams, PageParams),

@@ -3,55 +3,12 @@
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, Uri};
-use utoipa::IntoParams;
 
 use super::{Answer, Api, answer, params, segment, tagged};
 use crate::http::dto::{Cluster, Gpu, Host, List, Metric};
 use crate::http::problem::{Problem, ProblemBody};
 use crate::model::now_ms;
-use crate::query::ListRequest;
-
-/// A page of a list.
-#[derive(IntoParams)]
-#[into_params(parameter_in = Query)]
-#[expect(dead_code, reason = "describes what `query::Params` reads")]
-pub(super) struct PageParams {
-    /// Rows of a page.
-    #[param(minimum = 1, maximum = 10000, default = 100)]
-    limit: Option<u32>,
-    /// `next_cursor` of the page before, with the other parameters as they were.
-    #[param(max_length = 1024)]
-    cursor: Option<String>,
-}
-
-/// Which GPUs.
-#[derive(IntoParams)]
-#[into_params(parameter_in = Query)]
-#[expect(dead_code, reason = "describes what `query::Params` reads")]
-pub(super) struct FilterParams {
-    /// Edge cluster.
-    #[param(max_length = 1024, pattern = "^[^\\x00-\\x1f\\x7f-\\x9f]*$")]
-    cluster: Option<String>,
-    /// Host.
-    #[param(max_length = 1024, pattern = "^[^\\x00-\\x1f\\x7f-\\x9f]*$")]
-    hostname: Option<String>,
-    /// Model name.
-    #[param(max_length = 1024, pattern = "^[^\\x00-\\x1f\\x7f-\\x9f]*$")]
-    model: Option<String>,
-    /// Those that a workload in this namespace has used.
-    #[param(max_length = 1024, pattern = "^[^\\x00-\\x1f\\x7f-\\x9f]*$")]
-    namespace: Option<String>,
-}
-
-/// Which cluster.
-#[derive(IntoParams)]
-#[into_params(parameter_in = Query)]
-#[expect(dead_code, reason = "describes what `query::Params` reads")]
-pub(super) struct ClusterParam {
-    /// Edge cluster.
-    #[param(max_length = 1024, pattern = "^[^\\x00-\\x1f\\x7f-\\x9f]*$")]
-    cluster: Option<String>,
-}
+use crate::query::{ClusterParam, FilterParams, ListRequest, PageParams};
 
 /// The edge clusters: what is stored of each, and how fresh it is.
 #[utoipa::path(get, path = "/api/v1/clusters", tag = "What is stored",
@@ -68,7 +25,7 @@ pub(super) async fn clusters(State(api): State<Api>, uri: Uri) -> Answer {
 #[utoipa::path(get, path = "/api/v1/hosts", tag = "What is stored", params(ClusterParam, PageParams),
     responses((status = 200, body = List<Host>), (status = "default", body = ProblemBody, content_type = "application/problem+json")))]
 pub(super) async fn hosts(State(api): State<Api>, uri: Uri, headers: HeaderMap) -> Answer {
-    let request = ListRequest::parse(params(&uri)?, "hosts", &["cluster"], &api.0)?;
+    let request = ListRequest::parse::<ClusterParam>(params(&uri)?, "hosts", &api.0)?;
     let page = api.0.hosts(&request).await?;
     tagged(&headers, &List { data: page.rows.into_iter().map(Host::from).collect(), next_cursor: page.next })
 }
@@ -83,7 +40,7 @@ pub(super) async fn host_gpus(
     headers: HeaderMap,
 ) -> Answer {
     let host = segment(host)?;
-    let mut request = ListRequest::parse(params(&uri)?, "host_gpus", &["cluster"], &api.0)?;
+    let mut request = ListRequest::parse::<ClusterParam>(params(&uri)?, "host_gpus", &api.0)?;
     request.filter.hostname = Some(host.replace('\0', "\u{2400}"));
     let page = api.0.gpus(&request).await?;
     if page.rows.is_empty() {
@@ -96,7 +53,7 @@ pub(super) async fn host_gpus(
 #[utoipa::path(get, path = "/api/v1/gpus", tag = "What is stored", params(FilterParams, PageParams),
     responses((status = 200, body = List<Gpu>), (status = "default", body = ProblemBody, content_type = "application/problem+json")))]
 pub(super) async fn gpus(State(api): State<Api>, uri: Uri, headers: HeaderMap) -> Answer {
-    let request = ListRequest::parse(params(&uri)?, "gpus", &["cluster", "hostname", "model", "namespace"], &api.0)?;
+    let request = ListRequest::parse::<FilterParams>(params(&uri)?, "gpus", &api.0)?;
     let page = api.0.gpus(&request).await?;
     tagged(&headers, &List { data: page.rows.into_iter().map(Gpu::from).collect(), next_cursor: page.next })
 }

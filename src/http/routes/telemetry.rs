@@ -10,58 +10,19 @@ use axum::http::{HeaderMap, Uri};
 use bytes::BytesMut;
 use futures_util::TryStreamExt as _;
 use futures_util::stream::{self, Stream};
-use utoipa::IntoParams;
 
-use super::lists::ClusterParam;
 use super::{Answer, Api, params, segment, typed};
 use crate::http::ahead::{Made, ahead};
 use crate::http::dto::{List, Row};
 use crate::http::problem::{Problem, ProblemBody};
 use crate::http::rows::{CSV_HEAD, Form, Writer, page};
 use crate::model::now_ms;
-use crate::query::{Samples, Telemetry, TelemetryRequest};
+use crate::query::{ClusterParam, Samples, Telemetry, TelemetryParams, TelemetryRequest};
 
 /// Bytes after which a piece of a download is sent.
 const PIECE: usize = 128 << 10;
 /// What a piece may be longer by: most rows are shorter.
 const ROOM: usize = 1 << 10;
-
-/// Which samples.
-#[derive(IntoParams)]
-#[into_params(parameter_in = Query)]
-#[expect(dead_code, reason = "describes what `query::Params` reads")]
-struct TelemetryParams {
-    /// The first instant: RFC 3339, or `now-5m`.
-    #[param(
-        max_length = 64,
-        pattern = "^([0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])[T ]([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\\.[0-9]{1,9})?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])|now([+-][0-9]{1,5}(ms|s|m|h|d))?)$"
-    )]
-    start_time: Option<String>,
-    /// The last instant, included.
-    #[param(
-        max_length = 64,
-        pattern = "^([0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])[T ]([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\\.[0-9]{1,9})?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])|now([+-][0-9]{1,5}(ms|s|m|h|d))?)$"
-    )]
-    end_time: Option<String>,
-    /// Metrics, repeated or separated by commas; all where none is given.
-    #[param(style = Form, explode)]
-    metric: Option<Vec<String>>,
-    /// Which end comes first.
-    #[param(pattern = "^(asc|desc)$", default = "asc")]
-    order: Option<String>,
-    /// Rows: of JSON 100 where it is not given, of NDJSON and CSV all.
-    #[param(minimum = 1, maximum = 10000)]
-    limit: Option<u32>,
-    /// `next_cursor` of the page before, with the other parameters as they were.
-    #[param(max_length = 1024)]
-    cursor: Option<String>,
-    /// One row per series and step of this length: `30s`, `1m`, `1h`.
-    #[param(max_length = 32, pattern = "^[0-9]+(ms|s|m|h|d)$")]
-    step: Option<String>,
-    /// What becomes of the samples in a step.
-    #[param(pattern = "^(avg|min|max|sum|count|last|p50|p95|p99)$", default = "avg")]
-    agg: Option<String>,
-}
 
 /// A GPU's samples by time. Accept: application/json (a page), application/x-ndjson or text/csv (all of them, unless limited).
 #[utoipa::path(get, path = "/api/v1/gpus/{id}/telemetry", tag = "One GPU",

@@ -312,3 +312,25 @@ async fn a_gpu_counts_once_whatever_ran_on_it() {
     assert_eq!(ask("agg=sum&group_by=namespace&namespace=ml"), [(600.0, Some(1), Some(60))]);
     assert_eq!(ask("agg=avg&group_by=pod&namespace=ml").len(), 11);
 }
+
+/// What a request may ask for is what its description says, of every path.
+#[tokio::test(flavor = "multi_thread")]
+async fn parameters_are_those_that_are_described() {
+    let (serving, _) = serving().await;
+    let description = serving.ask("/openapi.json").json();
+    let mut checked = 0;
+    for (path, operations) in description["paths"].as_object().unwrap() {
+        let parameters = operations["get"]["parameters"].as_array().cloned().unwrap_or_default();
+        let of = |place: &str| {
+            parameters.iter().filter(|one| one["in"] == place).map(|one| text(one, "name").to_owned()).collect::<Vec<_>>()
+        };
+        let (described, required) = (of("query"), if path.contains("aggregate") { "metric=W&" } else { "" });
+        let asked = path.replace("{id}", "GPU-none").replace("{host}", "none");
+        let problem = serving.ask(&format!("{asked}?{required}nonsense=1")).problem(400, &["nonsense"]);
+        let known = text(&problem, "detail").rsplit_once("there are: ").map_or("", |(_, known)| known);
+        let known: BTreeSet<&str> = known.split(", ").filter(|name| !name.is_empty()).collect();
+        assert_eq!(known, described.iter().map(String::as_str).collect::<BTreeSet<_>>(), "{path}");
+        checked += 1;
+    }
+    assert!(checked >= 11, "{checked}");
+}

@@ -49,7 +49,7 @@ fn reader(bytes: &[u8], size: usize) -> CsvReader {
 async fn drain(reader: &mut CsvReader) -> (Vec<Seen>, Option<String>) {
     let mut seen = Vec::new();
     loop {
-        while let Some(row) = reader.next_row().await {
+        while let Some(row) = reader.next_row() {
             let what = match row.kind {
                 Kind::Sample { series, time_ms, value } => {
                     assert!(value.is_finite());

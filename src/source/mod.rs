@@ -1,40 +1,30 @@
 //! Sources: where rows come from, and where each of them stands.
 //!
-//! [`discover()`] finds inputs, [`CsvReader`] reads one of them: [`CsvReader::fill`] does all the waiting, [`CsvReader::next_row`]
-//! gives what is in memory. [`identity`] says which source a content is, [`follow`] what became of a file that is watched,
-//! [`pace`] when rows are due, [`Rejects`] writes rejected rows to a file. Nothing here spawns tasks: the caller owns the loops.
+//! Two rooms: *content* is bytes with offsets (files, gzip or not, and pipes; growth, identity, going back), *format* is what makes
+//! records and rows of them. A content knows of no format. [`CsvReader`] is one reader of one content: [`CsvReader::fill`] does all the
+//! waiting, [`CsvReader::next_row`] gives what is in memory.
+//!
+//! Beside them: [`discover()`] finds inputs, [`identity`] says which source a content is, [`follow`] what became of a file that is
+//! watched, [`pace`] when rows are due, [`Rejects`] writes rejected rows to a file. Nothing here spawns tasks: the caller owns the loops.
 //!
 //! A *row* is a CSV record, valid or not, headers and blank lines not counted; its ordinal and its place in the
 //! (decompressed) bytes are the same however the content was cut into blocks.
 
+mod content;
 mod discover;
 mod error;
-pub mod follow;
-mod header;
-mod headers;
-pub mod identity;
-mod input;
-mod labels;
-mod lines;
+mod format;
 pub mod pace;
-mod quotes;
-mod reader;
 mod rejects;
-mod seek;
-mod series;
-mod skip;
-mod span;
-mod window;
 
 use std::time::Duration;
 
 use crate::model::{Reason, TimeMs};
 
+pub use content::{Input, follow, identity};
 pub use discover::{Watch, discover};
 pub use error::SourceError;
-pub use header::Columns;
-pub use input::Input;
-pub use reader::CsvReader;
+pub use format::csv::{Columns, CsvReader};
 pub use rejects::Rejects;
 
 /// How much before a position is digested for it.

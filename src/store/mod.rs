@@ -75,11 +75,12 @@ impl StoreError {
 /// Shorthand.
 pub type Result<T> = std::result::Result<T, StoreError>;
 
-/// A batch with the dictionaries its header names, in that order: every run's series stands in them.
+/// A batch with the dictionaries its header names, in that order: every run's series stands in them. A clone shares both, so that
+/// each attempt at a commit may have the group.
 #[derive(Clone, Debug)]
 pub struct Incoming {
-    batch: Batch,
-    dictionaries: Vec<Arc<Dictionary>>,
+    batch: Arc<Batch>,
+    dictionaries: Arc<[Arc<Dictionary>]>,
 }
 
 impl Incoming {
@@ -89,7 +90,7 @@ impl Incoming {
     /// A run names a series that is not in the dictionaries.
     pub fn new(batch: Batch, dictionaries: Vec<Arc<Dictionary>>) -> std::result::Result<Self, DecodeError> {
         batch.check(&dictionaries)?;
-        Ok(Self { batch, dictionaries })
+        Ok(Self { batch: Arc::new(batch), dictionaries: dictionaries.into() })
     }
 
     /// The batch.

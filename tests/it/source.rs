@@ -11,7 +11,7 @@ use std::task::{Context, Poll};
 use proptest::prelude::*;
 use telemetry::model::{Position, Reason};
 use telemetry::source::follow::Change;
-use telemetry::source::identity::{Known, named, round};
+use telemetry::source::identity::{KnownContent, named, round};
 use telemetry::source::{CsvReader, Fill, Input, Kind, Options, Rejects, Row, Seek, SourceError, Watch, discover};
 use tokio::io::{AsyncRead, ReadBuf};
 
@@ -70,7 +70,7 @@ fn see(reader: &CsvReader, row: Row) -> Seen {
 async fn drain(reader: &mut CsvReader) -> Result<Vec<Seen>, (Vec<Seen>, SourceError)> {
     let mut seen = Vec::new();
     loop {
-        while let Some(row) = reader.next_row().await {
+        while let Some(row) = reader.next_row() {
             seen.push(see(reader, row));
         }
         match reader.fill().await {
@@ -593,7 +593,7 @@ async fn content_is_recognised_wherever_it_lies_and_however_it_has_grown() {
     assert_eq!(pipe.recognise(&[first.fresh]).await.expect("reads"), Some(first.fresh));
     assert_eq!(drain(&mut pipe).await.expect("readable").len(), 2000);
 
-    let Known { source, .. } = first.fresh;
+    let KnownContent { source, .. } = first.fresh;
     assert_ne!(named("edge", "x"), named("other", "x"));
     assert_ne!(round(source, 1, 0), round(source, 1, 1));
 }
@@ -622,7 +622,7 @@ async fn a_full_series_table_is_said_and_reset() {
     let mut reader = pieces(text.as_bytes(), &[50], Options { max_series: 4, ..Options::default() });
     let (mut values, mut resets) = (Vec::new(), 0);
     loop {
-        while let Some(row) = reader.next_row().await {
+        while let Some(row) = reader.next_row() {
             let Kind::Sample { series, value, .. } = row.kind else { panic!("{row:?}") };
             assert_eq!(reader.series(series).metric, format!("M{value}"));
             values.push(value);
@@ -651,7 +651,7 @@ async fn measure() {
     let began = std::time::Instant::now();
     let (mut samples, mut sum, mut rejects) = (0u64, 0.0, BTreeMap::<Reason, u64>::new());
     loop {
-        while let Some(row) = reader.next_row().await {
+        while let Some(row) = reader.next_row() {
             match row.kind {
                 Kind::Sample { value, .. } => {
                     samples += 1;

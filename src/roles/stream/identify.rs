@@ -1,7 +1,7 @@
 //! Which source a content is: the registry in the queue finds a file that was smaller, elsewhere, or called otherwise.
 
 use crate::model::{Digest, FamilyId, SourceId};
-use crate::source::identity::Known;
+use crate::source::identity::KnownContent;
 use crate::source::{CsvReader, SourceError};
 use crate::transport::{Identity, Publisher, TransportError};
 
@@ -23,11 +23,11 @@ pub(super) enum Unidentified {
     Queue(#[from] TransportError),
 }
 
-fn known(identities: &[Identity]) -> Vec<Known> {
-    identities.iter().map(|i| Known { length: i.length, prefix: i.prefix, source: i.source }).collect()
+fn known(identities: &[Identity]) -> Vec<KnownContent> {
+    identities.iter().map(|i| KnownContent { length: i.length, prefix: i.prefix, source: i.source }).collect()
 }
 
-fn identity(known: Known) -> Identity {
+fn identity(known: KnownContent) -> Identity {
     Identity { length: known.length, prefix: known.prefix, source: known.source }
 }
 

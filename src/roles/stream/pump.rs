@@ -251,7 +251,7 @@ impl Pump<'_> {
             if realtime {
                 self.before = Some(self.reader.position());
             }
-            let Some(row) = self.reader.next_row().await else { break };
+            let Some(row) = self.reader.next_row() else { break };
             if realtime {
                 self.keep_time(&row).await?;
                 now = self.shared.began.elapsed();

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use rusqlite::{Connection, OptionalExtension as _, params};
 
-use super::connections::Writer;
+use super::connections::{SeriesIds, Writer};
 use super::error::{Fault, Result};
 use super::{blob, ledger, series};
 use crate::batch::Batch;
@@ -20,24 +20,14 @@ type Identity = (SeriesId, TimeMs, u64);
 
 /// Commits a group; with `letter`, the dead letter of that number is removed with it.
 pub(super) fn commit(writer: &mut Writer, group: &[Incoming], letter: Option<i64>) -> Result<Committed> {
-    writer.connection.execute_batch("BEGIN IMMEDIATE")?;
-    let done = within(writer, group, letter).and_then(|committed| {
-        writer.connection.execute_batch("COMMIT")?;
-        Ok(committed)
-    });
-    if done.is_err() && !writer.connection.is_autocommit() {
-        // The reason is the first error, not what this one says.
-        let _ = writer.connection.execute_batch("ROLLBACK");
-    }
-    done
+    writer.transaction(|transaction, series| within(transaction, series, group, letter))
 }
 
-fn within(writer: &mut Writer, group: &[Incoming], letter: Option<i64>) -> Result<Committed> {
+fn within(connection: &Connection, series: &mut SeriesIds, group: &[Incoming], letter: Option<i64>) -> Result<Committed> {
     if let Some(id) = letter {
-        take_letter(&writer.connection, id, group)?;
+        take_letter(connection, id, group)?;
     }
-    let ids = series::resolve(writer, group)?;
-    let connection = &writer.connection;
+    let ids = series::resolve(connection, series, group)?;
     let mut work = Work::default();
     // What is covered as the batches of the group go in, by family and by source.
     let (mut families, mut sources): (HashMap<FamilyId, RowSet>, HashMap<SourceId, RowSet>) = (HashMap::new(), HashMap::new());

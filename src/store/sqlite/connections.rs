@@ -4,29 +4,45 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use rusqlite::{Connection, InterruptHandle};
+use rusqlite::{Connection, Transaction, TransactionBehavior};
 use tokio::sync::Semaphore;
 
-use super::error::{Fault, Result};
+use super::error::Result;
 use super::open;
 use crate::store::StoreError;
 use crate::store::chunk::Ids;
 
 /// Questions that are answered at the same time.
 const READERS: usize = 4;
+/// Steps of SQLite's virtual machine between two looks at whether the caller of a read has gone: well under a millisecond.
+const STEPS_BETWEEN_LOOKS: i32 = 1000;
 
-/// The connection that writes, and what it knows.
+/// Ids of series, by key.
+pub(super) type SeriesIds = HashMap<u128, Ids>;
+
+/// The connection that writes, and the ids of series that it has looked up.
 pub(super) struct Writer {
     pub(super) connection: Connection,
-    /// Ids of series, by key. Emptied whenever a transaction did not end well: what it registered is gone.
-    pub(super) series: HashMap<u128, Ids>,
+    series: SeriesIds,
 }
 
 impl Writer {
     pub(super) fn new(connection: Connection) -> Self {
         Self { connection, series: HashMap::new() }
+    }
+
+    /// Runs a piece of work in one transaction, which is rolled back where the work fails or panics. The ids of series are emptied
+    /// then: those that the transaction registered are gone.
+    pub(super) fn transaction<T>(&mut self, work: impl FnOnce(&Transaction<'_>, &mut SeriesIds) -> Result<T>) -> Result<T> {
+        let mut series = std::mem::take(&mut self.series);
+        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let done = work(&transaction, &mut series)?;
+        transaction.commit()?;
+        self.series = series;
+        Ok(done)
     }
 }
 
@@ -63,26 +79,19 @@ impl Connections {
         work: impl FnOnce(&mut Writer) -> Result<T> + Send + 'static,
     ) -> crate::store::Result<T> {
         let writer = Arc::clone(&self.writer);
-        let done = tokio::task::spawn_blocking(move || {
-            let mut writer = lock(&writer);
-            let done = work(&mut writer);
-            if done.is_err() {
-                writer.series.clear();
-            }
-            done
-        });
+        let done = tokio::task::spawn_blocking(move || work(&mut lock(&writer)));
         self.ended(done.await)
     }
 
-    /// Asks something. When the future is dropped, the statement ends.
+    /// Reads something. When the future is dropped, the statement that runs ends, and so does every later one of the same work.
     pub(super) async fn read<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Connection) -> Result<T> + Send + 'static,
     ) -> crate::store::Result<T> {
         let permit = Arc::clone(&self.readers).acquire_owned().await.map_err(|_| self.unavailable("it was closed"))?;
         let (idle, path) = (Arc::clone(&self.idle), self.path.clone());
-        let interrupt = Interrupt::default();
-        let running = Arc::clone(&interrupt.0);
+        let cancel_on_drop = CancelOnDrop::default();
+        let cancelled = Arc::clone(&cancel_on_drop.0);
         let done = tokio::task::spawn_blocking(move || {
             let _permit = permit;
             // The lock ends with this statement: opening takes a while.
@@ -91,17 +100,10 @@ impl Connections {
                 Some(connection) => connection,
                 None => open::reader(&path)?,
             };
-            {
-                let mut running = lock(&running);
-                if running.cancelled {
-                    lock(&idle).push(connection);
-                    return Err(Fault::Store(StoreError::Unavailable { endpoint: String::new(), reason: "nobody waits".into() }));
-                }
-                running.handle = Some(connection.get_interrupt_handle());
-            }
+            // Not SQLite's interrupt: that ends only what runs at that moment, and is lost between two statements.
+            connection.progress_handler(STEPS_BETWEEN_LOOKS, Some(move || cancelled.load(Ordering::Relaxed)))?;
             let done = work(&connection);
-            // From here on nothing interrupts: the connection may already be another's.
-            lock(&running).handle = None;
+            connection.progress_handler(0, None::<fn() -> bool>)?;
             lock(&idle).push(connection);
             done
         });
@@ -121,22 +123,79 @@ impl Connections {
     }
 }
 
-/// Interrupts what runs when it is dropped.
+/// Says to a read that its caller has gone: set when it is dropped.
 #[derive(Default)]
-struct Interrupt(Arc<Mutex<Running>>);
+struct CancelOnDrop(Arc<AtomicBool>);
 
-#[derive(Default)]
-struct Running {
-    handle: Option<InterruptHandle>,
-    cancelled: bool,
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
-impl Drop for Interrupt {
-    fn drop(&mut self) {
-        let mut running = lock(&self.0);
-        running.cancelled = true;
-        if let Some(handle) = &running.handle {
-            handle.interrupt();
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use super::*;
+
+    fn connections(directory: &tempfile::TempDir) -> Connections {
+        open::open(directory.path()).expect("a store").0
+    }
+
+    fn add_row(transaction: &Connection) -> Result<()> {
+        transaction.execute("INSERT INTO batch_failure (entry, failures, last_reason, last_ms) VALUES ('1-1', 1, '', 0)", [])?;
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn after_a_panic_in_a_transaction_nothing_of_it_is_there_and_writing_goes_on() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let connections = connections(&directory);
+        let broken = connections.write(|writer| {
+            writer.transaction(|transaction, series| -> Result<()> {
+                add_row(transaction)?;
+                series.insert(1, Ids { series: crate::model::SeriesId::from_store(1), gpu: crate::model::GpuId::from_store(1) });
+                panic!("a fault in the commit")
+            })
+        });
+        assert!(broken.await.expect_err("it panicked").to_string().contains("internal error"));
+        let known = connections.write(|writer| {
+            writer.transaction(|transaction, series| {
+                // Were it there, its key would collide.
+                add_row(transaction)?;
+                Ok(series.len())
+            })
+        });
+        assert_eq!(known.await.expect("writing goes on"), 0, "ids that were rolled back are forgotten");
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_caller_that_goes_before_the_first_statement_ends_it_all_the_same() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let connections = connections(&directory);
+        let (began, mut has_began) = tokio::sync::mpsc::channel(1);
+        let (go_on, may_go_on) = mpsc::channel();
+        let (tell, ending) = tokio::sync::oneshot::channel();
+        let read = connections.read(move |connection| {
+            began.blocking_send(()).expect("the test waits");
+            may_go_on.recv_timeout(Duration::from_secs(30)).expect("the test says so");
+            let endless =
+                "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 30000000) SELECT count(*) FROM n";
+            let counted = connection.query_row(endless, [], |row| row.get::<_, i64>(0));
+            tell.send(counted.map_err(|error| error.sqlite_error_code())).expect("the test waits");
+            Ok(())
+        });
+        tokio::select! {
+            _ = read => panic!("it cannot have ended"),
+            _ = has_began.recv() => {}
         }
+        go_on.send(()).expect("it waits");
+        assert_eq!(ending.await.expect("an answer"), Err(Some(rusqlite::ErrorCode::OperationInterrupted)));
+        assert_eq!(
+            connections.read(|c| Ok(c.query_row("SELECT 1", [], |row| row.get::<_, i64>(0))?)).await.expect("the next"),
+            1
+        );
     }
 }

@@ -3,7 +3,7 @@
 //! | file | what |
 //! |---|---|
 //! | `open`, `schema.sql` | the directory, its lock, the file: what is ours, what is refused |
-//! | `connections` | one writer, a few readers; work off the runtime's threads, ended when nobody waits for it |
+//! | `connections` | one writer, a few readers; work off the runtime's threads, reads ended when nobody waits for them |
 //! | `error` | what SQLite says, in our words |
 //! | `blob` | a chunk's times and values as bytes |
 //! | `commit`, `series` | the transaction |

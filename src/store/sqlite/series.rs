@@ -2,7 +2,7 @@
 
 use rusqlite::{Connection, OptionalExtension as _, params};
 
-use super::connections::Writer;
+use super::connections::SeriesIds;
 use super::error::Result;
 use crate::batch::Dictionary;
 use crate::model::{Gpu, GpuId, Series, SeriesId};
@@ -14,21 +14,20 @@ use crate::store::text::clean;
 const KEPT: usize = 200_000;
 
 /// The ids of every dictionary of every batch of a group; new ones are registered, within the transaction.
-pub(super) fn resolve(writer: &mut Writer, group: &[Incoming]) -> Result<Vec<Vec<Resolved>>> {
-    if writer.series.len() > KEPT {
-        writer.series.clear();
+pub(super) fn resolve(connection: &Connection, known: &mut SeriesIds, group: &[Incoming]) -> Result<Vec<Vec<Resolved>>> {
+    if known.len() > KEPT {
+        known.clear();
     }
     group
         .iter()
         .map(|incoming| {
             let cluster = &incoming.batch().header.cluster;
-            incoming.dictionaries().iter().map(|dictionary| of_dictionary(writer, cluster, dictionary)).collect()
+            incoming.dictionaries().iter().map(|dictionary| of_dictionary(connection, known, cluster, dictionary)).collect()
         })
         .collect()
 }
 
-fn of_dictionary(writer: &mut Writer, cluster: &str, dictionary: &Dictionary) -> Result<Resolved> {
-    let Writer { connection, series: known } = writer;
+fn of_dictionary(connection: &Connection, known: &mut SeriesIds, cluster: &str, dictionary: &Dictionary) -> Result<Resolved> {
     dictionary
         .series
         .iter()

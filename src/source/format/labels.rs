@@ -4,7 +4,7 @@
 ///
 /// Quotes inside a value are escaped by a backslash or doubled; a cell whose quotes were doubled once too often (`k=""v""`) and
 /// values without quotes (`k=v,`) are understood too, and so are braces around it all.
-pub(super) fn parse(cell: &str) -> Option<Vec<(&str, String)>> {
+pub(in crate::source) fn parse(cell: &str) -> Option<Vec<(&str, String)>> {
     let mut rest = cell.trim();
     if let Some(inner) = rest.strip_prefix('{') {
         rest = inner.strip_suffix('}')?.trim();

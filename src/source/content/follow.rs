@@ -1,18 +1,22 @@
 //! What became of a file that is watched: nothing, more of it, another content, another file.
 //!
-//! The caller sleeps for the poll interval after [`Fill::Idle`](super::Fill::Idle) and then asks [`CsvReader::look`]:
+//! The caller sleeps for the poll interval after [`Fill::Idle`](crate::source::Fill::Idle) and then asks [`CsvReader::look`]:
 //!
 //! - [`Change::None`], [`Change::Grown`]: fill again.
 //! - [`Change::Restarted`]: it was truncated or rewritten in place. What was read stays read; open it anew, it is another content.
 //! - [`Change::Replaced`], [`Change::Removed`]: [`CsvReader::finish`], read the open file to its end, and tell the watch; the file
 //!   that is now at the path is found by the next scan.
+//!
+//! [`CsvReader::look`]: crate::source::CsvReader::look
+//! [`CsvReader::finish`]: crate::source::CsvReader::finish
 
 use std::fs::Metadata;
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 
-use super::input::Content;
-use super::{CsvReader, SourceError};
+use super::Content;
+use super::stream::Stream;
+use crate::source::SourceError;
 
 /// How much of what was read last is compared when a file has grown.
 const COMPARED: usize = 4096;
@@ -67,17 +71,17 @@ pub enum Change {
     Removed,
 }
 
-impl CsvReader {
+impl Content {
     /// What became of the file since it was read. A pipe never changes.
     ///
     /// # Errors
     /// The system does not say.
-    pub async fn look(&mut self) -> Result<Change, SourceError> {
+    pub(in crate::source) async fn look(&mut self) -> Result<Change, SourceError> {
         let fail = |cause| SourceError::io(&self.name, cause);
-        let (Some(file), Some(path)) = (self.content.file(), self.input.path()) else { return Ok(Change::None) };
+        let (Some(file), Some(path)) = (self.stream.file(), self.input.path()) else { return Ok(Change::None) };
         let ours = file.metadata().await.map_err(fail)?;
-        let read = self.content.start() + self.read_offset();
-        if self.content.plain_file().is_some() {
+        let read = self.stream.start() + self.read_offset();
+        if self.stream.plain_file().is_some() {
             if ours.len() < read {
                 return Ok(Change::Restarted);
             }
@@ -102,8 +106,8 @@ impl CsvReader {
     ///
     /// # Errors
     /// The system does not say.
-    pub async fn state(&self) -> Result<Option<FileState>, SourceError> {
-        let Some(file) = self.content.file() else { return Ok(None) };
+    pub(in crate::source) async fn state(&self) -> Result<Option<FileState>, SourceError> {
+        let Some(file) = self.stream.file() else { return Ok(None) };
         let metadata = file.metadata().await.map_err(|cause| SourceError::io(&self.name, cause))?;
         Ok(Some(FileState::of(&metadata)))
     }
@@ -113,16 +117,16 @@ impl CsvReader {
     ///
     /// # Errors
     /// One of the two cannot be read.
-    pub async fn is_superseded(&self) -> Result<bool, SourceError> {
+    pub(in crate::source) async fn is_superseded(&self) -> Result<bool, SourceError> {
         let fail = |cause| SourceError::io(&self.name, cause);
-        let (Some(ours), Some(path)) = (self.content.file(), self.input.path()) else { return Ok(false) };
+        let (Some(ours), Some(path)) = (self.stream.file(), self.input.path()) else { return Ok(false) };
         let ours = FileId::of(&ours.metadata().await.map_err(fail)?);
         match tokio::fs::metadata(path).await {
             Ok(theirs) if FileId::of(&theirs) != ours => {}
             _ => return Ok(false),
         }
-        let Some(mut former) = self.content.again().await else { return Ok(false) };
-        let mut present = Content::open(&self.input, self.options.block_bytes).await?;
+        let Some(mut former) = self.stream.again().await else { return Ok(false) };
+        let mut present = Stream::open(&self.input, self.block).await?;
         let (mut left, mut right) = (Vec::new(), Vec::new());
         loop {
             if left.is_empty() && former.read(&mut left, false).await.map_err(fail)? == 0 {
@@ -142,19 +146,19 @@ impl CsvReader {
 
     /// Whether the last bytes before an index of the window are still where they were.
     pub(super) async fn still_the_same(&self, before: usize) -> Result<bool, SourceError> {
-        let fail = |cause| SourceError::io(&self.name, cause);
-        let Some(file) = self.content.plain_file() else { return Ok(true) };
-        let known = self.bytes()[before.saturating_sub(COMPARED)..before].to_vec();
-        let at = self.content.start() + self.base + (before - known.len()) as u64;
-        let file = file.try_clone().await.map_err(fail)?.into_std().await;
-        let same = move || {
+        if self.stream.plain_file().is_none() {
+            return Ok(true);
+        }
+        let known = self.window[before.saturating_sub(COMPARED)..before].to_vec();
+        let at = self.base + (before - known.len()) as u64;
+        let same = self.aside(move |file| {
             let mut now = vec![0; known.len()];
             match file.read_exact_at(&mut now, at) {
                 Ok(()) => Ok(now == known),
                 Err(cause) if cause.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
                 Err(cause) => Err(cause),
             }
-        };
-        tokio::task::spawn_blocking(same).await.map_err(io::Error::other).and_then(|same| same).map_err(fail)
+        });
+        Ok(same.await?.unwrap_or(true))
     }
 }

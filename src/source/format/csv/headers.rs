@@ -1,19 +1,21 @@
-//! Headers: the one at the beginning, and those in the middle of a content: `cat a.csv b.csv`, a rotation, the members of a gzip file. Each counts from its place on.
+//! Headers: the one at the beginning, and those in the middle of a content (`cat a.csv b.csv`, a rotation, the members of a gzip file).
+//! Each counts from its place on.
 //!
 //! One that is read on the way is remembered. Whoever goes to a position without reading what is before it must find out which header is
 //! in force there: lines that can be headers are looked for by a word that each of them has ([`may_be_header`]), which is as fast as the
 //! file can be read.
 
-use std::os::unix::fs::FileExt;
+use std::io;
 use std::sync::Arc;
-use std::{fs, io};
 
 use csv_core::{ReadRecordResult, Reader, ReaderBuilder, Terminator};
 use memchr::{memchr, memmem, memrchr};
 
-use super::SourceError;
 use super::header::{Columns, Header};
-use super::reader::{CsvReader, MAX_HEADER, Parsed};
+use super::records::Parsed;
+use super::{CsvReader, MAX_HEADER};
+use crate::source::SourceError;
+use crate::source::content::{Aside, Content};
 
 /// How much of a file is looked through at once.
 const BLOCK: usize = 1 << 20;
@@ -21,7 +23,7 @@ const BLOCK: usize = 1 << 20;
 const STAMPS: [&[u8]; 3] = [b"stamp", b"Stamp", b"STAMP"];
 
 /// The headers that are known, and how far the content is known to have no others.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Headers {
     /// Each with the offset behind it, ascending.
     found: Vec<(u64, Arc<Header>)>,
@@ -51,6 +53,24 @@ impl Headers {
     pub(super) fn in_force(&self, offset: u64) -> Option<Arc<Header>> {
         let after = self.found.partition_point(|(end, _)| *end <= offset);
         after.checked_sub(1).map(|at| self.found[at].1.clone())
+    }
+
+    /// Whether everything before an offset is known.
+    pub(super) fn reach(&self, offset: u64) -> bool {
+        self.known_to >= offset
+    }
+
+    /// Looks through what a window has between an offset and its last line end; gives the offset to go on from.
+    pub(super) fn look_through_window(&mut self, content: &Content, from: u64) -> u64 {
+        let from = from.max(content.base());
+        let rest = &content.bytes()[(from - content.base()) as usize..];
+        match memrchr(b'\n', rest) {
+            Some(newline) => {
+                self.look_through(from, &rest[..=newline]);
+                from + newline as u64 + 1
+            }
+            None => from,
+        }
     }
 
     /// Looks through whole lines, the first of which begins at an offset.
@@ -108,37 +128,38 @@ impl CsvReader {
     }
 
     /// Reads the header, if it is complete.
-    pub(super) async fn read_header(&mut self) -> Result<bool, SourceError> {
-        if self.base == 0 && self.at == 0 && self.bytes().starts_with(b"\xef\xbb\xbf") {
-            self.restart(3, 0);
+    pub(super) fn read_header(&mut self) -> Result<bool, SourceError> {
+        if self.content.base() == 0 && self.records.at() == 0 && self.content.bytes().starts_with(b"\xef\xbb\xbf") {
+            self.records.restart(3, 0);
         }
         loop {
-            match self.parse().await {
+            match self.parse() {
                 // Blank lines before the header count: the bytes that identify a content reach past the header.
                 Parsed::Record(_, end) if end > MAX_HEADER => return Err(self.no_header("it does not begin with a header")),
                 Parsed::Record(begin, end) => {
                     let cells = self.cells(begin, end);
-                    let cells: Vec<&[u8]> = (0..self.record.len()).map(|at| cells.get(at)).collect();
+                    let cells: Vec<&[u8]> = (0..self.records.record().len()).map(|at| cells.get(at)).collect();
                     if let Some(assumed) = self.assumed.as_ref().filter(|assumed| assumed.fits(&cells)) {
                         // It is a row.
                         self.headers.note(0, assumed.0.clone());
                         self.header = Some(assumed.0.clone());
-                        self.restart(self.at, self.newlines);
+                        self.records.restart(self.records.at(), self.records.newlines());
                         return Ok(true);
                     }
-                    let header = Header::new(&self.name, &cells)?;
+                    let header = Header::new(self.content.name(), &cells)?;
                     self.take_header(header, end);
-                    self.advance(end);
-                    self.finish_row(end);
-                    self.row = 0;
+                    self.records.advance(end);
+                    self.take_end(end);
                     return Ok(true);
                 }
                 Parsed::Blank => {}
-                Parsed::Nothing if self.ended => return Err(SourceError::Empty { name: self.name.clone() }),
-                Parsed::Nothing if self.at <= MAX_HEADER => return Ok(false),
+                Parsed::Nothing if self.content.has_ended() => {
+                    return Err(SourceError::Empty { name: self.content.name().to_owned() });
+                }
+                Parsed::Nothing if self.records.at() <= MAX_HEADER => return Ok(false),
                 Parsed::Nothing => {}
                 Parsed::TooLong(..) | Parsed::Open(..) => {
-                    let binary = self.bytes().contains(&0);
+                    let binary = self.content.bytes().contains(&0);
                     return Err(self.no_header(if binary {
                         "it begins with binary data"
                     } else {
@@ -146,78 +167,44 @@ impl CsvReader {
                     }));
                 }
             }
-            if self.at > MAX_HEADER {
+            if self.records.at() > MAX_HEADER {
                 return Err(self.no_header("it does not begin with a header"));
             }
         }
     }
 
     fn no_header(&self, reason: &str) -> SourceError {
-        SourceError::NotText { name: self.name.clone(), reason: reason.to_owned() }
+        SourceError::NotText { name: self.content.name().to_owned(), reason: reason.to_owned() }
     }
 
     /// Goes on behind a header by what it says.
     pub(super) fn take_header(&mut self, header: Header, end: usize) {
         let header = Arc::new(header);
-        self.headers.note(self.base + end.min(self.real_len()) as u64, header.clone());
+        self.headers.note(self.content.base() + end.min(self.content.real_len()) as u64, header.clone());
         self.header = Some(header);
         self.table.forget_identities();
     }
 
     /// The header that the record just parsed is, if it is one.
     pub(super) fn header_in_the_middle(&self, begin: usize, end: usize) -> Option<Header> {
-        let raw = &self.bytes()[begin..end];
+        let raw = &self.content.bytes()[begin..end];
         if raw.len() > MAX_HEADER || !may_be_header(raw) {
             return None;
         }
         let cells = self.cells(begin, end);
-        let cells: Vec<&[u8]> = (0..self.record.len()).map(|at| cells.get(at)).collect();
-        Header::new(&self.name, &cells).ok()
-    }
-
-    /// Finds the headers before an offset of a plain file. `false`: the file ends before it.
-    pub(super) async fn find_headers(&mut self, offset: u64) -> Result<bool, SourceError> {
-        if self.headers.known_to >= offset {
-            return Ok(true);
-        }
-        let Some(file) = self.content.plain_file() else { return Ok(true) };
-        let fail = |name: &str, cause| SourceError::io(name, cause);
-        let file = file.try_clone().await.map_err(|cause| fail(&self.name, cause))?.into_std().await;
-        let mut headers = std::mem::take(&mut self.headers);
-        let start = self.content.start();
-        let looked = tokio::task::spawn_blocking(move || {
-            let found = look(&file, start, &mut headers, offset);
-            (headers, found)
-        });
-        let (headers, found) = looked.await.map_err(|cause| fail(&self.name, io::Error::other(cause)))?;
-        self.headers = headers;
-        found.map_err(|cause| fail(&self.name, cause))
-    }
-
-    /// Looks through what the window has between an offset and its last line end; gives the offset to go on from.
-    pub(super) fn look_through_window(&mut self, from: u64) -> u64 {
-        let base = self.base;
-        let bytes = &self.csv.get_ref().bytes;
-        let from = from.max(base);
-        let rest = &bytes[(from - base) as usize..];
-        match memrchr(b'\n', rest) {
-            Some(newline) => {
-                self.headers.look_through(from, &rest[..=newline]);
-                from + newline as u64 + 1
-            }
-            None => from,
-        }
+        let cells: Vec<&[u8]> = (0..self.records.record().len()).map(|at| cells.get(at)).collect();
+        Header::new(self.content.name(), &cells).ok()
     }
 }
 
-/// Looks through a content up to an offset; `start` is where it begins in its file. `false`: it ends before.
-fn look(file: &fs::File, start: u64, headers: &mut Headers, until: u64) -> io::Result<bool> {
+/// Looks through a content up to an offset. `false`: it ends before.
+pub(super) fn look(file: &Aside, headers: &mut Headers, until: u64) -> io::Result<bool> {
     let (mut lines, mut at) = (Vec::with_capacity(BLOCK + MAX_HEADER), headers.known_to);
     while at + (lines.len() as u64) < until {
         let kept = lines.len();
         let want = BLOCK.min(usize::try_from(until - at).unwrap_or(usize::MAX) - kept);
         lines.resize(kept + want, 0);
-        let n = file.read_at(&mut lines[kept..], start + at + kept as u64)?;
+        let n = file.read_at(&mut lines[kept..], at + kept as u64)?;
         lines.truncate(kept + n);
         if n == 0 {
             return Ok(false);

@@ -6,7 +6,8 @@
 
 use csv_core::{ReadRecordResult, Reader, ReaderBuilder, Terminator};
 
-use super::reader::{CsvReader, Parsed};
+use super::records::{Parsed, Records, is_too_long};
+use crate::source::content::Content;
 
 /// What is known of records that go on.
 #[derive(Debug)]
@@ -60,7 +61,7 @@ impl Spans {
 
     /// Where the record ends that begins at an index of a window, the first byte of which has the offset `base`: if it goes on like the
     /// one that is known, and where that one ends (`true`), or where the window does (`false`).
-    fn look(&mut self, base: u64, bytes: &[u8], begin: usize) -> Option<(usize, bool)> {
+    fn end_of(&mut self, base: u64, bytes: &[u8], begin: usize) -> Option<(usize, bool)> {
         let span = self.longest.as_mut()?;
         let known = usize::try_from(span.end.checked_sub(base)?).ok().filter(|known| *known <= bytes.len())?;
         if let Some(machine) = &mut span.open {
@@ -89,20 +90,20 @@ impl Spans {
     }
 }
 
-impl CsvReader {
+impl Records {
     /// What parsing the next record would find, where that is known; `None`: it must be parsed.
-    pub(super) fn known(&mut self) -> Option<Parsed> {
+    pub(super) fn foreseen(&mut self, content: &Content, longest: usize) -> Option<Parsed> {
         #[cfg(test)]
         if self.spans.off {
             return None;
         }
-        let bytes = &self.csv.get_ref().bytes;
-        let blanks = bytes[self.at..].iter().take_while(|byte| **byte == b'\n').count();
-        let begin = self.at + blanks;
-        let (end, ended) = self.spans.look(self.base, bytes, begin)?;
+        let (bytes, at) = (content.bytes(), self.at());
+        let blanks = bytes[at..].iter().take_while(|byte| **byte == b'\n').count();
+        let begin = at + blanks;
+        let (end, ended) = self.spans.end_of(content.base(), bytes, begin)?;
         match ended {
-            false => Some(self.unfinished(begin, end)),
-            true => self.is_too_long(begin, end).then_some(Parsed::TooLong(begin)),
+            false => Some(self.unfinished(content, begin, end, longest)),
+            true => is_too_long(content, begin, end, longest).then_some(Parsed::TooLong(begin)),
         }
     }
 }
@@ -152,8 +153,7 @@ mod tests {
     use proptest::prelude::*;
     use tokio::io::AsyncReadExt as _;
 
-    use super::*;
-    use crate::source::{Fill, Kind, Options, Row};
+    use crate::source::{CsvReader, Fill, Kind, Options, Row};
 
     const HEADER: &str = "timestamp,metric_name,uuid,value\n";
 
@@ -174,14 +174,14 @@ mod tests {
                 text.chunks(piece).map(|piece| Ok::<_, std::io::Error>(bytes::Bytes::copy_from_slice(piece))).collect::<Vec<_>>(),
             ));
             let mut reader = CsvReader::from_reader(text.take(u64::MAX), options);
-            reader.spans.off = off;
+            reader.records.spans.off = off;
             let mut rows = Vec::new();
             loop {
-                while let Some(row) = reader.next_row().await {
+                while let Some(row) = reader.next_row() {
                     rows.push((row, reader.raw().to_vec(), reader.position().offset));
                 }
                 match reader.fill().await.unwrap() {
-                    Fill::End | Fill::Idle => return (rows, reader.csv.get_ref().given),
+                    Fill::End | Fill::Idle => return (rows, reader.records.csv.get_ref().given),
                     Fill::SeriesFull => reader.reset_series(),
                     Fill::Data => {}
                 }

@@ -8,9 +8,9 @@ use csv_async::ByteRecord;
 use xxhash_rust::xxh3::xxh3_128_with_secret;
 
 use super::header::{Header, Role};
-use super::labels;
 use super::quotes::unquote;
 use crate::model::{Metric, Reason, Series, metric};
+use crate::source::format::labels;
 
 /// What a series costs in memory beside its text, roughly.
 const SERIES_OVERHEAD: usize = 512;
@@ -37,7 +37,7 @@ impl<'a> Cells<'a> {
 
 /// What is known of an identity.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Known {
+pub(super) struct Resolved {
     /// Its series, or why none of its rows can become a sample.
     pub(super) outcome: Result<u32, Reason>,
     /// Its metric, if the catalogue has it.
@@ -68,7 +68,7 @@ type ByHash<V> = HashMap<u128, V, BuildHasherDefault<Hashed>>;
 
 /// The series met so far, bounded.
 pub(super) struct Table {
-    by_identity: ByHash<Known>,
+    by_identity: ByHash<Resolved>,
     /// Identities that differ only in how they are written share a series.
     by_key: ByHash<u32>,
     series: Vec<Series>,
@@ -111,7 +111,7 @@ impl Table {
     }
 
     /// What is known of a row's identity; `None` if it is new and the table is full. The record has as many cells as the header.
-    pub(super) fn resolve(&mut self, header: &Header, cells: Cells<'_>, max_cell: usize) -> Option<Known> {
+    pub(super) fn resolve(&mut self, header: &Header, cells: Cells<'_>, max_cell: usize) -> Option<Resolved> {
         let identity = self.identity(header, cells.record);
         if let Some(known) = self.by_identity.get(&identity) {
             return Some(*known);
@@ -119,12 +119,12 @@ impl Table {
         if self.by_identity.len() >= self.max || self.bytes >= self.max.saturating_mul(SERIES_BYTES) {
             return None;
         }
-        let known = match Draft::read(header, cells, max_cell) {
-            Ok(series) => Known { metric: metric(&series.metric), outcome: Ok(self.intern(series)) },
-            Err(reason) => Known { metric: None, outcome: Err(reason) },
+        let resolved = match Draft::read(header, cells, max_cell) {
+            Ok(series) => Resolved { metric: metric(&series.metric), outcome: Ok(self.intern(series)) },
+            Err(reason) => Resolved { metric: None, outcome: Err(reason) },
         };
-        self.by_identity.insert(identity, known);
-        Some(known)
+        self.by_identity.insert(identity, resolved);
+        Some(resolved)
     }
 
     fn intern(&mut self, series: Series) -> u32 {

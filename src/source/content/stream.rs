@@ -8,7 +8,6 @@ use std::io;
 use std::io::SeekFrom;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileTypeExt;
-use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -17,39 +16,11 @@ use bytes::BufMut;
 use tokio::fs::File;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncSeekExt, BufReader, ReadBuf};
 
-use super::SourceError;
-
-/// Something to read rows from.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Input {
-    /// A file.
-    File(PathBuf),
-    /// The standard input.
-    Stdin,
-}
-
-impl Input {
-    /// The name for people.
-    #[must_use]
-    pub fn name(&self) -> String {
-        match self {
-            Self::File(path) => path.display().to_string(),
-            Self::Stdin => "-".to_owned(),
-        }
-    }
-
-    /// The path, if it is a file.
-    #[must_use]
-    pub fn path(&self) -> Option<&Path> {
-        match self {
-            Self::File(path) => Some(path),
-            Self::Stdin => None,
-        }
-    }
-}
+use super::Input;
+use crate::source::SourceError;
 
 /// A pipe, or anything else that is only read forwards.
-pub(super) type Pipe = Box<dyn AsyncRead + Send + Sync + Unpin>;
+pub type Pipe = Box<dyn AsyncRead + Send + Sync + Unpin>;
 
 /// The bytes as they are stored.
 enum Raw {
@@ -82,30 +53,30 @@ enum Codec {
     Spoilt(io::ErrorKind),
 }
 
-/// The (decompressed) content of an input, read forwards; files can start over.
-pub(super) struct Content {
+/// The (decompressed) bytes of an input, read forwards; files can start over.
+pub struct Stream {
     codec: Codec,
     block: usize,
     /// How many NULs the content begins behind.
     start: u64,
 }
 
-impl fmt::Debug for Content {
+impl fmt::Debug for Stream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match &self.codec {
-            Codec::Unknown(..) => "Content(unknown)",
-            Codec::Plain(_) => "Content(plain)",
-            Codec::Gzip(_) => "Content(gzip)",
-            Codec::Spoilt(_) => "Content(spoilt)",
+            Codec::Unknown(..) => "Stream(unknown)",
+            Codec::Plain(_) => "Stream(plain)",
+            Codec::Gzip(_) => "Stream(gzip)",
+            Codec::Spoilt(_) => "Stream(spoilt)",
         })
     }
 }
 
 const GZIP_MAGIC: [u8; 3] = [0x1f, 0x8b, 0x08];
 
-impl Content {
+impl Stream {
     /// Opens an input.
-    pub(super) async fn open(input: &Input, block: usize) -> Result<Self, SourceError> {
+    pub async fn open(input: &Input, block: usize) -> Result<Self, SourceError> {
         let raw = match input {
             Input::Stdin => Raw::Pipe(Vec::new(), Box::new(tokio::io::stdin())),
             Input::File(path) => {
@@ -129,13 +100,13 @@ impl Content {
     }
 
     /// The content of a pipe.
-    pub(super) fn pipe(pipe: Pipe, block: usize) -> Self {
+    pub fn pipe(pipe: Pipe, block: usize) -> Self {
         Self { codec: Codec::Unknown(Vec::new(), Raw::Pipe(Vec::new(), pipe)), block, start: 0 }
     }
 
     /// Appends what can be read to a buffer, at most a block; 0 at the end. With `more_to_come` the end may not be the last word.
     /// Cancel-safe.
-    pub(super) async fn read(&mut self, into: &mut Vec<u8>, more_to_come: bool) -> io::Result<usize> {
+    pub async fn read(&mut self, into: &mut Vec<u8>, more_to_come: bool) -> io::Result<usize> {
         while let Codec::Unknown(head, raw) = &mut self.codec {
             // Few bytes tell; those of a hole are many.
             let want = if self.start == 0 { GZIP_MAGIC.len() - head.len() } else { self.block.max(GZIP_MAGIC.len()) };
@@ -161,7 +132,7 @@ impl Content {
     }
 
     /// From now on reading fails.
-    pub(super) fn spoil(&mut self, kind: io::ErrorKind) {
+    pub fn spoil(&mut self, kind: io::ErrorKind) {
         self.codec = Codec::Spoilt(kind);
     }
 
@@ -187,7 +158,7 @@ impl Content {
     }
 
     /// Whether this is an uncompressed file: then offsets are the file's own, and it can be sought in and grow.
-    pub(super) fn plain_file(&self) -> Option<&File> {
+    pub fn plain_file(&self) -> Option<&File> {
         match &self.codec {
             Codec::Plain(Raw::File(file)) | Codec::Unknown(_, Raw::File(file)) => Some(file),
             _ => None,
@@ -195,13 +166,13 @@ impl Content {
     }
 
     /// Where the content begins in its file.
-    pub(super) fn start(&self) -> u64 {
+    pub fn start(&self) -> u64 {
         self.start
     }
 
     /// The same file from its beginning, also where its path leads to another one by now; `None` for a pipe, and where the system
     /// cannot open what is open already.
-    pub(super) async fn again(&self) -> Option<Self> {
+    pub async fn again(&self) -> Option<Self> {
         let path = format!("/proc/self/fd/{}", self.file()?.as_raw_fd());
         let mut file = File::open(path).await.ok()?;
         file.set_max_buf_size(self.block);
@@ -209,12 +180,12 @@ impl Content {
     }
 
     /// Whether it is compressed.
-    pub(super) fn is_gzip(&self) -> bool {
+    pub fn is_gzip(&self) -> bool {
         matches!(self.codec, Codec::Gzip(_) | Codec::Spoilt(_))
     }
 
     /// The open file, compressed or not; `None` for a pipe, which cannot start over.
-    pub(super) fn file(&self) -> Option<&File> {
+    pub fn file(&self) -> Option<&File> {
         let raw = match &self.codec {
             Codec::Unknown(_, raw) | Codec::Plain(raw) => raw,
             Codec::Gzip(decoder) => decoder.get_ref().get_ref(),
@@ -227,7 +198,7 @@ impl Content {
     }
 
     /// Goes to an offset of a plain file.
-    pub(super) async fn seek(&mut self, offset: u64) -> io::Result<()> {
+    pub async fn seek(&mut self, offset: u64) -> io::Result<()> {
         match &mut self.codec {
             Codec::Plain(Raw::File(file)) => file.seek(SeekFrom::Start(self.start + offset)).await.map(|_| ()),
             _ => Err(io::ErrorKind::NotSeekable.into()),
@@ -235,7 +206,7 @@ impl Content {
     }
 
     /// Starts over; what the content is will be seen anew.
-    pub(super) async fn rewind(&mut self) -> io::Result<()> {
+    pub async fn rewind(&mut self) -> io::Result<()> {
         let file = match &mut self.codec {
             Codec::Unknown(_, Raw::File(file)) | Codec::Plain(Raw::File(file)) => file,
             Codec::Gzip(decoder) => match decoder.get_mut().get_mut() {

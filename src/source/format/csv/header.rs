@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::SourceError;
 use super::quotes::unquote;
+use crate::source::SourceError;
 
 /// What a column says.
 #[derive(Clone, PartialEq, Eq, Debug)]

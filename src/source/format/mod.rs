@@ -1,0 +1,4 @@
+//! What bytes mean: formats that give rows.
+
+pub mod csv;
+mod labels;

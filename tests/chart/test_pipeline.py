@@ -384,5 +384,9 @@ def test_the_notes_say_what_runs_and_warn():
     assert "hunter2" not in text and "insecureSkipVerify" in text and "existingSecret" in text and "asks for no token" not in text
     text = notes({**EDGE, "postgresql.external.host": "db", "networkPolicy.metrics.from": [{"podSelector": {}}]})
     assert "networkPolicy has rules and is off" in text and "No password for PostgreSQL" not in text
+    ingress = {**BOTH, "apiGateway.ingress.enabled": True, "apiGateway.ingress.hosts": ["telemetry.example.com"]}
+    assert "apiGateway.config.http.trusted_proxies" in notes(ingress) and "trusted_proxies" not in text
+    for where in ("config", "apiGateway.config"):
+        assert "trusted_proxies" not in notes({**ingress, where: {"http": {"trusted_proxies": ["10.0.0.0/8"]}}}), where
     assert "No password for PostgreSQL" in notes({"postgresql.enabled": False, "postgresql.external.host": "db"})
     assert "the name in the documentation" in notes({**BOTH, "redis.enabled": False, "redis.external.host": "redis.shared-infra.company.com"})

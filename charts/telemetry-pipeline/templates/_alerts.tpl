@@ -45,6 +45,20 @@ TelemetryDeadLetters:
   runbook: dead-letters
   summary: "{{ `Batches that could not be stored: {{ $value }}` }}"
   description: "{{ `They are kept in PostgreSQL until somebody decides: telemetry dead-letters list.` }}"
+TelemetryEntriesHeldBack:
+  expr: max by (namespace) (telemetry_held_back_entries{ {{- $namespace -}} }) > 0
+  for: 5m
+  severity: warning
+  runbook: held-back
+  summary: "{{ `Entries wait for a newer collector: {{ $value }}` }}"
+  description: "{{ `They are in a version of the format that the collectors do not know. Nothing is lost: upgrade the collectors, and the entries are stored.` }}"
+TelemetryFilesUnreadable:
+  expr: max by (namespace, pod) (telemetry_source_files_unreadable{ {{- $namespace -}} }) > 0
+  for: 10m
+  severity: warning
+  runbook: unreadable-files
+  summary: "{{ `Streamer {{ $labels.pod }} cannot read files: {{ $value }}` }}"
+  description: "{{ `They are tried again every few seconds. The log of the streamer names them and the reason: rights, open files, a volume.` }}"
 TelemetryRejectedRows:
   expr: sum by (namespace) (rate(telemetry_rows_rejected_total{ {{- $namespace -}} }[15m])) / (sum by (namespace) (rate(telemetry_rows_read_total{ {{- $namespace -}} }[15m])) > 0) > {{ $t.rejectedRatio }}
   for: 15m

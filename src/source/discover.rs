@@ -116,6 +116,8 @@ pub struct Watch {
     patterns: Vec<String>,
     rejects: Option<PathBuf>,
     files: HashMap<FileId, Seen>,
+    /// Which file stood at the path of an input when it was given.
+    given: HashMap<Input, FileId>,
     stdin: bool,
     nothing: Vec<String>,
 }
@@ -124,11 +126,11 @@ impl Watch {
     /// A watch over patterns. They may stand for nothing yet.
     #[must_use]
     pub fn new(patterns: Vec<String>, rejects: Option<PathBuf>) -> Self {
-        Self { patterns, rejects, files: HashMap::new(), stdin: false, nothing: Vec::new() }
+        Self { patterns, rejects, files: HashMap::new(), given: HashMap::new(), stdin: false, nothing: Vec::new() }
     }
 
     /// The inputs to open: those never given before, and those that were done and have changed since. They count as open until
-    /// [`Watch::done`] or [`Watch::forget`].
+    /// [`Watch::close`], [`Watch::done`] or [`Watch::forget`].
     ///
     /// # Errors
     /// A directory that cannot be read, a bad pattern.
@@ -153,6 +155,7 @@ impl Watch {
             };
             if !known {
                 self.files.insert(state.id, Seen::Open);
+                self.given.insert(input.clone(), state.id);
                 new.push(input);
             }
         }
@@ -181,6 +184,20 @@ impl Watch {
     #[must_use]
     pub fn nothing(&self) -> Vec<String> {
         self.nothing.iter().map(|pattern| format!("{pattern} {}", nothing_at(pattern))).collect()
+    }
+
+    /// An input that was given is not read any more; `last` is the file that was read, as it was then. Where that is another one than was
+    /// given (its path was given to another one before it was opened), or there is none (it was gone by then), nobody reads the one that
+    /// was given, and whatever has its inode next is a file like any other.
+    pub fn close(&mut self, input: &Input, last: Option<FileState>) {
+        if let Some(given) = self.given.remove(input)
+            && matches!(self.files.get(&given), Some(Seen::Open))
+        {
+            self.files.remove(&given);
+        }
+        if let Some(state) = last {
+            self.done(state);
+        }
     }
 
     /// A file was read to its end, when it was like this; it is given again if it changes.

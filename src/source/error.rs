@@ -16,7 +16,7 @@ pub enum SourceError {
         advice: &'static str,
     },
     /// A pattern that cannot be understood.
-    #[error("`{pattern}` is no pattern for files: {reason}; see `glob` for the syntax, or quote special characters with []")]
+    #[error("`{pattern}` is not a valid file pattern: {reason}; put special characters in brackets, such as [*]")]
     Pattern {
         /// As given.
         pattern: String,
@@ -24,13 +24,13 @@ pub enum SourceError {
         reason: String,
     },
     /// A directory or pattern without any CSV file.
-    #[error("{pattern}: there is no *.csv or *.csv.gz; check the path, or use --follow to wait for files")]
+    #[error("{pattern}: no *.csv or *.csv.gz file found; check the path, or use --follow to wait for files")]
     NothingThere {
         /// As given.
         pattern: String,
     },
     /// Not one byte, or nothing but blank lines.
-    #[error("{name} is empty: not even a header line; check what writes it, or leave it out")]
+    #[error("{name} is empty, it has no header line; check what writes it, or leave it out")]
     Empty {
         /// The file.
         name: String,
@@ -57,8 +57,8 @@ pub enum SourceError {
         /// The other.
         second: String,
     },
-    /// The beginning is no CSV text.
-    #[error("{name} is no CSV text: {reason}; check that it is the right file")]
+    /// The beginning is not CSV text.
+    #[error("{name} is not CSV text: {reason}; check that it is the right file")]
     NotText {
         /// The file.
         name: String,
@@ -79,7 +79,7 @@ pub enum SourceError {
     },
     /// The file became shorter while it was read.
     #[error(
-        "{name} became shorter while it was read ({now} bytes, {read} were read); something rewrites it: use --follow, or copy it first"
+        "{name} became shorter while it was read ({now} bytes, {read} were read); another program rewrites it: use --follow, or copy it first"
     )]
     Shrunk {
         /// The file.

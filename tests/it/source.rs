@@ -501,6 +501,27 @@ async fn files_that_shrink_or_are_rewritten_are_noticed() {
     assert_eq!(open(&path, false).await.seek(Some(&seen[50].after)).await.expect("seeks"), Seek::Mismatch);
 }
 
+#[test]
+fn a_file_that_was_gone_before_it_was_opened_is_found_where_it_comes_again() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let at = |name: &str| directory.path().join(name);
+    std::fs::write(at("a.csv"), "x").expect("written");
+    let mut watch = Watch::new(vec![directory.path().display().to_string()], None);
+    let given = watch.scan().expect("looks");
+    assert_eq!(given, [Input::File(at("a.csv"))]);
+    std::fs::rename(at("a.csv"), at("elsewhere")).expect("renamed");
+    assert!(watch.scan().expect("looks").is_empty());
+    watch.close(&given[0], None);
+    // The same inode, as the system gives it to new files too.
+    std::fs::rename(at("elsewhere"), at("b.csv")).expect("renamed");
+    assert_eq!(watch.scan().expect("looks"), [Input::File(at("b.csv"))]);
+    // And where another file stood at its path when it was opened.
+    std::fs::write(at("c.csv"), "y").expect("written");
+    let other = telemetry::source::follow::FileState::of(&std::fs::metadata(at("c.csv")).expect("is there"));
+    watch.close(&Input::File(at("b.csv")), Some(other));
+    assert_eq!(watch.scan().expect("looks"), [Input::File(at("b.csv"))]);
+}
+
 #[tokio::test]
 async fn a_rotated_file_is_read_to_its_end_and_the_new_one_found() {
     let directory = tempfile::tempdir().expect("directory");

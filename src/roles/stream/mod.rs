@@ -181,7 +181,7 @@ async fn follow(shared: &Arc<Shared>) -> anyhow::Result<Exit> {
     let mut files = Files { watch: Watch::new(stream.csv.clone(), stream.rejects.clone()), retries: Vec::new() };
     let mut looked = None;
     loop {
-        files.retry(Instant::now());
+        files.retry(shared, Instant::now());
         for input in scan(&mut files.watch, &mut looked) {
             let shared = shared.clone();
             tasks.spawn(async move {
@@ -236,14 +236,17 @@ fn scan(files: &mut Watch, looked: &mut Option<Result<(), String>>) -> Vec<Input
 /// The files that are followed, and those that are tried again.
 struct Files {
     watch: Watch,
-    retries: Vec<(Instant, FileId)>,
+    retries: Vec<(Instant, Input, FileId)>,
 }
 
 impl Files {
-    /// Has files given again whose time has come.
-    fn retry(&mut self, now: Instant) {
-        for (_, file) in self.retries.extract_if(.., |(at, _)| *at <= now) {
+    /// Has files given again whose time has come. One that is gone meanwhile is not waited for.
+    fn retry(&mut self, shared: &Shared, now: Instant) {
+        for (_, input, file) in self.retries.extract_if(.., |(at, ..)| *at <= now) {
             self.watch.forget(file);
+            if is_gone(&input) {
+                shared.unreadable.settle(&input.name());
+            }
         }
     }
 
@@ -254,20 +257,28 @@ impl Files {
         match outcome {
             Ok(()) => shared.unreadable.settle(&name),
             Err(error) if error.ends_all() => return Err(error.into_error()),
+            // It was removed before it could be opened.
+            Err(error) if error.is_io() && is_gone(&input) => {
+                shared.unreadable.settle(&name);
+                tracing::debug!(%error, "a file is gone");
+            }
             Err(error) if error.is_io() => {
                 shared.unreadable.note(&name, error.to_string(), now);
-                self.retries.extend(state.map(|state| (now + unreadable::RETRY, state.id)));
+                self.retries.extend(state.map(|state| (now + unreadable::RETRY, input.clone(), state.id)));
             }
             Err(error) => {
                 shared.unreadable.settle(&name);
                 tracing::error!("{error}; this file is left alone until it changes");
             }
         }
-        if let Some(state) = state {
-            self.watch.done(state);
-        }
+        self.watch.close(&input, state);
         Ok(())
     }
+}
+
+/// Whether there is nothing at an input's path.
+fn is_gone(input: &Input) -> bool {
+    input.path().is_some_and(|path| matches!(path.try_exists(), Ok(false)))
 }
 
 #[cfg(test)]

@@ -82,7 +82,7 @@ async fn in_postgresql_each_reader_names_it() {
         ("offsets[1] = -1", "begin and end"),
         ("offsets = ARRAY[offsets, offsets]", "one dimension"),
         ("offsets = NULL", "neither offsets nor a step"),
-        ("offsets = NULL, step_ms = 1000", "begin and end"),
+        ("offsets = NULL, step_ms = 999", "begin and end"),
         ("offsets = NULL, step_ms = -1000", "not in order"),
         ("\"values\" = \"values\"[1:39]", "40 samples, and has 39 values"),
         ("\"values\"[3] = NULL", "null"),

@@ -71,7 +71,8 @@ impl FromStr for Digest {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        if text.len() != 32 {
+        // Digits only: the parser of numbers also takes a sign.
+        if text.len() != 32 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
             return Err(format!("`{text}` is not an id: 32 hex digits are expected"));
         }
         u128::from_str_radix(text, 16).map(Self).map_err(|_| format!("`{text}` is not an id: 32 hex digits are expected"))

@@ -200,9 +200,56 @@ pub struct Standing {
     pub last_commit_ms: BTreeMap<String, i64>,
 }
 
+/// Which implementation a store is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StoreKind {
+    /// PostgreSQL.
+    Postgres,
+    /// SQLite in a directory.
+    Sqlite,
+}
+
+impl StoreKind {
+    /// The name of its check at /readyz.
+    #[must_use]
+    pub fn health_check(self) -> &'static str {
+        match self {
+            Self::Postgres => "postgresql",
+            Self::Sqlite => "sqlite",
+        }
+    }
+
+    /// Its name for people.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Postgres => "PostgreSQL",
+            Self::Sqlite => "SQLite",
+        }
+    }
+
+    /// What to do to use the former store again instead of another one.
+    #[must_use]
+    pub fn way_back(self) -> &'static str {
+        match self {
+            Self::Postgres => "point DATABASE_URL at the former one",
+            Self::Sqlite => "give the former directory with --data-dir",
+        }
+    }
+
+    /// Whether each day of samples is a partition, of which there cannot be any number.
+    #[must_use]
+    pub fn has_partitions(self) -> bool {
+        self == Self::Postgres
+    }
+}
+
 /// Where samples end.
 #[async_trait]
 pub trait Store: Send + Sync {
+    /// Which implementation it is.
+    fn kind(&self) -> StoreKind;
+
     /// Brings the schema up to date (under a lock, so that many may do it at once) and learns the store's id.
     async fn migrate(&self) -> Result<()>;
 

@@ -47,7 +47,7 @@ use self::connect::Connector;
 pub use self::diagnose::diagnose;
 use self::pool::{Connections, Session};
 use self::series::Caches;
-use super::{Committed, DeadLetter, Incoming, Result, SourceLedger, Standing, Store, StoreError};
+use super::{Committed, DeadLetter, Incoming, Result, SourceLedger, Standing, Store, StoreError, StoreKind};
 use crate::address::postgres::Endpoint;
 use crate::config::Postgres;
 use crate::model::SourceId;
@@ -131,6 +131,10 @@ impl PostgresStore {
 
 #[async_trait]
 impl Store for PostgresStore {
+    fn kind(&self) -> StoreKind {
+        StoreKind::Postgres
+    }
+
     async fn migrate(&self) -> Result<()> {
         let session = self.connections.session().await?.without_hurry();
         migrate::migrate(&session).await?;

@@ -29,7 +29,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use self::connections::Connections;
-use super::{Committed, DeadLetter, Incoming, Result, SourceLedger, Standing, Store};
+use super::{Committed, DeadLetter, Incoming, Result, SourceLedger, Standing, Store, StoreKind};
 use crate::model::SourceId;
 
 /// The store in a directory. Cheap to share behind an `Arc`.
@@ -60,6 +60,10 @@ impl SqliteStore {
 
 #[async_trait]
 impl Store for SqliteStore {
+    fn kind(&self) -> StoreKind {
+        StoreKind::Sqlite
+    }
+
     async fn migrate(&self) -> Result<()> {
         // Done when it was opened.
         Ok(())

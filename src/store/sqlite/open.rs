@@ -106,7 +106,7 @@ fn prepare(connection: &Connection) -> super::error::Result<String> {
     let version: u32 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
     if version == 0 {
         // In the file's head before the write-ahead log begins: an interrupted beginning is still known as ours.
-        let id = uuid(rand::random());
+        let id = uuid::Builder::from_random_bytes(rand::random()).into_uuid().to_string();
         connection.execute_batch(&format!("BEGIN IMMEDIATE; PRAGMA application_id = {APPLICATION}; {SCHEMA}"))?;
         connection.execute("INSERT INTO store (one, id, created_ms) VALUES (1, ?1, ?2)", (&id, now_ms()))?;
         connection.execute_batch(&format!("PRAGMA user_version = {VERSION}; COMMIT"))?;
@@ -128,22 +128,4 @@ pub(super) fn reader(path: &Path) -> rusqlite::Result<Connection> {
     connection.execute_batch("PRAGMA query_only = ON; PRAGMA cache_size = -8192; PRAGMA mmap_size = 268435456")?;
     connection.set_prepared_statement_cache_capacity(64);
     Ok(connection)
-}
-
-/// A random UUID (version 4) as text.
-fn uuid(random: u128) -> String {
-    let bits = (random & !(0xf << 76) & !(0x3 << 62)) | (4 << 76) | (2 << 62);
-    let hex = format!("{bits:032x}");
-    format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_id_is_a_uuid_of_version_4() {
-        assert_eq!(uuid(0), "00000000-0000-4000-8000-000000000000");
-        assert_eq!(uuid(u128::MAX), "ffffffff-ffff-4fff-bfff-ffffffffffff");
-    }
 }

@@ -1,12 +1,12 @@
 //! Where samples end: what every implementation promises. `postgres/` is the one for real use,
-//! `sqlite/` the one of `telemetry all` where no PostgreSQL is configured. What both need is in `chunk`, `entry`, `text`.
+//! `sqlite/` the one of `telemetry all` where no PostgreSQL is configured. What both need is in `chunk`, `ledger_change`, `text`.
 //!
 //! A commit is one transaction: samples, rejects and the covered ranges of their sources. Rows at positions that are not covered
 //! yet are written as they are; where positions overlap with what is covered (in the source or in its family), a row is written
 //! only if the store has no sample of its series, time and value.
 
 mod chunk;
-mod entry;
+mod ledger_change;
 pub mod postgres;
 mod read;
 pub mod sqlite;
@@ -26,7 +26,7 @@ use bytes::Bytes;
 use crate::batch::{Batch, DecodeError, Dictionary};
 use crate::model::{DictionaryId, Reason, RowRange, RowSet, SourceId};
 
-/// What can go wrong between us and the store.
+/// What can go wrong between this program and its store.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// Not reachable, starting, timed out, out of disk, too many connections: waiting can help.
@@ -38,11 +38,11 @@ pub enum StoreError {
         reason: String,
     },
     /// Wrong password, no such database, missing right, too old a server: waiting cannot help. Says what to do.
-    #[error("{endpoint} refuses us: {reason}")]
+    #[error("{endpoint} cannot be used: {reason}")]
     Refused {
-        /// Likewise.
+        /// As above.
         endpoint: String,
-        /// What was said, and what to do.
+        /// Why, and what to do.
         reason: String,
     },
     /// The schema is missing or damaged. Says what to do.
@@ -51,10 +51,13 @@ pub enum StoreError {
     /// The schema is that of a newer version of this program, or of another program: waiting cannot help. Says what to do.
     #[error("{0}")]
     Version(String),
-    /// The store is another one than when we began.
-    #[error("this PostgreSQL is another store ({found}) than the one this collector began with ({expected})")]
+    /// The store is another one than when this process began.
+    #[error(
+        "this PostgreSQL is another store ({found}) than the one that this process began with ({expected}): point DATABASE_URL at the \
+         former one, or start the process again"
+    )]
     OtherStore {
-        /// The store's id when we began.
+        /// The store's id when this process began.
         expected: String,
         /// The store's id now.
         found: String,
@@ -75,7 +78,7 @@ impl StoreError {
     }
 }
 
-/// Shorthand.
+/// The result of asking a store.
 pub type Result<T> = std::result::Result<T, StoreError>;
 
 /// A batch with the dictionaries its header names, in that order: every run's series stands in them. A clone shares both, so that
@@ -87,7 +90,7 @@ pub struct Incoming {
 }
 
 impl Incoming {
-    /// The two together.
+    /// A batch and its dictionaries.
     ///
     /// # Errors
     /// A run names a series that is not in the dictionaries.
@@ -102,7 +105,7 @@ impl Incoming {
         &self.batch
     }
 
-    /// Its dictionaries.
+    /// The batch's dictionaries.
     #[must_use]
     pub fn dictionaries(&self) -> &[Arc<Dictionary>] {
         &self.dictionaries
@@ -125,11 +128,11 @@ pub struct Committed {
 /// A batch that could not be decoded or stored for a reason of its own, kept for people.
 #[derive(Clone, Debug)]
 pub struct DeadLetter {
-    /// Its number; 0 before it is kept.
+    /// The letter's number; 0 before it is kept.
     pub id: i64,
     /// The source, as the queue's entry says.
     pub source: SourceId,
-    /// The rows, likewise.
+    /// The rows, as the queue's entry says.
     pub rows: RowRange,
     /// Why it could not be stored.
     pub reason: String,
@@ -137,7 +140,7 @@ pub struct DeadLetter {
     pub payload: Bytes,
     /// The dictionaries it named and that were found, encoded.
     pub dictionaries: Vec<(DictionaryId, Bytes)>,
-    /// When it was buried, ms; 0 before.
+    /// When the letter was kept, ms; 0 before.
     pub buried_ms: i64,
 }
 
@@ -146,9 +149,9 @@ pub struct DeadLetter {
 pub struct SourceLedger {
     /// The source.
     pub source: SourceId,
-    /// Its cluster.
+    /// The source's cluster.
     pub cluster: String,
-    /// Its name for people.
+    /// The source's name for people.
     pub name: String,
     /// Rows that are stored or rejected.
     pub covered: RowSet,
@@ -191,7 +194,7 @@ impl SourceLedger {
     }
 }
 
-/// What gauges say of a store.
+/// What the gauges of a collector say about its store.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Standing {
     /// How many dead letters there are.
@@ -296,12 +299,12 @@ pub trait Store: Send + Sync {
     /// The ledger of every source.
     async fn ledger(&self) -> Result<Vec<SourceLedger>>;
 
-    /// What gauges say.
+    /// What the gauges say.
     async fn standing(&self) -> Result<Standing>;
 
     /// How far these sources are settled (see [`Committed::settled`]); unknown ones are at 0.
     async fn settled(&self, sources: &[SourceId]) -> Result<Vec<(SourceId, u64)>>;
 
-    /// A round trip.
+    /// A round trip to the store.
     async fn ping(&self) -> Result<()>;
 }

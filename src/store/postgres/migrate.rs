@@ -156,7 +156,7 @@ async fn check_server(session: &Session) -> Result<()> {
             &[],
         )
         .await?;
-    let Some(row) = rows.first() else { return Err(session.odd("no server version")) };
+    let Some(row) = rows.first() else { return Err(session.unexpected("no server version")) };
     let (number, version, encoding): (i32, &str, &str) = (row.get(0), row.get(1), row.get(2));
     let endpoint = format!("PostgreSQL at {}", session.endpoint);
     if number < OLDEST_SERVER {

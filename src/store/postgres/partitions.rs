@@ -12,10 +12,11 @@ use super::pool::Session;
 use super::series::Caches;
 use crate::store::chunk::Day;
 
-const LOCK: &str = "SELECT pg_advisory_xact_lock(hashtextextended('telemetry partitions ' || coalesce(current_schema(), ''), 0))";
+const LOCK_PARTITIONS: &str =
+    "SELECT pg_advisory_xact_lock(hashtextextended('telemetry partitions ' || coalesce(current_schema(), ''), 0))";
 
 /// How many partitions one transaction makes: each costs the server a few locks until the transaction ends.
-const AT_ONCE: usize = 64;
+const PARTITIONS_PER_TRANSACTION: usize = 64;
 
 /// Sees to it that these days have their partitions.
 pub(super) async fn ensure(session: &Session, caches: &Arc<Caches>, days: &BTreeSet<Day>) -> Result<()> {
@@ -24,11 +25,11 @@ pub(super) async fn ensure(session: &Session, caches: &Arc<Caches>, days: &BTree
         return Ok(());
     }
     let epoch = caches.epoch();
-    for some in unknown.chunks(AT_ONCE) {
+    for some in unknown.chunks(PARTITIONS_PER_TRANSACTION) {
         let missing = missing(session, some).await?;
         if !missing.is_empty() {
             session.batch("BEGIN").await?;
-            session.query(LOCK, &[]).await?;
+            session.query(LOCK_PARTITIONS, &[]).await?;
             for day in self::missing(session, &missing).await? {
                 session.batch(&creation(day)).await?;
             }

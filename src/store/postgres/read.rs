@@ -283,7 +283,7 @@ impl Reader for PostgresStore {
     }
 
     async fn ready(&self) -> store::Result<()> {
-        let session = self.pulse.session().await?;
+        let session = self.ping_connection.session().await?;
         super::migrate::check_current(&session).await?;
         session.done();
         Ok(())

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `open`, `schema.sql` | the directory, its lock, the file: what is ours, what is refused |
 //! | `connections` | one writer, a few readers; work off the runtime's threads, reads ended when nobody waits for them |
-//! | `error` | what SQLite says, in our words |
+//! | `error` | what SQLite's errors mean |
 //! | `chunk` | a chunk as a row of `chunk`, there and back |
 //! | `commit`, `series` | the transaction |
 //! | `ledger`, `dead` | sources and what they cover, dead letters |

@@ -7,7 +7,7 @@ use std::path::Path;
 use rusqlite::{Connection, OpenFlags};
 
 use super::connections::{Connections, Writer};
-use super::error::Fault;
+use super::error::SqliteError;
 use crate::model::now_ms;
 use crate::store::{Result, StoreError};
 
@@ -38,8 +38,8 @@ pub(super) fn open(directory: &Path) -> Result<(Connections, String)> {
         )),
     })?;
     let lock = lock(directory).map_err(refused)?;
-    let explain = |fault: Fault| match fault {
-        Fault::Sqlite(error) if is_forbidden(&error) => {
+    let explain = |fault: SqliteError| match fault {
+        SqliteError::Sqlite(error) if is_forbidden(&error) => {
             StoreError::Refused { endpoint: endpoint.clone(), reason: format!("{FILE} cannot be written: {error}") }
         }
         fault => fault.explain(&endpoint),

@@ -25,7 +25,7 @@ impl fmt::Display for Address {
     }
 }
 
-/// What a URL says. What is really there (a single server, a cluster, sentinels) is found out by asking.
+/// The parts of a URL. Whether a single server, a cluster or sentinels stand behind it is found out by asking.
 #[derive(Clone, Debug)]
 pub struct Endpoint {
     /// The servers to ask first, one or more: any node of a cluster, or any sentinel.

@@ -61,10 +61,10 @@ pub(in crate::store) struct NewChunk<'a> {
 pub(in crate::store) struct Damaged {
     /// The table (or partition) that it is in.
     pub(in crate::store) table: String,
-    /// Its series and its id, as far as those can be read.
+    /// The chunk's series and id, as far as those can be read.
     pub(in crate::store) series: Option<SeriesId>,
     pub(in crate::store) id: Option<i64>,
-    /// What is wrong with it.
+    /// What is wrong with the chunk.
     pub(in crate::store) what: String,
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::batch::Batch;
 use crate::model::{Reason, RowSet, SourceId, TimeMs};
 
-/// RejectedRows rows in one [`RejectedRows`] at most.
+/// Rejected rows in one [`RejectedRows`] at most.
 const MAX_REJECTS: usize = 10_000;
 
 /// What a commit adds to the ledger of a source.
@@ -19,7 +19,7 @@ pub(in crate::store) struct LedgerChange {
     pub(in crate::store) newest: Option<TimeMs>,
 }
 
-/// RejectedRows rows of one reason: (row, line).
+/// Rejected rows of one reason: (row, line).
 pub(in crate::store) struct RejectedRows {
     pub(in crate::store) source: SourceId,
     pub(in crate::store) reason: Reason,

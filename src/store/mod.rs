@@ -1,4 +1,4 @@
-//! Where samples end: what every implementation promises. `postgres/` is the one for real use,
+//! Stores, where samples end up: what every implementation promises. `postgres/` is the one for real use,
 //! `sqlite/` the one of `telemetry all` where no PostgreSQL is configured. What both need is in `chunk`, `ledger_change`, `text`.
 //!
 //! A commit is one transaction: samples, rejects and the covered ranges of their sources. Rows at positions that are not covered
@@ -34,13 +34,13 @@ pub enum StoreError {
     Unavailable {
         /// `PostgreSQL at host:port/database`, `SQLite in directory`; no secrets.
         endpoint: String,
-        /// What was seen, with its causes.
+        /// The error, with its causes.
         reason: String,
     },
     /// Wrong password, no such database, missing right, too old a server: waiting cannot help. Says what to do.
     #[error("{endpoint} cannot be used: {reason}")]
     Refused {
-        /// As above.
+        /// `PostgreSQL at host:port/database`, `SQLite in directory`; no secrets.
         endpoint: String,
         /// Why, and what to do.
         reason: String,
@@ -112,7 +112,7 @@ impl Incoming {
     }
 }
 
-/// What a commit did.
+/// The outcome of a commit.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Committed {
     /// Samples written, by cluster.
@@ -222,7 +222,7 @@ impl StoreKind {
         }
     }
 
-    /// Its name for people.
+    /// The name of the implementation for people.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -247,10 +247,10 @@ impl StoreKind {
     }
 }
 
-/// Where samples end.
+/// A store, where samples end up.
 #[async_trait]
 pub trait Store: Send + Sync {
-    /// Which implementation it is.
+    /// Which implementation this store is.
     fn kind(&self) -> StoreKind;
 
     /// Brings the schema up to date (under a lock, so that many may do it at once) and learns the store's id.

@@ -17,7 +17,7 @@ pub struct GpuFilter {
     pub hostname: Option<String>,
     /// Model name.
     pub model: Option<String>,
-    /// Those that a workload in this namespace has used.
+    /// Namespace of a workload that has used the GPU.
     pub namespace: Option<String>,
     /// UUID.
     pub uuid: Option<String>,
@@ -152,14 +152,14 @@ pub struct Chunk {
     pub values: Vec<f64>,
 }
 
-/// What a series has in a range of chunks.
+/// From when to when a series has samples in a range of chunks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Span {
     /// The series.
     pub series: SeriesId,
-    /// Its oldest sample there, ms.
+    /// Time of the oldest sample in the range, ms.
     pub first_ms: i64,
-    /// Its newest sample there, ms.
+    /// Time of the newest sample in the range, ms.
     pub last_ms: i64,
 }
 

@@ -24,19 +24,19 @@ use crate::store::chunk::{Part, Spans, day_of};
 use crate::store::ledger_change::LedgerChange;
 use crate::store::{Committed, Incoming, StoreError};
 
-/// How often a commit that lost against another one is tried.
+/// Attempts at a commit that loses against another one.
 const ATTEMPTS: u32 = 8;
 
 const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE";
 
-/// One statement, in id order, and only what changes: GPUs are shared by every collector.
+/// Widens the times of GPUs in one statement, in the order of ids, and only where they change: GPUs are shared by every collector.
 const UPDATE_GPU_TIMES: &str = "WITH n AS (SELECT * FROM unnest($1::bigint[], $2::timestamptz[], $3::timestamptz[]) AS n (id, oldest, newest)), \
      l AS (SELECT g.id, n.oldest, n.newest FROM gpu g JOIN n ON n.id = g.id \
             WHERE g.first_seen IS NULL OR n.oldest < g.first_seen OR n.newest > g.last_seen \
             ORDER BY g.id FOR NO KEY UPDATE OF g) \
      UPDATE gpu g SET first_seen = least(g.first_seen, l.oldest), last_seen = greatest(g.last_seen, l.newest) FROM l WHERE g.id = l.id";
 
-/// What a transaction collects on its way.
+/// What is entered at the end of a transaction.
 #[derive(Default)]
 struct Work {
     committed: Committed,

@@ -294,7 +294,7 @@ fn targets(config: &Config) -> Vec<Target> {
         .collect()
 }
 
-/// Everything but the hosts, with what we set ourselves.
+/// The client's configuration without hosts: from the URL, with the settings of this program.
 fn base(parsed: &Config, timeout: Duration) -> Config {
     let mut base = Config::new();
     if let Some(user) = parsed.get_user() {

@@ -13,7 +13,7 @@ use super::pool::Session;
 use crate::store::chunk::{Chunker, Part, Spans};
 use crate::store::ledger_change::RejectedRows;
 
-/// How much is sent at once.
+/// Bytes that are sent at once.
 const BYTES_PER_SEND: usize = 256 << 10;
 
 const HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";

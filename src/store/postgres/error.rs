@@ -1,4 +1,4 @@
-//! What PostgreSQL's errors mean to us: wait, ask a person, or put the batch aside.
+//! What PostgreSQL's errors mean for a role: wait, ask a person, or put the batch aside.
 //!
 //! Connectivity is never a batch's fault: only SQLSTATE classes 22 and 23 (the data is not acceptable) and 54 (it is too large for
 //! a limit of the server) are. Whatever is not known counts as unavailable, so that the batch is tried again, loudly, and not
@@ -58,8 +58,8 @@ impl From<StoreError> for PostgresError {
 }
 
 impl From<PostgresError> for StoreError {
-    fn from(fault: PostgresError) -> Self {
-        fault.error
+    fn from(failed: PostgresError) -> Self {
+        failed.error
     }
 }
 
@@ -90,7 +90,7 @@ pub(super) fn chain(error: &tokio_postgres::Error) -> String {
     text
 }
 
-/// What an error of a statement means.
+/// The error of a statement, with what it means for a role.
 pub(super) fn from_postgres(endpoint: &Endpoint, error: &tokio_postgres::Error) -> PostgresError {
     let reason = chain(error);
     let at = format!("PostgreSQL at {endpoint}");
@@ -116,12 +116,12 @@ pub(super) fn from_postgres(endpoint: &Endpoint, error: &tokio_postgres::Error) 
     PostgresError { error, state: Some(state.clone()) }
 }
 
-/// What an error of connecting means to those who connect by themselves.
+/// The store's error for a connection that is made outside of the pool.
 pub(super) fn login_fault(endpoint: &Endpoint, login: Login, error: &tokio_postgres::Error) -> StoreError {
     from_login(endpoint, login, error).error
 }
 
-/// What an error of connecting means.
+/// The error of connecting, with what it means for a role.
 fn from_login(endpoint: &Endpoint, login: Login, error: &tokio_postgres::Error) -> PostgresError {
     let at = format!("PostgreSQL at {endpoint}");
     let (reason, may_change) = match (error.code(), refusal(error)) {
@@ -150,7 +150,7 @@ fn from_login(endpoint: &Endpoint, login: Login, error: &tokio_postgres::Error) 
     PostgresError { error: said, state: error.code().cloned() }
 }
 
-/// What to do about a refused login. The server's words are all there is to tell them apart by.
+/// What to do about a refused login. Only the server's words tell the causes apart.
 fn hint(error: &tokio_postgres::Error, login: Login) -> String {
     let said = error.as_db_error().map_or("", |error| error.message());
     if said.contains("requires a valid client certificate") {
@@ -191,7 +191,7 @@ pub(super) fn is_tls(error: &tokio_postgres::Error) -> bool {
     rustls_error(error).is_some() || error.to_string() == "error performing TLS handshake"
 }
 
-/// What waiting cannot help, of what comes without an SQLSTATE: in words, with what to do.
+/// The reason and remedy of an error without an SQLSTATE, where waiting cannot help.
 fn refusal(error: &tokio_postgres::Error) -> Option<String> {
     if let Some(tls) = rustls_error(error) {
         let passes = match tls {
@@ -245,7 +245,7 @@ pub(super) fn was_cut_off(error: &tokio_postgres::Error) -> bool {
     error.is_closed() || io_error(error).is_some_and(cut)
 }
 
-/// What an error of the pool means.
+/// The error of the pool, with what it means for a role.
 pub(super) fn from_pool(endpoint: &Endpoint, login: Login, error: PoolError) -> PostgresError {
     let reason = match error {
         PoolError::Backend(error) => return from_login(endpoint, login, &error),

@@ -17,7 +17,7 @@ use crate::model::{FamilyId, Reason, RowSet, SourceId, TimeMs};
 use crate::store::ledger_change::LedgerChange;
 use crate::store::{SourceLedger, Standing};
 
-/// What the sources of some families cover.
+/// Selects what the sources of some families cover.
 pub(super) const SELECT_COVERED: &str =
     "SELECT id, family, cluster <> '', covered::text FROM source WHERE id = ANY($1) OR family = ANY($2)";
 /// [`SELECT_COVERED`] comes after it: whoever waits for a lock does so with a snapshot from before, which may lack a source that was registered,
@@ -59,7 +59,7 @@ struct CoveredSource {
     covered: RowSet,
 }
 
-/// What the families of a group cover.
+/// The rows that the families of a group cover.
 pub(super) struct Coverage {
     members: Vec<CoveredSource>,
 }
@@ -76,12 +76,12 @@ impl Coverage {
         Ok(Self { members })
     }
 
-    /// What a source covers.
+    /// The rows that a source covers.
     pub(super) fn of(&self, source: SourceId) -> RowSet {
         self.members.iter().find(|member| member.id == source).map(|member| member.covered.clone()).unwrap_or_default()
     }
 
-    /// What a source and the others of its family cover.
+    /// The rows that a source and the others of its family cover.
     pub(super) fn of_family(&self, header: &Header) -> RowSet {
         let family = header.family;
         let mut all = RowSet::new();
@@ -184,7 +184,7 @@ pub(super) async fn settled_of(session: &Session, sources: &[SourceId]) -> Resul
     Ok(sources.iter().map(|source| (*source, known.get(source).copied().unwrap_or(0))).collect())
 }
 
-/// What gauges say. Sources that were made for a dead letter alone have no cluster, and no commit.
+/// What the gauges say. Sources that were made for a dead letter alone have no cluster, and no commit.
 pub(super) async fn standing(session: &Session) -> Result<Standing> {
     let rows = session
         .query(

@@ -65,7 +65,7 @@ pub fn validate(config: &Postgres) -> std::result::Result<(), String> {
 pub struct PostgresStore {
     connector: Connector,
     connections: Connections,
-    /// One more connection, so that whether the server answers can be asked while the others are busy.
+    /// One more connection: whether the server answers can be asked while the others are busy.
     ping_connection: Connections,
     caches: Arc<Caches>,
     /// The store's id when it was first seen.
@@ -109,7 +109,7 @@ impl PostgresStore {
         self.ping_connection.renew();
     }
 
-    /// Where it is, without secrets.
+    /// The hosts and the database, without secrets.
     #[must_use]
     pub fn endpoint(&self) -> &Endpoint {
         &self.connections.endpoint

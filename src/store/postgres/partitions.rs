@@ -18,7 +18,7 @@ const LOCK_PARTITIONS: &str =
 /// How many partitions one transaction makes: each costs the server a few locks until the transaction ends.
 const PARTITIONS_PER_TRANSACTION: usize = 64;
 
-/// Sees to it that these days have their partitions.
+/// Makes the partitions of these days that are missing.
 pub(super) async fn ensure(session: &Session, caches: &Arc<Caches>, days: &BTreeSet<Day>) -> Result<()> {
     let unknown = caches.unknown_days(days.iter().copied());
     if unknown.is_empty() {
@@ -40,7 +40,7 @@ pub(super) async fn ensure(session: &Session, caches: &Arc<Caches>, days: &BTree
     Ok(())
 }
 
-/// Those of the days that have no partition.
+/// The days among these that have no partition.
 async fn missing(session: &Session, days: &[Day]) -> Result<Vec<Day>> {
     let names: Vec<String> = days.iter().map(|day| name_of(*day)).collect();
     let rows = session

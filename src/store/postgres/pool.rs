@@ -22,7 +22,7 @@ pub(super) type Params<'a> = &'a [&'a (dyn ToSql + Sync)];
 const DETECT_GONE_CLIENTS: &str = "DO $$ BEGIN PERFORM set_config('client_connection_check_interval', '1s', false); \
                                EXCEPTION WHEN OTHERS THEN NULL; END $$";
 
-/// What the server is given beyond its own statement timeout before we stop waiting for it: a frozen one keeps connections alive.
+/// How long an answer is awaited beyond the server's own statement timeout: a frozen server keeps connections alive.
 pub(super) const GRACE: Duration = Duration::from_secs(5);
 
 /// A connection that was taken longer ago than this is tried before it is taken again: it may be dead without knowing. One that has
@@ -96,7 +96,7 @@ impl Connections {
         Ok(Self { pool, connector: connector.clone(), endpoint, limit, unshared: Arc::default() })
     }
 
-    /// The same way to the same server as another pool: what is known of the way is known to both.
+    /// Shares with another pool to the same server what is known about poolers on the way.
     pub(super) fn sharing_with(mut self, other: &Self) -> Self {
         self.unshared = Arc::clone(&other.unshared);
         self

@@ -58,7 +58,7 @@ fn within(connection: &Connection, series: &mut SeriesIds, group: &[Incoming], l
     work.finish(connection)
 }
 
-/// What a transaction collects on its way.
+/// What is entered at the end of a transaction.
 #[derive(Default)]
 struct Work {
     committed: Committed,

@@ -25,7 +25,7 @@ pub(super) fn source(row: &Row<'_>, at: usize) -> Result<SourceId> {
     digest(row, at).map(SourceId::from_digest)
 }
 
-/// What a source, and it with the others of its family, cover.
+/// The rows that a source covers, and those that its family covers with it.
 pub(super) fn covered(connection: &Connection, header: &Header) -> Result<(RowSet, RowSet)> {
     let mut statement = connection.prepare_cached("SELECT id, covered FROM source WHERE id = ?1 OR family = ?2")?;
     let mut rows = statement.query([&header.source.to_bytes()[..], &header.family.to_bytes()[..]])?;
@@ -128,7 +128,7 @@ fn dead(connection: &Connection, source: SourceId) -> Result<RowSet> {
     Ok(dead)
 }
 
-/// What gauges say. Sources that were made for a dead letter alone have no cluster, and no commit.
+/// What the gauges say. Sources that were made for a dead letter alone have no cluster, and no commit.
 pub(super) fn standing(connection: &Connection) -> Result<Standing> {
     let letters: i64 = connection.query_row("SELECT count(*) FROM dead_letter", [], |row| row.get(0))?;
     let mut standing = Standing { dead_letters: letters.cast_unsigned(), ..Standing::default() };

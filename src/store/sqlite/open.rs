@@ -32,9 +32,9 @@ pub(super) fn open(directory: &Path) -> Result<(Connections, String)> {
     let path = directory.join(FILE);
     // Before anything is written.
     look_at(&path).map_err(|fault| match fault {
-        Foreign::No(reason) => refused(reason),
-        Foreign::Newer(version) => StoreError::Version(format!(
-            "{endpoint} is of version {version}, this program knows versions up to {VERSION}: upgrade telemetry, or give another --data-dir"
+        Unusable::NotOurs(reason) => refused(reason),
+        Unusable::Newer(version) => StoreError::Version(format!(
+            "{endpoint} has a schema of version {version}, and this program knows versions up to {VERSION}: upgrade telemetry, or give another --data-dir"
         )),
     })?;
     let lock = lock(directory).map_err(refused)?;
@@ -55,31 +55,33 @@ fn is_forbidden(error: &rusqlite::Error) -> bool {
     matches!(error.sqlite_error_code(), Some(CannotOpen | PermissionDenied | ReadOnly))
 }
 
-/// Why a file is not taken.
-enum Foreign {
-    No(String),
+/// Why a file cannot be used.
+enum Unusable {
+    /// It is not one of this program, or cannot be read; says so.
+    NotOurs(String),
+    /// Its schema has this version, which a later program made.
     Newer(u32),
 }
 
 /// Looks at the file's head without touching it.
-fn look_at(path: &Path) -> std::result::Result<(), Foreign> {
+fn look_at(path: &Path) -> std::result::Result<(), Unusable> {
     let mut head = Vec::new();
     match File::open(path).and_then(|file| file.take(HEAD as u64).read_to_end(&mut head)) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(Foreign::No(format!("{FILE} cannot be read: {error}"))),
+        Err(error) => return Err(Unusable::NotOurs(format!("{FILE} cannot be read: {error}"))),
         // Made and killed before anything was written.
         Ok(0) => return Ok(()),
         Ok(_) => {}
     }
     let number = |at: usize| head.get(at..at + 4).and_then(|bytes| bytes.try_into().ok()).map_or(0, u32::from_be_bytes);
     if !head.starts_with(b"SQLite format 3\0") || number(APPLICATION_AT) != APPLICATION {
-        return Err(Foreign::No(format!("{FILE} in it is not telemetry's: give another directory with --data-dir")));
+        return Err(Unusable::NotOurs(format!("{FILE} in it is not telemetry's: give another directory with --data-dir")));
     }
     let version = number(USER_VERSION_AT);
-    if version > VERSION { Err(Foreign::Newer(version)) } else { Ok(()) }
+    if version > VERSION { Err(Unusable::Newer(version)) } else { Ok(()) }
 }
 
-/// One process a directory. The lock goes with the process, however it ends.
+/// Locks the directory for one process. The lock ends with the process, however that ends.
 fn lock(directory: &Path) -> std::result::Result<File, String> {
     let path = directory.join(LOCK);
     let failed =

@@ -212,3 +212,19 @@ store_id! {
     /// A description of a GPU in a store: a driver upgrade makes a new one.
     GpuId
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_is_32_hex_digits_and_nothing_else() {
+        let text = "00112233445566778899aabbccddeeff";
+        assert_eq!(text.parse::<Digest>().map(|digest| digest.to_string()), Ok(text.to_owned()));
+        for wrong in
+            ["", "+0112233445566778899aabbccddeeff", "00112233445566778899aabbccddeefg", "00112233-4455-6677-8899-aabbccddee"]
+        {
+            assert!(wrong.parse::<Digest>().is_err(), "{wrong}");
+        }
+    }
+}

@@ -108,7 +108,8 @@ pub(super) fn from_postgres(endpoint: &Endpoint, error: &tokio_postgres::Error) 
         _ if is_missing_partition(state) => StoreError::Unavailable { endpoint: at, reason },
         // Not a lack that passes: the batch touches more days than the server can lock at once. Kept, it can be retried.
         "53200" if reason.contains("max_locks_per_transaction") => StoreError::BadBatch(format!(
-            "{reason}: the batch touches more days than PostgreSQL can lock at once; raise max_locks_per_transaction, then `telemetry dead-letters retry`"
+            "{reason}: the batch touches more days than PostgreSQL can lock at once; raise max_locks_per_transaction, then run \
+             `telemetry dead-letters retry`"
         )),
         _ if ["22", "23", "54"].iter().any(|class| code.starts_with(class)) => StoreError::BadBatch(reason),
         _ => StoreError::Unavailable { endpoint: at, reason },
@@ -218,7 +219,9 @@ fn refusal(error: &tokio_postgres::Error) -> Option<String> {
              scram-sha-256"
                 .to_owned(),
         ),
-        ("authentication error", cause) => Some(format!("the server asks for a kind of password check that is not supported ({cause}): use scram-sha-256")),
+        ("authentication error", cause) => {
+            Some(format!("the server asks for a kind of password check that is not supported ({cause}): use scram-sha-256"))
+        }
         ("error performing TLS handshake", _) if is_bad_name(error) => {
             Some(format!("the host of DATABASE_URL is not a name that a certificate can contain: {cause}"))
         }

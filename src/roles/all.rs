@@ -40,7 +40,6 @@ struct Queue {
 struct OpenStore {
     store: Arc<dyn Store>,
     reader: Arc<dyn Reader>,
-    which: collect::Which,
 }
 
 /// Runs the role.
@@ -51,19 +50,20 @@ pub async fn run(config: Arc<Config>, lifecycle: Lifecycle) -> anyhow::Result<Ex
     let kept = open_store(&config, &lifecycle)?;
     let Some(queue) = open_queue(&config, &lifecycle).await? else { return Ok(Exit::Done) };
 
+    let store_name = kept.store.kind().name();
     let later = lifecycle.drained_later();
     let collecting = tokio::spawn(collect::run_with(
         config.clone(),
         later.clone(),
         (queue.consumer.clone(), queue.inspector.clone()),
-        (kept.store, kept.which),
+        kept.store,
     ));
     let serving = {
         let (config, lifecycle, inspector) = (config.clone(), lifecycle.clone(), queue.inspector.clone());
         tokio::spawn(async move { serve::run_with(&config, &lifecycle, "reading", kept.reader, Some(inspector)).await })
     };
     let streaming = {
-        let names = stream::Names { queue: queue.name, store: kept.which.name() };
+        let names = stream::Names { queue: queue.name, store: store_name };
         tokio::spawn(stream_all(work, config.clone(), lifecycle.clone(), queue.publisher, names))
     };
     let mut collecting = RoleTask::of("the collector", collecting);
@@ -134,12 +134,12 @@ fn open_store(config: &Config, lifecycle: &Lifecycle) -> anyhow::Result<OpenStor
     if config.postgres.url.is_some() {
         let store = Arc::new(PostgresStore::connect(&super::postgres(config)?)?);
         certificates::watch_store(lifecycle, &store);
-        return Ok(OpenStore { store: store.clone(), reader: store, which: collect::Which::Postgres });
+        return Ok(OpenStore { store: store.clone(), reader: store });
     }
     let directory = &config.data.dir;
     let store = Arc::new(SqliteStore::open(directory)?);
     tracing::info!(directory = %directory.display(), "DATABASE_URL is not set: rows are kept in this directory");
-    Ok(OpenStore { store: store.clone(), reader: store, which: collect::Which::Sqlite })
+    Ok(OpenStore { store: store.clone(), reader: store })
 }
 
 /// The configured queue, else one in the process; `None` when the process is to end first.

@@ -16,7 +16,7 @@ use crate::retry::Backoff;
 use crate::runtime::observe::{self, Certificate, Component};
 use crate::runtime::{Exit, Lifecycle};
 use crate::store::postgres::PostgresStore;
-use crate::store::{Reader, StoreError};
+use crate::store::{Reader, StoreError, StoreKind};
 use crate::transport::redis::RedisTransport;
 use crate::transport::{Backlog, Consumer, Inspector, PartitionState, SourceState, TransportError};
 
@@ -38,7 +38,7 @@ pub async fn run(config: Arc<Config>, lifecycle: Lifecycle) -> anyhow::Result<Ex
         Some(_) => Some(watch_queue(&config, &lifecycle)?),
         None => None,
     };
-    run_with(&config, &lifecycle, super::collect::Which::Postgres.part(), store, queue).await
+    run_with(&config, &lifecycle, StoreKind::Postgres.health_check(), store, queue).await
 }
 
 /// Serves what `store` has. `name` is what /readyz calls it.

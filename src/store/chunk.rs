@@ -20,7 +20,7 @@ pub(in crate::store) fn day_of(time: TimeMs) -> Day {
     time.as_millis().div_euclid(DAY_MS)
 }
 
-/// The store's ids behind a series.
+/// The store's ids of a series and of its GPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::store) struct Ids {
     pub(in crate::store) series: SeriesId,
@@ -61,10 +61,10 @@ pub(in crate::store) struct NewChunk<'a> {
 pub(in crate::store) struct Damaged {
     /// The table (or partition) that it is in.
     pub(in crate::store) table: String,
-    /// Its series and its id, as far as those can be read.
+    /// The chunk's series and id, as far as those can be read.
     pub(in crate::store) series: Option<SeriesId>,
     pub(in crate::store) id: Option<i64>,
-    /// What is wrong with it.
+    /// What is wrong with the chunk.
     pub(in crate::store) what: String,
 }
 
@@ -165,7 +165,7 @@ impl<'a> Chunker<'a> {
         Some(NewChunk { series: self.series, times, values: &self.values[from..self.cut], step: step_of(times) })
     }
 
-    /// What was cut so far: samples, and the spans of their GPUs.
+    /// How many samples were cut into chunks, and the spans of their GPUs.
     pub(in crate::store) fn finish(self) -> (u64, Spans) {
         (self.samples, self.spans)
     }

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use super::dictionaries::{self, LoadError};
 use super::memory::{Share, TooMuch};
-use super::{Ready, Shared, Which, writer};
+use super::{Ready, Shared, writer};
 use crate::batch::{self, Batch, DecodeError, frame_bytes};
 use crate::model::{DictionaryId, Reason, TimeMs};
 use crate::store::Incoming;
@@ -168,7 +168,7 @@ async fn decode_batch(
         return Err(Failure::Incurable(Fault::new(reason, named)));
     }
     let batch = reject_by_time(shared, batch);
-    if shared.which == Which::Postgres {
+    if shared.store.kind().has_partitions() {
         let days = batch.time_ms.iter().map(|time| time.floor_to(DAY_MS)).collect::<BTreeSet<_>>().len();
         let most = shared.config.collect.max_days;
         if days > most {

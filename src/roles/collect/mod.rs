@@ -38,41 +38,6 @@ const READY: usize = 8;
 /// First and longest wait between attempts at a store that is away.
 const STORE_WAIT: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 
-/// Which store it is, for what is said.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Which {
-    /// The configured one.
-    Postgres,
-    /// The one in a directory.
-    Sqlite,
-}
-
-impl Which {
-    /// What /readyz calls it.
-    pub(super) fn part(self) -> &'static str {
-        match self {
-            Self::Postgres => "postgresql",
-            Self::Sqlite => "sqlite",
-        }
-    }
-
-    /// What people call it.
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Self::Postgres => "PostgreSQL",
-            Self::Sqlite => "SQLite",
-        }
-    }
-
-    /// How to go back to another one.
-    fn former(self) -> &'static str {
-        match self {
-            Self::Postgres => "point DATABASE_URL at the former one",
-            Self::Sqlite => "give the former directory with --data-dir",
-        }
-    }
-}
-
 /// A decoded batch on its way to a writer.
 #[derive(Debug)]
 struct Ready {
@@ -90,7 +55,6 @@ struct Shared {
     queue: Arc<dyn Consumer>,
     inspector: Arc<dyn Inspector>,
     store: Arc<dyn Store>,
-    which: Which,
     dictionaries: dictionaries::Cache,
     budget: memory::Budget,
     in_hand: InHand,
@@ -161,7 +125,7 @@ pub async fn run(config: Arc<Config>, lifecycle: Lifecycle) -> anyhow::Result<Ex
     let store = Arc::new(PostgresStore::connect(&super::postgres(&config)?)?);
     certificates::watch_store(&lifecycle, &store);
     let redis = config.redis()?;
-    lifecycle.health().set(Which::Postgres.part(), Err("not reached yet".into()));
+    lifecycle.health().set(Store::kind(&*store).health_check(), Err("not reached yet".into()));
     let Some(queue) = link::connect(&lifecycle, || RedisTransport::connect(&redis)).await? else { return Ok(Exit::Done) };
     let line = queue.clone();
     link::heartbeat(&lifecycle, &config.cluster, Component::Collector, move || {
@@ -175,7 +139,7 @@ pub async fn run(config: Arc<Config>, lifecycle: Lifecycle) -> anyhow::Result<Ex
         consumer = redis.consumer,
         "collecting from Redis"
     );
-    run_with(config, lifecycle, (queue.clone(), queue), (store, Which::Postgres)).await
+    run_with(config, lifecycle, (queue.clone(), queue), store).await
 }
 
 /// Collects from a queue (two views of it) into a store.
@@ -183,9 +147,9 @@ pub(super) async fn run_with(
     config: Arc<Config>,
     lifecycle: Lifecycle,
     (queue, inspector): (Arc<dyn Consumer>, Arc<dyn Inspector>),
-    (store, which): (Arc<dyn Store>, Which),
+    store: Arc<dyn Store>,
 ) -> anyhow::Result<Exit> {
-    lifecycle.health().set(which.part(), Err("not reached yet".into()));
+    lifecycle.health().set(store.kind().health_check(), Err("not reached yet".into()));
     let shared = Arc::new(Shared {
         dictionaries: dictionaries::Cache::default(),
         budget: memory::Budget::new(config.collect.max_memory),
@@ -195,7 +159,6 @@ pub(super) async fn run_with(
         queue,
         inspector,
         store,
-        which,
         config,
         lifecycle: lifecycle.clone(),
     });

@@ -44,7 +44,7 @@ pub(super) async fn open_store(shared: &Shared) -> anyhow::Result<bool> {
             tracing::warn!("waiting: {error:#}");
         }
         said = true;
-        shared.lifecycle.health().set(shared.which.part(), Err(error.to_string()));
+        shared.lifecycle.health().set(shared.store.kind().health_check(), Err(error.to_string()));
         if !shared.rest(backoff.next()).await {
             return Ok(false);
         }
@@ -54,7 +54,7 @@ pub(super) async fn open_store(shared: &Shared) -> anyhow::Result<bool> {
 /// Asks the store whether it answers, now and then and whenever /readyz is asked.
 pub(super) fn store(shared: &Shared) {
     let store = shared.store.clone();
-    shared.lifecycle.watch(shared.which.part(), PING, PATIENCE, move || {
+    shared.lifecycle.watch(shared.store.kind().health_check(), PING, PATIENCE, move || {
         let store = store.clone();
         async move { store.ping().await.map_err(|error| error.to_string()) }
     });
@@ -71,11 +71,11 @@ pub(super) fn is_transient(error: &anyhow::Error) -> bool {
 pub(super) async fn same_store(shared: &Shared) -> anyhow::Result<()> {
     let id = shared.store.id().await?;
     let marked = shared.queue.mark_store(&id).await?;
-    let name = shared.which.name();
+    let name = shared.store.kind().name();
     let remedy = format!(
         "To send everything again into this one, run `telemetry replay --all` and (for files that were read to their end) the \
          streamers again; what is stored stays single. Else {}.",
-        shared.which.former()
+        shared.store.kind().way_back()
     );
     if marked != id {
         bail!("this {name} is another store ({id}) than the one that was committed to so far ({marked}). {remedy}");

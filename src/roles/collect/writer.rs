@@ -134,7 +134,7 @@ where
             Ok(()) => match attempt().await {
                 Ok(done) => {
                     if away {
-                        tracing::info!("{} is back", shared.which.name());
+                        tracing::info!("{} is back", shared.store.kind().name());
                         observe::reconnect(Target::Postgres);
                         shared.lifecycle.health().set(STORING, Ok(()));
                     }

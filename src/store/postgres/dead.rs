@@ -110,7 +110,7 @@ fn letter(session: &Session, row: &Row) -> Result<DeadLetter> {
     Ok(DeadLetter {
         id: row.get(0),
         source: row.get(1),
-        rows: parse_range(row.get(2)).map_err(|why| session.odd(&why))?,
+        rows: parse_range(row.get(2)).map_err(|why| session.unexpected(&why))?,
         reason: row.get(3),
         payload: Bytes::new(),
         dictionaries: Vec::new(),

@@ -100,8 +100,8 @@ impl Conditions {
         session.query(sql, &values).await
     }
 
-    /// The same, where the best way depends on how many things are meant: it is looked for each time, in the same round trip.
-    async fn query_anew(&self, session: &Session, sql: &str) -> Result<Vec<Row>> {
+    /// The rows of a query whose best plan depends on how much it asks for: it is planned each time, in the same round trip.
+    async fn query_planned_anew(&self, session: &Session, sql: &str) -> Result<Vec<Row>> {
         let values: Vec<(&(dyn ToSql + Sync), Type)> =
             self.values.iter().map(|(value, type_)| (&**value as &(dyn ToSql + Sync), type_.clone())).collect();
         session.within(session.raw().query_typed(sql, &values)).await
@@ -227,7 +227,7 @@ impl Reader for PostgresStore {
                FROM series s JOIN gpu g ON g.id = s.gpu_id WHERE g.first_seen IS NOT NULL{} ORDER BY s.id LIMIT {limit}",
             where_.text
         );
-        let found = where_.query_anew(&session, &sql).await?;
+        let found = where_.query_planned_anew(&session, &sql).await?;
         session.done();
         let series = |row: &Row| SeriesRow {
             id: row.get(0),
@@ -283,7 +283,7 @@ impl Reader for PostgresStore {
     }
 
     async fn ready(&self) -> store::Result<()> {
-        let session = self.pulse.session().await?;
+        let session = self.ping_connection.session().await?;
         super::migrate::check_current(&session).await?;
         session.done();
         Ok(())

@@ -15,7 +15,7 @@ use crate::model::{DictionaryId, Digest, Gpu, Series};
 use crate::store::Incoming;
 use crate::store::chunk::{Day, Ids, Resolved};
 
-/// What is known of the database. Forgotten whenever a connection has to be made: the database behind it may have been restored or
+/// Caches of ids and partitions in the database. They are emptied whenever a connection has to be made: the database behind it may have been restored or
 /// failed over meanwhile, and ids that were seen may not be there any more.
 pub(super) struct Caches {
     inner: Mutex<Inner>,
@@ -24,7 +24,7 @@ pub(super) struct Caches {
 
 #[derive(Default)]
 struct Inner {
-    /// How often everything was forgotten.
+    /// How often the caches were emptied.
     epoch: u64,
     series: HashMap<u128, Ids>,
     dictionaries: HashMap<(String, DictionaryId), (Arc<Dictionary>, Resolved)>,
@@ -44,13 +44,13 @@ impl Caches {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Forgets everything.
+    /// Empties the caches.
     pub(super) fn forget(&self) {
         let mut inner = self.lock();
         *inner = Inner { epoch: inner.epoch + 1, ..Inner::default() };
     }
 
-    /// Changes when everything was forgotten: what was learned before must not be added after.
+    /// A number that changes when the caches are emptied: what was learned before must not be added after.
     pub(super) fn epoch(&self) -> u64 {
         self.lock().epoch
     }
@@ -61,7 +61,7 @@ impl Caches {
         days.filter(|day| !inner.days.contains(day)).collect()
     }
 
-    /// Notes days that have a partition.
+    /// Adds days that have a partition.
     pub(super) fn know_days(&self, epoch: u64, days: &[Day]) {
         let mut inner = self.lock();
         if inner.epoch == epoch {

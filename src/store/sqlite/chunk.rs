@@ -7,7 +7,7 @@
 use rusqlite::types::FromSql;
 use rusqlite::{Connection, Row, params};
 
-use super::error::{Fault, Result};
+use super::error::{Result, SqliteError};
 use crate::model::TimeMs;
 use crate::store::Chunk;
 use crate::store::chunk::{Damaged, MAX_SAMPLES, NewChunk, check_samples};
@@ -70,7 +70,7 @@ impl Decoder {
     /// The row is damaged: it is named, with what is wrong and what to do.
     pub(super) fn decode(&mut self, row: &Row<'_>) -> Result<Chunk> {
         self.decode_columns(row).map_err(|what| {
-            Fault::Damaged(Damaged { table: "chunk".to_owned(), series: row.get(0).ok(), id: row.get(1).ok(), what })
+            SqliteError::Damaged(Damaged { table: "chunk".to_owned(), series: row.get(0).ok(), id: row.get(1).ok(), what })
         })
     }
 

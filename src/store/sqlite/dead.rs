@@ -6,7 +6,7 @@ use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use super::connections::Writer;
-use super::error::{Fault, Result};
+use super::error::{Result, SqliteError};
 use super::ledger;
 use crate::model::{DictionaryId, SourceId, now_ms};
 use crate::store::DeadLetter;
@@ -99,7 +99,7 @@ fn letter(row: &Row<'_>) -> Result<DeadLetter> {
     Ok(DeadLetter {
         id: row.get(0)?,
         source: ledger::source(row, 1)?,
-        rows: parse_range(&row.get::<_, String>(2)?).map_err(Fault::Odd)?,
+        rows: parse_range(&row.get::<_, String>(2)?).map_err(SqliteError::Unexpected)?,
         reason: row.get(3)?,
         payload: Bytes::new(),
         dictionaries: Vec::new(),
@@ -115,8 +115,8 @@ pub(super) fn drop_letter(writer: &mut Writer, id: i64) -> Result<bool> {
         .optional()?;
     let Some((source, rows)) = found else { return Ok(false) };
     let dropped: String = transaction.query_row("SELECT dropped FROM source WHERE id = ?1", [&source], |row| row.get(0))?;
-    let mut dropped = ledger::set(Some(&dropped))?;
-    dropped.insert(parse_range(&rows).map_err(Fault::Odd)?);
+    let mut dropped = ledger::parse_rows(Some(&dropped))?;
+    dropped.insert(parse_range(&rows).map_err(SqliteError::Unexpected)?);
     transaction.execute("UPDATE source SET dropped = ?2 WHERE id = ?1", params![source, dropped.to_string()])?;
     transaction.commit()?;
     Ok(true)

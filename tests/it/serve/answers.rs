@@ -305,7 +305,7 @@ async fn a_wrong_password_is_wrong_configuration() {
     let database = Server::shared().empty_database().await;
     let wrong = crate::support::app::App::new("", &database.url).with("DB_PASSWORD", "not-this-one");
     let done = wrong.run(&["serve", "--listen", "127.0.0.1:0", "--admin-listen", "off"]).exits(2);
-    let done = done.says(&["DB_PASSWORD", "refuses us"]);
+    let done = done.says(&["DB_PASSWORD", "cannot be used"]);
     assert!(!done.stderr.contains("not-this-one"));
 }
 

@@ -76,8 +76,8 @@ fn put_chunk(out: &mut BytesMut, chunk: &Chunk<'_>) {
     let (Some(first), Some(last)) = (chunk.times.first(), chunk.times.last()) else { return };
     out.put_i16(7);
     put_i64(out, chunk.series.to_store());
-    put_i64(out, to_micros(first.as_millis()));
-    put_i64(out, to_micros(last.as_millis()));
+    put_i64(out, to_micros(*first));
+    put_i64(out, to_micros(*last));
     put_i32(out, count(chunk.times.len()));
     if let Some(step) = chunk.step {
         put_i32(out, step);

@@ -14,8 +14,8 @@ use super::PostgresStore;
 use super::arrays::{Doubles, Ints};
 use super::error::Result;
 use super::pool::Session;
-use super::types::{Time, clean};
-use crate::model::{GpuId, SeriesId};
+use super::types::clean;
+use crate::model::{GpuId, SeriesId, TimeMs};
 use crate::store::{
     self, Chunk, ChunkRange, ClusterSummary, GpuFilter, GpuPlace, GpuSummary, HostSummary, Latest, Reader, SeriesFilter,
     SeriesRow, SourceLedger, Span, Store, StoreError,
@@ -47,7 +47,7 @@ impl Value for String {
 impl Value for Vec<String> {
     const TYPE: Type = Type::TEXT_ARRAY;
 }
-impl Value for Time {
+impl Value for TimeMs {
     const TYPE: Type = Type::TIMESTAMPTZ;
 }
 
@@ -117,10 +117,6 @@ fn count(row: &Row, at: usize) -> u64 {
     row.get::<_, i64>(at).unsigned_abs()
 }
 
-fn ms(row: &Row, at: usize) -> i64 {
-    row.get::<_, Time>(at).0
-}
-
 #[async_trait]
 impl Reader for PostgresStore {
     async fn clusters(&self) -> store::Result<Vec<ClusterSummary>> {
@@ -135,8 +131,8 @@ impl Reader for PostgresStore {
             cluster: row.get(0),
             hosts: count(row, 1),
             gpus: count(row, 2),
-            first_seen_ms: ms(row, 3),
-            last_seen_ms: ms(row, 4),
+            first_seen: row.get(3),
+            last_seen: row.get(4),
         };
         Ok(found.iter().map(summary).collect())
     }
@@ -163,8 +159,8 @@ impl Reader for PostgresStore {
             cluster: row.get(0),
             hostname: row.get(1),
             gpus: count(row, 2),
-            first_seen_ms: ms(row, 3),
-            last_seen_ms: ms(row, 4),
+            first_seen: row.get(3),
+            last_seen: row.get(4),
         };
         Ok(found.iter().map(summary).collect())
     }
@@ -219,8 +215,8 @@ impl Reader for PostgresStore {
                 where_.add(condition, clean(value).into_owned());
             }
         }
-        if let Some(since) = filter.seen_since_ms {
-            where_.add("g.last_seen >= ?", Time(since));
+        if let Some(since) = filter.seen_since {
+            where_.add("g.last_seen >= ?", since);
         }
         let limit = where_.parameter(rows(limit));
         let sql = format!(
@@ -248,14 +244,14 @@ impl Reader for PostgresStore {
         Ok(found.iter().map(|row| row.get(0)).collect())
     }
 
-    async fn latest(&self, series: &[SeriesId], begins_from_ms: i64, begins_before_ms: i64) -> store::Result<Vec<Latest>> {
+    async fn latest(&self, series: &[SeriesId], begins_from: TimeMs, begins_before: TimeMs) -> store::Result<Vec<Latest>> {
         let session = self.connections.session().await?;
         let sql = "SELECT s.id, c.t_max, c.\"values\"[c.n] FROM unnest($1::bigint[]) AS s (id) CROSS JOIN LATERAL \
                    (SELECT t_max, n, \"values\" FROM sample_chunk WHERE series_id = s.id AND t_min >= $2 AND t_min < $3 \
                      ORDER BY t_max DESC, id DESC LIMIT 1) c";
-        let found = session.query(sql, &[&series, &Time(begins_from_ms), &Time(begins_before_ms)]).await?;
+        let found = session.query(sql, &[&series, &begins_from, &begins_before]).await?;
         session.done();
-        let latest = |row: &Row| Some(Latest { series: row.get(0), time_ms: ms(row, 1), value: row.get::<_, Option<f64>>(2)? });
+        let latest = |row: &Row| Some(Latest { series: row.get(0), time: row.get(1), value: row.get::<_, Option<f64>>(2)? });
         Ok(found.iter().filter_map(latest).collect())
     }
 
@@ -274,7 +270,7 @@ impl Reader for PostgresStore {
         let times = borders(range);
         let found = session.query(&sql, &[&series, &times[0], &times[1], &times[2], &times[3]]).await?;
         session.done();
-        Ok(found.iter().map(|row| Span { series: row.get(0), first_ms: ms(row, 1), last_ms: ms(row, 2) }).collect())
+        Ok(found.iter().map(|row| Span { series: row.get(0), first: row.get(1), last: row.get(2) }).collect())
     }
 
     async fn ledger(&self) -> store::Result<Vec<SourceLedger>> {
@@ -304,16 +300,16 @@ fn gpu(row: &Row) -> GpuSummary {
         driver_version: row.get(8),
         pci_bus_id: row.get(9),
         mig_profile: row.get(10),
-        first_seen_ms: ms(row, 11),
-        last_seen_ms: ms(row, 12),
+        first_seen: row.get(11),
+        last_seen: row.get(12),
     }
 }
 
 /// Chunks of series in a range: $1 are the series, the rest are its [`borders`].
 const IN_RANGE: &str = "series_id = ANY($1) AND t_max >= $2 AND t_max < $3 AND t_min >= $4 AND t_min < $5";
 
-fn borders(range: &ChunkRange) -> [Time; 4] {
-    [range.ends_from_ms, range.ends_before_ms, range.begins_from_ms, range.begins_before_ms].map(Time)
+fn borders(range: &ChunkRange) -> [TimeMs; 4] {
+    [range.ends_from, range.ends_before, range.begins_from, range.begins_before]
 }
 
 /// `None` as soon as there are too many: the rest is left unread, and the session is not used again.
@@ -338,18 +334,18 @@ async fn chunks(session: &Session, series: &[SeriesId], range: &ChunkRange, max_
 
 /// What a row of `sample_chunk` holds, or what is wrong with it.
 fn chunk(row: &Row) -> std::result::Result<Chunk, String> {
-    let (series, id, begin, n): (SeriesId, i64, Time, i32) = (row.get(0), row.get(1), row.get(2), row.get(3));
+    let (series, id, begin, n): (SeriesId, i64, TimeMs, i32) = (row.get(0), row.get(1), row.get(2), row.get(3));
     let wrong = |what: &str| format!("chunk {id} of series {series} {what}: it was not written by this program");
     let values = row.try_get::<_, Doubles>(6).map_err(|error| wrong(&error.to_string()))?.0;
     let n = usize::try_from(n)
         .ok()
         .filter(|n| *n == values.len() && *n > 0)
         .ok_or_else(|| wrong("has another number of values than it says"))?;
-    let times: Vec<i64> = match row.try_get::<_, Option<Ints>>(5).map_err(|error| wrong(&error.to_string()))? {
-        Some(Ints(offsets)) => offsets.iter().map(|offset| begin.0 + i64::from(*offset)).collect(),
+    let times: Vec<TimeMs> = match row.try_get::<_, Option<Ints>>(5).map_err(|error| wrong(&error.to_string()))? {
+        Some(Ints(offsets)) => offsets.iter().map(|offset| begin.plus_millis(i64::from(*offset))).collect(),
         None => {
             let step = i64::from(row.get::<_, Option<i32>>(4).ok_or_else(|| wrong("has neither offsets nor a step"))?);
-            (0..n as i64).map(|at| begin.0 + at * step).collect()
+            (0..n as i64).map(|at| begin.plus_millis(at * step)).collect()
         }
     };
     if times.len() != n || !times.is_sorted() {

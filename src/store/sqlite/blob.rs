@@ -3,6 +3,7 @@
 //! `kind: u8` (bit 0: times are regular, bit 1: zstd), then, compressed or not: times (regular: the step; else each distance from the
 //! one before; LEB128), then the values' bits, little-endian, byte plane after byte plane, so that what is alike lies together.
 
+use crate::model::TimeMs;
 use crate::store::chunk::Chunk;
 
 const REGULAR: u8 = 1;
@@ -57,7 +58,7 @@ impl Decoder {
 }
 
 /// Times and values of a chunk of `n` samples that begins at `first`, or what is wrong with it.
-pub(super) fn decode(decoder: &mut Decoder, data: &[u8], first: i64, n: usize) -> Result<(Vec<i64>, Vec<f64>), String> {
+pub(super) fn decode(decoder: &mut Decoder, data: &[u8], first: TimeMs, n: usize) -> Result<(Vec<TimeMs>, Vec<f64>), String> {
     let (kind, body) = data.split_first().ok_or("a chunk is empty")?;
     if n == 0 || kind & !(REGULAR | COMPRESSED) != 0 {
         return Err("a chunk is of no known kind".to_owned());
@@ -70,7 +71,6 @@ pub(super) fn decode(decoder: &mut Decoder, data: &[u8], first: i64, n: usize) -
         &unpacked
     };
     let short = || "a chunk is cut off".to_owned();
-    let add = |time: i64, distance: u64| time.checked_add_unsigned(distance).ok_or("a chunk's times have no end");
     let mut times = Vec::with_capacity(n.min(MOST));
     times.push(first);
     let mut time = first;
@@ -80,7 +80,7 @@ pub(super) fn decode(decoder: &mut Decoder, data: &[u8], first: i64, n: usize) -
             Some(step) => step,
             None => take(&mut rest).ok_or_else(short)?,
         };
-        time = add(time, distance)?;
+        time = time.checked_plus_millis(distance).ok_or("a chunk's times have no end")?;
         times.push(time);
     }
     if rest.len() != n * 8 {
@@ -116,7 +116,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::model::{SeriesId, TimeMs};
+    use crate::model::SeriesId;
 
     proptest! {
         #[test]
@@ -134,14 +134,14 @@ mod tests {
             }).collect();
             let values: Vec<f64> = samples.iter().map(|(_, bits)| f64::from_bits(*bits)).collect();
             let data = encode(&Chunk { series: SeriesId::default(), times: &times, values: &values, step: regular.then_some(1000) });
-            let (found_times, found) = decode(&mut Decoder::default(), &data, first, samples.len()).unwrap();
-            prop_assert_eq!(found_times, times.iter().map(|time| time.as_millis()).collect::<Vec<_>>());
+            let (found_times, found) = decode(&mut Decoder::default(), &data, times[0], samples.len()).unwrap();
+            prop_assert_eq!(found_times, times);
             prop_assert!(found.iter().zip(&values).all(|(a, b)| a.to_bits() == b.to_bits()));
         }
 
         #[test]
         fn nonsense_is_an_error(data in prop::collection::vec(any::<u8>(), 0..200), n in 0usize..100) {
-            if let Ok((times, values)) = decode(&mut Decoder::default(), &data, 0, n) {
+            if let Ok((times, values)) = decode(&mut Decoder::default(), &data, TimeMs::EPOCH, n) {
                 prop_assert!(times.len() == n && values.len() == n);
             }
         }

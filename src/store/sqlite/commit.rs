@@ -134,12 +134,12 @@ fn stored(connection: &Connection, part: &Part<'_>, covered: &RowSet) -> Result<
         let wanted_identities: HashSet<Identity> =
             wanted.iter().map(|i| (series, batch.time_ms[*i], batch.value[*i].to_bits())).collect();
         let mut found: HashSet<Identity> = HashSet::new();
-        let mut rows = statement.query([series.to_store(), from.as_millis(), to.as_millis()])?;
+        let mut rows = statement.query(params![series, from, to])?;
         while let Some(row) = rows.next()? {
             let n = usize::try_from(row.get::<_, i64>(1)?).unwrap_or(0);
             let data = row.get_ref(2)?.as_blob().map_err(|error| Fault::Odd(error.to_string()))?;
             let (times, values) = blob::decode(&mut decoder, data, row.get(0)?, n).map_err(Fault::Odd)?;
-            let identities = times.iter().zip(&values).map(|(time, value)| (series, TimeMs::from_millis(*time), value.to_bits()));
+            let identities = times.iter().zip(&values).map(|(time, value)| (series, *time, value.to_bits()));
             found.extend(identities.filter(|identity| wanted_identities.contains(identity)));
         }
         for i in wanted {

@@ -1,11 +1,11 @@
 //! What readers ask (see [`Reader`]): chunks through their index; lists in `lists`.
 
 use async_trait::async_trait;
-use rusqlite::{Connection, OptionalExtension as _};
+use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::error::{Fault, Result};
 use super::{SqliteStore, blob, lists};
-use crate::model::SeriesId;
+use crate::model::{SeriesId, TimeMs};
 use crate::store::{
     self, Chunk, ChunkRange, ClusterSummary, GpuFilter, GpuPlace, GpuSummary, HostSummary, Latest, Reader, SeriesFilter,
     SeriesRow, SourceLedger, Span, Store,
@@ -36,9 +36,9 @@ impl Reader for SqliteStore {
         self.connections.read(lists::metrics).await
     }
 
-    async fn latest(&self, series: &[SeriesId], begins_from_ms: i64, begins_before_ms: i64) -> store::Result<Vec<Latest>> {
+    async fn latest(&self, series: &[SeriesId], begins_from: TimeMs, begins_before: TimeMs) -> store::Result<Vec<Latest>> {
         let series = series.to_vec();
-        self.connections.read(move |connection| latest(connection, &series, begins_from_ms, begins_before_ms)).await
+        self.connections.read(move |connection| latest(connection, &series, begins_from, begins_before)).await
     }
 
     async fn chunks(&self, series: &[SeriesId], range: &ChunkRange, max_samples: usize) -> store::Result<Option<Vec<Chunk>>> {
@@ -60,19 +60,19 @@ impl Reader for SqliteStore {
     }
 }
 
-fn latest(connection: &Connection, series: &[SeriesId], from: i64, before: i64) -> Result<Vec<Latest>> {
+fn latest(connection: &Connection, series: &[SeriesId], from: TimeMs, before: TimeMs) -> Result<Vec<Latest>> {
     let mut statement = connection.prepare_cached(
         "SELECT t_min, n, data FROM chunk WHERE series_id = ?1 AND t_min >= ?2 AND t_min < ?3 ORDER BY t_max DESC, id DESC LIMIT 1",
     )?;
     let mut decoder = blob::Decoder::default();
     let mut newest = Vec::with_capacity(series.len());
     for id in series {
-        let found: Option<(i64, i64, Vec<u8>)> =
-            statement.query_row([id.to_store(), from, before], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).optional()?;
+        let found: Option<(TimeMs, i64, Vec<u8>)> =
+            statement.query_row(params![id, from, before], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).optional()?;
         let Some((first, n, data)) = found else { continue };
         let (times, values) = decode(&mut decoder, &data, first, n)?;
-        if let (Some(time_ms), Some(value)) = (times.last(), values.last()) {
-            newest.push(Latest { series: *id, time_ms: *time_ms, value: *value });
+        if let (Some(time), Some(value)) = (times.last(), values.last()) {
+            newest.push(Latest { series: *id, time: *time, value: *value });
         }
     }
     Ok(newest)
@@ -81,17 +81,20 @@ fn latest(connection: &Connection, series: &[SeriesId], from: i64, before: i64) 
 /// Chunks of a series in a range: the parameters are its [`borders`].
 const IN_RANGE: &str = "series_id = ?1 AND t_max >= ?2 AND t_max < ?3 AND t_min >= ?4 AND t_min < ?5";
 
-fn borders(series: SeriesId, range: &ChunkRange) -> [i64; 5] {
-    [series.to_store(), range.ends_from_ms, range.ends_before_ms, range.begins_from_ms, range.begins_before_ms]
+type Borders = (SeriesId, TimeMs, TimeMs, TimeMs, TimeMs);
+
+fn borders(series: SeriesId, range: &ChunkRange) -> Borders {
+    (series, range.ends_from, range.ends_before, range.begins_from, range.begins_before)
 }
 
 fn spans(connection: &Connection, series: &[SeriesId], range: &ChunkRange) -> Result<Vec<Span>> {
     let mut statement = connection.prepare_cached(&format!("SELECT min(t_min), max(t_max) FROM chunk WHERE {IN_RANGE}"))?;
     let mut spans = Vec::new();
     for id in series {
-        let found: (Option<i64>, Option<i64>) = statement.query_row(borders(*id, range), |row| Ok((row.get(0)?, row.get(1)?)))?;
-        if let (Some(first_ms), Some(last_ms)) = found {
-            spans.push(Span { series: *id, first_ms, last_ms });
+        let found: (Option<TimeMs>, Option<TimeMs>) =
+            statement.query_row(borders(*id, range), |row| Ok((row.get(0)?, row.get(1)?)))?;
+        if let (Some(first), Some(last)) = found {
+            spans.push(Span { series: *id, first, last });
         }
     }
     Ok(spans)
@@ -120,7 +123,7 @@ fn chunks(connection: &Connection, series: &[SeriesId], range: &ChunkRange, max_
     Ok(Some(chunks))
 }
 
-fn decode(decoder: &mut blob::Decoder, data: &[u8], first: i64, n: i64) -> Result<(Vec<i64>, Vec<f64>)> {
+fn decode(decoder: &mut blob::Decoder, data: &[u8], first: TimeMs, n: i64) -> Result<(Vec<TimeMs>, Vec<f64>)> {
     let n = usize::try_from(n).map_err(|_| Fault::Odd(format!("a chunk of {n} samples")))?;
     blob::decode(decoder, data, first, n).map_err(Fault::Odd)
 }

@@ -22,7 +22,7 @@ use super::all;
 use super::generate::Generate;
 use crate::cli::{Cli, Demo};
 use crate::config::{self as settings};
-use crate::model::{TimeMs, parse_time};
+use crate::model::{IntervalMs, TimeMs, parse_time};
 use crate::runtime::{self, Exit, Lifecycle};
 
 /// Generated before now.
@@ -112,7 +112,7 @@ fn start_fleet(lifecycle: &Lifecycle, file: &Path) -> CancellationToken {
         duration: LONG,
         interval: INTERVAL,
         seed: 7,
-        start_ms: TimeMs::now().plus_millis(-history).floor_to(1000),
+        start_ms: TimeMs::now().plus_millis(-history).floor_to(IntervalMs::SECOND),
     };
     tokio::task::spawn_blocking(move || {
         let written = File::create(&path).and_then(|file| generate.write(&mut AsTimeComes::new(file, told.clone())));

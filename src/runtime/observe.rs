@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use metrics::{Unit, counter, gauge, histogram};
 
 use super::labels::Values;
-use crate::model::{Partition, Reason};
+use crate::model::{Partition, Reason, TimeMs};
 
 /// Clusters that appear as labels.
 static CLUSTERS: Values = Values::new();
@@ -422,12 +422,12 @@ pub fn dead_letters_kept(letters: u64) {
 }
 
 /// When something of a cluster was committed last.
-pub fn last_stored(cluster: &str, at_ms: i64) {
+pub fn last_stored(cluster: &str, at: TimeMs) {
     // Of several that share a label none would be seen to stand still.
     if CLUSTERS.bounded(cluster) != cluster {
         return;
     }
-    gauge!(LAST_STORED, "cluster" => cluster.to_owned()).set(at_ms as f64 / 1000.0);
+    gauge!(LAST_STORED, "cluster" => cluster.to_owned()).set(at.as_millis() as f64 / 1000.0);
 }
 
 /// Batches became dead letters.

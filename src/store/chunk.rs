@@ -85,7 +85,7 @@ impl Damaged {
 
 /// What is wrong with the samples of a stored chunk, if anything: there are `n` of them, in order of time, from the first time of
 /// `span` to its last, and all in one day.
-pub(in crate::store) fn check_samples(span: (TimeMs, TimeMs), n: i64, times: &[i64], values: &[f64]) -> Result<(), String> {
+pub(in crate::store) fn check_samples(span: (TimeMs, TimeMs), n: i64, times: &[TimeMs], values: &[f64]) -> Result<(), String> {
     let (begin, end) = span;
     if values.is_empty() {
         return Err("it has no values".to_owned());
@@ -99,7 +99,7 @@ pub(in crate::store) fn check_samples(span: (TimeMs, TimeMs), n: i64, times: &[i
     if !times.is_sorted() {
         return Err("its times are not in order".to_owned());
     }
-    if times.first() != Some(&begin.as_millis()) || times.last() != Some(&end.as_millis()) {
+    if times.first() != Some(&begin) || times.last() != Some(&end) {
         return Err("its times do not begin and end where it says".to_owned());
     }
     if day_of(begin) != day_of(end) {

@@ -24,7 +24,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::batch::{Batch, DecodeError, Dictionary};
-use crate::model::{DictionaryId, Reason, RowRange, RowSet, SourceId};
+use crate::model::{DictionaryId, Reason, RowRange, RowSet, SourceId, TimeMs};
 
 /// What can go wrong between this program and its store.
 #[derive(Debug, thiserror::Error)]
@@ -140,8 +140,8 @@ pub struct DeadLetter {
     pub payload: Bytes,
     /// The dictionaries it named and that were found, encoded.
     pub dictionaries: Vec<(DictionaryId, Bytes)>,
-    /// When the letter was kept, ms; 0 before.
-    pub buried_ms: i64,
+    /// When the letter was kept; `None` before.
+    pub buried: Option<TimeMs>,
 }
 
 /// The ledger of one source.
@@ -165,12 +165,12 @@ pub struct SourceLedger {
     pub duplicate: u64,
     /// Covered rows that were rejected, by reason. `valid + sum(rejected) = covered.len()`.
     pub rejected: BTreeMap<Reason, u64>,
-    /// First commit, ms.
-    pub first_commit_ms: i64,
-    /// Last commit, ms.
-    pub last_commit_ms: i64,
-    /// Time of the newest sample, ms.
-    pub newest_sample_ms: Option<i64>,
+    /// The first commit; `None` where nothing was ever committed.
+    pub first_commit: Option<TimeMs>,
+    /// The last commit, likewise.
+    pub last_commit: Option<TimeMs>,
+    /// Time of the newest sample.
+    pub newest_sample: Option<TimeMs>,
 }
 
 impl SourceLedger {
@@ -187,9 +187,9 @@ impl SourceLedger {
             valid: 0,
             duplicate: 0,
             rejected: BTreeMap::new(),
-            first_commit_ms: 0,
-            last_commit_ms: 0,
-            newest_sample_ms: None,
+            first_commit: None,
+            last_commit: None,
+            newest_sample: None,
         }
     }
 }
@@ -199,8 +199,8 @@ impl SourceLedger {
 pub struct Standing {
     /// How many dead letters there are.
     pub dead_letters: u64,
-    /// When something of each cluster was committed last, ms.
-    pub last_commit_ms: BTreeMap<String, i64>,
+    /// When something of each cluster was committed last.
+    pub last_commit: BTreeMap<String, TimeMs>,
 }
 
 /// Which implementation a store is.

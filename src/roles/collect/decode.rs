@@ -6,11 +6,9 @@ use super::dictionaries::{self, LoadError};
 use super::memory::{Share, TooMuch};
 use super::{Ready, Shared, writer};
 use crate::batch::{self, Batch, DecodeError, frame_bytes};
-use crate::model::{DictionaryId, Reason, TimeMs};
+use crate::model::{DictionaryId, IntervalMs, Reason, TimeMs};
 use crate::store::Incoming;
 use crate::transport::{Delivery, TransportError};
-
-const DAY_MS: i64 = 86_400_000;
 
 /// Why a delivery did not become a batch.
 #[derive(Debug)]
@@ -169,7 +167,7 @@ async fn decode_batch(
     }
     let batch = reject_by_time(shared, batch);
     if shared.store.kind().has_partitions() {
-        let days = batch.time_ms.iter().map(|time| time.floor_to(DAY_MS)).collect::<BTreeSet<_>>().len();
+        let days = batch.time_ms.iter().map(|time| time.floor_to(IntervalMs::DAY)).collect::<BTreeSet<_>>().len();
         let most = shared.config.collect.max_days;
         if days > most {
             let reason = format!(

@@ -134,10 +134,6 @@ async fn give_up(store: &dyn Store, id: i64) -> anyhow::Result<Done> {
     Ok(Done::Dropped { source: letter.source.to_string(), first_row: letter.rows.first, end_row: letter.rows.end })
 }
 
-fn time(ms: i64) -> String {
-    jiff::Timestamp::from_millisecond(ms).map_or_else(|_| ms.to_string(), |t| t.to_string())
-}
-
 /// A letter in a list.
 #[derive(Serialize)]
 struct Listed {
@@ -163,7 +159,7 @@ async fn list(store: &dyn Store, json: bool) -> anyhow::Result<()> {
             let of = known.get(&l.source);
             Listed {
                 id: l.id,
-                buried: time(l.buried_ms),
+                buried: l.buried.map(|time| time.to_string()).unwrap_or_default(),
                 cluster: of.map(|s| s.cluster.clone()).unwrap_or_default(),
                 name: of.map(|s| s.name.clone()).unwrap_or_default(),
                 source: l.source.to_string(),

@@ -5,7 +5,6 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
-use super::time;
 use crate::batch::{self, Batch, Dictionary};
 use crate::model::Series;
 use crate::printable;
@@ -81,7 +80,7 @@ impl Shown {
     pub(super) fn new(letter: &DeadLetter, most: usize) -> Self {
         let mut shown = Self {
             id: letter.id,
-            buried: time(letter.buried_ms),
+            buried: letter.buried.map(|time| time.to_string()).unwrap_or_default(),
             source: letter.source.to_string(),
             first_row: letter.rows.first,
             end_row: letter.rows.end,
@@ -158,14 +157,7 @@ impl Content {
         samples.sort_unstable_by_key(|(row, ..)| *row);
         let row = |(row, at, run): &(u64, usize, &batch::Run)| {
             let SeriesShown { metric, hostname, gpu_index, .. } = SeriesShown::new(0, series_of(run));
-            RowShown {
-                row: *row,
-                time: time(batch.time_ms[*at].as_millis()),
-                metric,
-                hostname,
-                gpu_index,
-                value: batch.value[*at],
-            }
+            RowShown { row: *row, time: batch.time_ms[*at].to_string(), metric, hostname, gpu_index, value: batch.value[*at] }
         };
         let mut rejected = BTreeMap::new();
         for reject in &batch.rejects {
@@ -174,7 +166,7 @@ impl Content {
         Self {
             cluster: batch.header.cluster.clone(),
             name: batch.header.name.clone(),
-            closed: time(batch.header.created_ms.as_millis()),
+            closed: batch.header.created_ms.to_string(),
             samples: batch.row.len(),
             series_count: batch.runs.len(),
             rows: samples.iter().take(most).map(row).collect(),

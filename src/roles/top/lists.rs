@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::Connection;
 use super::queue::QueueSeen;
 use super::store::StoreSeen;
-use crate::model::{Partition, SourceId, now_ms};
+use crate::model::{Partition, SourceId, TimeMs};
 use crate::printable;
 use crate::roles::{groups, say};
 
@@ -142,9 +142,9 @@ fn number(n: u64) -> Cell {
     Cell { text: n.to_string(), by: By::Number(Some(-(n as f64))) }
 }
 
-fn ago(ms: Option<i64>, now: i64) -> Cell {
+fn ago(time: Option<TimeMs>, now: TimeMs) -> Cell {
     // Clocks differ: what is of the future is new.
-    age(ms.map(|ms| Duration::from_millis(u64::try_from(now - ms).unwrap_or(0))))
+    age(time.map(|time| now.since(time)))
 }
 
 impl Cell {
@@ -177,7 +177,7 @@ impl View {
     }
 
     fn sources(&self) -> Vec<Line> {
-        let now = now_ms();
+        let now = TimeMs::now();
         let stored = self.store.as_ref().filter(|store| store.at.is_some());
         let known: BTreeSet<SourceId> =
             self.queue.sources.keys().chain(stored.iter().flat_map(|store| store.sources.keys())).copied().collect();
@@ -197,9 +197,9 @@ impl View {
                     count(behind),
                     count(published),
                     rate(queued.and_then(|q| q.rate)),
-                    ago(kept.and_then(|k| k.newest_sample_ms), now),
+                    ago(kept.and_then(|k| k.newest_sample), now),
                     count(kept.map_or_else(|| settled.filter(|_| stored.is_none()), |k| Some(k.stored))),
-                    ago(kept.map(|k| k.last_commit_ms).filter(|ms| *ms > 0), now),
+                    ago(kept.and_then(|k| k.last_commit), now),
                     count(kept.map(|k| k.rejected)),
                     count(dead),
                     queued.map_or_else(|| count(None), |q| number(q.partition.number().into())),

@@ -5,7 +5,7 @@ use std::future::Future;
 use std::time::{Duration, Instant};
 
 use super::Connection;
-use crate::model::SourceId;
+use crate::model::{SourceId, TimeMs};
 use crate::store::postgres::PostgresStore;
 use crate::store::{Store, StoreError};
 
@@ -24,8 +24,8 @@ pub(super) struct StoredSource {
     pub(super) dead: u64,
     /// Rows that are covered, dead or dropped.
     pub(super) settled: u64,
-    pub(super) newest_sample_ms: Option<i64>,
-    pub(super) last_commit_ms: i64,
+    pub(super) newest_sample: Option<TimeMs>,
+    pub(super) last_commit: Option<TimeMs>,
     /// Rows that were stored or rejected, a second.
     pub(super) rate: Option<f64>,
 }
@@ -114,8 +114,8 @@ impl StoreLooker {
                 rejected,
                 dead: one.dead.minus(&one.covered).len(),
                 settled: settled.len(),
-                newest_sample_ms: one.newest_sample_ms,
-                last_commit_ms: one.last_commit_ms,
+                newest_sample: one.newest_sample,
+                last_commit: one.last_commit,
                 rate,
                 cluster: one.cluster,
                 name: one.name,

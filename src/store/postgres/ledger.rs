@@ -11,7 +11,7 @@ use tokio_postgres::Row;
 
 use super::error::Result;
 use super::pool::Session;
-use super::types::{Time, clean, parse_range, row_set};
+use super::types::{clean, parse_range, row_set};
 use crate::batch::Header;
 use crate::model::{FamilyId, Reason, RowSet, SourceId, TimeMs};
 use crate::store::ledger_change::LedgerChange;
@@ -198,7 +198,7 @@ pub(super) async fn standing(session: &Session) -> Result<Standing> {
         match row.get::<_, Option<i64>>(2) {
             Some(letters) => standing.dead_letters = letters.cast_unsigned(),
             None => {
-                standing.last_commit_ms.insert(row.get(0), row.get::<_, Time>(1).0);
+                standing.last_commit.insert(row.get(0), row.get(1));
             }
         }
     }
@@ -235,7 +235,6 @@ fn one(session: &Session, row: &Row) -> Result<SourceLedger> {
             Ok((reason.ok_or_else(|| session.unexpected(&format!("the reject reason {code}")))?, n.cast_unsigned()))
         })
         .collect::<Result<_>>()?;
-    let ms = |column: usize| row.get::<_, Option<Time>>(column).map(|time| time.0);
     Ok(SourceLedger {
         source: row.get(0),
         cluster: row.get(1),
@@ -246,8 +245,8 @@ fn one(session: &Session, row: &Row) -> Result<SourceLedger> {
         valid: row.get::<_, i64>(6).cast_unsigned(),
         duplicate: row.get::<_, i64>(7).cast_unsigned(),
         rejected,
-        first_commit_ms: ms(10).unwrap_or(0),
-        last_commit_ms: ms(11).unwrap_or(0),
-        newest_sample_ms: ms(12),
+        first_commit: row.get(10),
+        last_commit: row.get(11),
+        newest_sample: row.get(12),
     })
 }

@@ -131,12 +131,12 @@ fn stored(connection: &Connection, part: &Part<'_>, covered: &RowSet) -> Result<
         let wanted_identities: HashSet<Identity> =
             wanted.iter().map(|i| (series, batch.time_ms[*i], batch.value[*i].to_bits())).collect();
         let mut found: HashSet<Identity> = HashSet::new();
-        let mut rows = statement.query([series.to_store(), from.as_millis(), to.as_millis()])?;
+        let mut rows = statement.query(params![series, from, to])?;
         while let Some(row) = rows.next()? {
             // One that is damaged may hold what is looked for: nobody can say that it is not stored.
             let chunk = decoder.decode(row)?;
             let identities = chunk.times.iter().zip(&chunk.values);
-            let identities = identities.map(|(time, value)| (series, TimeMs::from_millis(*time), value.to_bits()));
+            let identities = identities.map(|(time, value)| (series, *time, value.to_bits()));
             found.extend(identities.filter(|identity| wanted_identities.contains(identity)));
         }
         for i in wanted {

@@ -6,7 +6,7 @@ use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use super::error::{Result, SqliteError};
 use crate::batch::Header;
-use crate::model::{Digest, Reason, RowSet, SourceId, now_ms};
+use crate::model::{Digest, Reason, RowSet, SourceId, TimeMs};
 use crate::store::ledger_change::{LedgerChange, RejectedRows};
 use crate::store::text::{clean, parse_range, row_set};
 use crate::store::{SourceLedger, Standing};
@@ -77,7 +77,7 @@ pub(super) fn add(connection: &Connection, source: SourceId, change: &LedgerChan
             change.valid.cast_signed(),
             change.duplicate.cast_signed(),
             change.extra.cast_signed(),
-            now_ms(),
+            TimeMs::now(),
             change.newest
         ])?;
     let mut count = connection.prepare_cached(
@@ -136,7 +136,7 @@ pub(super) fn standing(connection: &Connection) -> Result<Standing> {
         .prepare_cached("SELECT cluster, max(last_commit) FROM source WHERE last_commit IS NOT NULL GROUP BY cluster")?;
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {
-        standing.last_commit_ms.insert(row.get(0)?, row.get(1)?);
+        standing.last_commit.insert(row.get(0)?, row.get(1)?);
     }
     Ok(standing)
 }
@@ -164,9 +164,9 @@ pub(super) fn all(connection: &Connection) -> Result<Vec<SourceLedger>> {
             valid: row.get::<_, i64>(5)?.cast_unsigned(),
             duplicate: row.get::<_, i64>(6)?.cast_unsigned(),
             rejected: rejected.remove(&source).unwrap_or_default(),
-            first_commit_ms: row.get::<_, Option<i64>>(7)?.unwrap_or(0),
-            last_commit_ms: row.get::<_, Option<i64>>(8)?.unwrap_or(0),
-            newest_sample_ms: row.get(9)?,
+            first_commit: row.get(7)?,
+            last_commit: row.get(8)?,
+            newest_sample: row.get(9)?,
         });
     }
     Ok(ledger)

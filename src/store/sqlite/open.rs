@@ -8,7 +8,7 @@ use rusqlite::{Connection, OpenFlags};
 
 use super::connections::{Connections, Writer};
 use super::error::SqliteError;
-use crate::model::now_ms;
+use crate::model::TimeMs;
 use crate::store::{Result, StoreError};
 
 /// "GPUt": says in the file's head whose it is.
@@ -110,7 +110,7 @@ fn prepare(connection: &Connection) -> super::error::Result<String> {
         // In the file's head before the write-ahead log begins: an interrupted beginning is still known as ours.
         let id = uuid::Builder::from_random_bytes(rand::random()).into_uuid().to_string();
         connection.execute_batch(&format!("BEGIN IMMEDIATE; PRAGMA application_id = {APPLICATION}; {SCHEMA}"))?;
-        connection.execute("INSERT INTO store (one, id, created_ms) VALUES (1, ?1, ?2)", (&id, now_ms()))?;
+        connection.execute("INSERT INTO store (one, id, created_ms) VALUES (1, ?1, ?2)", (&id, TimeMs::now()))?;
         connection.execute_batch(&format!("PRAGMA user_version = {VERSION}; COMMIT"))?;
     }
     // FULL: what is committed is acknowledged to the queue, so it must outlive the machine.

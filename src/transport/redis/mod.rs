@@ -93,6 +93,7 @@ mod keys;
 mod life;
 mod link;
 mod made;
+mod malformed;
 mod publish;
 mod reply;
 mod script;
@@ -114,6 +115,7 @@ use tokio::time::Instant;
 pub use self::diagnose::{Probed, Side, diagnose};
 pub use self::dial::{Fault, Reached, Step};
 pub use self::inspect::{Node, Retired};
+pub use self::malformed::KeyKind;
 pub use crate::address::redis::Address;
 
 use self::client::Conn;
@@ -232,6 +234,12 @@ impl RedisTransport {
     #[must_use]
     pub fn traffic(&self) -> (u64, u64) {
         self.shared.traffic()
+    }
+
+    /// How often values of each kind of key were malformed and passed over since the start.
+    #[must_use]
+    pub fn malformed(&self) -> [(KeyKind, u64); KeyKind::ALL.len()] {
+        self.shared.malformed.counts()
     }
 
     /// When our certificate ends, and that of the server that was reached last.

@@ -2,6 +2,7 @@
 //! ([`memory`]) must do besides.
 
 mod ids;
+mod malformed;
 mod memory;
 mod redis;
 

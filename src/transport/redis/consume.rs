@@ -352,7 +352,8 @@ impl RedisTransport {
                 _ => {
                     let field = quoted(reply::raw(&id));
                     let (which, todo) = (format!("the field {field} of {dicts}"), format!("HDEL {dicts} {field}"));
-                    let wrong = format!("it is to be a dictionary and the id of an entry, and its value: {}", shown(reply::raw(&used)));
+                    let wrong =
+                        format!("it is to be a dictionary and the id of an entry, and its value: {}", shown(reply::raw(&used)));
                     self.shared.malformed.note(KeyKind::Dictionaries, &which, &wrong, &todo);
                 }
             }

@@ -214,7 +214,8 @@ impl RedisTransport {
             let shown = quoted(reply::raw(name));
             let which = format!("the consumer group {shown} of {stream}");
             if reply::number(ahead)? > 0 {
-                let wrong = "it stands behind the stream's last entry, so nothing is delivered to it, and what it has not read is kept";
+                let wrong =
+                    "it stands ahead of the stream's last entry, so nothing is delivered to it, and what it has not read is kept";
                 note(&which, wrong, &super::diagnose::set_back(&stream, &shown));
             }
             let Some(name) = name_in(name) else {

@@ -67,9 +67,7 @@ impl Publisher for RedisTransport {
         let answer = conn.run(&script::LEASE, keys, vec![owner.into(), ttl.into(), source.to_string().into()]).await?;
         let answer = reply::list(answer);
         match answer.first().map(reply::text).transpose()?.as_deref() {
-            Some("held") => {
-                Ok(Lease::Held(answer.get(1).and_then(|position| self.position_in(&positions, source, position))))
-            }
+            Some("held") => Ok(Lease::Held(answer.get(1).and_then(|position| self.position_in(&positions, source, position)))),
             Some("taken") => Ok(Lease::Taken),
             _ => Err(reply::unexpected("held or taken")),
         }
@@ -86,7 +84,9 @@ impl Publisher for RedisTransport {
         let partition = first_record.partition(self.shared.config.partitions);
         let key = self.shared.keys.registry(partition, first_record);
         let only_look = vec!["".into()];
-        match self.registered(&key, self.link(partition)?.get().await?.run(&script::REGISTER, vec![key.clone()], only_look).await?)? {
+        match self
+            .registered(&key, self.link(partition)?.get().await?.run(&script::REGISTER, vec![key.clone()], only_look).await?)?
+        {
             Ok(()) => Err(reply::unexpected("a registry")),
             Err(now) => Ok(now),
         }
@@ -135,7 +135,8 @@ impl RedisTransport {
     pub(super) fn position_in(&self, key: &str, source: SourceId, value: &Value) -> Option<Position> {
         let position = reply::exact(value);
         if position.is_none() {
-            let todo = format!("HDEL {key} {source}, or let its streamer send the source again from its start, which writes it anew");
+            let todo =
+                format!("HDEL {key} {source}, or let its streamer send the source again from its start, which writes it anew");
             let which = format!("the position of source {source} in {key}");
             self.shared.malformed.note(KeyKind::Positions, &which, &shown(reply::raw(value)), &todo);
         }

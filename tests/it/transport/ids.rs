@@ -105,7 +105,12 @@ async fn entries_with_ids_at_the_end_are_read_and_trimmed_as_others() {
     let server = RedisServer::start();
     let q = queue(&server).await;
     // A double cannot tell any two of these apart.
-    let ids = ["18446744073709551614-18446744073709551615", "18446744073709551615-0", "18446744073709551615-18446744073709551614", GREATEST];
+    let ids = [
+        "18446744073709551614-18446744073709551615",
+        "18446744073709551615-0",
+        "18446744073709551615-18446744073709551614",
+        GREATEST,
+    ];
     for id in ids {
         server.ok(&["XADD", STREAM, id, "s", &SOURCE.to_string(), "f", "0", "e", "10", "d", "x"]);
     }

@@ -45,12 +45,14 @@ pub(super) async fn look(shared: &Arc<Shared>, away: &[Address], side: Side) -> 
         Some(async { one(shared, conn, *partition, side).await })
     }))
     .await;
-    let steps: Vec<Step> = looked.into_iter().flatten().collect();
-    if steps.is_empty() { vec![Step::ok("queue", "its keys are what they should be")] } else { steps }
+    let all = looked.len() == usize::from(shared.config.partitions.count()) && looked.iter().all(Option::is_some);
+    let steps: Vec<Step> = looked.into_iter().flatten().flatten().collect();
+    // Of what could not be asked nothing is said: other steps name the reason.
+    if steps.is_empty() && all { vec![Step::ok("queue", "its keys are what they should be")] } else { steps }
 }
 
-/// The keys of a partition.
-async fn one(shared: &Shared, conn: &Conn, partition: Partition, side: Side) -> Vec<Step> {
+/// What is wrong with the keys of a partition; `None` where it does not answer.
+async fn one(shared: &Shared, conn: &Conn, partition: Partition, side: Side) -> Option<Vec<Step>> {
     let keys = &shared.keys;
     let (stream, positions, dicts) = (keys.stream(partition), keys.positions(partition), keys.dicts(partition));
     let committed = keys.committed(partition, &shared.config.group);
@@ -63,17 +65,17 @@ async fn one(shared: &Shared, conn: &Conn, partition: Partition, side: Side) -> 
             [("XLEN", vec![&stream]), ("HLEN", vec![&positions]), ("HGET", vec![&dicts, "0"]), ("HGET", vec![&committed, "0"])]
         }
     };
-    let typed = join_all(typed.into_iter().map(|(command, words)| conn.call(command, texts(&words)))).await;
-    let mut steps: Vec<Step> = typed.into_iter().filter_map(|answer| blocked(&answer.err()?)).collect();
-    steps.extend(mark(shared, conn, partition).await);
-    if side == Side::Central && steps.is_empty() {
-        match entries(shared, conn, &stream).await {
-            Ok(found) => steps.extend(found),
-            // Whatever else goes wrong is said by the steps that look at the server and at the rights.
-            Err(error) => steps.extend(blocked(&error)),
+    let mut steps = Vec::new();
+    for answer in join_all(typed.into_iter().map(|(command, words)| conn.call(command, texts(&words)))).await {
+        if let Err(error) = answer {
+            steps.push(blocked(&error)?);
         }
     }
-    steps
+    steps.extend(mark(shared, conn, partition).await);
+    if side == Side::Central && steps.is_empty() {
+        steps.extend(entries(shared, conn, &stream).await.ok()?);
+    }
+    Some(steps)
 }
 
 fn blocked(error: &TransportError) -> Option<Step> {
@@ -117,8 +119,8 @@ async fn entries(shared: &Shared, conn: &Conn, stream: &str) -> Result<Vec<Step>
         let ours = name == shared.config.group.as_bytes();
         let name = quoted(name);
         let seen = format!(
-            "the consumer group {name} of {stream} stands at {at}, behind the stream's last entry ({last}): nothing is delivered to it, and \
-             what it has not read is kept"
+            "the consumer group {name} of {stream} stands at {at}, ahead of the stream's last entry ({last}): nothing is delivered to it, \
+             and what it has not read is kept"
         );
         let todo = set_back(stream, &name);
         if ours { Step::failed("groups", seen, todo) } else { Step::warning("groups", seen, todo) }
@@ -127,7 +129,7 @@ async fn entries(shared: &Shared, conn: &Conn, stream: &str) -> Result<Vec<Step>
 }
 
 /// A stream that takes nothing more, and how it takes entries again: those with ids of the far future go, the next id is that of the clock,
-/// and groups that stand behind it begin again with what is left.
+/// and groups that stand ahead of it begin again with what is left.
 async fn exhausted(conn: &Conn, stream: &str, added: Option<u64>, groups: &[(Vec<u8>, String)]) -> Result<Step> {
     let time = reply::list(conn.call("TIME", Vec::new()).await?);
     let now = time.first().map_or(Ok(0), reply::number)? * 1000;
@@ -148,16 +150,20 @@ async fn exhausted(conn: &Conn, stream: &str, added: Option<u64>, groups: &[(Vec
         let id = format!("{now}-0");
         let added = added.map(|added| format!(" ENTRIESADDED {added} MAXDELETEDID {id}")).unwrap_or_default();
         commands.push(format!("XSETID {stream} {id}{added}"));
-        let behind = groups.iter().filter(|(_, at)| order(at) > (now, 0));
-        commands.extend(behind.map(|(name, _)| format!("XGROUP SETID {stream} {} 0", quoted(name))));
+        let ahead = groups.iter().filter(|(_, at)| order(at) > (now, 0));
+        commands.extend(ahead.map(|(name, _)| format!("XGROUP SETID {stream} {} 0", quoted(name))));
     }
-    let seen = format!("the stream {stream} takes no entry any more: it was given one with the greatest id there is, and its sources wait");
+    let seen = format!(
+        "the stream {stream} takes no entry any more: it was given one with the greatest id there is, and its sources wait"
+    );
     Ok(Step::failed("queue", seen, commands.join(" · ")))
 }
 
 /// The command after which everything that is left in a stream is delivered to a group.
 pub(in super::super) fn set_back(stream: &str, group: &str) -> String {
-    format!("XGROUP SETID {stream} {group} 0 (everything left is delivered again; what is stored is not stored twice)")
+    format!(
+        "XGROUP SETID {stream} {group} 0; everything that is left is then delivered, and what is stored already is not stored twice"
+    )
 }
 
 fn order(id: &str) -> (u64, u64) {

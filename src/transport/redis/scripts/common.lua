@@ -95,7 +95,7 @@ local function age_ms(id)
   return math.max(now_ms() - tonumber((split(id))), 0)
 end
 
--- Whether the group stands behind the stream's last entry, where somebody has set it: what it is said to have read was never there, so it
+-- Whether the group stands ahead of the stream's last entry, where somebody has set it: what it is said to have read was never there, so it
 -- counts as having read nothing. XINFO STREAM shows entries and is asked only where an id lies in the future.
 local function is_ahead(stream, group)
   local at = group['last-delivered-id']

@@ -4,7 +4,7 @@
 -- Returns {entries kept, entries ever added (-1: the server does not say), age of the newest in ms (-1: there never was one),
 --   the group for whose sake alone entries are kept or '', {what our group has not acknowledged, as backlog gives it},
 --   then for each group: {name, entries not acknowledged, those read, age of the oldest, consumers,
---   1 or 0: whether it stands behind the stream's last entry, then name, pending, idle of each consumer}}.
+--   1 or 0: whether it stands ahead of the stream's last entry, then name, pending, idle of each consumer}}.
 
 local stream, most = KEYS[1], tonumber(ARGV[2])
 local groups = groups_of(stream)
@@ -20,7 +20,7 @@ end
 -- The two ids that are needed longest: what lies between them is kept for one group.
 local first, second, holder = nil, nil, ''
 for _, group in ipairs(groups) do
-  -- One that needs nothing more holds nothing, and stands behind every entry.
+  -- One that needs nothing more holds nothing, and stands after every entry.
   local needed = needed_by(stream, group) or GREATEST .. '-' .. GREATEST
   if first == nil or less(needed, first) then
     first, second, holder = needed, first, group['name']

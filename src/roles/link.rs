@@ -85,6 +85,9 @@ pub(super) fn measure(lifecycle: &Lifecycle, queue: &Arc<RedisTransport>) {
         loop {
             let (sent, received) = queue.traffic();
             observe::wan_bytes(sent, received);
+            for (kind, times) in queue.malformed() {
+                observe::queue_malformed(kind.name(), times);
+            }
             let (ours, theirs) = queue.certificates();
             for (of, ends) in [(Certificate::RedisClient, ours), (Certificate::RedisServer, theirs)] {
                 if let Some(ends) = ends {

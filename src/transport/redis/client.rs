@@ -24,7 +24,7 @@ use socket2::TcpKeepalive;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::error::{Asked, Change, ends_connection, explain};
+use super::error::{Asked, Change, NotRun, ends_connection, explain};
 use super::malformed::{KeyKind, shown};
 use super::reply;
 use super::script::{self, Script};
@@ -350,6 +350,20 @@ impl Conn {
                 Err(error) => Err(wire.failed(&asked, &error)),
             }
         })
+    }
+
+    /// Runs a command to learn whether the server knows it and the user may run it.
+    pub(super) async fn attempt_command(
+        &self,
+        command: &'static str,
+        args: Vec<Value>,
+    ) -> Result<std::result::Result<Value, NotRun>> {
+        let asked = Asked { command, script: None, keys: Vec::new() };
+        match raw(&self.client, &self.wire, command, args, self.wire.shared.config.command_timeout).await {
+            Ok(value) => Ok(Ok(value)),
+            Err(error) if ends_connection(&error) => Err(self.wire.failed(&asked, &error)),
+            Err(error) => Ok(Err(NotRun::of(&error))),
+        }
     }
 
     /// Runs a script. It is on its way when this returns.

@@ -6,7 +6,7 @@ use crate::support::postgres::Server;
 use crate::support::redis::{RedisServer, Reply};
 use crate::support::secure::Secure;
 
-async fn waits(role: &mut Role, words: &[&str]) {
+pub(super) async fn waits(role: &mut Role, words: &[&str]) {
     let seen: &Role = role;
     let said = || seen.get("/readyz").is_some_and(|(status, text)| status == 503 && words.iter().all(|word| text.contains(word)));
     wait_for(&format!("/readyz with {words:?}"), || async { said() }).await;

@@ -13,7 +13,6 @@ use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use fred::types::Value;
 use futures_util::future::join_all;
 use tokio::time::Instant;
 
@@ -104,7 +103,7 @@ pub async fn diagnose(config: &Redis, side: Side) -> Vec<Step> {
     if primaries.is_empty() {
         return steps;
     }
-    let looked = join_all(primaries.iter().map(|server| nodes::look(&shared, server))).await;
+    let looked = join_all(primaries.iter().map(|server| nodes::look(&shared, server, side))).await;
     steps.extend(nodes::summary(looked, matches!(known.kind, Kind::Cluster(_))));
     steps.extend(rights::look(&shared, &primaries, side).await);
     steps.push(partitions(&shared, &away).await);
@@ -339,6 +338,21 @@ async fn made_with(
     Ok(Some(made).filter(|made| !made.is_null()))
 }
 
+/// A partition that a server has.
+fn partition_on(shared: &Shared, server: &Address) -> Option<Partition> {
+    let known = shared.topology.current()?;
+    let has = |partition: &Partition| match &known.kind {
+        Kind::Single(_) | Kind::Watched { .. } => true,
+        Kind::Cluster(slots) => slots.owner(shared.keys.slot(*partition)) == Some(server),
+    };
+    shared.config.partitions.iter().find(has)
+}
+
+/// A key of this kind in a partition.
+fn key(shared: &Shared, partition: Partition, kind: &str) -> String {
+    format!("{}{kind}", shared.keys.stream(partition).trim_end_matches("stream"))
+}
+
 /// A round trip, and what the server's clock says.
 async fn clock(conn: &Conn) -> Result<(Duration, f64)> {
     let (begun, ours) = (Instant::now(), SystemTime::now());
@@ -379,9 +393,4 @@ async fn probe_one(shared: &Arc<Shared>, address: &Address) -> Result<Probed> {
 
 fn ms(time: Duration) -> String {
     format!("{:.1} ms", time.as_secs_f64() * 1000.0)
-}
-
-/// As Redis writes it: `Value`s of text.
-fn texts(words: &[&str]) -> Vec<Value> {
-    words.iter().map(|word| Value::from(*word)).collect()
 }

@@ -3,6 +3,7 @@
 
 mod memory;
 mod redis;
+mod refusals;
 
 use std::sync::Arc;
 use std::time::Duration;

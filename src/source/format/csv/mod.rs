@@ -65,6 +65,14 @@ pub struct CsvReader {
     last_time: (Vec<u8>, Result<TimeMs, Reason>),
 }
 
+/// What a reader has learnt of its content, and another one of the same content need not find out again.
+#[derive(Clone, Debug)]
+pub struct Learnt {
+    headers: Headers,
+    marks: LineMarks,
+    assumed: Option<Columns>,
+}
+
 impl std::fmt::Debug for CsvReader {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("CsvReader")
@@ -156,6 +164,29 @@ impl CsvReader {
     /// The system does not say.
     pub async fn state(&self) -> Result<Option<FileState>, SourceError> {
         self.content.state().await
+    }
+
+    /// The open file as far as it was read, so that everything that came later differs from it. `None` for what cannot be read on from an
+    /// offset: pipes, gzip.
+    ///
+    /// # Errors
+    /// The system does not say.
+    pub async fn state_as_read(&self) -> Result<Option<FileState>, SourceError> {
+        self.content.state_as_read().await
+    }
+
+    /// What was learnt of the content, for a reader that goes on reading it later.
+    #[must_use]
+    pub fn learnt(&self) -> Learnt {
+        let mut headers = self.headers.clone();
+        headers.read_to(self.content.base() + self.records.at() as u64);
+        Learnt { headers, marks: self.marks.clone(), assumed: self.assumed.clone() }
+    }
+
+    /// Takes over what another reader learnt of the same content, before anything is read. Whether it is the same content is seen by going
+    /// to a position that the other reader had; if it is not, this reader is of no more use.
+    pub fn recall(&mut self, learnt: Learnt) {
+        (self.headers, self.marks, self.assumed) = (learnt.headers, learnt.marks, learnt.assumed);
     }
 
     /// Whether the path leads to another file by now that begins with all that is in this one: a history that is written anew and moved

@@ -91,12 +91,12 @@ pub struct Row {
     /// Its ordinal in the source, from 0.
     pub row: u64,
     /// What it is.
-    pub kind: Kind,
+    pub kind: RowKind,
 }
 
 /// What a row is.
 #[derive(Clone, Copy, PartialEq, Debug)]
-pub enum Kind {
+pub enum RowKind {
     /// A sample.
     Sample {
         /// Index into [`CsvReader::series`].

@@ -19,7 +19,7 @@ struct Following {
 impl Following {
     async fn new() -> Self {
         let place = Place::new().await;
-        let collect = following.place.app.start(&["collect"]);
+        let collect = place.app.start(&["collect"]);
         Self { place, _collect: collect }
     }
 

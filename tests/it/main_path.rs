@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use crate::support::app::{Holds, text, wait_for};
+use crate::support::app::{App, Holds, text, wait_for};
 use crate::support::place::{Place, ready};
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,14 +1,16 @@
 //! Reading: every row once, whatever the blocks, the quotes, the line ends and the interruptions.
 
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use proptest::prelude::*;
 use telemetry::model::{Position, Reason};
+use telemetry::source::follow::Change;
 use telemetry::source::identity::{KnownContent, named, round};
-use telemetry::source::{CsvReader, Fill, Input, Kind, Options, Rejects, Row, Seek, SourceError};
+use telemetry::source::{CsvReader, Fill, Input, Options, Rejects, Row, RowKind, Seek, SourceError};
 use tokio::io::{AsyncRead, ReadBuf};
 
 mod dialects;
@@ -58,8 +60,8 @@ struct Seen {
 
 fn see(reader: &CsvReader, row: Row) -> Seen {
     let what = match row.kind {
-        Kind::Sample { series, time_ms, value } => Ok((format!("{:?}", reader.series(series)), time_ms.as_millis(), value)),
-        Kind::Reject { line, reason } => Err((line, reason)),
+        RowKind::Sample { series, time_ms, value } => Ok((format!("{:?}", reader.series(series)), time_ms.as_millis(), value)),
+        RowKind::Reject { line, reason } => Err((line, reason)),
     };
     Seen { row: row.row, what, raw: reader.raw().to_vec(), after: reader.position() }
 }
@@ -542,7 +544,7 @@ async fn a_full_series_table_is_said_and_reset() {
     let (mut values, mut resets) = (Vec::new(), 0);
     loop {
         while let Some(row) = reader.next_row() {
-            let Kind::Sample { series, value, .. } = row.kind else { panic!("{row:?}") };
+            let RowKind::Sample { series, value, .. } = row.kind else { panic!("{row:?}") };
             assert_eq!(reader.series(series).metric, format!("M{value}"));
             values.push(value);
         }
@@ -572,11 +574,11 @@ async fn measure() {
     loop {
         while let Some(row) = reader.next_row() {
             match row.kind {
-                Kind::Sample { value, .. } => {
+                RowKind::Sample { value, .. } => {
                     samples += 1;
                     sum += value;
                 }
-                Kind::Reject { reason, .. } => *rejects.entry(reason).or_default() += 1,
+                RowKind::Reject { reason, .. } => *rejects.entry(reason).or_default() += 1,
             }
         }
         match reader.fill().await {

@@ -14,7 +14,7 @@ use crate::batch::{self, Builder, Columns, Header, Reject, Segments};
 use crate::model::{Position, Reason, TimeMs};
 use crate::runtime::observe;
 use crate::source::pace::Realtime;
-use crate::source::{CsvReader, Fill, Kind, Row, SourceError};
+use crate::source::{CsvReader, Fill, Row, RowKind, SourceError};
 
 /// Rows between two looks at the clock and the other tasks: a few milliseconds.
 const STRIDE: u32 = 4096;
@@ -205,7 +205,7 @@ impl Pump<'_> {
                 now = self.context.began.elapsed();
             }
             self.position_before_row = None;
-            let weight = if matches!(row.kind, Kind::Sample { .. }) { 1 } else { REJECT };
+            let weight = if matches!(row.kind, RowKind::Sample { .. }) { 1 } else { REJECT };
             self.take(row, now).await?;
             since_look += weight;
             if since_look >= STRIDE {
@@ -241,7 +241,7 @@ impl Pump<'_> {
 
     /// `--realtime`: waits until this row's time has come.
     async fn keep_time(&mut self, row: &Row) -> Result<(), Stop> {
-        let Kind::Sample { time_ms, .. } = row.kind else { return Ok(()) };
+        let RowKind::Sample { time_ms, .. } = row.kind else { return Ok(()) };
         let wait = self.pacer.as_mut().map_or(Duration::ZERO, |pacer| pacer.due(time_ms, std::time::Instant::now()));
         self.rest(wait).await
     }
@@ -273,14 +273,14 @@ impl Pump<'_> {
             self.unreported_rows += 1;
         }
         match row.kind {
-            Kind::Sample { series, time_ms, value } => {
+            RowKind::Sample { series, time_ms, value } => {
                 match self.shift.apply(time_ms, self.context.started_ms) {
                     Ok(time_ms) => self.builder.sample(series, time_ms, value, now),
                     // A reader's sample does not tell its line.
                     Err(reason) => self.builder.reject(Reject { row: row.row, line: 0, reason }, now),
                 }
             }
-            Kind::Reject { line, reason } => {
+            RowKind::Reject { line, reason } => {
                 if first_time {
                     self.note_reject(row.row, line, reason).await?;
                 }

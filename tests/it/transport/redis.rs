@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use telemetry::model::{DictionaryId, Digest, Partitions, RowRange, SourceId};
 use telemetry::transport::redis::{RedisTransport, Retired};
-use telemetry::transport::{Consumer, Identity, Inspector, Lease, Published, Publisher, TransportError};
+use telemetry::transport::{Consumer, Inspector, Lease, Published, Publisher, TransportError};
 
 use super::{
     ELSEWHERE, OTHER, P, Place, Queue, SECOND, SOURCE, Tune, acknowledge, at, backlog, batch, family, fill, firsts, source, take,

@@ -90,7 +90,7 @@ pub const DEAD_LETTERS_KEPT: &str = "telemetry_dead_letters_kept";
 pub const LAST_STORED: &str = "telemetry_last_stored_timestamp_seconds";
 /// Batches buried.
 pub const DEAD_LETTERS: &str = "telemetry_dead_letters_total";
-/// Entries in a format that is not known.
+/// Entries that can neither be stored nor be given up.
 pub const HELD_BACK: &str = "telemetry_held_back_entries";
 /// Duration of publishing.
 pub const PUBLISH_SECONDS: &str = "telemetry_publish_seconds";
@@ -220,7 +220,7 @@ pub const METRICS: [Described; 36] = [
         Kind::Gauge,
         Unit::Count,
         &[],
-        "Entries in a version of the format that this collector does not know. They stay in the queue until a newer collector reads them.",
+        "Entries that stay in the queue because their format is newer than this collector, or because a damaged chunk hides whether they are stored.",
     ),
     described(PUBLISH_SECONDS, Kind::Histogram, Unit::Seconds, &[], "Time from sending a batch to the queue's answer."),
     described(COMMIT_SECONDS, Kind::Histogram, Unit::Seconds, &[], "Time of committing a group of batches."),

@@ -7,6 +7,7 @@ use tokio::sync::mpsc;
 
 use super::context::{CollectContext, Ready};
 use super::decode::{self, DecodeFailure};
+use super::held_back::Obstacle;
 use super::suspect::{Failed, Failing};
 use crate::model::Partition;
 use crate::retry::Backoff;
@@ -77,7 +78,7 @@ async fn hand_on(context: &Arc<CollectContext>, delivery: Delivery, outlets: &Ou
             Err(DecodeFailure::Store(error)) => return Err(error),
             Err(DecodeFailure::Ending) => return Ok(false),
             Err(DecodeFailure::UnknownVersion(error)) => {
-                context.held_back.add(delivery.receipt, &error);
+                context.held_back.add(delivery.receipt, &Obstacle::UnknownVersion(error));
                 return Ok(true);
             }
             Err(DecodeFailure::Incurable(fault)) => return Ok(outlets.failing.bury(Failed { delivery, fault }).await),

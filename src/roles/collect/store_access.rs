@@ -8,7 +8,7 @@ use anyhow::bail;
 
 use super::context::CollectContext;
 use crate::runtime::observe::{self, Target};
-use crate::store::StoreError;
+use crate::store::{Committed, Incoming, StoreError};
 use crate::transport::TransportError;
 
 /// Between two questions to the store whether it answers, and how long an answer may take.
@@ -134,4 +134,27 @@ where
             return Ok(None);
         }
     }
+}
+
+/// Why the store does not take a group, though it can be reached.
+pub(super) enum Refusal {
+    /// A batch of the group cannot be stored.
+    BadBatch(String),
+    /// What is stored already is damaged, so that nobody can say whether a batch is. Names the chunk.
+    DamagedChunk(String),
+}
+
+/// Commits batches, as soon as the store answers; `None` when the process is to end first.
+pub(super) async fn try_commit(
+    context: &CollectContext,
+    batches: &[Incoming],
+) -> anyhow::Result<Option<Result<Committed, Refusal>>> {
+    with_store(context, || async {
+        match context.store.commit(batches).await {
+            Err(StoreError::BadBatch(reason)) => Ok(Err(Refusal::BadBatch(reason))),
+            Err(StoreError::DamagedChunk(error)) => Ok(Err(Refusal::DamagedChunk(error))),
+            other => other.map(Ok),
+        }
+    })
+    .await
 }

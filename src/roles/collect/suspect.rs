@@ -10,11 +10,12 @@ use tokio::sync::{Semaphore, mpsc};
 use super::acknowledge::{acknowledge, acknowledge_group, count_committed, still_queued};
 use super::context::{CollectContext, Ready};
 use super::decode::{BatchFault, DecodeFailure, decode, entry_name};
-use super::store_access::with_store;
+use super::held_back::Obstacle;
+use super::store_access::{Refusal, try_commit, with_store};
 use crate::model::DictionaryId;
 use crate::retry::Backoff;
 use crate::runtime::observe;
-use crate::store::{DeadLetter, StoreError};
+use crate::store::DeadLetter;
 use crate::transport::{Delivery, Receipt};
 
 /// Between two tries.
@@ -117,7 +118,7 @@ impl Failing {
 enum Verdict {
     /// It is stored, or no longer in the queue.
     Settled,
-    /// The process is to end.
+    /// The process is to end, or it is held back.
     Ending,
     /// It has failed often enough.
     Incurable(Failed),
@@ -150,21 +151,19 @@ async fn judge(context: &Arc<CollectContext>, failed: Failed) -> anyhow::Result<
             Err(DecodeFailure::Store(error)) => return Err(error),
             Err(DecodeFailure::Ending) => return Ok(Verdict::Ending),
             Err(DecodeFailure::UnknownVersion(error)) => {
-                context.held_back.add(delivery.receipt, &error);
+                context.held_back.add(delivery.receipt, &Obstacle::UnknownVersion(error));
                 return Ok(Verdict::Ending);
             }
             Ok(ready) => {
                 let named = ready.incoming.batch().header.dictionaries.clone();
                 let group = [ready.incoming];
-                let committed = with_store(context, || async {
-                    match context.store.commit(&group).await {
-                        Err(StoreError::BadBatch(why)) => Ok(Err(why)),
-                        other => other.map(Ok),
-                    }
-                });
-                match committed.await? {
+                match try_commit(context, &group).await? {
                     None => return Ok(Verdict::Ending),
-                    Some(Err(why)) => fault = BatchFault::new(why, &named),
+                    Some(Err(Refusal::BadBatch(why))) => fault = BatchFault::new(why, &named),
+                    Some(Err(Refusal::DamagedChunk(error))) => {
+                        context.held_back.add(delivery.receipt, &Obstacle::DamagedChunk(error));
+                        return Ok(Verdict::Ending);
+                    }
                     Some(Ok(committed)) => {
                         count_committed(context, &group, &committed);
                         acknowledge(context, vec![delivery.receipt.clone()], &committed.settled).await;

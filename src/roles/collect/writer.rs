@@ -7,10 +7,10 @@ use tokio::sync::{Mutex, mpsc};
 
 use super::acknowledge::{acknowledge_group, count_committed};
 use super::context::{CollectContext, Ready};
-use super::store_access::with_store;
+use super::held_back::Obstacle;
+use super::store_access::{Refusal, try_commit};
 use super::suspect::{Failing, failed};
 use crate::runtime::observe;
-use crate::store::StoreError;
 
 /// Commits groups until the readers have ended and nothing waits.
 pub(super) async fn run(
@@ -50,13 +50,7 @@ async fn commit(context: &Arc<CollectContext>, group: Vec<Ready>, failing: &Fail
         batches.push(ready.incoming);
     }
     let began = Instant::now();
-    let outcome = with_store(context, || async {
-        match context.store.commit(&batches).await {
-            Err(StoreError::BadBatch(reason)) => Ok(Err(reason)),
-            other => other.map(Ok),
-        }
-    });
-    match outcome.await? {
+    match try_commit(context, &batches).await? {
         None => {
             context.in_hand.remove(&receipts);
             Ok(false)
@@ -67,23 +61,27 @@ async fn commit(context: &Arc<CollectContext>, group: Vec<Ready>, failing: &Fail
             acknowledge_group(context, receipts, &committed.settled).await;
             Ok(true)
         }
-        Some(Err(reason)) => {
+        Some(Err(refusal)) => {
             let group: Vec<Ready> = receipts
                 .into_iter()
                 .zip(rest)
                 .zip(batches)
                 .map(|((receipt, (payload, memory)), incoming)| Ready { receipt, incoming, payload, memory })
                 .collect();
-            part(context, group, reason, failing).await
+            part(context, group, refusal, failing).await
         }
     }
 }
 
-/// One batch of a group cannot be stored: each is committed alone, and the one that fails is doubted.
-async fn part(context: &Arc<CollectContext>, mut group: Vec<Ready>, reason: String, failing: &Failing) -> anyhow::Result<bool> {
+/// One batch of a group cannot be stored: each is committed alone. One that is bad itself is doubted; one that only a damaged chunk
+/// stands in the way of is held back, since it may well be good.
+async fn part(context: &Arc<CollectContext>, mut group: Vec<Ready>, refusal: Refusal, failing: &Failing) -> anyhow::Result<bool> {
     if group.len() == 1 {
         let ready = group.remove(0);
-        failing.doubt(context, failed(ready, reason)).await;
+        match refusal {
+            Refusal::BadBatch(reason) => failing.doubt(context, failed(ready, reason)).await,
+            Refusal::DamagedChunk(error) => context.held_back.add(ready.receipt, &Obstacle::DamagedChunk(error)),
+        }
         return Ok(true);
     }
     for ready in group {

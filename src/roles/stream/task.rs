@@ -130,7 +130,12 @@ pub(super) async fn follow(
             Ok(SourceEnd::At(_) | SourceEnd::Interrupted) => FollowEnd::Done,
             Err(error) => return (source.reader.state().await.ok().flatten(), Err(error)),
         };
-        return (source.last_state().await, Ok(end));
+        // What comes after the last byte that was read makes a closed file another one.
+        let state = match &end {
+            FollowEnd::Closed(_) => source.reader.state_as_read().await,
+            FollowEnd::Done | FollowEnd::LeasedElsewhere => source.reader.state().await,
+        };
+        return (state.ok().flatten(), Ok(end));
     }
 }
 
@@ -270,14 +275,6 @@ impl<'a> Source<'a> {
             reported_offset: self.reported_offset,
         });
         ClosedFile { progress, columns: self.reader.columns_to_go_on_with() }
-    }
-
-    /// The file as it was when it was read last: what comes later makes it another state.
-    async fn last_state(&self) -> Option<FileState> {
-        match self.reader.state_as_read().await {
-            Ok(Some(state)) => Some(state),
-            _ => self.reader.state().await.ok().flatten(),
-        }
     }
 
     async fn warn_of_no_row(&self) -> Result<(), SourceFailure> {

@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 
 use libfuzzer_sys::fuzz_target;
 use telemetry::model::{Position, Reason};
-use telemetry::source::{CsvReader, Fill, Kind, Options, Seek};
+use telemetry::source::{CsvReader, Fill, RowKind, Options, Seek};
 use tokio::io::{AsyncRead, ReadBuf};
 
 struct Pieces {
@@ -51,11 +51,11 @@ async fn drain(reader: &mut CsvReader) -> (Vec<Seen>, Option<String>) {
     loop {
         while let Some(row) = reader.next_row() {
             let what = match row.kind {
-                Kind::Sample { series, time_ms, value } => {
+                RowKind::Sample { series, time_ms, value } => {
                     assert!(value.is_finite());
                     Ok((format!("{:?}", reader.series(series)), time_ms.as_millis(), value.to_bits()))
                 }
-                Kind::Reject { line, reason } => Err((line, reason)),
+                RowKind::Reject { line, reason } => Err((line, reason)),
             };
             seen.push(Seen { row: row.row, what, raw: reader.raw().to_vec(), after: reader.position() });
         }

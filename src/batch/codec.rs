@@ -15,14 +15,14 @@ use crate::model::{DictionaryId, Digest, FamilyId, Reason, RowRange, SourceId, T
 pub const VERSION: u8 = 1;
 const MAGIC: [u8; 3] = *b"TLB";
 
-/// Why bytes are no batch or no dictionary.
+/// Why bytes are not a batch or a dictionary.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
     /// Too few bytes for the envelope.
     #[error("the bytes end too early")]
     Truncated,
     /// Not ours.
-    #[error("the bytes are no batch or dictionary of this pipeline")]
+    #[error("the bytes are not a batch or dictionary of this pipeline")]
     Magic,
     /// Written by another version.
     #[error(
@@ -38,7 +38,7 @@ pub enum DecodeError {
     #[error("the compressed frame is damaged: {0}")]
     Frame(String),
     /// The frame claims more than is allowed.
-    #[error("it unfolds to {0} bytes or more, beyond what a batch or dictionary may have")]
+    #[error("it unfolds to {0} bytes or more, which is more than a batch or dictionary may have")]
     TooLarge(usize),
     /// A field has more elements than is allowed.
     #[error("the field `{field}` has more than {limit} elements")]

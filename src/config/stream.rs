@@ -72,6 +72,10 @@ pub struct Stream {
     pub block_bytes: usize,
     /// Files read at the same time per partition.
     pub readers_per_partition: usize,
+    /// Followed files that are open at once. Where there are more, those that have been quiet for longest are closed, and opened again
+    /// when they change. Not set: half of what the process may open (`ulimit -n`), less 20.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_open_files: Option<usize>,
 }
 
 impl Default for Stream {
@@ -94,6 +98,7 @@ impl Default for Stream {
             max_series: 50_000,
             block_bytes: 512 << 10,
             readers_per_partition: 1,
+            max_open_files: None,
         }
     }
 }
@@ -146,6 +151,9 @@ impl Stream {
         }
         check.within("stream.max_series", self.max_series, 1, 10_000_000, "series are held in memory");
         check.within("stream.block_bytes", self.block_bytes, 4096, 64 << 20, "each reader holds a block in memory");
+        if let Some(files) = self.max_open_files {
+            check.within("stream.max_open_files", files, 1, 1 << 20, "each open file takes a descriptor and buffers in memory");
+        }
         check.within("stream.readers_per_partition", self.readers_per_partition, 1, 64, "each reader holds buffers in memory");
     }
 }

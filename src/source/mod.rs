@@ -4,7 +4,7 @@
 //! records and rows of them. A content knows of no format. [`CsvReader`] is one reader of one content: [`CsvReader::fill`] does all the
 //! waiting, [`CsvReader::next_row`] gives what is in memory.
 //!
-//! Beside them: [`discover()`] finds inputs, [`identity`] says which source a content is, [`follow`] what became of a file that is
+//! Beside them: [`discover()`] finds inputs, [`Watch`] finds them again and again, [`identity`] says which source a content is, [`follow`] what became of a file that is
 //! watched, [`pace`] when rows are due, [`Rejects`] writes rejected rows to a file. Nothing here spawns tasks: the caller owns the loops.
 //!
 //! A *row* is a CSV record, valid or not, headers and blank lines not counted; its ordinal and its place in the
@@ -16,16 +16,18 @@ mod error;
 mod format;
 pub mod pace;
 mod rejects;
+mod watch;
 
 use std::time::Duration;
 
 use crate::model::{Reason, TimeMs};
 
 pub use content::{Input, follow, identity};
-pub use discover::{Watch, discover};
+pub use discover::discover;
 pub use error::SourceError;
-pub use format::csv::{Columns, CsvReader};
+pub use format::csv::{Columns, CsvReader, Learnt};
 pub use rejects::Rejects;
+pub use watch::{Found, Watch};
 
 /// How much before a position is digested for it.
 pub const TAIL_BYTES: u64 = 64 << 10;
@@ -89,12 +91,12 @@ pub struct Row {
     /// Its ordinal in the source, from 0.
     pub row: u64,
     /// What it is.
-    pub kind: Kind,
+    pub kind: RowKind,
 }
 
 /// What a row is.
 #[derive(Clone, Copy, PartialEq, Debug)]
-pub enum Kind {
+pub enum RowKind {
     /// A sample.
     Sample {
         /// Index into [`CsvReader::series`].

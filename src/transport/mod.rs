@@ -176,6 +176,15 @@ pub struct Receipt {
     pub epoch: u64,
 }
 
+/// When an entry that was let go is delivered again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Redelivery {
+    /// To this consumer, by the next [`Consumer::receive`] that can.
+    AtOnce,
+    /// To this consumer or another one, once nobody has kept it for `claim_idle`.
+    AfterIdle,
+}
+
 /// An entry of the queue.
 #[derive(Debug, Clone)]
 pub struct Delivery {
@@ -219,16 +228,12 @@ pub trait Consumer: Send + Sync {
     /// earlier connection are left alone. Returns how many were acknowledged.
     async fn acknowledge(&self, partition: Partition, receipts: Vec<Receipt>, settled: &[(SourceId, u64)]) -> Result<usize>;
 
-    /// Asks that entries whose acknowledgement failed are delivered again, by the next [`Consumer::receive`] that can. Receipts of an
-    /// earlier connection are left alone: what they stand for is delivered again anyway.
-    fn redeliver(&self, partition: Partition, receipts: &[Receipt]);
+    /// Lets entries go without acknowledging them: they stay pending, and come again as `redelivery` says. Receipts of an earlier connection
+    /// are left alone: what they stand for is delivered again anyway.
+    fn let_go(&self, partition: Partition, receipts: &[Receipt], redelivery: Redelivery);
 
     /// Whether an entry is still in the queue (not trimmed, not lost).
     async fn contains(&self, receipt: &Receipt) -> Result<bool>;
-
-    /// Lets entries go without acknowledging them: they stay pending, and once nobody has kept them for `claim_idle` they are
-    /// delivered again, to this consumer or another one. Receipts of an earlier connection are left alone.
-    async fn put_back(&self, partition: Partition, receipts: &[Receipt]) -> Result<()>;
 
     /// Says that these are still being worked on, so that nobody claims them.
     async fn keep(&self, partition: Partition, receipts: &[Receipt]) -> Result<()>;

@@ -234,10 +234,71 @@ fn what_is_allowed_is_not_refused() {
 
 #[test]
 fn no_file_is_too_long() {
-    for (file, text) in sources() {
-        let lines = text.lines().count();
-        assert!(lines <= MAX_LINES, "src/{file} has {lines} lines: split it (at most {MAX_LINES})");
+    for room in ["src", "tests", "fuzz"] {
+        for (file, text) in files_below(room) {
+            let lines = text.lines().count();
+            assert!(lines <= MAX_LINES, "{room}/{file} has {lines} lines: split it (at most {MAX_LINES})");
+        }
     }
+}
+
+/// Rooms whose files must not use one another in a ring: what several of them need is a file that uses none of them.
+const ROOMS_WITHOUT_RINGS: &[&str] = &["roles/stream", "roles/collect"];
+
+#[test]
+fn the_files_of_a_room_do_not_use_one_another_in_a_ring() {
+    for room in ROOMS_WITHOUT_RINGS {
+        let files = sources().into_iter().filter(|(file, _)| Path::new(file).parent() == Some(Path::new(room)));
+        assert_eq!(ring(&files.collect::<Vec<_>>()), None, "src/{room}: move what both need to a file of its own");
+    }
+    let ring_of = |files: &[(&str, &str)]| {
+        ring(&files.iter().map(|(name, text)| (format!("roles/x/{name}.rs"), (*text).to_owned())).collect::<Vec<_>>())
+    };
+    let files = [("mod", "mod a; use a::A;"), ("a", "use super::b::B;"), ("b", "fn f() { super::c::g(); }"), ("c", "")];
+    assert_eq!(ring_of(&files), None);
+    let mut files = files;
+    files[3].1 = "use super::{A};";
+    assert!(ring_of(&files).is_some(), "through the room's own file");
+    files[3].1 = "use super::a::A;";
+    assert!(ring_of(&files).is_some());
+}
+
+/// A file that uses itself by way of others, among the files of one room.
+fn ring(files: &[(String, String)]) -> Option<String> {
+    let module_of = |file: &str| module(file).join("::");
+    let modules: Vec<String> = files.iter().map(|(file, _)| module_of(file)).collect();
+    // A path leads to the file of its longest beginning that is one.
+    let file_of = |path: &str| {
+        let of =
+            |module: &&String| path == *module || path.strip_prefix(module.as_str()).is_some_and(|rest| rest.starts_with("::"));
+        modules.iter().filter(of).max_by_key(|module| module.len()).cloned()
+    };
+    let uses: BTreeMap<String, Vec<String>> = files
+        .iter()
+        .map(|(file, text)| {
+            let own = module_of(file);
+            // What the room's own file names without `self` is below it.
+            let used = |path: &String| file_of(path).or_else(|| file_of(&format!("{own}::{path}")));
+            let used = paths(file, text).iter().filter_map(used).filter(|used| *used != own).collect();
+            (own, used)
+        })
+        .collect();
+    modules
+        .iter()
+        .find(|start| {
+            let (mut waiting, mut seen) = (uses[*start].clone(), Vec::new());
+            while let Some(next) = waiting.pop() {
+                if next == **start {
+                    return true;
+                }
+                if !seen.contains(&next) {
+                    waiting.extend(uses[&next].iter().cloned());
+                    seen.push(next);
+                }
+            }
+            false
+        })
+        .cloned()
 }
 
 #[test]
@@ -265,15 +326,22 @@ fn read(path: &Path) -> String {
 
 /// Every file below src/ with its text.
 fn sources() -> Vec<(String, String)> {
-    let src = root().join("src");
-    let mut waiting = vec![src.clone()];
+    files_below("src")
+}
+
+/// Every Rust file below a directory with its text.
+fn files_below(directory: &str) -> Vec<(String, String)> {
+    let top = root().join(directory);
+    let mut waiting = vec![top.clone()];
     let mut files = Vec::new();
     while let Some(directory) = waiting.pop() {
         for path in std::fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().path()) {
             if path.is_dir() {
-                waiting.push(path);
+                if !path.ends_with("target") {
+                    waiting.push(path);
+                }
             } else if path.extension().is_some_and(|extension| extension == "rs") {
-                files.push((path.strip_prefix(&src).unwrap().to_str().unwrap().to_owned(), read(&path)));
+                files.push((path.strip_prefix(&top).unwrap().to_str().unwrap().to_owned(), read(&path)));
             }
         }
     }

@@ -2,44 +2,12 @@
 
 use std::io::Write;
 
-use crate::support::app::{App, Done, Holds, Role, text, wait_for};
-use crate::support::postgres::{Database, Server};
-use crate::support::redis::RedisServer;
-
-struct Place {
-    redis: RedisServer,
-    database: Database,
-    app: App,
-}
-
-async fn place() -> Place {
-    let redis = RedisServer::start();
-    let database = Server::shared().empty_database().await;
-    let app = App::new(&redis.url(), &database.url);
-    Place { redis, database, app }
-}
-
-impl Place {
-    fn stream(&self, csv: &str, cluster: &str, more: &[&str]) -> Done {
-        self.app.run(&[&["stream", "--csv", csv, "--cluster", cluster], more].concat())
-    }
-
-    /// The sum must close, whatever happened.
-    #[track_caller]
-    fn audit(&self) -> serde_json::Value {
-        let done = self.app.run(&["audit", "--json"]).exits(0);
-        assert_eq!(done.stderr, "", "an answer, and nothing between its lines");
-        serde_json::from_str(&done.stdout).unwrap()
-    }
-}
-
-async fn ready(role: &Role) {
-    wait_for("a ready role", || async { role.get("/readyz").is_some_and(|(status, _)| status == 200) }).await;
-}
+use crate::support::app::{App, Holds, text, wait_for};
+use crate::support::place::{Place, ready};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_row_arrives_once() {
-    let place = place().await;
+    let place = Place::new().await;
     let mut collect = place.app.start(&["collect", "--cluster", "central"]);
     let (csv, holds) = place.app.export("a.csv", 10, 50, 1);
     place.stream(&csv, "edge-a", &[]).exits(0).says(&["every row is safely in Redis"]);
@@ -78,7 +46,7 @@ async fn every_row_arrives_once() {
 
 /// What is committed is said to be so in the partition where the streamer looks for it, however many there are.
 async fn stored_is_said_with(partitions: &str) {
-    let mut place = place().await;
+    let mut place = Place::new().await;
     place.app = place.app.with("TELEMETRY__REDIS__PARTITIONS", partitions);
     let _collect = place.app.start(&["collect"]);
     let directory = place.app.dir.path().join("exports");
@@ -108,7 +76,7 @@ async fn stored_is_said_with_five_partitions() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rejected_rows_are_counted_kept_and_can_stop_a_run() {
-    let place = place().await;
+    let place = Place::new().await;
     let _collect = place.app.start(&["collect"]);
     let (csv, _) = place.app.export("a.csv", 1, 3, 1);
     let mut bytes = std::fs::read_to_string(&csv).unwrap();
@@ -135,7 +103,7 @@ async fn rejected_rows_are_counted_kept_and_can_stop_a_run() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_last_line_says_why_rows_were_rejected() {
-    let place = place().await;
+    let place = Place::new().await;
     let _collect = place.app.start(&["collect"]);
     let path = place.app.dir.path().join("times.csv");
     let header = "timestamp,metric_name,uuid,value\n";
@@ -163,7 +131,7 @@ async fn the_last_line_says_why_rows_were_rejected() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn stdin_gzip_directories_and_globs() {
-    let place = place().await;
+    let place = Place::new().await;
     let _collect = place.app.start(&["collect"]);
     let (csv, holds) = place.app.export("a.csv", 8, 40, 1);
     let bytes = std::fs::read(&csv).unwrap();
@@ -195,7 +163,7 @@ async fn stdin_gzip_directories_and_globs() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_followed_file_grows_rotates_and_survives_restarts() {
-    let place = place().await;
+    let place = Place::new().await;
     let _collect = place.app.start(&["collect"]);
     let (csv, holds) = place.app.export("all.csv", 8, 60, 3);
     let bytes = std::fs::read(&csv).unwrap();
@@ -235,7 +203,7 @@ async fn a_followed_file_grows_rotates_and_survives_restarts() {
 /// (as Kubernetes mounts an empty ConfigMap: links that are put in place of others).
 #[tokio::test(flavor = "multi_thread")]
 async fn what_has_no_rows_yet_is_followed() {
-    let place = place().await;
+    let place = Place::new().await;
     let _collect = place.app.start(&["collect"]);
     let at = |name: &str| text(&place.app.dir.path().join(name)).to_owned();
     let [absent, empty, other] = ["absent", "empty", "other"].map(at);
@@ -302,7 +270,7 @@ async fn what_has_no_rows_yet_is_followed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_is_known_again_however_much_it_grew() {
-    let place = place().await;
+    let place = Place::new().await;
     let _collect = place.app.start(&["collect"]);
     let (csv, holds) = place.app.export("all.csv", 8, 60, 3);
     let bytes = std::fs::read(&csv).unwrap();
@@ -328,7 +296,7 @@ async fn a_file_is_known_again_however_much_it_grew() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn contents_that_begin_alike_are_told_apart() {
-    let place = place().await;
+    let place = Place::new().await;
     let _collect = place.app.start(&["collect"]);
     let (csv, _) = place.app.export("one.csv", 8, 60, 3);
     let one = std::fs::read_to_string(&csv).unwrap();
@@ -350,7 +318,7 @@ async fn contents_that_begin_alike_are_told_apart() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rounds_are_new_sources_and_restamped_times_are_now() {
-    let place = place().await;
+    let place = Place::new().await;
     let _collect = place.app.start(&["collect"]);
     let (csv, holds) = place.app.export("a.csv", 2, 10, 1);
     let mut stream = place.app.start(&["stream", "--csv", &csv, "--cluster", "loop", "--loop", "--restamp", "--rate", "2000"]);
@@ -369,7 +337,7 @@ async fn rounds_are_new_sources_and_restamped_times_are_now() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_batch_that_cannot_be_read_becomes_a_dead_letter() {
-    let place = place().await;
+    let place = Place::new().await;
     let _collect = place.app.start(&["collect"]);
     let (csv, holds) = place.app.export("a.csv", 2, 10, 1);
     place.stream(&csv, "d", &["--until", "stored"]).exits(0);
@@ -404,7 +372,7 @@ async fn a_batch_that_cannot_be_read_becomes_a_dead_letter() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bad_input_gets_one_clear_error() {
-    let place = place().await;
+    let place = Place::new().await;
     let dir = place.app.dir.path();
     let write = |name: &str, bytes: &[u8]| {
         let path = dir.join(name);
@@ -461,7 +429,7 @@ async fn bad_input_gets_one_clear_error() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_cut_off_and_completed_later_has_every_row_once() {
-    let place = place().await;
+    let place = Place::new().await;
     let _collect = place.app.start(&["collect"]);
     let (csv, holds) = place.app.export("all.csv", 8, 10, 3);
     let bytes = std::fs::read(&csv).unwrap();
@@ -479,7 +447,7 @@ async fn a_file_cut_off_and_completed_later_has_every_row_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_followed_file_rewritten_between_two_looks_is_read_from_its_start() {
-    let place = place().await;
+    let place = Place::new().await;
     let _collect = place.app.start(&["collect"]);
     let (first, first_holds) = place.app.export("first.csv", 2, 20, 3);
     let (second, second_holds) = place.app.export("second.csv", 2, 60, 4);

@@ -1,6 +1,4 @@
 //! Reading: every row once, whatever the blocks, the quotes, the line ends and the interruptions.
-//!
-//! Longer than other files: the ways in which input is bad are many, and belong beside each other.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -12,10 +10,11 @@ use proptest::prelude::*;
 use telemetry::model::{Position, Reason};
 use telemetry::source::follow::Change;
 use telemetry::source::identity::{KnownContent, named, round};
-use telemetry::source::{CsvReader, Fill, Input, Kind, Options, Rejects, Row, Seek, SourceError, Watch, discover};
+use telemetry::source::{CsvReader, Fill, Input, Options, Rejects, Row, RowKind, Seek, SourceError};
 use tokio::io::{AsyncRead, ReadBuf};
 
 mod dialects;
+mod files;
 
 const HEADER: &str = "timestamp,metric_name,gpu_id,device,uuid,modelName,Hostname,container,pod,namespace,value,labels_raw";
 
@@ -61,8 +60,8 @@ struct Seen {
 
 fn see(reader: &CsvReader, row: Row) -> Seen {
     let what = match row.kind {
-        Kind::Sample { series, time_ms, value } => Ok((format!("{:?}", reader.series(series)), time_ms.as_millis(), value)),
-        Kind::Reject { line, reason } => Err((line, reason)),
+        RowKind::Sample { series, time_ms, value } => Ok((format!("{:?}", reader.series(series)), time_ms.as_millis(), value)),
+        RowKind::Reject { line, reason } => Err((line, reason)),
     };
     Seen { row: row.row, what, raw: reader.raw().to_vec(), after: reader.position() }
 }
@@ -476,105 +475,6 @@ async fn a_row_that_was_torn_is_not_read_twice() {
 }
 
 #[tokio::test]
-async fn files_that_shrink_or_are_rewritten_are_noticed() {
-    let directory = tempfile::tempdir().expect("directory");
-    let path = directory.path().join("a.csv");
-    let rows: String = (0..100).map(|i| row(i, "M", "1")).collect();
-    std::fs::write(&path, format!("{HEADER}\n{rows}")).expect("written");
-    let options = Options { block_bytes: 4096, ..Options::default() };
-    let mut once = CsvReader::open(&Input::File(path.clone()), false, options).await.expect("opens");
-    let mut followed = open(&path, true).await;
-    assert_eq!(once.fill().await.expect("reads"), Fill::Data);
-    let seen = drain(&mut followed).await.expect("readable");
-    assert_eq!(seen.len(), 100);
-    assert_eq!(followed.look().await.expect("looks"), Change::None);
-
-    std::fs::write(&path, format!("{HEADER}\n")).expect("written");
-    let (_, error) = drain(&mut once).await.expect_err("it shrank");
-    assert!(matches!(error, SourceError::Shrunk { .. }), "{error}");
-    assert_eq!(followed.look().await.expect("looks"), Change::Restarted);
-    assert_eq!(open(&path, false).await.seek(Some(&seen[50].after)).await.expect("seeks"), Seek::Shorter);
-
-    let others: String = (0..200).map(|i| row(i, "N", "1")).collect();
-    std::fs::write(&path, format!("{HEADER}\n{others}")).expect("written");
-    assert_eq!(followed.look().await.expect("looks"), Change::Restarted, "longer, but not the same");
-    assert_eq!(open(&path, false).await.seek(Some(&seen[50].after)).await.expect("seeks"), Seek::Mismatch);
-}
-
-#[test]
-fn a_file_that_was_gone_before_it_was_opened_is_found_where_it_comes_again() {
-    let directory = tempfile::tempdir().expect("a directory");
-    let at = |name: &str| directory.path().join(name);
-    std::fs::write(at("a.csv"), "x").expect("written");
-    let mut watch = Watch::new(vec![directory.path().display().to_string()], None);
-    let given = watch.scan().expect("looks");
-    assert_eq!(given, [Input::File(at("a.csv"))]);
-    std::fs::rename(at("a.csv"), at("elsewhere")).expect("renamed");
-    assert!(watch.scan().expect("looks").is_empty());
-    watch.close(&given[0], None);
-    // The same inode, as the system gives it to new files too.
-    std::fs::rename(at("elsewhere"), at("b.csv")).expect("renamed");
-    assert_eq!(watch.scan().expect("looks"), [Input::File(at("b.csv"))]);
-    // And where another file stood at its path when it was opened.
-    std::fs::write(at("c.csv"), "y").expect("written");
-    let other = telemetry::source::follow::FileState::of(&std::fs::metadata(at("c.csv")).expect("is there"));
-    watch.close(&Input::File(at("b.csv")), Some(other));
-    assert_eq!(watch.scan().expect("looks"), [Input::File(at("b.csv"))]);
-}
-
-#[tokio::test]
-async fn a_rotated_file_is_read_to_its_end_and_the_new_one_found() {
-    let directory = tempfile::tempdir().expect("directory");
-    let path = directory.path().join("a.csv");
-    std::fs::write(&path, format!("{HEADER}\n{}", row(1, "M", "1"))).expect("written");
-    let mut watch = Watch::new(vec![directory.path().display().to_string()], None);
-    assert_eq!(watch.scan().expect("scans"), [Input::File(path.clone())]);
-    let mut reader = open(&path, true).await;
-    assert_eq!(drain(&mut reader).await.expect("readable").len(), 1);
-
-    let renamed = directory.path().join("a-1.csv");
-    std::fs::rename(&path, &renamed).expect("renamed");
-    assert_eq!(reader.look().await.expect("looks"), Change::Removed);
-    let late = row(2, "M", "2") + row(3, "M", "3").trim_end();
-    std::fs::OpenOptions::new().append(true).open(&renamed).expect("opens").write_all(late.as_bytes()).expect("written");
-    assert_eq!(reader.look().await.expect("looks"), Change::Grown);
-    std::fs::write(&path, format!("{HEADER}\n{}", row(4, "M", "4"))).expect("written");
-    assert_eq!(watch.scan().expect("scans"), [Input::File(path.clone())], "only the new one");
-
-    assert_eq!(drain(&mut reader).await.expect("readable").len(), 1, "the last line may still be written");
-    assert_eq!(reader.look().await.expect("looks"), Change::Replaced);
-    reader.finish();
-    assert_eq!(drain(&mut reader).await.expect("readable").len(), 1);
-    watch.done(reader.state().await.expect("says").expect("a file"));
-    assert!(watch.scan().expect("scans").is_empty(), "nothing is read twice");
-    std::fs::OpenOptions::new().append(true).open(&renamed).expect("opens").write_all(b"\n").expect("written");
-    assert_eq!(watch.scan().expect("scans"), [Input::File(renamed)], "what changes afterwards is looked at again");
-}
-
-#[tokio::test]
-async fn inputs_are_found_or_it_is_said_why_not() {
-    let directory = tempfile::tempdir().expect("directory");
-    let at = |name: &str| directory.path().join(name).display().to_string();
-    for name in ["b.csv", "a.csv.gz", "c.txt", "d.CSV"] {
-        std::fs::write(at(name), "x").expect("written");
-    }
-    std::fs::create_dir(at("empty")).expect("created");
-    let names = |patterns: &[String]| -> Vec<String> {
-        let file = |input: &Input| input.path().map_or("-".to_owned(), |p| p.file_name().expect("a name").display().to_string());
-        discover(patterns, None).expect("found").iter().map(file).collect()
-    };
-    assert_eq!(names(&[at("")]), ["a.csv.gz", "b.csv", "d.CSV"]);
-    assert_eq!(names(&[at("*.csv"), at("c.txt"), at("b.csv"), "-".to_owned()]), ["b.csv", "c.txt", "-"]);
-    for (pattern, word) in
-        [(at("none.csv"), "check the path"), (at("empty"), "*.csv"), (at("*.parquet"), "*.csv"), (at("[.csv"), "pattern")]
-    {
-        let message = discover(std::slice::from_ref(&pattern), None).expect_err("an error").to_string();
-        assert!(message.contains(&pattern) && message.contains(word), "{message}");
-    }
-    assert!(Watch::new(vec![at("none.csv"), at("empty")], None).scan().expect("waits").is_empty());
-}
-
-#[tokio::test]
 async fn content_is_recognised_wherever_it_lies_and_however_it_has_grown() {
     let directory = tempfile::tempdir().expect("directory");
     let path = |name: &str| -> PathBuf { directory.path().join(name) };
@@ -644,7 +544,7 @@ async fn a_full_series_table_is_said_and_reset() {
     let (mut values, mut resets) = (Vec::new(), 0);
     loop {
         while let Some(row) = reader.next_row() {
-            let Kind::Sample { series, value, .. } = row.kind else { panic!("{row:?}") };
+            let RowKind::Sample { series, value, .. } = row.kind else { panic!("{row:?}") };
             assert_eq!(reader.series(series).metric, format!("M{value}"));
             values.push(value);
         }
@@ -674,11 +574,11 @@ async fn measure() {
     loop {
         while let Some(row) = reader.next_row() {
             match row.kind {
-                Kind::Sample { value, .. } => {
+                RowKind::Sample { value, .. } => {
                     samples += 1;
                     sum += value;
                 }
-                Kind::Reject { reason, .. } => *rejects.entry(reason).or_default() += 1,
+                RowKind::Reject { reason, .. } => *rejects.entry(reason).or_default() += 1,
             }
         }
         match reader.fill().await {

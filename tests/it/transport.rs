@@ -5,6 +5,7 @@ mod ids;
 mod malformed;
 mod memory;
 mod redis;
+mod refusals;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +15,7 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use telemetry::model::{DictionaryId, Digest, FamilyId, Partition, Partitions, Position, RowRange, SourceId};
 use telemetry::transport::{
-    Backlog, Consumer, Delivery, Identity, Inspector, Lease, Outgoing, Published, Publisher, SourceState,
+    Backlog, Consumer, Delivery, Identity, Inspector, Lease, Outgoing, Published, Publisher, Redelivery, SourceState,
 };
 
 /// A queue, seen from every side.
@@ -244,13 +245,13 @@ async fn what_could_not_be_acknowledged_is_delivered_again(place: &dyn Place) {
     fill(&*q, SOURCE, 0, 40).await;
     let got = take(&*q, P, 3).await;
     let failed: Vec<_> = got[1..].iter().map(|d| d.receipt.clone()).collect();
-    q.redeliver(P, &failed[..1]);
-    q.redeliver(P, &failed[1..]);
+    q.let_go(P, &failed[..1], Redelivery::AtOnce);
+    q.let_go(P, &failed[1..], Redelivery::AtOnce);
     let mut again = take(&*q, P, 3).await;
     again.sort_by_key(|d| d.rows.first);
     assert_eq!(firsts(&again), [10, 20, 30], "those again, the first not, and what is new");
     assert_eq!(acknowledge(&*q, &got[..1], &[]).await + acknowledge(&*q, &again, &[]).await, 4);
-    q.redeliver(P, &failed);
+    q.let_go(P, &failed, Redelivery::AtOnce);
     assert!(q.receive(P, 10).await.unwrap().is_empty(), "what is acknowledged does not come again");
 }
 

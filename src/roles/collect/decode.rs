@@ -2,17 +2,21 @@
 
 use std::collections::{BTreeSet, HashMap};
 
+use super::context::{CollectContext, Ready};
 use super::dictionaries::{self, LoadError};
 use super::memory::{Share, TooMuch};
-use super::{Ready, Shared, writer};
+use super::store_access::with_store;
 use crate::batch::{self, Batch, DecodeError, frame_bytes};
 use crate::model::{DictionaryId, IntervalMs, Reason, TimeMs};
 use crate::store::Incoming;
 use crate::transport::{Delivery, TransportError};
 
+/// Whose first delivery was not decoded, since its collector ended for another reason, is decoded once in any case.
+const FEWEST_ATTEMPTS: u32 = 2;
+
 /// Why a delivery did not become a batch.
 #[derive(Debug)]
-pub(super) enum Failure {
+pub(super) enum DecodeFailure {
     /// The queue could not be asked.
     Queue(TransportError),
     /// The store could not be asked in a way that waiting cannot help.
@@ -22,20 +26,20 @@ pub(super) enum Failure {
     /// It is written in a version of the format that a newer collector may know.
     UnknownVersion(DecodeError),
     /// It is damaged, and will be: no retry can help.
-    Incurable(Fault),
+    Incurable(BatchFault),
     /// Something is missing that may still come.
-    Doubtful(Fault),
+    Doubtful(BatchFault),
 }
 
 /// What is wrong with a batch.
 #[derive(Debug)]
-pub(super) struct Fault {
+pub(super) struct BatchFault {
     pub(super) reason: String,
     /// The dictionaries it names, as far as that could be read.
     pub(super) dictionaries: Vec<DictionaryId>,
 }
 
-impl Fault {
+impl BatchFault {
     pub(super) fn new(reason: String, dictionaries: &[DictionaryId]) -> Self {
         Self { reason, dictionaries: dictionaries.to_vec() }
     }
@@ -48,25 +52,27 @@ pub(super) fn entry_name(delivery: &Delivery) -> String {
 }
 
 /// Decodes a delivery with its dictionaries. What was delivered before may have killed who had it: the attempt is noted before, and
-/// forgotten after, and what was attempted too often is not decoded again.
-pub(super) async fn decode(shared: &Shared, delivery: &Delivery) -> Result<Ready, Failure> {
+/// forgotten after, and what was attempted too often is not decoded again. The first delivery is not noted, which would be a transaction for
+/// each entry; it counts as an attempt when there is a second one.
+pub(super) async fn decode(context: &CollectContext, delivery: &Delivery) -> Result<Ready, DecodeFailure> {
     if !delivery.redelivered {
-        return decode_now(shared, delivery).await;
+        return decode_now(context, delivery).await;
     }
     // One at a time: else others that are being decoded would be blamed too.
-    let _alone = shared.careful.lock().await;
+    let _alone = context.careful.lock().await;
     let entry = format!("{}/decoding", entry_name(delivery));
     let reason = "a collector began to decode it and did not come back";
-    let noted = writer::with_store(shared, || shared.store.note_failure(&entry, reason)).await.map_err(Failure::Store)?;
-    let attempts = noted.ok_or(Failure::Ending)?;
-    let decoded = if attempts > shared.config.collect.dead_after {
-        let reason = format!("{} collectors began to decode it and did not come back; it was not decoded again", attempts - 1);
-        Err(Failure::Incurable(Fault::new(reason, &[])))
+    let dead_after = context.config.collect.dead_after.max(FEWEST_ATTEMPTS);
+    let noted = with_store(context, || context.store.note_failure(&entry, reason)).await.map_err(DecodeFailure::Store)?;
+    let attempts = noted.ok_or(DecodeFailure::Ending)?;
+    let decoded = if attempts >= dead_after {
+        let reason = format!("{attempts} collectors began to decode it and did not come back; it was not decoded again");
+        Err(DecodeFailure::Incurable(BatchFault::new(reason, &[])))
     } else {
-        decode_now(shared, delivery).await
+        decode_now(context, delivery).await
     };
-    let forgotten = writer::with_store(shared, || shared.store.forget_failures(&entry)).await.map_err(Failure::Store)?;
-    forgotten.ok_or(Failure::Ending)?;
+    let forgotten = with_store(context, || context.store.forget_failures(&entry)).await.map_err(DecodeFailure::Store)?;
+    forgotten.ok_or(DecodeFailure::Ending)?;
     decoded
 }
 
@@ -82,22 +88,23 @@ impl From<TooMuch> for Undecoded {
     }
 }
 
-async fn decode_now(shared: &Shared, delivery: &Delivery) -> Result<Ready, Failure> {
+async fn decode_now(context: &CollectContext, delivery: &Delivery) -> Result<Ready, DecodeFailure> {
     tokio::select! {
-        decoded = unfold(shared, delivery) => decoded,
+        decoded = unfold(context, delivery) => decoded,
         // It may be waiting for memory that nobody gives back any more.
-        () = shared.lifecycle.draining().cancelled_owned() => Err(Failure::Ending),
+        () = context.lifecycle.draining().cancelled_owned() => Err(DecodeFailure::Ending),
     }
 }
 
-async fn unfold(shared: &Shared, delivery: &Delivery) -> Result<Ready, Failure> {
+async fn unfold(context: &CollectContext, delivery: &Delivery) -> Result<Ready, DecodeFailure> {
     let mut fetched = HashMap::new();
+    let make_room = || context.dictionaries.clear();
     loop {
-        let mut taking = shared.budget.begin(&shared.dictionaries).await;
-        let (batch, share) = decode_batch(shared, delivery, &mut taking).await?;
+        let mut taking = context.budget.begin(&make_room).await;
+        let (batch, share) = decode_batch(context, delivery, &mut taking).await?;
         let named = batch.header.dictionaries.clone();
-        let incurable = |reason: String| Failure::Incurable(Fault::new(reason, &named));
-        let error = match shared.dictionaries.load(&named, &fetched, &mut taking).await {
+        let incurable = |reason: String| DecodeFailure::Incurable(BatchFault::new(reason, &named));
+        let error = match context.dictionaries.load(&named, &fetched, &mut taking).await {
             Ok(loaded) => {
                 let mut shares = vec![share];
                 let mut dictionaries = Vec::with_capacity(loaded.len());
@@ -112,7 +119,7 @@ async fn unfold(shared: &Shared, delivery: &Delivery) -> Result<Ready, Failure> 
             Err(LoadError::Absent(absent)) => {
                 // The network is not waited for with memory in hand: nobody else could take any.
                 drop((taking, batch, share));
-                let fetching = dictionaries::fetch(&*shared.queue, delivery.receipt.partition, absent, &mut fetched);
+                let fetching = dictionaries::fetch(&*context.queue, delivery.receipt.partition, absent, &mut fetched);
                 match fetching.await {
                     Ok(()) => continue,
                     Err(error) => error,
@@ -121,27 +128,29 @@ async fn unfold(shared: &Shared, delivery: &Delivery) -> Result<Ready, Failure> 
             Err(error) => error,
         };
         return Err(match error {
-            LoadError::Queue(error) => Failure::Queue(error),
-            LoadError::Damaged(error @ DecodeError::Version { .. }) => Failure::UnknownVersion(error),
+            LoadError::Queue(error) => DecodeFailure::Queue(error),
+            LoadError::Damaged(error @ DecodeError::Version { .. }) => DecodeFailure::UnknownVersion(error),
             LoadError::Damaged(error) => incurable(error.to_string()),
-            LoadError::TooMuch => incurable(too_much(shared)),
-            LoadError::Missing(id) => Failure::Doubtful(Fault::new(format!("its dictionary {id} is not in the queue"), &named)),
+            LoadError::TooMuch => incurable(too_much(context)),
+            LoadError::Missing(id) => {
+                DecodeFailure::Doubtful(BatchFault::new(format!("its dictionary {id} is not in the queue"), &named))
+            }
             // Only asked for above, and fetched there.
             LoadError::Absent(_) => continue,
         });
     }
 }
 
-fn too_much(shared: &Shared) -> String {
-    let limit = bytesize::ByteSize::b(shared.config.collect.max_memory as u64);
+fn too_much(context: &CollectContext) -> String {
+    let limit = bytesize::ByteSize::b(context.config.collect.max_memory as u64);
     format!("it and its dictionaries need more memory than collect.max_memory ({limit}) allows")
 }
 
 async fn decode_batch(
-    shared: &Shared,
+    context: &CollectContext,
     delivery: &Delivery,
     taking: &mut super::memory::Taking<'_>,
-) -> Result<(Batch, Share), Failure> {
+) -> Result<(Batch, Share), DecodeFailure> {
     let payload = &delivery.payload;
     let frame = frame_bytes(payload).filter(|bytes| *bytes <= batch::MAX_FRAME_BYTES).unwrap_or_default();
     let decoded = taking
@@ -152,9 +161,9 @@ async fn decode_batch(
         )
         .await;
     let (batch, share) = decoded.map_err(|error| match error {
-        Undecoded::Damaged(error @ DecodeError::Version { .. }) => Failure::UnknownVersion(error),
-        Undecoded::Damaged(error) => Failure::Incurable(Fault::new(error.to_string(), &[])),
-        Undecoded::TooMuch => Failure::Incurable(Fault::new(too_much(shared), &[])),
+        Undecoded::Damaged(error @ DecodeError::Version { .. }) => DecodeFailure::UnknownVersion(error),
+        Undecoded::Damaged(error) => DecodeFailure::Incurable(BatchFault::new(error.to_string(), &[])),
+        Undecoded::TooMuch => DecodeFailure::Incurable(BatchFault::new(too_much(context), &[])),
     })?;
     let named = &batch.header.dictionaries;
     if batch.header.source != delivery.source || batch.rows != delivery.rows {
@@ -163,32 +172,32 @@ async fn decode_batch(
             "the entry says rows {} of source {}, its batch says rows {rows} of source {source}",
             delivery.rows, delivery.source
         );
-        return Err(Failure::Incurable(Fault::new(reason, named)));
+        return Err(DecodeFailure::Incurable(BatchFault::new(reason, named)));
     }
-    let batch = reject_by_time(shared, batch);
-    if shared.store.kind().has_partitions() {
+    let batch = reject_by_time(context, batch);
+    if context.store.kind().has_partitions() {
         let days = batch.time_ms.iter().map(|time| time.floor_to(IntervalMs::DAY)).collect::<BTreeSet<_>>().len();
-        let most = shared.config.collect.max_days;
+        let most = context.config.collect.max_days;
         if days > most {
             let reason = format!(
                 "its samples lie in {days} different days, each of which is a partition in PostgreSQL; collect.max_days allows {most} \
                  in one batch. If that is right, `telemetry dead-letters retry` stores it"
             );
-            return Err(Failure::Incurable(Fault::new(reason, &batch.header.dictionaries)));
+            return Err(DecodeFailure::Incurable(BatchFault::new(reason, &batch.header.dictionaries)));
         }
     }
     Ok((batch, share))
 }
 
 /// Samples that are too far from now become rejects.
-fn reject_by_time(shared: &Shared, batch: Batch) -> Batch {
+fn reject_by_time(context: &CollectContext, batch: Batch) -> Batch {
     let now = TimeMs::now();
     let away = |limit: std::time::Duration| i64::try_from(limit.as_millis()).unwrap_or(i64::MAX);
-    let newest = match shared.config.collect.max_future {
+    let newest = match context.config.collect.max_future {
         limit if limit.is_zero() => TimeMs::MAX,
         limit => now.plus_millis(away(limit)),
     };
-    let oldest = match shared.config.collect.max_past {
+    let oldest = match context.config.collect.max_past {
         limit if limit.is_zero() => TimeMs::MIN,
         limit => now.plus_millis(-away(limit)),
     };

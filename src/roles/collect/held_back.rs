@@ -3,19 +3,18 @@
 //! kept from being delivered again and again; others go on meanwhile.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::Shared;
 use crate::batch::DecodeError;
 use crate::model::Partition;
 use crate::runtime::observe;
 use crate::transport::Receipt;
 
-/// How often it is said, and looked for what was held back long enough.
-const EVERY: Duration = Duration::from_secs(30);
+/// How often it is said that entries are held back, and which of them are due is looked for.
+pub(super) const EVERY: Duration = Duration::from_secs(30);
 /// After so many times `redis.claim_idle` entries are let go, so that a newer collector beside this one can claim them.
-const LET_GO_AFTER: u32 = 10;
+pub(super) const LET_GO_AFTER: u32 = 10;
 
 /// What keeps an entry from being stored.
 #[derive(Debug)]
@@ -62,24 +61,19 @@ impl HeldBack {
         }
     }
 
-    /// Lets go what was held back long enough. What another connection has read meanwhile is that one's.
-    pub(super) async fn keep_up(shared: &Arc<Shared>) {
-        let patience = shared.config.redis.claim_idle * LET_GO_AFTER;
-        while shared.rest(EVERY.min(patience)).await {
-            let mut due = Vec::new();
-            {
-                let mut held = shared.held_back.0.lock().unwrap_or_else(PoisonError::into_inner);
-                held.entries.retain(|_, (since, receipt)| {
-                    let stays = since.elapsed() < patience;
-                    if !stays {
-                        due.push(receipt.clone());
-                    }
-                    stays
-                });
-                observe::held_back(held.entries.len());
+    /// Takes what has been held back for so long. What another connection has read meanwhile is that one's.
+    pub(super) fn take_due(&self, patience: Duration) -> Vec<Receipt> {
+        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut due = Vec::new();
+        held.entries.retain(|_, (since, receipt)| {
+            let stays = since.elapsed() < patience;
+            if !stays {
+                due.push(receipt.clone());
             }
-            shared.put_back(due).await;
-        }
+            stays
+        });
+        observe::held_back(held.entries.len());
+        due
     }
 }
 

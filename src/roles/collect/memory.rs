@@ -4,8 +4,6 @@ use std::sync::Arc;
 
 use tokio::sync::{Mutex, MutexGuard, OwnedSemaphorePermit, Semaphore};
 
-use super::dictionaries::Cache;
-
 /// A unit of the budget, bytes.
 const UNIT: usize = 1 << 10;
 /// What decoding takes at most for each byte of a frame: a number of one byte becomes one of eight, and a row of three columns.
@@ -26,7 +24,8 @@ pub(super) struct Share(Arc<OwnedSemaphorePermit>);
 /// What one batch and its dictionaries take, one after the other.
 pub(super) struct Taking<'a> {
     budget: &'a Budget,
-    cache: &'a Cache,
+    /// Gives back what nobody has in hand.
+    make_room: &'a (dyn Fn() + Send + Sync),
     _turn: MutexGuard<'a, ()>,
     /// Units that this one has.
     own: usize,
@@ -46,9 +45,9 @@ impl Budget {
         Self { units, free: Arc::new(Semaphore::new(units)), turn: Mutex::new(()) }
     }
 
-    /// Waits for the turn to take.
-    pub(super) async fn begin<'a>(&'a self, cache: &'a Cache) -> Taking<'a> {
-        Taking { budget: self, cache, _turn: self.turn.lock().await, own: 0 }
+    /// Waits for the turn to take; `make_room` gives back what nobody has in hand.
+    pub(super) async fn begin<'a>(&'a self, make_room: &'a (dyn Fn() + Send + Sync)) -> Taking<'a> {
+        Taking { budget: self, make_room, _turn: self.turn.lock().await, own: 0 }
     }
 }
 
@@ -91,7 +90,7 @@ impl Taking<'_> {
             return permit;
         }
         // What only the cache has is let go before waiting for what others have in hand, which ends when it is stored.
-        self.cache.clear();
+        (self.make_room)();
         let permit = self.budget.free.clone().acquire_many_owned(units).await;
         permit.expect("the semaphore of the budget is never closed")
     }
@@ -103,19 +102,19 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_in_hand_stays_within_the_budget() {
-        let (budget, cache) = (Budget::new(100 << 10), Cache::default());
+        let (budget, make_room) = (Budget::new(100 << 10), || {});
         let free = || budget.free.available_permits();
         let take = async |taking: &mut Taking<'_>, frame: usize, actual: usize| {
             taking.decode::<_, TooMuch>(frame, || Ok(()), |()| actual).await
         };
-        let mut taking = budget.begin(&cache).await;
+        let mut taking = budget.begin(&make_room).await;
         let first = take(&mut taking, 1 << 20, 60 << 10).await.expect("there is room");
         assert_eq!(free(), 40, "what was not needed is given back");
         let second = take(&mut taking, 1, 30 << 10).await.expect("more than it looked like");
         assert_eq!(free(), 10);
         assert!(take(&mut taking, 1, 20 << 10).await.is_err(), "one batch cannot have more than there is");
         drop(taking);
-        let mut taking = budget.begin(&cache).await;
+        let mut taking = budget.begin(&make_room).await;
         let waits = take(&mut taking, 5 << 10, 50 << 10);
         tokio::pin!(waits);
         assert!(futures_util::poll!(&mut waits).is_pending(), "it waits for what others have");

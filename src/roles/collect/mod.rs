@@ -5,120 +5,37 @@
 //! batch that fails for a reason of its own becomes a dead letter, at once or after it was tried again; one in a version of the format
 //! that is not known stays in the queue. Neither holds up what is healthy.
 
+mod acknowledge;
+mod context;
 mod decode;
 mod dictionaries;
 mod held_back;
 mod memory;
 mod reader;
+mod store_access;
 mod suspect;
 mod watch;
 mod writer;
 
-use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
 
 use anyhow::Context;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use crate::config::Config;
-use crate::model::Partition;
-use crate::retry::Backoff;
 use crate::roles::{certificates, link};
 use crate::runtime::observe::Component;
 use crate::runtime::{Exit, Lifecycle};
+use crate::store::Store;
 use crate::store::postgres::PostgresStore;
-use crate::store::{Incoming, Store};
 use crate::transport::redis::RedisTransport;
-use crate::transport::{Consumer, Inspector, Receipt};
+use crate::transport::{Consumer, Inspector};
+
+use context::{CollectContext, InHand};
 
 /// Decoded batches that wait for a writer, all partitions together.
 const READY: usize = 8;
-/// First and longest wait between attempts at a store that is away.
-const STORE_WAIT: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
-
-/// A decoded batch on its way to a writer.
-#[derive(Debug)]
-struct Ready {
-    receipt: Receipt,
-    incoming: Incoming,
-    payload: bytes::Bytes,
-    /// What it has of the budget of memory, until it is stored.
-    memory: Vec<memory::Share>,
-}
-
-/// What readers and writers share.
-struct Shared {
-    config: Arc<Config>,
-    lifecycle: Lifecycle,
-    queue: Arc<dyn Consumer>,
-    inspector: Arc<dyn Inspector>,
-    store: Arc<dyn Store>,
-    dictionaries: dictionaries::Cache,
-    budget: memory::Budget,
-    in_hand: InHand,
-    held_back: held_back::HeldBack,
-    /// Held while something is decoded that was delivered before.
-    careful: tokio::sync::Mutex<()>,
-}
-
-/// The receipts of what this process works on, by partition and entry, so that their idle time can be kept low.
-#[derive(Default)]
-struct InHand(Mutex<HashMap<Partition, BTreeMap<String, Receipt>>>);
-
-impl InHand {
-    fn add(&self, receipt: &Receipt) {
-        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        held.entry(receipt.partition).or_default().insert(receipt.entry.clone(), receipt.clone());
-    }
-
-    fn remove(&self, receipts: &[Receipt]) {
-        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        for receipt in receipts {
-            if let Some(entries) = held.get_mut(&receipt.partition)
-                // It may have been delivered again, over another connection.
-                && entries.get(&receipt.entry) == Some(receipt)
-            {
-                entries.remove(&receipt.entry);
-            }
-        }
-    }
-
-    fn of(&self, partition: Partition) -> Vec<Receipt> {
-        let held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        held.get(&partition).map(|entries| entries.values().cloned().collect()).unwrap_or_default()
-    }
-}
-
-impl Shared {
-    /// Sleeps, or gives up where the process is to end: `false`.
-    async fn rest(&self, time: Duration) -> bool {
-        tokio::select! {
-            () = tokio::time::sleep(time) => true,
-            () = self.lifecycle.draining().cancelled_owned() => false,
-        }
-    }
-
-    /// Lets entries go unacknowledged: they stay in the queue, and come again later.
-    async fn put_back(&self, receipts: Vec<Receipt>) {
-        self.in_hand.remove(&receipts);
-        let mut by_partition: BTreeMap<Partition, Vec<Receipt>> = BTreeMap::new();
-        for receipt in receipts {
-            by_partition.entry(receipt.partition).or_default().push(receipt);
-        }
-        for (partition, receipts) in by_partition {
-            // Without a connection nothing is held: a new one reads everything again.
-            if let Err(error) = self.queue.put_back(partition, &receipts).await {
-                tracing::debug!(%partition, %error, "putting entries back");
-            }
-        }
-    }
-
-    fn store_backoff() -> Backoff {
-        Backoff::new(STORE_WAIT.0, STORE_WAIT.1)
-    }
-}
 
 /// Runs the role.
 pub async fn run(config: Arc<Config>, lifecycle: Lifecycle) -> anyhow::Result<Exit> {
@@ -150,7 +67,7 @@ pub(super) async fn run_with(
     store: Arc<dyn Store>,
 ) -> anyhow::Result<Exit> {
     lifecycle.health().set(store.kind().health_check(), Err("not reached yet".into()));
-    let shared = Arc::new(Shared {
+    let context = Arc::new(CollectContext {
         dictionaries: dictionaries::Cache::default(),
         budget: memory::Budget::new(config.collect.max_memory),
         in_hand: InHand::default(),
@@ -162,22 +79,22 @@ pub(super) async fn run_with(
         config,
         lifecycle: lifecycle.clone(),
     });
-    if !watch::open_store(&shared).await? {
+    if !store_access::open_store(&context).await? {
         return Ok(Exit::Done);
     }
-    watch::store(&shared);
+    store_access::watch(&context);
 
     let (ready, waiting) = mpsc::channel(READY);
     let waiting = Arc::new(tokio::sync::Mutex::new(waiting));
-    watch::start(&shared);
-    let failing = suspect::Failing::start(&shared);
-    for partition in shared.queue.partitions() {
-        reader::start(&shared, partition, reader::Outlets { ready: ready.clone(), failing: failing.clone() });
+    watch::start(&context);
+    let failing = suspect::Failing::start(&context);
+    for partition in context.queue.partitions() {
+        reader::start(&context, partition, reader::Outlets { ready: ready.clone(), failing: failing.clone() });
     }
     drop(ready);
     let mut writers = JoinSet::new();
-    for _ in 0..shared.config.collect.writers {
-        writers.spawn(writer::run(shared.clone(), waiting.clone(), failing.clone()));
+    for _ in 0..context.config.collect.writers {
+        writers.spawn(writer::run(context.clone(), waiting.clone(), failing.clone()));
     }
     // Its end is that of the task that buries.
     drop(failing);
@@ -186,14 +103,14 @@ pub(super) async fn run_with(
     while let Some(ended) = writers.join_next().await {
         ended.context("a writer ended unexpectedly")??;
     }
-    leave(&shared).await;
+    leave(&context).await;
     Ok(Exit::Done)
 }
 
 /// Takes this consumer out of the group, so that nobody waits for it; what it left pending keeps it there.
-async fn leave(shared: &Shared) {
-    for partition in shared.queue.partitions() {
-        if let Err(error) = shared.queue.leave(partition).await {
+async fn leave(context: &CollectContext) {
+    for partition in context.queue.partitions() {
+        if let Err(error) = context.queue.leave(partition).await {
             tracing::debug!(%partition, %error, "could not leave the consumer group");
             return;
         }

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
-use super::decode::{self, Failure};
+use super::context::{CollectContext, Ready};
+use super::decode::{self, DecodeFailure};
 use super::held_back::Obstacle;
 use super::suspect::{Failed, Failing};
-use super::{Ready, Shared};
 use crate::model::Partition;
 use crate::retry::Backoff;
 use crate::transport::Delivery;
@@ -26,33 +26,33 @@ pub(super) struct Outlets {
 }
 
 /// Starts the partition's reader.
-pub(super) fn start(shared: &Arc<Shared>, partition: Partition, outlets: Outlets) {
-    let shared = shared.clone();
-    shared.lifecycle.clone().spawn("reader", async move {
-        let redis = &shared.config.redis;
+pub(super) fn start(context: &Arc<CollectContext>, partition: Partition, outlets: Outlets) {
+    let context = context.clone();
+    context.lifecycle.clone().spawn("reader", async move {
+        let redis = &context.config.redis;
         let mut backoff = Backoff::new(redis.reconnect_min, redis.reconnect_max);
-        let draining = shared.lifecycle.draining();
+        let draining = context.lifecycle.draining();
         loop {
             let deliveries = tokio::select! {
                 () = draining.cancelled() => return Ok(()),
-                deliveries = shared.queue.receive(partition, shared.config.collect.max_deliveries) => deliveries,
+                deliveries = context.queue.receive(partition, context.config.collect.max_deliveries) => deliveries,
             };
             match deliveries {
                 Ok(deliveries) => {
                     backoff.reset();
                     // All of them from now on: the last may have to wait for the first.
                     for delivery in &deliveries {
-                        shared.in_hand.add(&delivery.receipt);
+                        context.in_hand.add(&delivery.receipt);
                     }
                     for delivery in deliveries {
-                        if !hand_on(&shared, delivery, &outlets).await? {
+                        if !hand_on(&context, delivery, &outlets).await? {
                             return Ok(());
                         }
                     }
                 }
                 Err(error) if error.is_transient() => {
                     tracing::debug!(%partition, %error, "reading from Redis");
-                    if !shared.rest(backoff.next()).await {
+                    if !context.rest(backoff.next()).await {
                         return Ok(());
                     }
                 }
@@ -64,26 +64,26 @@ pub(super) fn start(shared: &Arc<Shared>, partition: Partition, outlets: Outlets
 
 /// Decodes a delivery and hands it on; `false` when the process is to end. Only what is healthy is waited for: what failed goes to
 /// tasks of its own, and a queue of those that is full is no reason to wait.
-async fn hand_on(shared: &Arc<Shared>, delivery: Delivery, outlets: &Outlets) -> anyhow::Result<bool> {
+async fn hand_on(context: &Arc<CollectContext>, delivery: Delivery, outlets: &Outlets) -> anyhow::Result<bool> {
     let mut backoff = Backoff::new(WAIT.0, WAIT.1);
     loop {
-        match decode::decode(shared, &delivery).await {
+        match decode::decode(context, &delivery).await {
             Ok(ready) => return Ok(outlets.ready.send(ready).await.is_ok()),
-            Err(Failure::Queue(error)) if error.is_transient() => {
-                if !shared.rest(backoff.next()).await {
+            Err(DecodeFailure::Queue(error)) if error.is_transient() => {
+                if !context.rest(backoff.next()).await {
                     return Ok(false);
                 }
             }
-            Err(Failure::Queue(error)) => return Err(error.into()),
-            Err(Failure::Store(error)) => return Err(error),
-            Err(Failure::Ending) => return Ok(false),
-            Err(Failure::UnknownVersion(error)) => {
-                shared.held_back.add(delivery.receipt, &Obstacle::UnknownVersion(error));
+            Err(DecodeFailure::Queue(error)) => return Err(error.into()),
+            Err(DecodeFailure::Store(error)) => return Err(error),
+            Err(DecodeFailure::Ending) => return Ok(false),
+            Err(DecodeFailure::UnknownVersion(error)) => {
+                context.held_back.add(delivery.receipt, &Obstacle::UnknownVersion(error));
                 return Ok(true);
             }
-            Err(Failure::Incurable(fault)) => return Ok(outlets.failing.bury(Failed { delivery, fault }).await),
-            Err(Failure::Doubtful(fault)) => {
-                outlets.failing.doubt(shared, Failed { delivery, fault }).await;
+            Err(DecodeFailure::Incurable(fault)) => return Ok(outlets.failing.bury(Failed { delivery, fault }).await),
+            Err(DecodeFailure::Doubtful(fault)) => {
+                outlets.failing.doubt(context, Failed { delivery, fault }).await;
                 return Ok(true);
             }
         }

@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use tokio::sync::{Semaphore, mpsc};
 
-use super::decode::{Failure, Fault, decode, entry_name};
+use super::acknowledge::{acknowledge, acknowledge_group, count_committed, still_queued};
+use super::context::{CollectContext, Ready};
+use super::decode::{BatchFault, DecodeFailure, decode, entry_name};
 use super::held_back::Obstacle;
-use super::writer::Refusal;
-use super::{Ready, Shared, writer};
+use super::store_access::{Refusal, try_commit, with_store};
 use crate::model::DictionaryId;
 use crate::retry::Backoff;
 use crate::runtime::observe;
@@ -34,7 +35,7 @@ const MAX_KEPT_DICTIONARIES: usize = 32 << 20;
 #[derive(Debug)]
 pub(super) struct Failed {
     pub(super) delivery: Delivery,
-    pub(super) fault: Fault,
+    pub(super) fault: BatchFault,
 }
 
 /// A place among those that failed: so many bytes of so many.
@@ -55,12 +56,12 @@ fn weight(delivery: &Delivery, most: usize) -> u32 {
 
 impl Failing {
     /// Starts the task that buries.
-    pub(super) fn start(shared: &Arc<Shared>) -> Self {
+    pub(super) fn start(context: &Arc<CollectContext>) -> Self {
         let (burials, mut waiting) = mpsc::channel(MAX_LETTERS);
-        let shared = shared.clone();
-        shared.lifecycle.clone().spawn("dead letters", async move {
+        let context = context.clone();
+        context.lifecycle.clone().spawn("dead letters", async move {
             while let Some(group) = gather(&mut waiting).await {
-                if !bury(&shared, group).await? {
+                if !bury(&context, group).await? {
                     break;
                 }
             }
@@ -82,7 +83,7 @@ impl Failing {
     }
 
     /// Has a delivery tried again, if there is room; else it stays in the queue, and is delivered again later.
-    pub(super) async fn doubt(&self, shared: &Arc<Shared>, failed: Failed) {
+    pub(super) async fn doubt(&self, context: &Arc<CollectContext>, failed: Failed) {
         let weight = weight(&failed.delivery, MAX_SUSPECT_BYTES);
         let places = (self.suspects.clone().try_acquire_owned(), self.suspect_bytes.clone().try_acquire_many_owned(weight));
         let (Ok(one), Ok(bytes)) = places else {
@@ -92,14 +93,14 @@ impl Failing {
                 reason,
                 "a batch failed, and others are being tried again: it stays in the queue for now"
             );
-            shared.put_back(vec![failed.delivery.receipt]).await;
+            context.let_go(vec![failed.delivery.receipt]);
             return;
         };
-        let (failing, shared) = (self.clone(), shared.clone());
-        shared.lifecycle.clone().spawn("suspect", async move {
+        let (failing, context) = (self.clone(), context.clone());
+        context.lifecycle.clone().spawn("suspect", async move {
             let receipt = failed.delivery.receipt.clone();
-            match judge(&shared, failed).await? {
-                Verdict::Settled => shared.in_hand.remove(&[receipt]),
+            match judge(&context, failed).await? {
+                Verdict::Settled => context.in_hand.remove(&[receipt]),
                 // It stays pending, and the next consumer finds it.
                 Verdict::Ending => {}
                 Verdict::Incurable(failed) => {
@@ -123,49 +124,49 @@ enum Verdict {
     Incurable(Failed),
 }
 
-async fn judge(shared: &Arc<Shared>, failed: Failed) -> anyhow::Result<Verdict> {
+async fn judge(context: &Arc<CollectContext>, failed: Failed) -> anyhow::Result<Verdict> {
     let Failed { delivery, mut fault } = failed;
     let entry = entry_name(&delivery);
     let mut backoff = Backoff::new(WAIT.0, WAIT.1);
     loop {
-        if !writer::still_queued(shared, &delivery.receipt).await {
+        if !still_queued(context, &delivery.receipt).await {
             let reason = &fault.reason;
             tracing::info!(%entry, reason, "a batch that failed is no longer in Redis; its streamer sends it again");
             return Ok(Verdict::Settled);
         }
-        let noted = writer::with_store(shared, || shared.store.note_failure(&entry, &fault.reason)).await?;
+        let noted = with_store(context, || context.store.note_failure(&entry, &fault.reason)).await?;
         let Some(failures) = noted else { return Ok(Verdict::Ending) };
-        if failures >= shared.config.collect.dead_after {
+        if failures >= context.config.collect.dead_after {
             return Ok(Verdict::Incurable(Failed { delivery, fault }));
         }
         tracing::warn!(%entry, failures, reason = fault.reason, "a batch failed; it is tried again");
-        if !shared.rest(backoff.next()).await {
+        if !context.rest(backoff.next()).await {
             return Ok(Verdict::Ending);
         }
-        match decode(shared, &delivery).await {
-            Err(Failure::Doubtful(again)) => fault = again,
-            Err(Failure::Incurable(fault)) => return Ok(Verdict::Incurable(Failed { delivery, fault })),
-            Err(Failure::Queue(error)) if error.is_transient() => {}
-            Err(Failure::Queue(error)) => return Err(error.into()),
-            Err(Failure::Store(error)) => return Err(error),
-            Err(Failure::Ending) => return Ok(Verdict::Ending),
-            Err(Failure::UnknownVersion(error)) => {
-                shared.held_back.add(delivery.receipt, &Obstacle::UnknownVersion(error));
+        match decode(context, &delivery).await {
+            Err(DecodeFailure::Doubtful(again)) => fault = again,
+            Err(DecodeFailure::Incurable(fault)) => return Ok(Verdict::Incurable(Failed { delivery, fault })),
+            Err(DecodeFailure::Queue(error)) if error.is_transient() => {}
+            Err(DecodeFailure::Queue(error)) => return Err(error.into()),
+            Err(DecodeFailure::Store(error)) => return Err(error),
+            Err(DecodeFailure::Ending) => return Ok(Verdict::Ending),
+            Err(DecodeFailure::UnknownVersion(error)) => {
+                context.held_back.add(delivery.receipt, &Obstacle::UnknownVersion(error));
                 return Ok(Verdict::Ending);
             }
             Ok(ready) => {
                 let named = ready.incoming.batch().header.dictionaries.clone();
                 let group = [ready.incoming];
-                match writer::try_commit(shared, &group).await? {
+                match try_commit(context, &group).await? {
                     None => return Ok(Verdict::Ending),
-                    Some(Err(Refusal::BadBatch(why))) => fault = Fault::new(why, &named),
+                    Some(Err(Refusal::BadBatch(why))) => fault = BatchFault::new(why, &named),
                     Some(Err(Refusal::DamagedChunk(error))) => {
-                        shared.held_back.add(delivery.receipt, &Obstacle::DamagedChunk(error));
+                        context.held_back.add(delivery.receipt, &Obstacle::DamagedChunk(error));
                         return Ok(Verdict::Ending);
                     }
                     Some(Ok(committed)) => {
-                        writer::note(shared, &group, &committed);
-                        writer::acknowledge(shared, vec![delivery.receipt.clone()], &committed.settled).await;
+                        count_committed(context, &group, &committed);
+                        acknowledge(context, vec![delivery.receipt.clone()], &committed.settled).await;
                         return Ok(Verdict::Settled);
                     }
                 }
@@ -187,33 +188,37 @@ async fn gather(waiting: &mut mpsc::Receiver<(Failed, Place)>) -> Option<Vec<(Fa
 }
 
 /// Buries a group in one transaction; `false` when the process is to end before that could be done.
-async fn bury(shared: &Arc<Shared>, group: Vec<(Failed, Place)>) -> anyhow::Result<bool> {
+async fn bury(context: &Arc<CollectContext>, group: Vec<(Failed, Place)>) -> anyhow::Result<bool> {
     let (mut letters, mut receipts, mut places) = (Vec::new(), Vec::new(), Vec::new());
     let mut by_reason: BTreeMap<String, u64> = BTreeMap::new();
     for (Failed { delivery, fault }, place) in group {
         let entry = entry_name(&delivery);
-        let dictionaries = named_dictionaries(shared, &delivery.receipt, &fault.dictionaries).await;
+        let dictionaries = named_dictionaries(context, &delivery.receipt, &fault.dictionaries).await;
         let Delivery { receipt, source, rows, payload, .. } = delivery;
         *by_reason.entry(fault.reason.clone()).or_default() += 1;
         letters.push((DeadLetter { id: 0, source, rows, reason: fault.reason, payload, dictionaries, buried: None }, entry));
         receipts.push(receipt);
         places.push(place);
     }
-    let buried = writer::with_store(shared, || shared.store.bury_all(&letters)).await?;
+    let buried = with_store(context, || context.store.bury_all(&letters)).await?;
     let Some(settled) = buried else { return Ok(false) };
     observe::dead_letters(letters.len() as u64);
     for (reason, batches) in by_reason {
         tracing::error!(batches, reason, "batches are now dead letters; `telemetry dead-letters list` shows them");
     }
-    writer::acknowledge_group(shared, receipts, &settled).await;
+    acknowledge_group(context, receipts, &settled).await;
     Ok(true)
 }
 
 /// Those of the batch's dictionaries that can be found, so that the letter can be retried when the queue has forgotten them.
-async fn named_dictionaries(shared: &Shared, receipt: &Receipt, named: &[DictionaryId]) -> Vec<(DictionaryId, bytes::Bytes)> {
+async fn named_dictionaries(
+    context: &CollectContext,
+    receipt: &Receipt,
+    named: &[DictionaryId],
+) -> Vec<(DictionaryId, bytes::Bytes)> {
     let (mut found, mut bytes) = (Vec::new(), 0);
     for &id in named {
-        match shared.queue.dictionary(receipt.partition, id).await {
+        match context.queue.dictionary(receipt.partition, id).await {
             Ok(Some(dictionary)) => {
                 bytes += dictionary.len();
                 if bytes > MAX_KEPT_DICTIONARIES {
@@ -233,5 +238,5 @@ pub(super) fn failed(ready: Ready, reason: String) -> Failed {
     let Ready { receipt, incoming, payload, .. } = ready;
     let batch = incoming.batch();
     let delivery = Delivery { receipt, source: batch.header.source, rows: batch.rows, payload, redelivered: false };
-    Failed { delivery, fault: Fault::new(reason, &batch.header.dictionaries) }
+    Failed { delivery, fault: BatchFault::new(reason, &batch.header.dictionaries) }
 }

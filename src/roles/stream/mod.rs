@@ -4,13 +4,19 @@
 //! there, and pumps rows into a window of batches in flight. Without `--follow` it then watches until every source of the
 //! process is safely in the queue: a queue that loses something meanwhile gets it again.
 
+mod closed_files;
+mod context;
+mod followed_file;
+mod following;
 mod identify;
+mod lease;
+mod open_files;
+mod outcome;
 mod pump;
 mod rejections;
-mod shared;
+mod shift;
 mod task;
 mod unreadable;
-mod watch;
 mod window;
 
 use std::sync::Arc;
@@ -18,18 +24,16 @@ use std::sync::atomic::Ordering;
 
 use anyhow::bail;
 use tokio::task::JoinSet;
-use tokio::time::Instant;
 
 use crate::config::{Config, ConfigError, Until};
 use crate::roles::link;
 use crate::runtime::observe::Component;
 use crate::runtime::{Exit, Lifecycle};
-use crate::source::follow::{FileId, FileState};
-use crate::source::{self, Input, Rejects, Watch};
+use crate::source::{self, Input, Rejects};
 use crate::transport::Publisher;
 use crate::transport::redis::RedisTransport;
 
-use shared::Shared;
+use context::StreamContext;
 use task::Outcome;
 
 /// Runs the role.
@@ -58,6 +62,7 @@ pub(super) struct Names {
 pub(super) struct Work {
     inputs: Vec<Input>,
     rejects: Option<Rejects>,
+    max_open_files: usize,
 }
 
 impl Work {
@@ -76,7 +81,8 @@ impl Work {
         if config.stream.source_id.is_some() && (inputs.len() > 1 || config.stream.follow) {
             return Err(ConfigError::usage("--source-id names one source: give it with one file and without --follow").into());
         }
-        Ok(Self { inputs, rejects: shared::open_rejects(config).await? })
+        let max_open_files = open_files::limit(&config.stream)?;
+        Ok(Self { inputs, rejects: context::open_rejects(config).await?, max_open_files })
     }
 
     /// Streams into a queue.
@@ -87,25 +93,26 @@ impl Work {
         publisher: Arc<dyn Publisher>,
         names: Names,
     ) -> anyhow::Result<Exit> {
-        let total = shared::total_bytes(&self.inputs).await;
+        let total = context::total_bytes(&self.inputs).await;
         let progress = lifecycle.progress(if config.stream.follow || config.stream.looped { None } else { total });
-        let shared = Arc::new(Shared::new(config, lifecycle, publisher, self.rejects, progress)?);
-        let exit = if shared.config.stream.follow { follow(&shared).await } else { once(&shared, self.inputs, names).await };
-        shared.close().await?;
+        let context = Arc::new(StreamContext::new(config, lifecycle, publisher, self.rejects, progress, self.max_open_files)?);
+        let exit =
+            if context.config.stream.follow { following::run(&context).await } else { once(&context, self.inputs, names).await };
+        context.close().await?;
         exit
     }
 }
 
 /// Every source to its end.
-async fn once(shared: &Arc<Shared>, inputs: Vec<Input>, names: Names) -> anyhow::Result<Exit> {
+async fn once(context: &Arc<StreamContext>, inputs: Vec<Input>, names: Names) -> anyhow::Result<Exit> {
     let mut tasks = JoinSet::new();
     let sources = inputs.len();
-    shared.unfinished.send_replace(sources);
+    context.unfinished.send_replace(sources);
     for input in inputs {
-        let shared = shared.clone();
+        let context = context.clone();
         tasks.spawn(async move {
             let name = input.name();
-            (name, task::run_to_end(&shared, input).await)
+            (name, task::run_to_end(&context, input).await)
         });
     }
     let (mut failed, mut interrupted) = (0, false);
@@ -131,21 +138,21 @@ async fn once(shared: &Arc<Shared>, inputs: Vec<Input>, names: Names) -> anyhow:
         tracing::info!("stopped before the end; run it again and it goes on where {} is", names.queue);
         return Ok(Exit::Stopped);
     }
-    let place = match shared.config.stream.until {
+    let place = match context.config.stream.until {
         Until::Queued => names.queue,
         Until::Stored => names.store,
     };
-    match (shared.counts(), shared.ends.load(Ordering::Relaxed)) {
+    match (context.counts(), context.rows_of_finished.load(Ordering::Relaxed)) {
         // What Redis has of them was sent by an earlier run; whether that is where it is to be was asked all the same.
         ((0, _), rows @ 1..) => tracing::info!(rows, "nothing new: all {rows} rows are safely in {place} already"),
-        ((rows, rejected), _) => report_end(shared, rows, rejected, place),
+        ((rows, rejected), _) => report_end(context, rows, rejected, place),
     }
     Ok(Exit::Done)
 }
 
 /// The last line of a run: where its rows are, and why some are not samples.
-fn report_end(shared: &Shared, rows: u64, rejected: u64, place: &str) {
-    let Some(why) = shared.rejections.summary() else {
+fn report_end(context: &StreamContext, rows: u64, rejected: u64, place: &str) {
+    let Some(why) = context.rejections.summary() else {
         tracing::info!(rows, rejected, "every row is safely in {place}");
         return;
     };
@@ -154,7 +161,7 @@ fn report_end(shared: &Shared, rows: u64, rejected: u64, place: &str) {
     } else {
         format!("{} of {rows} rows are safely in {place}; the other {rejected} are rejected", rows.saturating_sub(rejected))
     };
-    let hint = if shared.config.stream.rejects.is_some() { "" } else { ". --rejects FILE keeps the rejected rows" };
+    let hint = if context.config.stream.rejects.is_some() { "" } else { ". --rejects FILE keeps the rejected rows" };
     if rejections::are_many(rejected, rows) {
         tracing::warn!(rows, rejected, "{what}. {why}{hint}");
     } else {
@@ -172,113 +179,6 @@ fn incomplete(failed: usize, sources: usize, interrupted: bool) -> String {
         1 => format!("{failed} of the {sources} sources could not be streamed to the end; the other one was"),
         _ => format!("{failed} of the {sources} sources could not be streamed to the end; the others were"),
     }
-}
-
-/// Watches until told to stop: every file there is, and those that come.
-async fn follow(shared: &Arc<Shared>) -> anyhow::Result<Exit> {
-    let mut tasks: JoinSet<Followed> = JoinSet::new();
-    let stream = &shared.config.stream;
-    let mut files = Files { watch: Watch::new(stream.csv.clone(), stream.rejects.clone()), retries: Vec::new() };
-    let mut looked = None;
-    loop {
-        files.retry(shared, Instant::now());
-        for input in scan(&mut files.watch, &mut looked) {
-            let shared = shared.clone();
-            tasks.spawn(async move {
-                let (state, outcome) = task::follow(&shared, &input).await;
-                Followed { input, state, outcome }
-            });
-        }
-        tokio::select! {
-            () = shared.lifecycle.draining().cancelled_owned() => break,
-            Some(ended) = tasks.join_next(), if !tasks.is_empty() => files.note_end(shared, ended?)?,
-            () = tokio::time::sleep(shared.config.stream.poll) => {}
-        }
-        shared.flush_rejects().await?;
-    }
-    while let Some(ended) = tasks.join_next().await {
-        files.note_end(shared, ended?)?;
-    }
-    Ok(Exit::Done)
-}
-
-/// How following a file ended.
-struct Followed {
-    input: Input,
-    /// The file that was read (or could not be opened), as it was then: its path may lead to another one by now.
-    state: Option<FileState>,
-    outcome: Result<(), pump::Failure>,
-}
-
-/// New files. A directory that cannot be read just now keeps nobody from following what is open. Where there is nothing in the
-/// beginning, and what keeps us from looking, is said once; `looked` is how the last look ended.
-fn scan(files: &mut Watch, looked: &mut Option<Result<(), String>>) -> Vec<Input> {
-    let (new, outcome) = match files.scan() {
-        Ok(new) => (new, Ok(())),
-        Err(error) => (Vec::new(), Err(error.to_string())),
-    };
-    match &outcome {
-        Err(error) if looked.as_ref() != Some(&outcome) => tracing::warn!("looking for new files: {error}"),
-        Ok(()) if looked.is_none() => {
-            for nothing in files.nothing() {
-                tracing::warn!(
-                    "no file to follow yet: {nothing}; waiting for one. If there should be one, check stream.csv (--csv) and, in a pod, \
-                     the volume that is mounted there"
-                );
-            }
-        }
-        _ => {}
-    }
-    *looked = Some(outcome);
-    new
-}
-
-/// The files that are followed, and those that are tried again.
-struct Files {
-    watch: Watch,
-    retries: Vec<(Instant, Input, FileId)>,
-}
-
-impl Files {
-    /// Has files given again whose time has come. One that is gone meanwhile is not waited for.
-    fn retry(&mut self, shared: &Shared, now: Instant) {
-        for (_, input, file) in self.retries.extract_if(.., |(at, ..)| *at <= now) {
-            self.watch.forget(file);
-            if is_gone(&input) {
-                shared.unreadable.settle(&input.name());
-            }
-        }
-    }
-
-    /// A followed file has ended: it is taken up again when it changes, and what failed by I/O in any case.
-    fn note_end(&mut self, shared: &Shared, ended: Followed) -> anyhow::Result<()> {
-        let Followed { input, state, outcome } = ended;
-        let (name, now) = (input.name(), Instant::now());
-        match outcome {
-            Ok(()) => shared.unreadable.settle(&name),
-            Err(error) if error.ends_all() => return Err(error.into_error()),
-            // It was removed before it could be opened.
-            Err(error) if error.is_io() && is_gone(&input) => {
-                shared.unreadable.settle(&name);
-                tracing::debug!(%error, "a file is gone");
-            }
-            Err(error) if error.is_io() => {
-                shared.unreadable.note(&name, error.to_string(), now);
-                self.retries.extend(state.map(|state| (now + unreadable::RETRY, input.clone(), state.id)));
-            }
-            Err(error) => {
-                shared.unreadable.settle(&name);
-                tracing::error!("{error}; this file is left alone until it changes");
-            }
-        }
-        self.watch.close(&input, state);
-        Ok(())
-    }
-}
-
-/// Whether there is nothing at an input's path.
-fn is_gone(input: &Input) -> bool {
-    input.path().is_some_and(|path| matches!(path.try_exists(), Ok(false)))
 }
 
 #[cfg(test)]

@@ -4,14 +4,17 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::Shared;
+use super::context::StreamContext;
+use super::followed_file::{FollowedFile, Look};
+use super::open_files::{self, OpenSlot};
+use super::outcome::{PumpEnd, SourceFailure};
+use super::shift::Shift;
 use super::window::{Halt, Parcel, Window};
 use crate::batch::{self, Builder, Columns, Header, Reject, Segments};
 use crate::model::{Position, Reason, TimeMs};
 use crate::runtime::observe;
-use crate::source::pace::{Realtime, Restamp};
-use crate::source::{CsvReader, Fill, Kind, Row, SourceError};
-use crate::transport::TransportError;
+use crate::source::pace::Realtime;
+use crate::source::{CsvReader, Fill, Row, RowKind, SourceError};
 
 /// Rows between two looks at the clock and the other tasks: a few milliseconds.
 const STRIDE: u32 = 4096;
@@ -20,73 +23,24 @@ const REJECT: u32 = 64;
 /// Rows that `--rate` lets go at once.
 const RATE_STRIDE: u32 = 20;
 
-/// Why a pump stopped.
-#[derive(Debug)]
-pub(super) enum End {
-    /// The source is at its end and everything is in the queue.
-    Finished(Position),
-    /// The file was rewritten in place: another content begins under its name.
-    Restarted,
-    /// The queue is elsewhere: seek.
-    Elsewhere(Option<Position>),
-    /// The process is to end.
-    Interrupted,
-}
-
-/// What stops a source for good.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum Failure {
-    /// The input.
-    #[error(transparent)]
-    Source(#[from] SourceError),
-    /// The queue.
-    #[error(transparent)]
-    Queue(#[from] TransportError),
-    /// `--strict`, or what a user has to change.
-    #[error("{0}")]
-    Stopped(String),
-}
-
-impl Failure {
-    /// As the end of the process says it: what the queue refuses is still found as that.
-    pub(super) fn into_error(self) -> anyhow::Error {
-        match self {
-            Self::Queue(error) => error.into(),
-            other => other.into(),
-        }
-    }
-
-    /// Whether the system could not read the file: trying again can help.
-    pub(super) fn is_io(&self) -> bool {
-        matches!(self, Self::Source(SourceError::Io { .. }))
-    }
-
-    /// Whether the other sources cannot go on either.
-    pub(super) fn ends_all(&self) -> bool {
-        match self {
-            Self::Source(error) => matches!(error, SourceError::Rejects { .. }),
-            Self::Queue(_) | Self::Stopped(_) => true,
-        }
-    }
-}
-
+/// What keeps a pump from going on.
 enum Stop {
-    End(End),
-    Failure(Failure),
+    End(PumpEnd),
+    Failure(SourceFailure),
 }
 
 impl From<Halt> for Stop {
     fn from(halt: Halt) -> Self {
         match halt {
-            Halt::Elsewhere(to) => Self::End(End::Elsewhere(to)),
-            Halt::Interrupted => Self::End(End::Interrupted),
+            Halt::Elsewhere(to) => Self::End(PumpEnd::Elsewhere(to)),
+            Halt::Interrupted => Self::End(PumpEnd::Interrupted),
             Halt::Failed(error) => Self::Failure(error.into()),
         }
     }
 }
 
-impl From<Failure> for Stop {
-    fn from(failure: Failure) -> Self {
+impl From<SourceFailure> for Stop {
+    fn from(failure: SourceFailure) -> Self {
         Self::Failure(failure)
     }
 }
@@ -99,7 +53,7 @@ impl From<SourceError> for Stop {
 
 /// One source on its way.
 pub(super) struct Pump<'a> {
-    pub(super) shared: &'a Shared,
+    pub(super) context: &'a StreamContext,
     pub(super) reader: &'a mut CsvReader,
     pub(super) window: Window,
     pub(super) builder: Builder,
@@ -108,71 +62,50 @@ pub(super) struct Pump<'a> {
     pub(super) header: Header,
     /// What is added to source times; decided at the first row of a run with `--restamp`.
     pub(super) shift: &'a mut Shift,
-    /// Rows below this were counted before.
-    pub(super) counted: &'a mut u64,
+    /// The first row that was not counted yet: rows below it are read again.
+    pub(super) next_uncounted_row: &'a mut u64,
     /// Series of the reader's table that batches have brought.
     pub(super) placed: usize,
-    /// Rows that were counted but not yet told to the metrics.
-    pub(super) fresh: u64,
+    /// Rows that were counted but not yet reported to the metrics.
+    pub(super) unreported_rows: u64,
     /// Rejects among them.
-    pub(super) fresh_rejects: u64,
-    /// Byte offset up to which progress was told, now or before.
-    pub(super) told: &'a mut u64,
+    pub(super) unreported_rejects: u64,
+    /// Byte offset up to which progress was reported, now or before.
+    pub(super) reported_offset: &'a mut u64,
     /// `--realtime`.
     pub(super) pacer: Option<Realtime>,
     /// Rows that may go before `--rate` is asked again.
     pub(super) allowance: u32,
     /// With `--realtime`, the position before the row that waits in hand.
-    pub(super) before: Option<Position>,
+    pub(super) position_before_row: Option<Position>,
     /// What becomes of a followed file.
-    pub(super) watch: super::watch::Followed,
-}
-
-/// The shift of a run: fixed once it is decided.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Shift {
-    /// Times are kept.
-    None,
-    /// The first time becomes now.
-    Undecided,
-    /// All are shifted by the same.
-    By(Restamp),
-}
-
-impl Shift {
-    fn apply(&mut self, time_ms: TimeMs, now_ms: TimeMs) -> Result<TimeMs, Reason> {
-        let restamp = match self {
-            Self::None => return Ok(time_ms),
-            Self::By(restamp) => *restamp,
-            Self::Undecided => Restamp::new(time_ms, now_ms),
-        };
-        *self = Self::By(restamp);
-        restamp.apply(time_ms)
-    }
+    pub(super) followed: FollowedFile,
+    /// A followed file's right to be open.
+    pub(super) slot: Option<&'a mut OpenSlot>,
 }
 
 impl Pump<'_> {
     /// Runs until the source has nothing more, or something stops it.
-    pub(super) async fn run(&mut self) -> Result<End, Failure> {
+    pub(super) async fn run(&mut self) -> Result<PumpEnd, SourceFailure> {
         match self.run_on().await {
             Ok(end) | Err(Stop::End(end)) => Ok(end),
             Err(Stop::Failure(failure)) => Err(failure),
         }
     }
 
-    async fn run_on(&mut self) -> Result<End, Stop> {
-        let draining = self.shared.lifecycle.draining();
+    async fn run_on(&mut self) -> Result<PumpEnd, Stop> {
+        let draining = self.context.lifecycle.draining();
         loop {
             self.take_buffered().await?;
             let due = self.due();
             let fill = tokio::select! {
                 biased;
-                () = draining.cancelled() => return self.finish(End::Interrupted).await,
+                () = draining.cancelled() => return self.finish(PumpEnd::Interrupted).await,
                 fill = self.reader.fill() => match fill {
                     Ok(fill) => fill,
                     Err(error) => {
                         // What was read before the damage is good.
-                        self.finish(End::Interrupted).await?;
+                        self.finish(PumpEnd::Interrupted).await?;
                         return Err(error.into());
                     }
                 },
@@ -186,11 +119,15 @@ impl Pump<'_> {
                 }
             };
             match fill {
-                Fill::Data => {}
+                Fill::Data => {
+                    if let Some(slot) = &mut self.slot {
+                        slot.note_activity();
+                    }
+                }
                 Fill::SeriesFull => {
                     self.close().await?;
                     self.reader.reset_series();
-                    self.segments = Segments::new(self.shared.config.batch.max_new_series);
+                    self.segments = Segments::new(self.context.config.batch.max_new_series);
                     self.placed = 0;
                 }
                 Fill::Idle => {
@@ -200,15 +137,15 @@ impl Pump<'_> {
                 }
                 Fill::End => {
                     let at = self.reader.position();
-                    return self.finish(End::Finished(at)).await;
+                    return self.finish(PumpEnd::Finished(at)).await;
                 }
             }
         }
     }
 
     /// A followed file has nothing more now: what was collected goes when it is due, the answers are awaited; then, after a rest,
-    /// the file and the queue are looked at.
-    async fn idle(&mut self) -> Result<Option<End>, Stop> {
+    /// the file and the queue are looked at. Where others wait for its place, it is closed.
+    async fn idle(&mut self) -> Result<Option<PumpEnd>, Stop> {
         let now = Instant::now();
         if self.due().is_some_and(|due| due <= now) {
             self.close().await?;
@@ -216,67 +153,78 @@ impl Pump<'_> {
         if self.builder.is_empty() {
             self.window.drain().await?;
         }
-        let wake = now + self.shared.config.stream.poll;
+        let wake = now + self.context.config.stream.poll;
         tokio::select! {
             () = tokio::time::sleep_until(self.due().map_or(wake, |due| due.min(wake))) => {}
-            () = self.shared.lifecycle.draining().cancelled_owned() => return Ok(Some(self.finish(End::Interrupted).await?)),
+            () = open_files::close_requested(self.slot.as_deref()), if self.builder.is_empty() => {}
+            () = self.context.lifecycle.draining().cancelled_owned() => return Ok(Some(self.finish(PumpEnd::Interrupted).await?)),
         }
         if !self.builder.is_empty() {
             return Ok(None);
         }
-        Ok(self.watch.look(self.shared, self.reader, self.window.confirmed()).await?)
+        let look = self.followed.look(self.context, self.reader, self.window.confirmed()).await?;
+        if let Some(slot) = self.slot.as_deref().filter(|slot| slot.is_close_requested()) {
+            if matches!(look, Look::Unchanged) && self.reader.state_as_read().await?.is_some() {
+                return Ok(Some(PumpEnd::Closed));
+            }
+            slot.decline();
+        }
+        match look {
+            Look::End(end) => Ok(Some(end)),
+            Look::Unchanged | Look::Changed => Ok(None),
+        }
     }
 
     /// Sends what was collected and waits until everything is accepted.
-    async fn finish(&mut self, end: End) -> Result<End, Stop> {
+    async fn finish(&mut self, end: PumpEnd) -> Result<PumpEnd, Stop> {
         self.close().await?;
         self.window.drain().await?;
         Ok(end)
     }
 
     fn due(&self) -> Option<Instant> {
-        self.builder.due().map(|due| self.shared.began + due)
+        self.builder.due().map(|due| self.context.began + due)
     }
 
     /// Takes every row that is complete in memory.
     async fn take_buffered(&mut self) -> Result<(), Stop> {
-        let mut now = self.shared.began.elapsed();
+        let mut now = self.context.began.elapsed();
         let mut since_look = 0;
-        let (paced, realtime) = (self.shared.pace.is_some(), self.pacer.is_some());
+        let (paced, realtime) = (self.context.pace.is_some(), self.pacer.is_some());
         loop {
             if paced {
                 self.keep_rate().await?;
-                now = self.shared.began.elapsed();
+                now = self.context.began.elapsed();
             }
             if realtime {
-                self.before = Some(self.reader.position());
+                self.position_before_row = Some(self.reader.position());
             }
             let Some(row) = self.reader.next_row() else { break };
             if realtime {
                 self.keep_time(&row).await?;
-                now = self.shared.began.elapsed();
+                now = self.context.began.elapsed();
             }
-            self.before = None;
-            let weight = if matches!(row.kind, Kind::Sample { .. }) { 1 } else { REJECT };
+            self.position_before_row = None;
+            let weight = if matches!(row.kind, RowKind::Sample { .. }) { 1 } else { REJECT };
             self.take(row, now).await?;
             since_look += weight;
             if since_look >= STRIDE {
                 since_look = 0;
                 tokio::task::yield_now().await;
-                now = self.shared.began.elapsed();
-                if self.shared.lifecycle.draining().is_cancelled() {
-                    return Err(Stop::End(self.finish(End::Interrupted).await?));
+                now = self.context.began.elapsed();
+                if self.context.lifecycle.draining().is_cancelled() {
+                    return Err(Stop::End(self.finish(PumpEnd::Interrupted).await?));
                 }
             }
             let new_series = self.reader.series_len().saturating_sub(self.placed);
             if self.builder.is_full()
-                || new_series >= self.shared.config.batch.max_new_series
+                || new_series >= self.context.config.batch.max_new_series
                 || ((since_look == 0 || paced) && self.builder.due().is_some_and(|due| due <= now))
             {
                 self.close().await?;
             }
         }
-        self.before = None;
+        self.position_before_row = None;
         Ok(())
     }
 
@@ -284,7 +232,7 @@ impl Pump<'_> {
     async fn keep_rate(&mut self) -> Result<(), Stop> {
         if self.allowance == 0 {
             self.allowance = RATE_STRIDE;
-            let wait = self.shared.wait_for_rows(u64::from(RATE_STRIDE));
+            let wait = self.context.wait_for_rows(u64::from(RATE_STRIDE));
             self.rest(wait).await?;
         }
         self.allowance -= 1;
@@ -293,7 +241,7 @@ impl Pump<'_> {
 
     /// `--realtime`: waits until this row's time has come.
     async fn keep_time(&mut self, row: &Row) -> Result<(), Stop> {
-        let Kind::Sample { time_ms, .. } = row.kind else { return Ok(()) };
+        let RowKind::Sample { time_ms, .. } = row.kind else { return Ok(()) };
         let wait = self.pacer.as_mut().map_or(Duration::ZERO, |pacer| pacer.due(time_ms, std::time::Instant::now()));
         self.rest(wait).await
     }
@@ -307,7 +255,7 @@ impl Pump<'_> {
             tokio::select! {
                 () = tokio::time::sleep_until(next) => {}
                 () = self.window.answered(), if !self.window.is_empty() => {}
-                () = self.shared.lifecycle.draining().cancelled_owned() => return Err(Stop::End(self.finish(End::Interrupted).await?)),
+                () = self.context.lifecycle.draining().cancelled_owned() => return Err(Stop::End(self.finish(PumpEnd::Interrupted).await?)),
             }
             at = Instant::now();
             self.window.settle_answered().await?;
@@ -319,20 +267,20 @@ impl Pump<'_> {
     }
 
     async fn take(&mut self, row: Row, now: Duration) -> Result<(), Stop> {
-        let first_time = row.row >= *self.counted;
+        let first_time = row.row >= *self.next_uncounted_row;
         if first_time {
-            *self.counted = row.row + 1;
-            self.fresh += 1;
+            *self.next_uncounted_row = row.row + 1;
+            self.unreported_rows += 1;
         }
         match row.kind {
-            Kind::Sample { series, time_ms, value } => {
-                match self.shift.apply(time_ms, self.shared.started_ms) {
+            RowKind::Sample { series, time_ms, value } => {
+                match self.shift.apply(time_ms, self.context.started_ms) {
                     Ok(time_ms) => self.builder.sample(series, time_ms, value, now),
                     // A reader's sample does not tell its line.
                     Err(reason) => self.builder.reject(Reject { row: row.row, line: 0, reason }, now),
                 }
             }
-            Kind::Reject { line, reason } => {
+            RowKind::Reject { line, reason } => {
                 if first_time {
                     self.note_reject(row.row, line, reason).await?;
                 }
@@ -344,14 +292,14 @@ impl Pump<'_> {
 
     async fn note_reject(&mut self, row: u64, line: u64, reason: Reason) -> Result<(), Stop> {
         observe::rows_rejected(reason, 1);
-        self.fresh_rejects += 1;
+        self.unreported_rejects += 1;
         let name = &self.header.name;
-        self.shared.rejections.note(reason, name, line);
-        self.shared.write_reject(name, row, (line, reason), self.reader).await?;
-        if self.shared.config.stream.strict {
+        self.context.rejections.note(reason, name, line);
+        self.context.write_reject(name, row, (line, reason), self.reader).await?;
+        if self.context.config.stream.strict {
             let why =
                 format!("{name}, line {line}: the row is rejected as {reason}, and --strict stops at the first rejected row");
-            return Err(Stop::Failure(Failure::Stopped(why)));
+            return Err(Stop::Failure(SourceFailure::Stopped(why)));
         }
         Ok(())
     }
@@ -359,12 +307,12 @@ impl Pump<'_> {
     /// Encodes what was collected and sends it.
     async fn close(&mut self) -> Result<(), Stop> {
         let Some(columns) = self.builder.take() else { return Ok(()) };
-        let next = self.before.unwrap_or_else(|| self.reader.position());
-        let (rows, rejects) = (std::mem::take(&mut self.fresh), std::mem::take(&mut self.fresh_rejects));
+        let next = self.position_before_row.unwrap_or_else(|| self.reader.position());
+        let (rows, rejects) = (std::mem::take(&mut self.unreported_rows), std::mem::take(&mut self.unreported_rejects));
         observe::rows_read(rows);
-        self.shared.count(rows, rejects);
+        self.context.count(rows, rejects);
         let parcel = self.encode(&columns, next);
-        self.shared.progress.advance(rows, parcel.raw_bytes);
+        self.context.progress.advance(rows, parcel.raw_bytes);
         Ok(self.window.push(parcel).await?)
     }
 
@@ -374,10 +322,10 @@ impl Pump<'_> {
         self.segments.place(columns, |series| reader.series(series));
         self.header.created_ms = TimeMs::now();
         self.header.dictionaries = self.segments.ids();
-        let level = self.shared.config.batch.compression_level;
+        let level = self.context.config.batch.compression_level;
         let payload = batch::encode(&self.header, columns, self.segments.placement(), level);
-        let raw_bytes = next.offset.saturating_sub(*self.told);
-        *self.told = next.offset.max(*self.told);
+        let raw_bytes = next.offset.saturating_sub(*self.reported_offset);
+        *self.reported_offset = next.offset.max(*self.reported_offset);
         Parcel { rows: columns.rows, next, payload, dictionaries: self.segments.all().to_vec(), raw_bytes }
     }
 }

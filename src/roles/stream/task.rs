@@ -16,21 +16,23 @@ use crate::source::pace::Realtime;
 use crate::source::{CsvReader, Input, Seek, identity};
 use crate::transport::{Lease, TransportError};
 
+use super::closed_files::{ClosedFile, Progress};
+use super::context::{StreamContext, WAIT};
+use super::followed_file::FollowedFile;
 use super::identify::{self, Identified, Unidentified};
-use super::pump::{End, Failure, Pump, Shift};
-use super::shared::Shared;
-use super::watch::Followed;
+use super::lease::HeldLease;
+use super::open_files::{self, OpenSlot};
+use super::outcome::{PumpEnd, SourceFailure};
+use super::pump::Pump;
+use super::shift::Shift;
 use super::window::Window;
 
-/// Between two looks at a finished source, and between two tries for a lease that another has.
-const LOOK: Duration = Duration::from_millis(500);
+/// How often a finished source is looked at again, and a lease that another streamer has is asked for.
+const RECHECK_INTERVAL: Duration = Duration::from_millis(500);
 /// How long a followed file may be without a row before that is worth a warning: those that are rotated begin empty.
-const BEGINS: Duration = Duration::from_secs(3);
+const FIRST_ROW_TIMEOUT: Duration = Duration::from_secs(3);
 /// How much slower each lease that is held makes taking another.
-const SHARE: Duration = Duration::from_millis(30);
-
-/// First and longest wait between two questions to a queue that does not answer.
-const WAIT: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+const DELAY_PER_LEASE: Duration = Duration::from_millis(30);
 
 /// How a source's task ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,97 +43,99 @@ pub(super) enum Outcome {
     Interrupted,
 }
 
-impl From<Unidentified> for Failure {
-    fn from(error: Unidentified) -> Self {
-        match error {
-            Unidentified::Source(error) => Self::Source(error),
-            Unidentified::Queue(error) => Self::Queue(error),
-        }
-    }
-}
-
-/// Waits, or gives up: `false` = the process is to end.
-async fn rest(shared: &Shared, time: Duration) -> bool {
-    tokio::select! {
-        () = tokio::time::sleep(time) => true,
-        () = shared.lifecycle.draining().cancelled_owned() => false,
-    }
-}
-
-/// Asks the queue until it answers; `None` when the process is to end first.
-async fn ask<T, F>(shared: &Shared, question: impl Fn() -> F) -> Result<Option<T>, TransportError>
-where
-    F: Future<Output = Result<T, TransportError>>,
-{
-    let mut backoff = Backoff::new(WAIT.0, WAIT.1);
-    loop {
-        match question().await {
-            Ok(answer) => return Ok(Some(answer)),
-            Err(error) if error.is_transient() => {
-                tracing::debug!(%error, "asking Redis");
-                if !rest(shared, backoff.next()).await {
-                    return Ok(None);
-                }
-            }
-            Err(error) => return Err(error),
-        }
-    }
-}
-
 /// Streams a source to its end, round after round with `--loop`, and watches it until all sources of the process are there.
-pub(super) async fn run_to_end(shared: &Shared, input: Input) -> Result<Outcome, Failure> {
-    let outcome = to_end(shared, &input).await;
+pub(super) async fn run_to_end(context: &StreamContext, input: Input) -> Result<Outcome, SourceFailure> {
+    let outcome = to_end(context, &input).await;
     if !matches!(outcome, Ok(Outcome::Finished)) {
         // Nobody is to wait for a source that ended otherwise.
-        shared.unfinished.send_modify(|n| *n = n.saturating_sub(1));
+        context.unfinished.send_modify(|n| *n = n.saturating_sub(1));
     }
     outcome
 }
 
-async fn to_end(shared: &Shared, input: &Input) -> Result<Outcome, Failure> {
+async fn to_end(context: &StreamContext, input: &Input) -> Result<Outcome, SourceFailure> {
     let mut round = 0;
     loop {
-        let Some(mut source) = Source::open(shared, input, round).await? else { return Ok(Outcome::Interrupted) };
+        let Some(mut source) = Source::open(context, input, round).await? else { return Ok(Outcome::Interrupted) };
         match source.send().await? {
-            None => return Ok(Outcome::Interrupted),
-            Some(Ended::At(end)) if !shared.config.stream.looped => return source.watch(end).await,
-            Some(_) => {}
+            SourceEnd::Interrupted => return Ok(Outcome::Interrupted),
+            SourceEnd::At(end) if !context.config.stream.looped => return source.watch(end).await,
+            _ => {}
         }
         round += 1;
-        if shared.lifecycle.draining().is_cancelled() {
+        if context.lifecycle.draining().is_cancelled() {
             return Ok(Outcome::Interrupted);
         }
     }
 }
 
-/// Follows a file until it is gone or the process is to end. Gives the state of the file that was read when it was read last, so that it
-/// is taken up again only when it has changed.
-pub(super) async fn follow(shared: &Shared, input: &Input) -> (Option<FileState>, Result<(), Failure>) {
-    let mut columns = None;
+/// How following a file ended.
+#[derive(Debug)]
+pub(super) enum FollowEnd {
+    /// There is nothing more to come of it, or the process is to end.
+    Done,
+    /// It was quiet, and others need its place.
+    Closed(Box<ClosedFile>),
+    /// Another streamer has it, and others need its place.
+    LeasedElsewhere,
+}
+
+/// Follows a file until it is gone, its place is needed, or the process is to end; `closed` is what is known of it from before. Gives the state
+/// of the file that was read when it was read last, so that it is taken up again only when it has changed.
+pub(super) async fn follow(
+    context: &StreamContext,
+    input: &Input,
+    slot: OpenSlot,
+    closed: Option<ClosedFile>,
+) -> (Option<FileState>, Result<FollowEnd, SourceFailure>) {
+    let (mut progress, mut columns) = closed.map_or((None, None), |closed| (closed.progress, closed.columns));
+    let mut slot = Some(slot);
     loop {
-        let mut source = match Source::open(shared, input, 0).await {
-            Ok(Some(source)) => source,
-            Ok(None) => return (None, Ok(())),
+        let mut source = match Source::open(context, input, 0).await {
+            Ok(Some(source)) => Source { slot: slot.take(), ..source },
+            Ok(None) => return (None, Ok(FollowEnd::Done)),
             // What could not be opened is what stands at the path.
             Err(error) => return (state_at(input), Err(error)),
         };
-        if let Some(columns) = columns.take() {
-            source.reader.assume(Some(columns));
-        }
-        let ended = match source.has_begun().await {
-            Ok(Begun::Yes) => source.send().await,
-            Ok(Begun::Rewritten) => Ok(Some(Ended::Restarted)),
-            Ok(Begun::Never) => Ok(None),
-            Err(error) => Err(error),
+        let ended = match progress.take() {
+            Some(progress) => match source.resume(progress).await {
+                Ok(true) => {
+                    columns = None;
+                    source.send().await
+                }
+                Ok(false) => Ok(SourceEnd::Restarted),
+                Err(error) => Err(error),
+            },
+            None => {
+                if let Some(columns) = columns.take() {
+                    source.reader.assume(Some(columns));
+                }
+                match source.has_begun().await {
+                    Ok(Begun::Yes) => source.send().await,
+                    Ok(Begun::Ended(end)) => Ok(end),
+                    Err(error) => Err(error),
+                }
+            }
         };
-        match ended {
-            Ok(Some(Ended::Restarted)) => {
+        let end = match ended {
+            Ok(SourceEnd::Restarted) => {
                 tracing::info!(file = source.name, "the file was rewritten; reading it from its start");
                 // Where it was only emptied, its writer does not repeat the header.
-                columns = source.reader.columns_to_go_on_with();
+                columns = columns.take().or_else(|| source.reader.columns_to_go_on_with());
+                slot = source.slot;
+                continue;
             }
-            ended => return (source.reader.state().await.ok().flatten(), ended.map(|_| ())),
-        }
+            Ok(SourceEnd::Closed) => FollowEnd::Closed(Box::new(source.closed())),
+            Ok(SourceEnd::LeasedElsewhere) => FollowEnd::LeasedElsewhere,
+            Ok(SourceEnd::At(_) | SourceEnd::Interrupted) => FollowEnd::Done,
+            Err(error) => return (source.reader.state().await.ok().flatten(), Err(error)),
+        };
+        // What comes after the last byte that was read makes a closed file another one.
+        let state = match &end {
+            FollowEnd::Closed(_) => source.reader.state_as_read().await,
+            FollowEnd::Done | FollowEnd::LeasedElsewhere => source.reader.state().await,
+        };
+        return (state.ok().flatten(), Ok(end));
     }
 }
 
@@ -143,78 +147,137 @@ fn state_at(input: &Input) -> Option<FileState> {
 #[derive(Debug, Clone, Copy)]
 enum Begun {
     Yes,
-    /// It was truncated or rewritten before it had one.
-    Rewritten,
-    /// It is gone, or the process is to end.
-    Never,
+    /// It ended before it had one.
+    Ended(SourceEnd),
 }
 
 /// How a source came to its end.
 #[derive(Debug, Clone, Copy)]
-enum Ended {
+enum SourceEnd {
+    /// Everything up to there is in the queue, and nothing more comes.
     At(Position),
+    /// It was truncated or rewritten.
     Restarted,
+    /// It is quiet, and others need its place.
+    Closed,
+    /// Another streamer has it, and others need its place.
+    LeasedElsewhere,
+    /// The process is to end, or the file is gone before it had a row.
+    Interrupted,
+}
+
+/// What asking for a lease came to.
+enum Leased<'a> {
+    /// It is ours, and this is where the queue is in the source.
+    Held(HeldLease<'a>, Option<Position>),
+    /// It will not be had now.
+    Not(SourceEnd),
 }
 
 /// One content on its way.
 struct Source<'a> {
-    shared: &'a Shared,
+    context: &'a StreamContext,
     name: String,
     reader: CsvReader,
     round: u64,
     shift: Shift,
-    counted: u64,
-    told: u64,
+    /// The first row that was not counted yet.
+    next_uncounted_row: u64,
+    /// Byte offset up to which progress was reported.
+    reported_offset: u64,
     identified: Option<Identified>,
+    /// Whether this goes on with a file that was closed for a while.
+    resumed: bool,
+    /// A followed file's right to be open.
+    slot: Option<OpenSlot>,
     /// A lease that is on its way back.
     returning: Option<JoinHandle<()>>,
 }
 
 impl<'a> Source<'a> {
     /// `None` when the process is to end first.
-    async fn open(shared: &'a Shared, input: &'a Input, round: u64) -> Result<Option<Self>, Failure> {
+    async fn open(context: &'a StreamContext, input: &'a Input, round: u64) -> Result<Option<Self>, SourceFailure> {
         let mut reader = tokio::select! {
             biased;
-            () = shared.lifecycle.draining().cancelled_owned() => return Ok(None),
-            reader = CsvReader::open(input, shared.config.stream.follow, shared.options()) => reader?,
+            () = context.lifecycle.draining().cancelled_owned() => return Ok(None),
+            reader = CsvReader::open(input, context.config.stream.follow, context.options()) => reader?,
         };
-        reader.assume(shared.columns.clone());
-        let shift = if shared.config.stream.restamp { Shift::Undecided } else { Shift::None };
+        reader.assume(context.columns.clone());
+        let shift = if context.config.stream.restamp { Shift::Undecided } else { Shift::None };
         Ok(Some(Self {
-            shared,
+            context,
             name: input.name(),
             reader,
             round,
             shift,
-            counted: 0,
-            told: 0,
+            next_uncounted_row: 0,
+            reported_offset: 0,
             identified: None,
+            resumed: false,
+            slot: None,
             returning: None,
         }))
     }
 
     /// Waits until a followed file has a first record.
-    async fn has_begun(&mut self) -> Result<Begun, Failure> {
+    async fn has_begun(&mut self) -> Result<Begun, SourceFailure> {
         let mut since = Some(Instant::now());
-        while !self.reader.beginning(&self.shared.config.cluster).await?.has_record {
-            if since.is_some_and(|since| since.elapsed() >= BEGINS) {
+        while !self.reader.beginning(&self.context.config.cluster).await?.has_record {
+            if since.is_some_and(|since| since.elapsed() >= FIRST_ROW_TIMEOUT) {
                 since = None;
                 self.warn_of_no_row().await?;
             }
-            match self.reader.look().await? {
-                Change::None | Change::Grown => {}
-                Change::Restarted => return Ok(Begun::Rewritten),
-                Change::Replaced | Change::Removed => return Ok(Begun::Never),
+            let change = self.reader.look().await?;
+            if open_files::is_close_requested(self.slot.as_ref()) {
+                if change == Change::None && self.reader.state_as_read().await?.is_some() {
+                    return Ok(Begun::Ended(SourceEnd::Closed));
+                }
+                open_files::decline(self.slot.as_ref());
             }
-            if !rest(self.shared, self.shared.config.stream.poll).await {
-                return Ok(Begun::Never);
+            match change {
+                Change::None | Change::Grown => {}
+                Change::Restarted => return Ok(Begun::Ended(SourceEnd::Restarted)),
+                Change::Replaced | Change::Removed => return Ok(Begun::Ended(SourceEnd::Interrupted)),
+            }
+            tokio::select! {
+                () = tokio::time::sleep(self.context.config.stream.poll) => {}
+                () = open_files::close_requested(self.slot.as_ref()) => {}
+                () = self.context.lifecycle.draining().cancelled_owned() => return Ok(Begun::Ended(SourceEnd::Interrupted)),
             }
         }
-        self.shared.unreadable.settle(&self.name);
+        self.context.unreadable.settle(&self.name);
         Ok(Begun::Yes)
     }
 
-    async fn warn_of_no_row(&self) -> Result<(), Failure> {
+    /// Goes on with a file that was closed for a while. `false`: it is another content now.
+    async fn resume(&mut self, progress: Progress) -> Result<bool, SourceFailure> {
+        let Progress { identified, position, learnt, shift, next_uncounted_row, reported_offset } = progress;
+        self.reader.recall(learnt);
+        if self.reader.seek(Some(&position)).await? != Seek::Ok {
+            return Ok(false);
+        }
+        self.context.unreadable.settle(&self.name);
+        self.identified = Some(identified);
+        self.resumed = true;
+        (self.shift, self.next_uncounted_row, self.reported_offset) = (shift, next_uncounted_row, reported_offset);
+        Ok(true)
+    }
+
+    /// What is needed to go on with a file that was read to its end and is closed.
+    fn closed(&self) -> ClosedFile {
+        let position = self.reader.position();
+        let progress = self.identified.filter(|_| position.row > 0).map(|identified| Progress {
+            identified,
+            position,
+            learnt: self.reader.learnt(),
+            shift: self.shift,
+            next_uncounted_row: self.next_uncounted_row,
+            reported_offset: self.reported_offset,
+        });
+        ClosedFile { progress, columns: self.reader.columns_to_go_on_with() }
+    }
+
+    async fn warn_of_no_row(&self) -> Result<(), SourceFailure> {
         let is_empty = self.reader.state().await?.is_some_and(|state| state.length == 0);
         tracing::warn!(
             "{} {}; waiting for rows. If there should be some, check what writes it (in a pod: the ConfigMap or volume it comes from)",
@@ -225,9 +288,9 @@ impl<'a> Source<'a> {
     }
 
     /// Which source this is; `None` when the process is to end first.
-    async fn identify(&mut self) -> Result<Option<Identified>, Failure> {
+    async fn identify(&mut self) -> Result<Option<Identified>, SourceFailure> {
         if self.identified.is_none() {
-            let draining = self.shared.lifecycle.draining();
+            let draining = self.context.lifecycle.draining();
             // A pipe may have nothing to say for as long as it likes.
             self.identified = tokio::select! {
                 biased;
@@ -238,27 +301,27 @@ impl<'a> Source<'a> {
         Ok(self.identified)
     }
 
-    async fn find_out(&mut self) -> Result<Option<Identified>, Failure> {
-        let shared = self.shared;
-        let (stream, cluster) = (&shared.config.stream, &shared.config.cluster);
+    async fn find_out(&mut self) -> Result<Option<Identified>, SourceFailure> {
+        let context = self.context;
+        let (stream, cluster) = (&context.config.stream, &context.config.cluster);
         if stream.source_id.is_some() || stream.looped || stream.restamp {
             let beginning = self.reader.beginning(cluster).await?;
             let source = stream.source_id.as_deref().map_or(beginning.fresh.source, |text| identity::named(cluster, text));
             if stream.looped || stream.restamp {
-                let source = identity::round(source, shared.nonce, self.round);
+                let source = identity::round(source, context.nonce, self.round);
                 return Ok(Some(Identified { source, family: FamilyId::of_source(source), registered: None }));
             }
             return Ok(Some(Identified { source, family: beginning.first_record, registered: None }));
         }
         let mut backoff = Backoff::new(WAIT.0, WAIT.1);
         loop {
-            match identify::identify(&*shared.publisher, &mut self.reader, cluster).await {
+            match identify::identify(&*context.publisher, &mut self.reader, cluster).await {
                 Ok(identified) => {
                     tracing::debug!(file = self.name, source = %identified.source, "identified");
                     return Ok(Some(identified));
                 }
                 Err(Unidentified::Queue(error)) if error.is_transient() => {
-                    if !rest(shared, backoff.next()).await {
+                    if !context.rest(backoff.next()).await {
                         return Ok(None);
                     }
                 }
@@ -267,47 +330,46 @@ impl<'a> Source<'a> {
         }
     }
 
-    /// Sends the source from where the queue is in it; `None` when the process is to end before its end.
-    async fn send(&mut self) -> Result<Option<Ended>, Failure> {
+    /// Sends the source from where the queue is in it.
+    async fn send(&mut self) -> Result<SourceEnd, SourceFailure> {
         loop {
-            let Some(identified) = self.identify().await? else { return Ok(None) };
-            let partition = identified.source.partition(self.shared.publisher.partitions());
+            let Some(identified) = self.identify().await? else { return Ok(SourceEnd::Interrupted) };
+            let partition = identified.source.partition(self.context.publisher.partitions());
             // Followed files are mostly quiet: their readers take turns by themselves.
-            let _reading = match self.shared.config.stream.follow {
+            let _reading = match self.context.config.stream.follow {
                 true => None,
                 false => {
                     tokio::select! {
-                        permit = self.shared.readers(partition).acquire() => permit.ok(),
-                        () = self.shared.lifecycle.draining().cancelled_owned() => return Ok(None),
+                        permit = self.context.readers(partition).acquire() => permit.ok(),
+                        () = self.context.lifecycle.draining().cancelled_owned() => return Ok(SourceEnd::Interrupted),
                     }
                 }
             };
-            let Some((lease, at)) = self.lease(identified).await? else { return Ok(None) };
+            let (lease, at) = match self.lease(identified).await? {
+                Leased::Held(lease, at) => (lease, at),
+                Leased::Not(end) => return Ok(end),
+            };
+            if std::mem::take(&mut self.resumed) && at.is_none() && !self.register_again(identified).await? {
+                return Ok(SourceEnd::Interrupted);
+            }
             let end = self.send_under_lease(identified, at).await;
-            match (&end, &self.shared.config.stream) {
+            match (&end, &self.context.config.stream) {
                 // It is not taken again: while it is given back, one can look whether everything is there.
-                (Ok(Some(End::Finished(_))), stream) if !stream.follow && !stream.looped => {
+                (Ok(Some(PumpEnd::Finished(_))), stream) if !stream.follow && !stream.looped => {
                     self.returning = Some(tokio::spawn(lease.give_back()));
                 }
                 _ => lease.give_back().await,
             }
             match end? {
-                Some(End::Finished(at)) => return Ok(Some(Ended::At(at))),
-                Some(End::Interrupted) => return Ok(None),
-                Some(End::Restarted) => return Ok(Some(Ended::Restarted)),
+                Some(PumpEnd::Finished(at)) => return Ok(SourceEnd::At(at)),
+                Some(PumpEnd::Interrupted) => return Ok(SourceEnd::Interrupted),
+                Some(PumpEnd::Restarted) => return Ok(SourceEnd::Restarted),
+                Some(PumpEnd::Closed) => return Ok(SourceEnd::Closed),
                 // Forked, or the queue is elsewhere: once more, from where it is.
-                Some(End::Elsewhere(to)) => {
+                Some(PumpEnd::Elsewhere(to)) => {
                     tracing::debug!(file = self.name, ?to, "Redis is elsewhere in this source");
-                    if to.is_none() {
-                        tracing::warn!(
-                            file = self.name,
-                            "Redis has lost what it knew of this source; it is sent again from the start"
-                        );
-                        let registered =
-                            ask(self.shared, || identify::register_again(&*self.shared.publisher, identified)).await?;
-                        if registered.is_none() {
-                            return Ok(None);
-                        }
+                    if to.is_none() && !self.register_again(identified).await? {
+                        return Ok(SourceEnd::Interrupted);
                     }
                 }
                 None => {}
@@ -315,25 +377,36 @@ impl<'a> Source<'a> {
         }
     }
 
-    /// Waits until the source is ours; `None` when the process is to end first.
-    async fn lease(&self, identified: Identified) -> Result<Option<(Held<'a>, Option<Position>)>, Failure> {
-        let shared = self.shared;
+    /// The queue has lost the source: it gets it again, under the same id. `false`: the process is to end first.
+    async fn register_again(&self, identified: Identified) -> Result<bool, SourceFailure> {
+        tracing::warn!(file = self.name, "Redis has lost what it knew of this source; it is sent again from the start");
+        let publisher = &*self.context.publisher;
+        Ok(self.context.ask(|| identify::register_again(publisher, identified)).await?.is_some())
+    }
+
+    /// Waits until the source is ours.
+    async fn lease(&self, identified: Identified) -> Result<Leased<'a>, SourceFailure> {
+        let context = self.context;
         let mut said = false;
         loop {
-            let share = SHARE * u32::try_from(shared.held.load(Ordering::Relaxed).min(100)).unwrap_or(100);
-            if !share.is_zero() && !rest(shared, share).await {
-                return Ok(None);
+            let held = u32::try_from(context.leases_held.load(Ordering::Relaxed).min(100)).unwrap_or(100);
+            // One that we had before is no new share.
+            let delay = if self.resumed { Duration::ZERO } else { DELAY_PER_LEASE * held };
+            if !delay.is_zero() && !context.rest(delay).await {
+                return Ok(Leased::Not(SourceEnd::Interrupted));
             }
-            match ask(shared, || shared.publisher.lease(identified.source, &shared.owner)).await? {
-                None => return Ok(None),
-                Some(Lease::Held(at)) => return Ok(Some((Held::start(shared, identified), at))),
+            match context.ask(|| context.publisher.lease(identified.source, &context.owner)).await? {
+                None => return Ok(Leased::Not(SourceEnd::Interrupted)),
+                Some(Lease::Held(at)) => return Ok(Leased::Held(HeldLease::start(context, identified), at)),
                 Some(Lease::Taken) => {
                     if !said {
                         tracing::info!(file = self.name, "another streamer has this source; waiting for it");
                     }
                     said = true;
-                    if !rest(shared, LOOK).await {
-                        return Ok(None);
+                    tokio::select! {
+                        () = tokio::time::sleep(RECHECK_INTERVAL) => {}
+                        () = open_files::close_requested(self.slot.as_ref()) => return Ok(Leased::Not(SourceEnd::LeasedElsewhere)),
+                        () = context.lifecycle.draining().cancelled_owned() => return Ok(Leased::Not(SourceEnd::Interrupted)),
                     }
                 }
             }
@@ -341,26 +414,27 @@ impl<'a> Source<'a> {
     }
 
     /// `None`: the content turned out to be another source; begin again.
-    async fn send_under_lease(&mut self, identified: Identified, at: Option<Position>) -> Result<Option<End>, Failure> {
+    async fn send_under_lease(&mut self, identified: Identified, at: Option<Position>) -> Result<Option<PumpEnd>, SourceFailure> {
         match self.reader.seek(at.as_ref()).await? {
             Seek::Ok => {}
             Seek::Shorter
                 if let Some(at) = at
-                    && self.shared.config.stream.follow
+                    && self.context.config.stream.follow
                     && self.reader.is_superseded().await? =>
             {
-                return Ok(Some(End::Finished(at)));
+                return Ok(Some(PumpEnd::Finished(at)));
             }
             Seek::Mismatch | Seek::Shorter => {
                 let differs = at.map_or(0, |at| at.offset);
-                let shared = self.shared;
+                let context = self.context;
                 if identified.registered.is_none() {
-                    return Err(Failure::Stopped(format!(
+                    return Err(SourceFailure::Stopped(format!(
                         "{}: its content is not what was sent before under this --source-id; give it another one",
                         self.name
                     )));
                 }
-                let forked = identify::fork(&*shared.publisher, &self.reader, &shared.config.cluster, identified, differs).await;
+                let forked =
+                    identify::fork(&*context.publisher, &self.reader, &context.config.cluster, identified, differs).await;
                 match forked {
                     Ok(forked) => self.identified = Some(forked),
                     Err(Unidentified::Queue(error)) if error.is_transient() => {}
@@ -369,36 +443,37 @@ impl<'a> Source<'a> {
                 return Ok(None);
             }
         }
-        let shared = self.shared;
-        let batch = &shared.config.batch;
+        let context = self.context;
+        let batch = &context.config.batch;
         let limits = Limits { max_rows: batch.max_rows, max_bytes: batch.max_bytes, max_age: batch.max_age };
         let start = self.reader.position();
         // What was sent by an earlier run is no progress of this one.
-        self.told = self.told.max(start.offset);
-        let window = Window::new(shared.publisher.clone(), shared.lifecycle.clone(), identified.source, batch.in_flight, at);
+        self.reported_offset = self.reported_offset.max(start.offset);
+        let window = Window::new(context.publisher.clone(), context.lifecycle.clone(), identified.source, batch.in_flight, at);
         let mut pump = Pump {
-            shared,
+            context,
             window,
             builder: Builder::new(limits, start.row),
-            segments: Segments::new(shared.config.batch.max_new_series),
+            segments: Segments::new(context.config.batch.max_new_series),
             header: Header {
                 source: identified.source,
                 family: identified.family,
-                cluster: shared.config.cluster.clone(),
+                cluster: context.config.cluster.clone(),
                 name: self.name.clone(),
                 created_ms: TimeMs::EPOCH,
                 dictionaries: Vec::new(),
             },
             shift: &mut self.shift,
-            counted: &mut self.counted,
+            next_uncounted_row: &mut self.next_uncounted_row,
             placed: 0,
-            fresh: 0,
-            fresh_rejects: 0,
-            told: &mut self.told,
-            pacer: shared.config.stream.realtime.then(Realtime::default),
+            unreported_rows: 0,
+            unreported_rejects: 0,
+            reported_offset: &mut self.reported_offset,
+            pacer: context.config.stream.realtime.then(Realtime::default),
             allowance: 0,
-            before: None,
-            watch: Followed::new(identified.source),
+            position_before_row: None,
+            followed: FollowedFile::new(identified.source),
+            slot: self.slot.as_mut(),
             reader: &mut self.reader,
         };
         pump.reader.reset_series();
@@ -406,30 +481,30 @@ impl<'a> Source<'a> {
     }
 
     /// The source is at its end: is it still there, and everywhere it is to be, until the whole run is done?
-    async fn watch(mut self, end: Position) -> Result<Outcome, Failure> {
+    async fn watch(mut self, end: Position) -> Result<Outcome, SourceFailure> {
         let outcome = self.watch_from(end).await;
         if let Some(returning) = self.returning.take() {
-            returning.await.map_err(|error| Failure::Stopped(format!("giving a lease back: {error}")))?;
+            returning.await.map_err(|error| SourceFailure::Stopped(format!("giving a lease back: {error}")))?;
         }
         outcome
     }
 
-    async fn watch_from(&mut self, mut end: Position) -> Result<Outcome, Failure> {
-        let shared = self.shared;
-        let mut unfinished = shared.unfinished.subscribe();
-        shared.unfinished.send_modify(|n| *n = n.saturating_sub(1));
+    async fn watch_from(&mut self, mut end: Position) -> Result<Outcome, SourceFailure> {
+        let context = self.context;
+        let mut unfinished = context.unfinished.subscribe();
+        context.unfinished.send_modify(|n| *n = n.saturating_sub(1));
         loop {
             if *unfinished.borrow_and_update() == 0 && self.is_safe(end).await? {
-                shared.ends.fetch_add(end.row, Ordering::Relaxed);
+                context.rows_of_finished.fetch_add(end.row, Ordering::Relaxed);
                 return Ok(Outcome::Finished);
             }
             tokio::select! {
-                () = tokio::time::sleep(LOOK) => {}
+                () = tokio::time::sleep(RECHECK_INTERVAL) => {}
                 _ = unfinished.changed() => continue,
-                () = shared.lifecycle.draining().cancelled_owned() => return Ok(Outcome::Interrupted),
+                () = context.lifecycle.draining().cancelled_owned() => return Ok(Outcome::Interrupted),
             }
             let Some(source) = self.identified.map(|i| i.source) else { return Ok(Outcome::Finished) };
-            let there = match shared.publisher.position(source).await {
+            let there = match context.publisher.position(source).await {
                 Ok(at) => at,
                 Err(error) if error.is_transient() => continue,
                 Err(error) => return Err(error.into()),
@@ -437,7 +512,7 @@ impl<'a> Source<'a> {
             if there.is_none_or(|at| at.row < end.row) && end.row > 0 {
                 tracing::warn!(file = self.name, "Redis has lost rows of a source that was at its end; they are sent again");
                 match self.send().await? {
-                    Some(Ended::At(at)) => end = at,
+                    SourceEnd::At(at) => end = at,
                     _ => return Ok(Outcome::Interrupted),
                 }
             }
@@ -445,14 +520,14 @@ impl<'a> Source<'a> {
     }
 
     /// Whether everything is where it is to be.
-    async fn is_safe(&self, end: Position) -> Result<bool, Failure> {
+    async fn is_safe(&self, end: Position) -> Result<bool, SourceFailure> {
         let Some(source) = self.identified.map(|i| i.source) else { return Ok(true) };
         if end.row == 0 {
             return Ok(true);
         }
-        let publisher = &self.shared.publisher;
+        let publisher = &self.context.publisher;
         let safe = async {
-            Ok(match self.shared.config.stream.until {
+            Ok(match self.context.config.stream.until {
                 Until::Stored => publisher.committed(source).await? >= end.row,
                 Until::Queued => {
                     // In this order: what a failover loses after it was found replicated shows in the position.
@@ -466,47 +541,5 @@ impl<'a> Source<'a> {
             Err(TransportError::Unavailable { .. } | TransportError::Full { .. } | TransportError::Blocked { .. }) => Ok(false),
             Err(error) => Err(error.into()),
         }
-    }
-}
-
-/// A lease that is renewed until it is given back.
-struct Held<'a> {
-    shared: &'a Shared,
-    identified: Identified,
-    renewing: JoinHandle<()>,
-}
-
-impl<'a> Held<'a> {
-    fn start(shared: &'a Shared, identified: Identified) -> Self {
-        shared.held.fetch_add(1, Ordering::Relaxed);
-        let (publisher, owner) = (shared.publisher.clone(), shared.owner.clone());
-        let every = shared.lease_ttl / 3;
-        let renewing = tokio::spawn(async move {
-            loop {
-                tokio::time::sleep(every).await;
-                // A lease that was lost is no harm: positions keep two owners from sending a row twice.
-                if let Err(error) = publisher.lease(identified.source, &owner).await {
-                    tracing::debug!(%error, "renewing a lease in Redis");
-                }
-            }
-        });
-        Self { shared, identified, renewing }
-    }
-
-    fn give_back(self) -> impl Future<Output = ()> + Send + 'static {
-        self.renewing.abort();
-        let (publisher, owner, source) = (self.shared.publisher.clone(), self.shared.owner.clone(), self.identified.source);
-        async move {
-            if let Err(error) = publisher.release(source, &owner).await {
-                tracing::debug!(%error, "giving a lease back to Redis");
-            }
-        }
-    }
-}
-
-impl Drop for Held<'_> {
-    fn drop(&mut self) {
-        self.renewing.abort();
-        self.shared.held.fetch_sub(1, Ordering::Relaxed);
     }
 }

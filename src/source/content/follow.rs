@@ -34,6 +34,12 @@ impl FileId {
     pub fn of(metadata: &Metadata) -> Self {
         Self { dev: metadata.dev(), ino: metadata.ino() }
     }
+
+    /// Its number on its device.
+    #[must_use]
+    pub fn inode(&self) -> u64 {
+        self.ino
+    }
 }
 
 /// A file as it is now.
@@ -80,7 +86,7 @@ impl Content {
         let fail = |cause| SourceError::io(&self.name, cause);
         let (Some(file), Some(path)) = (self.stream.file(), self.input.path()) else { return Ok(Change::None) };
         let ours = file.metadata().await.map_err(fail)?;
-        let read = self.stream.start() + self.read_offset();
+        let read = self.bytes_read();
         if self.stream.plain_file().is_some() {
             if ours.len() < read {
                 return Ok(Change::Restarted);
@@ -102,6 +108,11 @@ impl Content {
         }
     }
 
+    /// How many bytes of a plain file were read.
+    fn bytes_read(&self) -> u64 {
+        self.stream.start() + self.stream.undecided() + self.read_offset()
+    }
+
     /// The open file as it is now; `None` for a pipe.
     ///
     /// # Errors
@@ -110,6 +121,24 @@ impl Content {
         let Some(file) = self.stream.file() else { return Ok(None) };
         let metadata = file.metadata().await.map_err(|cause| SourceError::io(&self.name, cause))?;
         Ok(Some(FileState::of(&metadata)))
+    }
+
+    /// The open file as far as it was read: with the length up to which it was, and the time of the last write that was looked at. Whoever
+    /// compares it with the file finds everything that came later. `None` for what cannot be read on from an offset: pipes, gzip.
+    ///
+    /// # Errors
+    /// The system does not say.
+    pub(in crate::source) async fn state_as_read(&self) -> Result<Option<FileState>, SourceError> {
+        if self.stream.plain_file().is_none() {
+            return Ok(None);
+        }
+        let read = self.bytes_read();
+        let written_ns = self.written_ns;
+        Ok(self.state().await?.map(|state| FileState {
+            length: read,
+            modified_ns: written_ns.unwrap_or(state.modified_ns),
+            ..state
+        }))
     }
 
     /// Whether the path leads to another file by now that begins with all that is in this one: a history that is written anew and moved

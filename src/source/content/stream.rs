@@ -170,6 +170,14 @@ impl Stream {
         self.start
     }
 
+    /// How much was read to see what the content is, and is not given yet.
+    pub fn undecided(&self) -> u64 {
+        match &self.codec {
+            Codec::Unknown(head, _) => head.len() as u64,
+            _ => 0,
+        }
+    }
+
     /// The same file from its beginning, also where its path leads to another one by now; `None` for a pipe, and where the system
     /// cannot open what is open already.
     pub async fn again(&self) -> Option<Self> {

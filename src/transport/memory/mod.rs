@@ -25,7 +25,7 @@ use self::registry::Registry;
 use self::state::{Entry, State};
 use super::{
     Backlog, Consumer, ConsumerState, Delivery, GroupState, Identity, Inspector, Lease, Outgoing, PartitionState, Published,
-    Publisher, Receipt, Result, SourceState,
+    Publisher, Receipt, Redelivery, Result, SourceState,
 };
 use crate::model::{DictionaryId, FamilyId, Partition, Partitions, Position, RowRange, SourceId, TimeMs};
 
@@ -262,37 +262,31 @@ impl Consumer for MemoryTransport {
         Ok(done)
     }
 
-    fn redeliver(&self, partition: Partition, receipts: &[Receipt]) {
+    fn let_go(&self, partition: Partition, receipts: &[Receipt], redelivery: Redelivery) {
         let mut state = self.state();
         let place = state.partition(partition);
         for receipt in receipts {
             let entry = receipt.entry.parse().ok().and_then(|id: u64| place.entries.get_mut(&id));
-            if let Some(entry) = entry
-                && entry.held.as_ref().is_some_and(|held| held.epoch == receipt.epoch)
-            {
-                entry.held = None;
+            let Some(entry) = entry.filter(|entry| entry.held.as_ref().is_some_and(|held| held.epoch == receipt.epoch)) else {
+                continue;
+            };
+            match (redelivery, &mut entry.held) {
+                (Redelivery::AfterIdle, Some(held)) => {
+                    held.epoch = PUT_BACK;
+                    held.consumer.clear();
+                }
+                (_, held) => *held = None,
             }
         }
         drop(state);
-        self.shared.arrived[partition.index()].notify_waiters();
+        if redelivery == Redelivery::AtOnce {
+            self.shared.arrived[partition.index()].notify_waiters();
+        }
     }
 
     async fn contains(&self, receipt: &Receipt) -> Result<bool> {
         let mut state = self.state();
         Ok(receipt.entry.parse().is_ok_and(|id: u64| state.partition(receipt.partition).entries.contains_key(&id)))
-    }
-
-    async fn put_back(&self, partition: Partition, receipts: &[Receipt]) -> Result<()> {
-        let mut state = self.state();
-        let place = state.partition(partition);
-        for receipt in receipts {
-            let entry = receipt.entry.parse().ok().and_then(|id: u64| place.entries.get_mut(&id));
-            if let Some(held) = entry.and_then(|entry| entry.held.as_mut()).filter(|held| held.epoch == receipt.epoch) {
-                held.epoch = PUT_BACK;
-                held.consumer.clear();
-            }
-        }
-        Ok(())
     }
 
     async fn keep(&self, partition: Partition, receipts: &[Receipt]) -> Result<()> {

@@ -13,7 +13,7 @@ use super::malformed::{KeyKind, quoted, shown};
 use super::session::{Kind, Reading, Seat, Sent, Session};
 use super::{RedisTransport, reply, script};
 use crate::model::{DictionaryId, Partition, Partitions, SourceId};
-use crate::transport::{Backlog, Consumer, Delivery, Receipt, Result, TransportError};
+use crate::transport::{Backlog, Consumer, Delivery, Receipt, Redelivery, Result, TransportError};
 
 /// Unused dictionaries are looked for once in so many acknowledgements.
 const SWEEP_EVERY: u32 = 64;
@@ -114,9 +114,18 @@ impl Consumer for RedisTransport {
         Ok(usize::try_from(done).unwrap_or(usize::MAX))
     }
 
-    fn redeliver(&self, partition: Partition, receipts: &[Receipt]) {
-        if let Some(session) = self.seats.get(partition.index()).and_then(Seat::current) {
-            session.let_go(&live(&session, partition, receipts));
+    fn let_go(&self, partition: Partition, receipts: &[Receipt], redelivery: Redelivery) {
+        // Without a connection nothing is held.
+        let Some(session) = self.seats.get(partition.index()).and_then(Seat::current) else { return };
+        let ids = live(&session, partition, receipts);
+        match redelivery {
+            Redelivery::AtOnce => session.let_go(&ids),
+            Redelivery::AfterIdle => {
+                let mut held = session.held();
+                for id in &ids {
+                    held.entries.remove(id);
+                }
+            }
         }
     }
 
@@ -125,16 +134,6 @@ impl Consumer for RedisTransport {
         let args = vec![self.shared.keys.stream(receipt.partition).into(), id.into(), id.into()];
         let found = self.link(receipt.partition)?.get().await?.call("XRANGE", args).await?;
         Ok(!reply::list(found).is_empty())
-    }
-
-    async fn put_back(&self, partition: Partition, receipts: &[Receipt]) -> Result<()> {
-        let session = self.seat(partition)?.session().await?;
-        let ids = live(&session, partition, receipts);
-        let mut held = session.held();
-        for id in &ids {
-            held.entries.remove(id);
-        }
-        Ok(())
     }
 
     async fn keep(&self, partition: Partition, receipts: &[Receipt]) -> Result<()> {

@@ -105,12 +105,37 @@ impl App {
 
     /// Starts a role with an admin server of its own.
     pub fn start(&self, arguments: &[&str]) -> Role {
+        self.start_command(arguments[0], self.command(arguments))
+    }
+
+    /// The same with a variable.
+    pub fn start_with(&self, name: &str, value: &str, arguments: &[&str]) -> Role {
+        let mut command = self.command(arguments);
+        command.env(name, value);
+        self.start_command(arguments[0], command)
+    }
+
+    /// The same with only so many descriptors.
+    pub fn start_with_descriptors(&self, descriptors: u32, arguments: &[&str]) -> Role {
+        let plain = self.command(arguments);
+        let mut command = guard::command("prlimit");
+        command.arg(format!("--nofile={descriptors}:{descriptors}")).arg(plain.get_program()).args(plain.get_args());
+        for (name, value) in plain.get_envs() {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        command.current_dir(self.dir.path()).stdin(Stdio::null());
+        self.start_command(arguments[0], command)
+    }
+
+    fn start_command(&self, role: &str, mut command: Command) -> Role {
         static NEXT: AtomicU32 = AtomicU32::new(0);
-        let log = self.dir.path().join(format!("{}-{}.log", arguments[0], NEXT.fetch_add(1, Ordering::Relaxed)));
+        let log = self.dir.path().join(format!("{role}-{}.log", NEXT.fetch_add(1, Ordering::Relaxed)));
         let file = std::fs::File::create(&log).unwrap();
         let admin = free_port();
         let listen = format!("127.0.0.1:{admin}");
-        let mut command = self.command(arguments);
         command.args(["--admin-listen", &listen]).stdout(file.try_clone().unwrap()).stderr(file);
         Role { child: command.spawn().expect("the program starts"), log, admin }
     }

@@ -6,6 +6,7 @@ pub mod cluster;
 pub mod guard;
 pub mod http;
 pub mod node;
+pub mod place;
 pub mod postgres;
 pub mod proxy;
 pub mod redis;

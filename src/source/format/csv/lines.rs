@@ -8,7 +8,7 @@ use crate::source::content::Aside;
 const APART: u64 = 16 << 20;
 
 /// Offsets whose line is known, in order.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct LineMarks(Vec<(u64, u64)>);
 
 impl LineMarks {

@@ -25,7 +25,7 @@ use tokio::io::AsyncRead;
 use crate::model::{Digest, Position, Reason, Series, TimeMs, parse_time, parse_value};
 use crate::source::content::{Block, Content, Input};
 use crate::source::follow::{Change, FileState};
-use crate::source::{Fill, Kind, Options, Row, SourceError, TAIL_BYTES};
+use crate::source::{Fill, Options, Row, RowKind, SourceError, TAIL_BYTES};
 use header::{Header, Role};
 use headers::Headers;
 use lines::LineMarks;
@@ -63,6 +63,14 @@ pub struct CsvReader {
     last_parsed: bool,
     /// The last time's cell and what it read as: exports repeat it row after row.
     last_time: (Vec<u8>, Result<TimeMs, Reason>),
+}
+
+/// What a reader has learnt of its content, and another one of the same content need not find out again.
+#[derive(Clone, Debug)]
+pub struct Learnt {
+    headers: Headers,
+    marks: LineMarks,
+    assumed: Option<Columns>,
 }
 
 impl std::fmt::Debug for CsvReader {
@@ -156,6 +164,29 @@ impl CsvReader {
     /// The system does not say.
     pub async fn state(&self) -> Result<Option<FileState>, SourceError> {
         self.content.state().await
+    }
+
+    /// The open file as far as it was read, so that everything that came later differs from it. `None` for what cannot be read on from an
+    /// offset: pipes, gzip.
+    ///
+    /// # Errors
+    /// The system does not say.
+    pub async fn state_as_read(&self) -> Result<Option<FileState>, SourceError> {
+        self.content.state_as_read().await
+    }
+
+    /// What was learnt of the content, for a reader that goes on reading it later.
+    #[must_use]
+    pub fn learnt(&self) -> Learnt {
+        let mut headers = self.headers.clone();
+        headers.read_to(self.content.base() + self.records.at() as u64);
+        Learnt { headers, marks: self.marks.clone(), assumed: self.assumed.clone() }
+    }
+
+    /// Takes over what another reader learnt of the same content, before anything is read. Whether it is the same content is seen by going
+    /// to a position that the other reader had; if it is not, this reader is of no more use.
+    pub fn recall(&mut self, learnt: Learnt) {
+        (self.headers, self.marks, self.assumed) = (learnt.headers, learnt.marks, learnt.assumed);
     }
 
     /// Whether the path leads to another file by now that begins with all that is in this one: a history that is written anew and moved
@@ -317,7 +348,7 @@ impl CsvReader {
     fn skip_line(&mut self) -> Option<Row> {
         let Skipped { reason, line, excerpt, end } = self.records.skip_line(&self.content)?;
         (self.last, self.last_parsed, self.last_excerpt) = ((0, 0), false, Some(excerpt));
-        Some(self.finish_row(end, Kind::Reject { line, reason }))
+        Some(self.finish_row(end, RowKind::Reject { line, reason }))
     }
 
     fn cells(&self, begin: usize, end: usize) -> Cells<'_> {
@@ -334,7 +365,7 @@ impl CsvReader {
                 self.records.advance(end);
                 return None;
             }
-            Err(Some(reason)) => Kind::Reject { line: self.records.line_of(begin)?, reason },
+            Err(Some(reason)) => RowKind::Reject { line: self.records.line_of(begin)?, reason },
             Err(None) => {
                 self.table_full = true;
                 self.records.restart(self.records.at(), self.records.newlines());
@@ -347,7 +378,7 @@ impl CsvReader {
     }
 
     /// A sample, or the reason why there is none; `None` = the table of series is full.
-    fn sample(&mut self, begin: usize, end: usize) -> Result<Kind, Option<Reason>> {
+    fn sample(&mut self, begin: usize, end: usize) -> Result<RowKind, Option<Reason>> {
         // `next_row` gives nothing before the header is known.
         let Some(header) = &self.header else { return Err(Some(Reason::ShortRow)) };
         let cells = Cells::new(self.records.record(), self.content.bytes()[begin..end].ends_with(b"\r\n"));
@@ -372,11 +403,11 @@ impl CsvReader {
         let cell = cells.get(header.value);
         let value = parse_value(cell, resolved.metric)
             .or_else(|reason| between_quotes(cell).map_or(Err(reason), |inner| parse_value(inner, resolved.metric)))?;
-        Ok(Kind::Sample { series, time_ms, value })
+        Ok(RowKind::Sample { series, time_ms, value })
     }
 
     /// Counts a row that ends there.
-    fn finish_row(&mut self, end: usize, kind: Kind) -> Row {
+    fn finish_row(&mut self, end: usize, kind: RowKind) -> Row {
         self.take_end(end);
         let row = self.row;
         self.row += 1;

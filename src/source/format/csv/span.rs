@@ -153,7 +153,7 @@ mod tests {
     use proptest::prelude::*;
     use tokio::io::AsyncReadExt as _;
 
-    use crate::source::{CsvReader, Fill, Kind, Options, Row};
+    use crate::source::{CsvReader, Fill, Options, Row, RowKind};
 
     const HEADER: &str = "timestamp,metric_name,uuid,value\n";
 
@@ -220,7 +220,7 @@ mod tests {
     fn work(text: &str, options: Options, piece: usize) -> usize {
         LOOKED_AT.set(0);
         let (rows, given) = read(text.as_bytes(), options, piece, false);
-        assert!(rows.iter().any(|(row, ..)| matches!(row.kind, Kind::Reject { .. })));
+        assert!(rows.iter().any(|(row, ..)| matches!(row.kind, RowKind::Reject { .. })));
         (LOOKED_AT.get() + given) / text.len()
     }
 

@@ -4,56 +4,70 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::pump::{End, Failure};
-use super::shared::Shared;
+use super::context::StreamContext;
+use super::outcome::{PumpEnd, SourceFailure};
 use crate::model::{Position, SourceId};
 use crate::source::CsvReader;
 use crate::source::follow::Change;
 
-/// Between two questions to the queue.
+/// How often the queue is asked where it is in the source.
 const ASK: Duration = Duration::from_secs(1);
 /// How long a file that was renamed or removed may still be written to by who has it open.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// What is remembered between two looks.
+/// What a look at a followed file brought.
 #[derive(Debug)]
-pub(super) struct Followed {
+pub(super) enum Look {
+    /// Nothing new: the file is the one that was read, and is at its path.
+    Unchanged,
+    /// It has grown, or is not at its path any more.
+    Changed,
+    /// The pump has to end.
+    End(PumpEnd),
+}
+
+/// A followed file, between two looks at it.
+#[derive(Debug)]
+pub(super) struct FollowedFile {
     source: SourceId,
     asked: Instant,
     gone_since: Option<Instant>,
 }
 
-impl Followed {
+impl FollowedFile {
     pub(super) fn new(source: SourceId) -> Self {
         Self { source, asked: Instant::now(), gone_since: None }
     }
 
-    /// Looks at queue and file, while nothing is in flight; `confirmed` is where the queue is as far as it has answered. `Some` where
-    /// the pump has to end.
+    /// Looks at queue and file, while nothing is in flight; `confirmed` is where the queue is as far as it has answered.
     pub(super) async fn look(
         &mut self,
-        shared: &Shared,
+        context: &StreamContext,
         reader: &mut CsvReader,
         confirmed: Option<Position>,
-    ) -> Result<Option<End>, Failure> {
+    ) -> Result<Look, SourceFailure> {
         if self.asked.elapsed() >= ASK {
             self.asked = Instant::now();
-            match shared.publisher.position(self.source).await {
-                Ok(at) if at != confirmed => return Ok(Some(End::Elsewhere(at))),
+            match context.publisher.position(self.source).await {
+                Ok(at) if at != confirmed => return Ok(Look::End(PumpEnd::Elsewhere(at))),
                 Ok(_) => {}
                 Err(error) if error.is_transient() => tracing::debug!(%error, "asking Redis for a position"),
                 Err(error) => return Err(error.into()),
             }
         }
         match reader.look().await? {
-            Change::None | Change::Grown => self.gone_since = None,
-            Change::Restarted => return Ok(Some(End::Restarted)),
+            Change::None => {
+                self.gone_since = None;
+                return Ok(Look::Unchanged);
+            }
+            Change::Grown => self.gone_since = None,
+            Change::Restarted => return Ok(Look::End(PumpEnd::Restarted)),
             Change::Replaced | Change::Removed => {
                 if self.gone_since.get_or_insert_with(Instant::now).elapsed() >= GRACE {
                     reader.finish();
                 }
             }
         }
-        Ok(None)
+        Ok(Look::Changed)
     }
 }

@@ -1,4 +1,4 @@
-//! What the sources of one process share.
+//! [`StreamContext`]: configuration, queue, limits and counts that all sources of one streamer have in common.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -8,20 +8,24 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
+use super::open_files::OpenFiles;
 use super::rejections::Rejections;
 use super::unreadable::Unreadable;
 use crate::config::Config;
 use crate::model::{Partition, Reason, TimeMs};
+use crate::retry::Backoff;
 use crate::runtime::{Lifecycle, Progress};
 use crate::source::pace::Rate;
 use crate::source::{Columns, CsvReader, Input, Options, Rejects, SourceError};
-use crate::transport::Publisher;
+use crate::transport::{Publisher, TransportError};
 
 /// Followed files are many and mostly quiet: each holds a small buffer.
 const FOLLOW_BLOCK: usize = 64 << 10;
+/// First and longest wait between two questions to a queue that does not answer.
+pub(super) const WAIT: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
-/// What the sources of one process share.
-pub(super) struct Shared {
+/// What all sources of one streamer have in common.
+pub(super) struct StreamContext {
     pub(super) config: Arc<Config>,
     pub(super) lifecycle: Lifecycle,
     pub(super) publisher: Arc<dyn Publisher>,
@@ -40,7 +44,7 @@ pub(super) struct Shared {
     /// Who holds our leases.
     pub(super) owner: String,
     /// Leases held: who has many is slower to take more, so that replicas share.
-    pub(super) held: AtomicU64,
+    pub(super) leases_held: AtomicU64,
     /// Sources that are not yet at their end.
     pub(super) unfinished: watch::Sender<usize>,
     readers: Vec<Semaphore>,
@@ -52,16 +56,19 @@ pub(super) struct Shared {
     /// Why rows were rejected.
     pub(super) rejections: Rejections,
     /// Rows of the sources that are at their end, those of earlier runs too.
-    pub(super) ends: AtomicU64,
+    pub(super) rows_of_finished: AtomicU64,
+    /// How many files are open at once.
+    pub(super) open_files: OpenFiles,
 }
 
-impl Shared {
+impl StreamContext {
     pub(super) fn new(
         config: Arc<Config>,
         lifecycle: Lifecycle,
         publisher: Arc<dyn Publisher>,
         rejects: Option<Rejects>,
         progress: Progress,
+        max_open_files: usize,
     ) -> Result<Self, SourceError> {
         let stream = &config.stream;
         let stream_columns = if stream.columns.is_empty() { None } else { Some(Columns::named(&stream.columns)?) };
@@ -76,7 +83,7 @@ impl Shared {
             nonce,
             lease_ttl: config.redis.lease_ttl,
             owner: format!("{host}-{}-{nonce:016x}", std::process::id()),
-            held: AtomicU64::new(0),
+            leases_held: AtomicU64::new(0),
             unfinished: watch::Sender::new(0),
             readers,
             rows: AtomicU64::new(0),
@@ -84,7 +91,8 @@ impl Shared {
             columns: stream_columns,
             unreadable: Unreadable::new(lifecycle.health()),
             rejections: Rejections::default(),
-            ends: AtomicU64::new(0),
+            rows_of_finished: AtomicU64::new(0),
+            open_files: OpenFiles::new(max_open_files),
             config,
             lifecycle,
             publisher,
@@ -113,6 +121,34 @@ impl Shared {
     pub(super) fn wait_for_rows(&self, rows: u64) -> Duration {
         let Some(pace) = &self.pace else { return Duration::ZERO };
         pace.lock().unwrap_or_else(PoisonError::into_inner).take(rows, std::time::Instant::now())
+    }
+
+    /// Waits, or gives up: `false` = the process is to end.
+    pub(super) async fn rest(&self, time: Duration) -> bool {
+        tokio::select! {
+            () = tokio::time::sleep(time) => true,
+            () = self.lifecycle.draining().cancelled_owned() => false,
+        }
+    }
+
+    /// Asks the queue until it answers; `None` when the process is to end first.
+    pub(super) async fn ask<T, F>(&self, question: impl Fn() -> F) -> Result<Option<T>, TransportError>
+    where
+        F: Future<Output = Result<T, TransportError>>,
+    {
+        let mut backoff = Backoff::new(WAIT.0, WAIT.1);
+        loop {
+            match question().await {
+                Ok(answer) => return Ok(Some(answer)),
+                Err(error) if error.is_transient() => {
+                    tracing::debug!(%error, "asking Redis");
+                    if !self.rest(backoff.next()).await {
+                        return Ok(None);
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// Counts rows that were taken for the first time.

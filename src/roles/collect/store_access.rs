@@ -1,0 +1,160 @@
+//! Reaching the store: whether it is the one that this group commits to, and waiting for one that is away.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::time::Duration;
+
+use anyhow::bail;
+
+use super::context::CollectContext;
+use crate::runtime::observe::{self, Target};
+use crate::store::{Committed, Incoming, StoreError};
+use crate::transport::TransportError;
+
+/// Between two questions to the store whether it answers, and how long an answer may take.
+const PING: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(2);
+/// What /readyz calls what waits for the store to take it.
+const STORING: &str = "storing";
+
+/// Brings the schema up to date and makes sure that the store is the one this group commits to; `false` when the process is to
+/// end first.
+pub(super) async fn open_store(context: &CollectContext) -> anyhow::Result<bool> {
+    let mut backoff = CollectContext::store_backoff();
+    let mut said = false;
+    loop {
+        let opened = async {
+            context.store.migrate().await?;
+            context.store.check_rights().await?;
+            same_store(context).await
+        };
+        let opened = opened.await;
+        let Err(error) = opened else { return Ok(true) };
+        if !is_transient(&error) {
+            return Err(error);
+        }
+        if !said {
+            tracing::warn!("waiting: {error:#}");
+        }
+        said = true;
+        context.lifecycle.health().set(context.store.kind().health_check(), Err(error.to_string()));
+        if !context.rest(backoff.next()).await {
+            return Ok(false);
+        }
+    }
+}
+
+/// Asks the store whether it answers, now and then and whenever /readyz is asked.
+pub(super) fn watch(context: &CollectContext) {
+    let store = context.store.clone();
+    context.lifecycle.watch(context.store.kind().health_check(), PING, PATIENCE, move || {
+        let store = store.clone();
+        async move { store.ping().await.map_err(|error| error.to_string()) }
+    });
+}
+
+/// Whether waiting can help.
+pub(super) fn is_transient(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<StoreError>().is_some_and(StoreError::is_transient)
+        || error.downcast_ref::<TransportError>().is_some_and(TransportError::is_transient)
+}
+
+/// Fails where the store is another one than this group has committed to, or an older state of it: then rows that the queue has
+/// let go would be missing for ever.
+pub(super) async fn same_store(context: &CollectContext) -> anyhow::Result<()> {
+    let id = context.store.id().await?;
+    let marked = context.queue.mark_store(&id).await?;
+    let name = context.store.kind().name();
+    let remedy = format!(
+        "To send everything again into this one, run `telemetry replay --all` and (for files that were read to their end) the \
+         streamers again; what is stored stays single. Else {}.",
+        context.store.kind().way_back()
+    );
+    if marked != id {
+        bail!("this {name} is another store ({id}) than the one that was committed to so far ({marked}). {remedy}");
+    }
+    for partition in context.inspector.partitions() {
+        let states = match context.inspector.sources(partition).await {
+            Ok(states) => states,
+            // A node of a cluster that is away keeps nobody from the partitions of the others.
+            Err(error) if error.is_transient() => continue,
+            Err(error) => return Err(error.into()),
+        };
+        let states: Vec<_> = states.into_iter().filter(|s| s.committed > 0).collect();
+        let ids: Vec<_> = states.iter().map(|s| s.source).collect();
+        let settled: HashMap<_, _> = context.store.settled(&ids).await?.into_iter().collect();
+        for state in states {
+            let has = settled.get(&state.source).copied().unwrap_or(0);
+            if has < state.committed {
+                bail!(
+                    "this {name} is older than what was committed (a restored backup, or a failover that lost commits?): of source {} rows \
+                     up to {} were committed, it has them up to {has}. {remedy}",
+                    state.source,
+                    state.committed
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Runs something on the store until it answers; `None` when the process is to end first.
+pub(super) async fn with_store<T, F>(context: &CollectContext, attempt: impl Fn() -> F) -> anyhow::Result<Option<T>>
+where
+    F: Future<Output = Result<T, StoreError>>,
+{
+    let mut backoff = CollectContext::store_backoff();
+    let mut away = false;
+    loop {
+        // A store that was away may come back as another one, or as an older one: that is found out before it is used again.
+        let same = if away { same_store(context).await } else { Ok(()) };
+        let error = match same {
+            Err(error) => error,
+            Ok(()) => match attempt().await {
+                Ok(done) => {
+                    if away {
+                        tracing::info!("{} is back", context.store.kind().name());
+                        observe::reconnect(Target::Postgres);
+                        context.lifecycle.health().set(STORING, Ok(()));
+                    }
+                    return Ok(Some(done));
+                }
+                Err(error) => error.into(),
+            },
+        };
+        if !is_transient(&error) {
+            return Err(error);
+        }
+        if !away {
+            tracing::warn!("waiting: {error:#}");
+        }
+        away = true;
+        context.lifecycle.health().set(STORING, Err(format!("waiting: {error:#}")));
+        if !context.rest(backoff.next()).await {
+            return Ok(None);
+        }
+    }
+}
+
+/// Why the store does not take a group, though it can be reached.
+pub(super) enum Refusal {
+    /// A batch of the group cannot be stored.
+    BadBatch(String),
+    /// What is stored already is damaged, so that nobody can say whether a batch is. Names the chunk.
+    DamagedChunk(String),
+}
+
+/// Commits batches, as soon as the store answers; `None` when the process is to end first.
+pub(super) async fn try_commit(
+    context: &CollectContext,
+    batches: &[Incoming],
+) -> anyhow::Result<Option<Result<Committed, Refusal>>> {
+    with_store(context, || async {
+        match context.store.commit(batches).await {
+            Err(StoreError::BadBatch(reason)) => Ok(Err(Refusal::BadBatch(reason))),
+            Err(StoreError::DamagedChunk(error)) => Ok(Err(Refusal::DamagedChunk(error))),
+            other => other.map(Ok),
+        }
+    })
+    .await
+}

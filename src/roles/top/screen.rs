@@ -10,7 +10,7 @@ use ratatui::crossterm::{cursor, execute};
 use ratatui::{Frame, Terminal};
 use tokio::sync::mpsc;
 
-use crate::runtime::{Held, Lifecycle};
+use crate::runtime::{HeldLog, Lifecycle};
 
 /// How long a key is waited for before it is looked whether anybody still wants one.
 const KEY: Duration = Duration::from_millis(100);
@@ -19,7 +19,7 @@ const KEY: Duration = Duration::from_millis(100);
 pub(super) struct Screen {
     terminal: Terminal<CrosstermBackend<Stdout>>,
     // After the terminal: its lines are printed when the screen is as it was.
-    held: Held,
+    held: HeldLog,
 }
 
 /// Gives the terminal back.

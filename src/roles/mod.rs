@@ -1,4 +1,4 @@
-//! One file or folder per command: here queue and store meet, and every role is put together from the rooms.
+//! One file or folder per command. Roles combine the other rooms; the queue and the store are used together only here.
 
 pub mod all;
 pub mod audit;

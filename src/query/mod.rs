@@ -103,7 +103,9 @@ impl From<StoreError> for QueryError {
             StoreError::Schema(_) | StoreError::Version(_) => {
                 "the database does not have the schema that this server reads; whoever runs it finds the remedy in its log"
             }
-            StoreError::OtherStore { .. } | StoreError::BadBatch(_) => return Self::Internal(error.to_string()),
+            StoreError::DamagedChunk(_) | StoreError::OtherStore { .. } | StoreError::BadBatch(_) => {
+                return Self::Internal(error.to_string());
+            }
         };
         Self::Unavailable { brief, detail: error.to_string() }
     }

@@ -54,7 +54,7 @@ pub const DEAD_LETTERS_KEPT: &str = "telemetry_dead_letters_kept";
 pub const LAST_STORED: &str = "telemetry_last_stored_timestamp_seconds";
 /// Batches that became dead letters.
 pub const DEAD_LETTERS: &str = "telemetry_dead_letters_total";
-/// Entries in a version of the wire format that is not known.
+/// Entries that can neither be stored nor given up.
 pub const HELD_BACK: &str = "telemetry_held_back_entries";
 /// Duration of publishing a batch.
 pub const PUBLISH_SECONDS: &str = "telemetry_publish_seconds";
@@ -196,7 +196,7 @@ pub const METRICS: [Metric; 36] = [
         Gauge,
         Unit::Count,
         &[],
-        "Entries in a version of the wire format that this collector does not know. They stay in the queue until a newer collector reads them.",
+        "Entries that stay in the queue because their format is newer than this collector, or because a damaged chunk hides whether they are stored.",
     ),
     described(PUBLISH_SECONDS, Histogram, Unit::Seconds, &[], "Time from sending a batch to the answer of the queue."),
     described(COMMIT_SECONDS, Histogram, Unit::Seconds, &[], "Duration of committing a group of batches."),

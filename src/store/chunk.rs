@@ -1,4 +1,4 @@
-//! Samples to chunks. Pure.
+//! Samples to chunks, and what holds for every chunk that is read back. Pure.
 //!
 //! The runs of a series, from however many batches of a group, become one sequence in time order (rows that have the same time stay
 //! in row order), cut at UTC midnights and at [`MAX_SAMPLES`].
@@ -46,14 +46,66 @@ impl Part<'_> {
     }
 }
 
-/// One row of `sample_chunk`.
+/// A chunk that is to be written.
 #[derive(Debug, PartialEq)]
-pub(in crate::store) struct Chunk<'a> {
+pub(in crate::store) struct NewChunk<'a> {
     pub(in crate::store) series: SeriesId,
     pub(in crate::store) times: &'a [TimeMs],
     pub(in crate::store) values: &'a [f64],
     /// The distance of the samples in ms, if it is always the same; 0 for a single one.
     pub(in crate::store) step: Option<i32>,
+}
+
+/// A stored chunk that is damaged. It is an error for whoever reads it, and never taken for one that is not there.
+#[derive(Debug)]
+pub(in crate::store) struct Damaged {
+    /// The table (or partition) that it is in.
+    pub(in crate::store) table: String,
+    /// Its series and its id, as far as those can be read.
+    pub(in crate::store) series: Option<SeriesId>,
+    pub(in crate::store) id: Option<i64>,
+    /// What is wrong with it.
+    pub(in crate::store) what: String,
+}
+
+impl Damaged {
+    /// Which chunk it is, what is wrong, and what to do.
+    pub(in crate::store) fn explain(&self, endpoint: &str) -> String {
+        let Self { table, what, .. } = self;
+        let unreadable = || "(unreadable)".to_owned();
+        let series = self.series.map_or_else(unreadable, |series| series.to_string());
+        let id = self.id.map_or_else(unreadable, |id| id.to_string());
+        let row = self.id.map_or_else(String::new, |id| format!(" (DELETE FROM {table} WHERE id = {id})"));
+        format!(
+            "{endpoint}: chunk {id} of series {series} in {table} is damaged: {what}. Restore it from a backup; or delete it{row}, \
+             and send its sources again with `telemetry replay`"
+        )
+    }
+}
+
+/// What is wrong with the samples of a stored chunk, if anything: there are `n` of them, in order of time, from the first time of
+/// `span` to its last, and all in one day.
+pub(in crate::store) fn check_samples(span: (TimeMs, TimeMs), n: i64, times: &[i64], values: &[f64]) -> Result<(), String> {
+    let (begin, end) = span;
+    if values.is_empty() {
+        return Err("it has no values".to_owned());
+    }
+    if usize::try_from(n).ok() != Some(values.len()) {
+        return Err(format!("it says that it has {n} samples, and has {} values", values.len()));
+    }
+    if times.len() != values.len() {
+        return Err(format!("it has {} times for {} values", times.len(), values.len()));
+    }
+    if !times.is_sorted() {
+        return Err("its times are not in order".to_owned());
+    }
+    if times.first() != Some(&begin.as_millis()) || times.last() != Some(&end.as_millis()) {
+        return Err("its times do not begin and end where it says".to_owned());
+    }
+    if day_of(begin) != day_of(end) {
+        return Err("its times lie in several days".to_owned());
+    }
+    Ok(())
 }
 
 /// Times of the oldest and the newest sample of each GPU.
@@ -96,7 +148,7 @@ impl<'a> Chunker<'a> {
     }
 
     /// The next chunk.
-    pub(in crate::store) fn next(&mut self) -> Option<Chunk<'_>> {
+    pub(in crate::store) fn next(&mut self) -> Option<NewChunk<'_>> {
         while self.cut == self.times.len() {
             if self.next_run == self.runs.len() {
                 return None;
@@ -110,7 +162,7 @@ impl<'a> Chunker<'a> {
         let from = self.cut;
         self.cut += len;
         let times = &self.times[from..self.cut];
-        Some(Chunk { series: self.series, times, values: &self.values[from..self.cut], step: step_of(times) })
+        Some(NewChunk { series: self.series, times, values: &self.values[from..self.cut], step: step_of(times) })
     }
 
     /// What was cut so far: samples, and the spans of their GPUs.

@@ -59,6 +59,9 @@ pub enum StoreError {
         /// The store's id now.
         found: String,
     },
+    /// A stored chunk is damaged: what is stored in it cannot be said, nor whether something is not. Says which, and what to do.
+    #[error("{0}")]
+    DamagedChunk(String),
     /// The batch itself cannot be stored.
     #[error("the batch cannot be stored: {0}")]
     BadBatch(String),

@@ -1,6 +1,7 @@
 //! What every store promises (`conformance`, `histories`, `reading`), and what each adds (`postgres`, `sqlite`).
 
 mod conformance;
+mod damaged;
 mod diagnose;
 mod histories;
 mod pooler;

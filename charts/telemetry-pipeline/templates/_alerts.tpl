@@ -50,8 +50,8 @@ TelemetryEntriesHeldBack:
   for: 5m
   severity: warning
   runbook: held-back
-  summary: "{{ `Entries wait for a newer collector: {{ $value }}` }}"
-  description: "{{ `They are in a version of the format that the collectors do not know. Nothing is lost: upgrade the collectors, and the entries are stored.` }}"
+  summary: "{{ `Entries are held back: {{ $value }}` }}"
+  description: "{{ `Nothing is lost: they wait in the queue. Either their format is newer than the collectors, or a damaged chunk hides whether they are stored; the log of the collectors says which.` }}"
 TelemetryFilesUnreadable:
   expr: max by (namespace, pod) (telemetry_source_files_unreadable{ {{- $namespace -}} }) > 0
   for: 10m

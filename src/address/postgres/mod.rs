@@ -36,6 +36,24 @@ impl fmt::Display for Endpoint {
 
 const DEFAULT_PORT: u16 = 5432;
 const EXAMPLE: &str = "postgres://user@host:5432/database";
+/// The parameters that the client knows. Those that concern TLS are taken out before it sees the URL.
+const PARAMETERS: [&str; 15] = [
+    "application_name",
+    "channel_binding",
+    "connect_timeout",
+    "dbname",
+    "host",
+    "hostaddr",
+    "keepalives",
+    "keepalives_idle",
+    "keepalives_interval",
+    "keepalives_retries",
+    "load_balance_hosts",
+    "options",
+    "password",
+    "port",
+    "target_session_attrs",
+];
 
 /// Checks a database URL (`postgres://…`, or `key=value` pairs) and says where it leads.
 ///
@@ -65,7 +83,7 @@ pub fn parse(url: &str) -> Result<(Config, Endpoint, TlsParameters), String> {
         return Err(format!("the database URL is not a URL; expected {EXAMPLE}"));
     }
     let (rest, tls) = tls_parameters::take(url)?;
-    let config = rest.parse::<Config>().map_err(|error| explain(url, &error))?;
+    let config = rest.parse::<Config>().map_err(|error| explain(&rest, &error))?;
     let endpoint = endpoint_of(&config)?;
     Ok((config, endpoint, tls))
 }
@@ -112,15 +130,60 @@ fn check_parts(rest: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// The client's own complaint. It may quote what it does not understand, which next to a password may be a part of it.
+/// Why the client does not take a URL. It may quote what it does not understand, which may be a part of the password: only names of
+/// parameters are shown, and only where they cannot be such a part.
 fn explain(url: &str, error: &tokio_postgres::Error) -> String {
-    let detail = std::error::Error::source(error).map(ToString::to_string);
-    match detail.filter(|_| !url.contains("pass") && !url.contains('@')) {
-        Some(detail) => format!("the database URL cannot be read: {detail}"),
+    match unknown_parameter(url) {
+        Some(Unknown::Named(name)) => {
+            return format!(
+                "the database URL has the parameter `{name}`, which is not known; there are {}, and those of TLS (sslmode, sslrootcert, \
+                 sslcert, sslkey, sslnegotiation, sslsni, ssl_min_protocol_version)",
+                PARAMETERS.join(", ")
+            );
+        }
+        Some(Unknown::BehindPassword) => {
+            return "the database URL has an unknown parameter after its password; if it is a part of the password, quote that \
+                    (password='…'), or escape it in a URL (a space is %20, an & is %26)"
+                .to_owned();
+        }
+        None => {}
+    }
+    let detail = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
+    match PARAMETERS.iter().find(|name| detail.contains(&format!("`{name}`"))) {
+        Some(name) => format!("the database URL has a value for {name} that it cannot have"),
         None => format!(
-            "the database URL cannot be read: an unknown parameter, or a bad %-escape or quote in it; expected {EXAMPLE}, or key=value pairs such as host, port, user, dbname"
+            "the database URL cannot be read: a parameter without a value, or a bad %-escape or quote in it; expected {EXAMPLE}, or \
+             key=value pairs such as host, port, user, dbname"
         ),
     }
+}
+
+/// A parameter that the client does not know.
+enum Unknown {
+    Named(String),
+    /// It may be a part of the password, which ends where it should not.
+    BehindPassword,
+}
+
+/// The first parameter that the client does not know.
+fn unknown_parameter(url: &str) -> Option<Unknown> {
+    let is_url = url.split_once("://").is_some_and(|(scheme, _)| !scheme.contains('='));
+    let (before, query) = if is_url { url.split_once('?')? } else { ("", url) };
+    let mut after_password = is_url && (!before.contains('@') || query.contains('@'));
+    let mut judge = |key: &str, is_open_password: bool| {
+        if key == "user" || PARAMETERS.contains(&key) {
+            after_password |= is_open_password;
+            return None;
+        }
+        let is_word = !key.is_empty() && key.len() <= 40 && key.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+        Some(if is_word && !after_password { Unknown::Named(key.to_owned()) } else { Unknown::BehindPassword })
+    };
+    if is_url {
+        // A plus is a plus here.
+        let query = query.replace('+', "%2B");
+        return url::form_urlencoded::parse(query.as_bytes()).find_map(|(key, _)| judge(&key, key == "password"));
+    }
+    tls_parameters::pairs(query).iter().find_map(|pair| judge(pair.key, pair.key == "password" && !pair.is_quoted))
 }
 
 fn endpoint_of(config: &Config) -> Result<Endpoint, String> {
@@ -200,10 +263,18 @@ mod tests {
             ("postgres://u:hunter2@db/t?sslcrl=/x", "sslcrl"),
             ("postgres://u:hunter2@db/t?host=a&hostaddr=127.0.0.1", "pairs"),
             ("host=a,b port=1,2,3 dbname=t", "ports"),
-            ("postgres://u:hunter2@db/t?nonsense=1", "unknown parameter"),
+            ("postgres://u:hunter2@db/t?nonsense=1", "parameter `nonsense`, which is not known"),
+            ("postgres://u:hunter2@db/t?application_name=x&poolsize=5&sslmode=prefer", "`poolsize`"),
+            ("postgres://u@db/t?poolsize=5&password=hunter2", "`poolsize`"),
+            ("postgres://u@db/t?password=x&hunter2=1", "after its password"),
+            ("postgres://u:x@y/z?hunter2=1@db/t", "after its password"),
+            ("postgres://u:hunter2@db/t?keepalives_idle=soon", "keepalives_idle"),
             ("host=db user=u password=hunter2", "no database"),
-            ("host=db dbname=t password=x hunter2=1", "unknown parameter"),
-            ("host=db dbname=t nonsense=1", "nonsense"),
+            ("host=db dbname=t password=x hunter2=1", "after its password"),
+            ("host=db dbname=t password='hunter2' nonsense=1", "`nonsense`"),
+            ("host=db dbname=t nonsense=1 password=hunter2", "`nonsense`"),
+            ("host=db dbname=t nonsense=1", "`nonsense`"),
+            ("host=db dbname=t nonsense", "cannot be read"),
             ("host=db dbname=t sslmode=maybe", "maybe"),
             ("user=u dbname=t", "no host"),
         ] {

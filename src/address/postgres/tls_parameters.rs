@@ -119,31 +119,34 @@ fn set<T: PartialEq>(key: &str, place: &mut Option<T>, value: Option<T>) -> Resu
     Ok(())
 }
 
-struct Pair<'a> {
-    key: &'a str,
+/// A `key=value` pair.
+pub(super) struct Pair<'a> {
+    pub(super) key: &'a str,
     value: String,
-    /// As it is written, with the space around it.
+    /// Whether quotes say where its value ends.
+    pub(super) is_quoted: bool,
+    /// The pair as it is written, with the space around it.
     text: &'a str,
 }
 
 /// `key=value` pairs: values with spaces in single quotes, a backslash before quotes and backslashes. What is not written so is
 /// kept as the rest, for the client to complain about.
-fn pairs(text: &str) -> Vec<Pair<'_>> {
+pub(super) fn pairs(text: &str) -> Vec<Pair<'_>> {
     let mut found = Vec::new();
     let mut rest = text;
     while !rest.is_empty() {
-        let Some((key, value, length)) = pair(rest) else {
-            found.push(Pair { key: "", value: String::new(), text: rest });
+        let Some(pair) = pair(rest) else {
+            found.push(Pair { key: "", value: String::new(), is_quoted: false, text: rest });
             break;
         };
-        found.push(Pair { key, value, text: &rest[..length] });
-        rest = &rest[length..];
+        rest = &rest[pair.text.len()..];
+        found.push(pair);
     }
     found
 }
 
-/// The first pair, and how long it is.
-fn pair(text: &str) -> Option<(&str, String, usize)> {
+/// The first pair.
+fn pair(text: &str) -> Option<Pair<'_>> {
     let (key, after) = text.split_once('=')?;
     let after = after.trim_start();
     let quoted = after.starts_with('\'');
@@ -160,7 +163,7 @@ fn pair(text: &str) -> Option<(&str, String, usize)> {
         }
     };
     let rest = after[end..].trim_start();
-    Some((key.trim(), value, text.len() - rest.len()))
+    Some(Pair { key: key.trim(), value, is_quoted: quoted, text: &text[..text.len() - rest.len()] })
 }
 
 #[cfg(test)]

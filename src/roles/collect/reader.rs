@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use super::decode::{self, Failure};
+use super::held_back::Obstacle;
 use super::suspect::{Failed, Failing};
 use super::{Ready, Shared};
 use crate::model::Partition;
@@ -77,7 +78,7 @@ async fn hand_on(shared: &Arc<Shared>, delivery: Delivery, outlets: &Outlets) ->
             Err(Failure::Store(error)) => return Err(error),
             Err(Failure::Ending) => return Ok(false),
             Err(Failure::UnknownVersion(error)) => {
-                shared.held_back.add(delivery.receipt, &error);
+                shared.held_back.add(delivery.receipt, &Obstacle::UnknownVersion(error));
                 return Ok(true);
             }
             Err(Failure::Incurable(fault)) => return Ok(outlets.failing.bury(Failed { delivery, fault }).await),

@@ -8,11 +8,13 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc};
 
 use super::decode::{Failure, Fault, decode, entry_name};
+use super::held_back::Obstacle;
+use super::writer::Refusal;
 use super::{Ready, Shared, writer};
 use crate::model::DictionaryId;
 use crate::retry::Backoff;
 use crate::runtime::observe;
-use crate::store::{DeadLetter, StoreError};
+use crate::store::DeadLetter;
 use crate::transport::{Delivery, Receipt};
 
 /// Between two tries.
@@ -115,7 +117,7 @@ impl Failing {
 enum Verdict {
     /// It is stored, or no longer in the queue.
     Settled,
-    /// The process is to end.
+    /// The process is to end, or it is held back.
     Ending,
     /// It has failed often enough.
     Incurable(Failed),
@@ -148,21 +150,19 @@ async fn judge(shared: &Arc<Shared>, failed: Failed) -> anyhow::Result<Verdict> 
             Err(Failure::Store(error)) => return Err(error),
             Err(Failure::Ending) => return Ok(Verdict::Ending),
             Err(Failure::UnknownVersion(error)) => {
-                shared.held_back.add(delivery.receipt, &error);
+                shared.held_back.add(delivery.receipt, &Obstacle::UnknownVersion(error));
                 return Ok(Verdict::Ending);
             }
             Ok(ready) => {
                 let named = ready.incoming.batch().header.dictionaries.clone();
                 let group = [ready.incoming];
-                let committed = writer::with_store(shared, || async {
-                    match shared.store.commit(&group).await {
-                        Err(StoreError::BadBatch(why)) => Ok(Err(why)),
-                        other => other.map(Ok),
-                    }
-                });
-                match committed.await? {
+                match writer::try_commit(shared, &group).await? {
                     None => return Ok(Verdict::Ending),
-                    Some(Err(why)) => fault = Fault::new(why, &named),
+                    Some(Err(Refusal::BadBatch(why))) => fault = Fault::new(why, &named),
+                    Some(Err(Refusal::DamagedChunk(error))) => {
+                        shared.held_back.add(delivery.receipt, &Obstacle::DamagedChunk(error));
+                        return Ok(Verdict::Ending);
+                    }
                     Some(Ok(committed)) => {
                         writer::note(shared, &group, &committed);
                         writer::acknowledge(shared, vec![delivery.receipt.clone()], &committed.settled).await;

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Mutex, mpsc, oneshot};
 
+use super::held_back::Obstacle;
 use super::suspect::{Failing, failed};
 use super::{Ready, Shared, watch};
 use crate::batch::{Batch, Header};
@@ -56,13 +57,7 @@ async fn commit(shared: &Arc<Shared>, group: Vec<Ready>, failing: &Failing) -> a
         batches.push(ready.incoming);
     }
     let began = Instant::now();
-    let outcome = with_store(shared, || async {
-        match shared.store.commit(&batches).await {
-            Err(StoreError::BadBatch(reason)) => Ok(Err(reason)),
-            other => other.map(Ok),
-        }
-    });
-    match outcome.await? {
+    match try_commit(shared, &batches).await? {
         None => {
             shared.in_hand.remove(&receipts);
             Ok(false)
@@ -73,23 +68,47 @@ async fn commit(shared: &Arc<Shared>, group: Vec<Ready>, failing: &Failing) -> a
             acknowledge_group(shared, receipts, &committed.settled).await;
             Ok(true)
         }
-        Some(Err(reason)) => {
+        Some(Err(refusal)) => {
             let group: Vec<Ready> = receipts
                 .into_iter()
                 .zip(rest)
                 .zip(batches)
                 .map(|((receipt, (payload, memory)), incoming)| Ready { receipt, incoming, payload, memory })
                 .collect();
-            part(shared, group, reason, failing).await
+            part(shared, group, refusal, failing).await
         }
     }
 }
 
-/// One batch of a group cannot be stored: each is committed alone, and the one that fails is doubted.
-async fn part(shared: &Arc<Shared>, mut group: Vec<Ready>, reason: String, failing: &Failing) -> anyhow::Result<bool> {
+/// Why the store does not take a group, though it can be reached.
+pub(super) enum Refusal {
+    /// A batch of the group cannot be stored.
+    BadBatch(String),
+    /// What is stored already is damaged, so that nobody can say whether a batch is. Names the chunk.
+    DamagedChunk(String),
+}
+
+/// Commits batches, as soon as the store answers; `None` when the process is to end first.
+pub(super) async fn try_commit(shared: &Shared, batches: &[Incoming]) -> anyhow::Result<Option<Result<Committed, Refusal>>> {
+    with_store(shared, || async {
+        match shared.store.commit(batches).await {
+            Err(StoreError::BadBatch(reason)) => Ok(Err(Refusal::BadBatch(reason))),
+            Err(StoreError::DamagedChunk(error)) => Ok(Err(Refusal::DamagedChunk(error))),
+            other => other.map(Ok),
+        }
+    })
+    .await
+}
+
+/// One batch of a group cannot be stored: each is committed alone. One that is bad itself is doubted; one that only a damaged chunk
+/// stands in the way of is held back, since it may well be good.
+async fn part(shared: &Arc<Shared>, mut group: Vec<Ready>, refusal: Refusal, failing: &Failing) -> anyhow::Result<bool> {
     if group.len() == 1 {
         let ready = group.remove(0);
-        failing.doubt(shared, failed(ready, reason)).await;
+        match refusal {
+            Refusal::BadBatch(reason) => failing.doubt(shared, failed(ready, reason)).await,
+            Refusal::DamagedChunk(error) => shared.held_back.add(ready.receipt, &Obstacle::DamagedChunk(error)),
+        }
         return Ok(true);
     }
     for ready in group {

@@ -1,4 +1,5 @@
-//! Binary COPY: rows encoded by hand, sent in pieces, so that encoding and sending overlap and memory stays small.
+//! Binary COPY: rows encoded by hand, sent in pieces, so that encoding and sending overlap and memory stays small. How a chunk
+//! becomes a row is in `chunk`.
 
 use std::pin::pin;
 
@@ -6,21 +7,18 @@ use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::SinkExt;
 use tokio_postgres::CopyInSink;
 
+use super::chunk;
 use super::error::Result;
 use super::pool::Session;
-use super::types::to_micros;
-use crate::store::chunk::{Chunk, Chunker, Part, Spans};
+use crate::store::chunk::{Chunker, Part, Spans};
 use crate::store::entry::Rejected;
 
 /// How much is sent at once.
 const PIECE: usize = 256 << 10;
 
 const HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
-const INT4_OID: u32 = 23;
 const INT8_OID: u32 = 20;
-const FLOAT8_OID: u32 = 701;
 
-const SAMPLES: &str = "COPY sample_chunk (series_id, t_min, t_max, n, step_ms, offsets, \"values\") FROM STDIN (FORMAT binary)";
 const REJECTS: &str = "COPY reject_chunk (source_id, first_row, reason, n, rows, lines) FROM STDIN (FORMAT binary)";
 
 /// Writes the samples of these parts. Returns how many, and the spans of their GPUs.
@@ -28,11 +26,11 @@ pub(super) async fn samples(session: &Session, parts: &[Part<'_>]) -> Result<(u6
     let mut chunker = Chunker::new(parts);
     let Some(first) = chunker.next() else { return Ok(chunker.finish()) };
     let mut buffer = begin();
-    put_chunk(&mut buffer, &first);
-    let statement = session.prepare(SAMPLES).await?;
+    chunk::encode(&mut buffer, &first);
+    let statement = session.prepare(chunk::COPY).await?;
     let mut sink = pin!(session.within(session.raw().copy_in::<_, Bytes>(&statement)).await?);
-    while let Some(chunk) = chunker.next() {
-        put_chunk(&mut buffer, &chunk);
+    while let Some(next) = chunker.next() {
+        chunk::encode(&mut buffer, &next);
         if buffer.len() >= PIECE {
             session.within(sink.as_mut().feed(buffer.split().freeze())).await?;
             buffer.reserve(PIECE + PIECE / 4);
@@ -72,35 +70,6 @@ async fn end(session: &Session, mut sink: std::pin::Pin<&mut CopyInSink<Bytes>>,
     Ok(())
 }
 
-fn put_chunk(out: &mut BytesMut, chunk: &Chunk<'_>) {
-    let (Some(first), Some(last)) = (chunk.times.first(), chunk.times.last()) else { return };
-    out.put_i16(7);
-    put_i64(out, chunk.series.to_store());
-    put_i64(out, to_micros(first.as_millis()));
-    put_i64(out, to_micros(last.as_millis()));
-    put_i32(out, count(chunk.times.len()));
-    if let Some(step) = chunk.step {
-        put_i32(out, step);
-        out.put_i32(-1);
-    } else {
-        out.put_i32(-1);
-        put_array(out, INT4_OID, 4, chunk.times.len());
-        for time in chunk.times {
-            // Within a day, so it fits.
-            let offset = time.millis_since(*first) as i32;
-            let mut pair = [0, 0, 0, 4, 0, 0, 0, 0];
-            pair[4..].copy_from_slice(&offset.to_be_bytes());
-            out.put_slice(&pair);
-        }
-    }
-    put_array(out, FLOAT8_OID, 8, chunk.values.len());
-    for value in chunk.values {
-        let mut pair = [0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0, 0];
-        pair[4..].copy_from_slice(&value.to_be_bytes());
-        out.put_slice(&pair);
-    }
-}
-
 fn put_rejected(out: &mut BytesMut, group: &Rejected) {
     let Some((first, _)) = group.rows.first() else { return };
     out.put_i16(6);
@@ -121,7 +90,7 @@ fn put_rejected(out: &mut BytesMut, group: &Rejected) {
 }
 
 /// The head of a one-dimensional array without nulls; its elements follow, each with its length.
-fn put_array(out: &mut BytesMut, oid: u32, size: usize, len: usize) {
+pub(super) fn put_array(out: &mut BytesMut, oid: u32, size: usize, len: usize) {
     out.put_i32(count(20 + len * (4 + size)));
     out.put_i32(1);
     out.put_i32(0);
@@ -130,17 +99,17 @@ fn put_array(out: &mut BytesMut, oid: u32, size: usize, len: usize) {
     out.put_i32(1);
 }
 
-fn put_i64(out: &mut BytesMut, value: i64) {
+pub(super) fn put_i64(out: &mut BytesMut, value: i64) {
     out.put_i32(8);
     out.put_i64(value);
 }
 
-fn put_i32(out: &mut BytesMut, value: i32) {
+pub(super) fn put_i32(out: &mut BytesMut, value: i32) {
     out.put_i32(4);
     out.put_i32(value);
 }
 
 /// Lengths stay far below 2 GiB: a chunk has at most `MAX_SAMPLES` samples, a group of rejects at most a batch's rows.
-fn count(len: usize) -> i32 {
+pub(super) fn count(len: usize) -> i32 {
     i32::try_from(len).unwrap_or(i32::MAX)
 }

@@ -11,6 +11,7 @@ use deadpool_postgres::{HookError, PoolError, TimeoutType};
 use tokio_postgres::error::SqlState;
 use tokio_rustls::rustls::{AlertDescription, Error as TlsError};
 
+use super::rights;
 use super::tls::{CA, CERT};
 use crate::address::postgres::Endpoint;
 use crate::store::StoreError;
@@ -100,9 +101,7 @@ pub(super) fn from_postgres(endpoint: &Endpoint, error: &tokio_postgres::Error) 
     let refused = |what: &str| StoreError::Refused { endpoint: at.clone(), reason: format!("{reason}: {what}") };
     let error = match code {
         "3D000" => refused("create the database, or correct its name in DATABASE_URL"),
-        "42501" => refused(
-            "a right is missing: GRANT it to the user of DATABASE_URL, or let the owner of the schema run `telemetry migrate`",
-        ),
+        "42501" => refused(rights::REMEDY),
         "42P01" | "42703" | "42704" | "42883" | "3F000" => {
             StoreError::Schema(format!("{at} does not have the schema this program needs ({reason}): run `telemetry migrate`"))
         }

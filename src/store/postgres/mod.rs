@@ -7,16 +7,17 @@
 //! | `error` | what an SQLSTATE means: wait, ask a person, or the batch's fault |
 //! | `migrate`, `migrations/`, `indexes` | the schema, and how it changes under programs that use it |
 //! | `series`, `partitions` | made outside of the commit: ids of series and GPUs, a partition a day |
-//! | `copy` | chunks to binary COPY |
+//! | `chunk` | a chunk as a row of `sample_chunk`, there and back |
+//! | `copy` | rows sent by binary COPY |
 //! | `commit`, `overlap` | the transaction: fast path, slow path |
-//! | `read`, `arrays` | what readers ask; chunks decoded in bulk |
+//! | `read` | what readers ask |
 //! | `diagnose` | what `telemetry check` looks at |
 //! | `ledger`, `dead` | sources and what they cover, dead letters |
 //!
 //! Locks, in this order, by everybody: sources by id, then (not held together with each other) dead letters, then GPUs by id.
 //! Advisory locks (`telemetry migrate`, `telemetry partitions`) are taken by transactions that take none of these.
 
-mod arrays;
+mod chunk;
 mod commit;
 mod connect;
 mod copy;

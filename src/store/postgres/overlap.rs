@@ -7,9 +7,9 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::pin::pin;
 
 use futures_util::TryStreamExt;
-use tokio_postgres::Row;
 use tokio_postgres::types::{ToSql, Type};
 
+use super::chunk;
 use super::error::Result;
 use super::pool::Session;
 use crate::model::{SeriesId, TimeMs};
@@ -24,9 +24,6 @@ struct Question {
     from: TimeMs,
     to: TimeMs,
 }
-
-const CHUNKS: &str = "SELECT series_id, t_min, step_ms, offsets, \"values\" FROM sample_chunk \
-     WHERE series_id = ANY($1) AND t_min >= $2 AND t_min <= $3 AND t_max >= $4";
 
 /// Of the samples at these column positions, those that are stored, as a mask over `positions`.
 pub(super) async fn stored(session: &Session, part: &Part<'_>, positions: &[bool]) -> Result<Vec<bool>> {
@@ -72,25 +69,17 @@ async fn ask(
     // Planned anew each time, with the times at hand: that is what leaves out the other days' partitions.
     let params: [(&(dyn ToSql + Sync), Type); 4] =
         [(&series, Type::INT8_ARRAY), (&midnight, Type::TIMESTAMPTZ), (&to, Type::TIMESTAMPTZ), (&from, Type::TIMESTAMPTZ)];
-    let mut rows = pin!(session.within(session.raw().query_typed_raw(CHUNKS, params)).await?);
+    let sql = format!(
+        "SELECT {} FROM sample_chunk WHERE series_id = ANY($1) AND t_min >= $2 AND t_min <= $3 AND t_max >= $4",
+        chunk::COLUMNS
+    );
+    let mut rows = pin!(session.within(session.raw().query_typed_raw(&sql, params)).await?);
     while let Some(row) = session.within(rows.try_next()).await? {
-        match_chunk(&row, wanted, found);
+        // One that is damaged may hold what is looked for: nobody can say that it is not stored.
+        let chunk = chunk::decode(session, &row)?;
+        let identities = chunk.times.iter().zip(&chunk.values);
+        let identities = identities.map(|(time, value)| (chunk.series, TimeMs::from_millis(*time), value.to_bits()));
+        found.extend(identities.filter(|identity| wanted.contains(identity)));
     }
     Ok(())
-}
-
-fn match_chunk(row: &Row, wanted: &HashSet<Identity>, found: &mut HashSet<Identity>) {
-    let (series, first): (SeriesId, TimeMs) = (row.get(0), row.get(1));
-    let (step, offsets): (Option<i32>, Option<Vec<i32>>) = (row.get(2), row.get(3));
-    let values: Vec<f64> = row.get(4);
-    for (i, value) in values.into_iter().enumerate() {
-        let offset = match &offsets {
-            Some(offsets) => offsets.get(i).copied().map_or(0, i64::from),
-            None => i64::from(step.unwrap_or(0)) * i as i64,
-        };
-        let identity = (series, first.plus_millis(offset), value.to_bits());
-        if wanted.contains(&identity) {
-            found.insert(identity);
-        }
-    }
 }

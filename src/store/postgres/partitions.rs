@@ -54,7 +54,7 @@ async fn missing(session: &Session, days: &[Day]) -> Result<Vec<Day>> {
 }
 
 /// `sample_chunk_YYYYMMDD`.
-fn name_of(day: Day) -> String {
+pub(super) fn name_of(day: Day) -> String {
     format!("sample_chunk_{}", date(day).strftime("%Y%m%d"))
 }
 

@@ -6,19 +6,18 @@
 use std::pin::pin;
 
 use async_trait::async_trait;
-use futures_util::StreamExt;
+use futures_util::TryStreamExt;
 use tokio_postgres::Row;
 use tokio_postgres::types::{ToSql, Type};
 
-use super::PostgresStore;
-use super::arrays::{Doubles, Ints};
 use super::error::Result;
-use super::pool::Session;
+use super::pool::{Params, Session};
 use super::types::{Time, clean};
+use super::{PostgresStore, chunk};
 use crate::model::{GpuId, SeriesId};
 use crate::store::{
     self, Chunk, ChunkRange, ClusterSummary, GpuFilter, GpuPlace, GpuSummary, HostSummary, Latest, Reader, SeriesFilter,
-    SeriesRow, SourceLedger, Span, Store, StoreError,
+    SeriesRow, SourceLedger, Span, Store,
 };
 
 /// A board with MIG slices is one GPU; one without a uuid is told by its place.
@@ -250,13 +249,15 @@ impl Reader for PostgresStore {
 
     async fn latest(&self, series: &[SeriesId], begins_from_ms: i64, begins_before_ms: i64) -> store::Result<Vec<Latest>> {
         let session = self.connections.session().await?;
-        let sql = "SELECT s.id, c.t_max, c.\"values\"[c.n] FROM unnest($1::bigint[]) AS s (id) CROSS JOIN LATERAL \
-                   (SELECT t_max, n, \"values\" FROM sample_chunk WHERE series_id = s.id AND t_min >= $2 AND t_min < $3 \
-                     ORDER BY t_max DESC, id DESC LIMIT 1) c";
-        let found = session.query(sql, &[&series, &Time(begins_from_ms), &Time(begins_before_ms)]).await?;
+        let sql = format!(
+            "SELECT c.* FROM unnest($1::bigint[]) AS s (id) CROSS JOIN LATERAL \
+             (SELECT {} FROM sample_chunk WHERE series_id = s.id AND t_min >= $2 AND t_min < $3 \
+               ORDER BY t_max DESC, id DESC LIMIT 1) c",
+            chunk::COLUMNS
+        );
+        let newest = latest(&session, &sql, &[&series, &Time(begins_from_ms), &Time(begins_before_ms)]).await?;
         session.done();
-        let latest = |row: &Row| Some(Latest { series: row.get(0), time_ms: ms(row, 1), value: row.get::<_, Option<f64>>(2)? });
-        Ok(found.iter().filter_map(latest).collect())
+        Ok(newest)
     }
 
     async fn chunks(&self, series: &[SeriesId], range: &ChunkRange, max_samples: usize) -> store::Result<Option<Vec<Chunk>>> {
@@ -316,17 +317,31 @@ fn borders(range: &ChunkRange) -> [Time; 4] {
     [range.ends_from_ms, range.ends_before_ms, range.begins_from_ms, range.begins_before_ms].map(Time)
 }
 
+/// The last sample of each chunk. The chunks are read one after the other and whole: the server cannot say whether one is damaged.
+async fn latest(session: &Session, sql: &str, params: Params<'_>) -> Result<Vec<Latest>> {
+    let statement = session.prepare(sql).await?;
+    let mut rows = pin!(session.within(session.raw().query_raw(&statement, params.iter().copied())).await?);
+    let mut newest = Vec::new();
+    while let Some(row) = session.within(rows.try_next()).await? {
+        let chunk = chunk::decode(session, &row)?;
+        if let (Some(time_ms), Some(value)) = (chunk.times.last(), chunk.values.last()) {
+            newest.push(Latest { series: chunk.series, time_ms: *time_ms, value: *value });
+        }
+    }
+    Ok(newest)
+}
+
 /// `None` as soon as there are too many: the rest is left unread, and the session is not used again.
 async fn chunks(session: &Session, series: &[SeriesId], range: &ChunkRange, max_samples: usize) -> Result<Option<Vec<Chunk>>> {
-    let sql = format!("SELECT series_id, id, t_min, n, step_ms, offsets, \"values\" FROM sample_chunk WHERE {IN_RANGE}");
+    let sql = format!("SELECT {} FROM sample_chunk WHERE {IN_RANGE}", chunk::COLUMNS);
     let statement = session.prepare(&sql).await?;
     let times = borders(range);
     let params: [&(dyn ToSql + Sync); 5] = [&series, &times[0], &times[1], &times[2], &times[3]];
     let rows = session.within(session.raw().query_raw(&statement, params)).await?;
     let mut rows = pin!(rows);
     let (mut chunks, mut samples) = (Vec::new(), 0);
-    while let Some(row) = session.within(async { rows.next().await.transpose() }).await? {
-        let chunk = chunk(&row).map_err(|what| StoreError::Schema(format!("PostgreSQL at {}: {what}", session.endpoint)))?;
+    while let Some(row) = session.within(rows.try_next()).await? {
+        let chunk = chunk::decode(session, &row)?;
         samples += chunk.times.len();
         if samples > max_samples {
             return Ok(None);
@@ -334,26 +349,4 @@ async fn chunks(session: &Session, series: &[SeriesId], range: &ChunkRange, max_
         chunks.push(chunk);
     }
     Ok(Some(chunks))
-}
-
-/// What a row of `sample_chunk` holds, or what is wrong with it.
-fn chunk(row: &Row) -> std::result::Result<Chunk, String> {
-    let (series, id, begin, n): (SeriesId, i64, Time, i32) = (row.get(0), row.get(1), row.get(2), row.get(3));
-    let wrong = |what: &str| format!("chunk {id} of series {series} {what}: it was not written by this program");
-    let values = row.try_get::<_, Doubles>(6).map_err(|error| wrong(&error.to_string()))?.0;
-    let n = usize::try_from(n)
-        .ok()
-        .filter(|n| *n == values.len() && *n > 0)
-        .ok_or_else(|| wrong("has another number of values than it says"))?;
-    let times: Vec<i64> = match row.try_get::<_, Option<Ints>>(5).map_err(|error| wrong(&error.to_string()))? {
-        Some(Ints(offsets)) => offsets.iter().map(|offset| begin.0 + i64::from(*offset)).collect(),
-        None => {
-            let step = i64::from(row.get::<_, Option<i32>>(4).ok_or_else(|| wrong("has neither offsets nor a step"))?);
-            (0..n as i64).map(|at| begin.0 + at * step).collect()
-        }
-    };
-    if times.len() != n || !times.is_sorted() {
-        return Err(wrong("has times that are out of order, or not one for each value"));
-    }
-    Ok(Chunk { series, id, times, values })
 }

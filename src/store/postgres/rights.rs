@@ -6,6 +6,12 @@ use super::pool::Session;
 use crate::address::postgres::Endpoint;
 use crate::store::StoreError;
 
+/// What to do where a right turns out to be missing: which rights those are that each role needs.
+pub(super) const REMEDY: &str = "give the user of DATABASE_URL what it needs: `serve` reads (GRANT USAGE ON SCHEMA, GRANT SELECT ON ALL \
+     TABLES IN SCHEMA); `collect` also writes (GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA) and makes a partition for \
+     every new day (GRANT CREATE ON SCHEMA, and membership in the role that owns the table sample_chunk); `telemetry check` shows what is \
+     missing";
+
 /// The tables that it may not read and write, whether it may attach partitions (an owner may), and whether it may make tables.
 const RIGHTS: &str = "SELECT string_agg(c.relname::text, ', ' ORDER BY c.relname) FILTER (WHERE c.relkind <> 'v' AND NOT ( \
             has_table_privilege(c.oid, 'SELECT') AND has_table_privilege(c.oid, 'INSERT') \

@@ -7,7 +7,7 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::connections::{SeriesIds, Writer};
 use super::error::{Fault, Result};
-use super::{blob, ledger, series};
+use super::{chunk, ledger, series};
 use crate::batch::Batch;
 use crate::model::{FamilyId, RowSet, SeriesId, SourceId, TimeMs};
 use crate::store::chunk::{Chunker, Part, Spans};
@@ -70,12 +70,9 @@ struct Work {
 impl Work {
     /// Writes samples as chunks.
     fn write(&mut self, connection: &Connection, parts: &[Part<'_>]) -> Result<()> {
-        let mut insert =
-            connection.prepare_cached("INSERT INTO chunk (series_id, t_min, t_max, n, data) VALUES (?1, ?2, ?3, ?4, ?5)")?;
         let mut chunker = Chunker::new(parts);
-        while let Some(chunk) = chunker.next() {
-            let (first, last) = (chunk.times.first(), chunk.times.last());
-            insert.execute(params![chunk.series, first, last, chunk.times.len() as i64, blob::encode(&chunk)])?;
+        while let Some(next) = chunker.next() {
+            chunk::insert(connection, &next)?;
         }
         let (_, spans) = chunker.finish();
         for (gpu, (oldest, newest)) in spans {
@@ -123,9 +120,9 @@ impl Work {
 fn stored(connection: &Connection, part: &Part<'_>, covered: &RowSet) -> Result<Vec<bool>> {
     let batch: &Batch = part.batch;
     let mut mask = vec![false; batch.row.len()];
-    let mut statement =
-        connection.prepare_cached("SELECT t_min, n, data FROM chunk WHERE series_id = ?1 AND t_max >= ?2 AND t_min <= ?3")?;
-    let mut decoder = blob::Decoder::default();
+    let mut statement = connection
+        .prepare_cached(&format!("SELECT {} FROM chunk WHERE series_id = ?1 AND t_max >= ?2 AND t_min <= ?3", chunk::COLUMNS))?;
+    let mut decoder = chunk::Decoder::default();
     for run in &batch.runs {
         let series = part.ids_of(run).series;
         let wanted: Vec<usize> = (run.start..run.start + run.len).filter(|i| covered.contains(batch.row[*i])).collect();
@@ -136,10 +133,10 @@ fn stored(connection: &Connection, part: &Part<'_>, covered: &RowSet) -> Result<
         let mut found: HashSet<Identity> = HashSet::new();
         let mut rows = statement.query([series.to_store(), from.as_millis(), to.as_millis()])?;
         while let Some(row) = rows.next()? {
-            let n = usize::try_from(row.get::<_, i64>(1)?).unwrap_or(0);
-            let data = row.get_ref(2)?.as_blob().map_err(|error| Fault::Odd(error.to_string()))?;
-            let (times, values) = blob::decode(&mut decoder, data, row.get(0)?, n).map_err(Fault::Odd)?;
-            let identities = times.iter().zip(&values).map(|(time, value)| (series, TimeMs::from_millis(*time), value.to_bits()));
+            // One that is damaged may hold what is looked for: nobody can say that it is not stored.
+            let chunk = decoder.decode(row)?;
+            let identities = chunk.times.iter().zip(&chunk.values);
+            let identities = identities.map(|(time, value)| (series, TimeMs::from_millis(*time), value.to_bits()));
             found.extend(identities.filter(|identity| wanted_identities.contains(identity)));
         }
         for i in wanted {

@@ -3,6 +3,7 @@
 use rusqlite::ErrorCode;
 
 use crate::store::StoreError;
+use crate::store::chunk::Damaged;
 
 /// What went wrong in a piece of work.
 #[derive(Debug)]
@@ -11,6 +12,8 @@ pub(super) enum Fault {
     Sqlite(rusqlite::Error),
     /// Already in our words.
     Store(StoreError),
+    /// A chunk is damaged.
+    Damaged(Damaged),
     /// The file holds what this program did not write.
     Odd(String),
 }
@@ -36,6 +39,7 @@ impl Fault {
         let endpoint = endpoint.to_owned();
         match self {
             Self::Store(error) => error,
+            Self::Damaged(chunk) => StoreError::DamagedChunk(chunk.explain(&endpoint)),
             Self::Odd(what) => StoreError::Schema(format!("{endpoint} holds what this program did not write: {what}")),
             Self::Sqlite(error) => match error.sqlite_error_code() {
                 Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => StoreError::Schema(format!(

@@ -5,12 +5,12 @@
 //! | `open`, `schema.sql` | the directory, its lock, the file: what is ours, what is refused |
 //! | `connections` | one writer, a few readers; work off the runtime's threads, reads ended when nobody waits for them |
 //! | `error` | what SQLite says, in our words |
-//! | `blob` | a chunk's times and values as bytes |
+//! | `chunk` | a chunk as a row of `chunk`, there and back |
 //! | `commit`, `series` | the transaction |
 //! | `ledger`, `dead` | sources and what they cover, dead letters |
 //! | `read`, `lists` | what readers ask |
 
-mod blob;
+mod chunk;
 mod commit;
 mod connections;
 mod dead;

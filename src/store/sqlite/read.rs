@@ -1,10 +1,10 @@
 //! What readers ask (see [`Reader`]): chunks through their index; lists in `lists`.
 
 use async_trait::async_trait;
-use rusqlite::{Connection, OptionalExtension as _};
+use rusqlite::Connection;
 
-use super::error::{Fault, Result};
-use super::{SqliteStore, blob, lists};
+use super::error::Result;
+use super::{SqliteStore, chunk, lists};
 use crate::model::SeriesId;
 use crate::store::{
     self, Chunk, ChunkRange, ClusterSummary, GpuFilter, GpuPlace, GpuSummary, HostSummary, Latest, Reader, SeriesFilter,
@@ -61,17 +61,17 @@ impl Reader for SqliteStore {
 }
 
 fn latest(connection: &Connection, series: &[SeriesId], from: i64, before: i64) -> Result<Vec<Latest>> {
-    let mut statement = connection.prepare_cached(
-        "SELECT t_min, n, data FROM chunk WHERE series_id = ?1 AND t_min >= ?2 AND t_min < ?3 ORDER BY t_max DESC, id DESC LIMIT 1",
-    )?;
-    let mut decoder = blob::Decoder::default();
+    let mut statement = connection.prepare_cached(&format!(
+        "SELECT {} FROM chunk WHERE series_id = ?1 AND t_min >= ?2 AND t_min < ?3 ORDER BY t_max DESC, id DESC LIMIT 1",
+        chunk::COLUMNS
+    ))?;
+    let mut decoder = chunk::Decoder::default();
     let mut newest = Vec::with_capacity(series.len());
     for id in series {
-        let found: Option<(i64, i64, Vec<u8>)> =
-            statement.query_row([id.to_store(), from, before], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).optional()?;
-        let Some((first, n, data)) = found else { continue };
-        let (times, values) = decode(&mut decoder, &data, first, n)?;
-        if let (Some(time_ms), Some(value)) = (times.last(), values.last()) {
+        let mut rows = statement.query([id.to_store(), from, before])?;
+        let Some(row) = rows.next()? else { continue };
+        let chunk = decoder.decode(row)?;
+        if let (Some(time_ms), Some(value)) = (chunk.times.last(), chunk.values.last()) {
             newest.push(Latest { series: *id, time_ms: *time_ms, value: *value });
         }
     }
@@ -101,26 +101,19 @@ fn spans(connection: &Connection, series: &[SeriesId], range: &ChunkRange) -> Re
 fn chunks(connection: &Connection, series: &[SeriesId], range: &ChunkRange, max_samples: usize) -> Result<Option<Vec<Chunk>>> {
     // As of one moment: what is committed between two series is in all of them or in none.
     let moment = connection.unchecked_transaction()?;
-    let mut statement = moment.prepare_cached(&format!("SELECT id, t_min, n, data FROM chunk WHERE {IN_RANGE}"))?;
-    let mut decoder = blob::Decoder::default();
+    let mut statement = moment.prepare_cached(&format!("SELECT {} FROM chunk WHERE {IN_RANGE}", chunk::COLUMNS))?;
+    let mut decoder = chunk::Decoder::default();
     let (mut chunks, mut samples) = (Vec::new(), 0);
     for id in series {
         let mut rows = statement.query(borders(*id, range))?;
         while let Some(row) = rows.next()? {
-            let n: i64 = row.get(2)?;
-            samples += usize::try_from(n).unwrap_or(usize::MAX / 2);
+            let chunk = decoder.decode(row)?;
+            samples += chunk.times.len();
             if samples > max_samples {
                 return Ok(None);
             }
-            let data = row.get_ref(3)?.as_blob().map_err(|error| Fault::Odd(error.to_string()))?;
-            let (times, values) = decode(&mut decoder, data, row.get(1)?, n)?;
-            chunks.push(Chunk { series: *id, id: row.get(0)?, times, values });
+            chunks.push(chunk);
         }
     }
     Ok(Some(chunks))
-}
-
-fn decode(decoder: &mut blob::Decoder, data: &[u8], first: i64, n: i64) -> Result<(Vec<i64>, Vec<f64>)> {
-    let n = usize::try_from(n).map_err(|_| Fault::Odd(format!("a chunk of {n} samples")))?;
-    blob::decode(decoder, data, first, n).map_err(Fault::Odd)
 }

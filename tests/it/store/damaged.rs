@@ -1,0 +1,139 @@
+//! A chunk that is damaged is an error for whoever reads it, and never taken for one that is not there: readers, and a commit that
+//! looks whether rows are stored.
+
+use std::sync::Arc;
+
+use telemetry::query::{Limits, Params, Query, QueryError};
+use telemetry::store::sqlite::SqliteStore;
+use telemetry::store::{ChunkRange, Reader, SeriesFilter, Store, StoreError};
+
+use super::rows::*;
+use crate::support::postgres::Server;
+
+const EVERYTHING: ChunkRange = ChunkRange {
+    begins_from_ms: i64::MIN / 2,
+    begins_before_ms: i64::MAX / 2,
+    ends_from_ms: i64::MIN / 2,
+    ends_before_ms: i64::MAX / 2,
+};
+
+/// One series at times that have no step, so that every time is stored; few enough to be stored uncompressed, or many.
+fn content(n: i64) -> Content {
+    Content::new("a", (0..n).map(|at| sample(0, DAY + at * 1000 + at % 3, at as f64 * 0.1)).collect())
+}
+
+/// Everybody who reads chunks names the one that is damaged, and says these words.
+async fn everybody_says(store: &Arc<dyn Store>, reader: &Arc<dyn Reader>, content: &Content, says: &[&str]) {
+    let series = reader.series(&SeriesFilter::default(), telemetry::model::SeriesId::default(), 10).await.unwrap()[0].id;
+    let by_store = [
+        ("chunks", reader.chunks(&[series], &EVERYTHING, usize::MAX).await.map(|_| ())),
+        ("few chunks", reader.chunks(&[series], &EVERYTHING, 1_000_000).await.map(|_| ())),
+        ("latest", reader.latest(&[series], i64::MIN / 2, i64::MAX / 2).await.map(|_| ())),
+        ("the overlap check", store.commit(&[content.all()]).await.map(|_| ())),
+        ("that of a sibling", store.commit(&[content.sibling("b").all()]).await.map(|_| ())),
+    ];
+    let query = Query::new(Arc::clone(reader), None, Limits::default());
+    let params = |text: &str| Params::parse(Some(text)).unwrap();
+    let latest = telemetry::query::LatestRequest::parse(params("cluster=edge"), &query).unwrap();
+    let times = "start_time=2025-01-15T00:00:00Z&end_time=2025-01-15T01:00:00Z";
+    let question = params(&format!("metric=METRIC_0&step=5m&{times}"));
+    let aggregate = telemetry::query::AggregateRequest::parse(question, &query, DAY).unwrap();
+    let by_query = [
+        ("a page of latest", query.latest(&latest).await.map(|_| ())),
+        ("aggregates", query.aggregate(&aggregate).await.map(|_| ())),
+    ];
+    let mut errors = Vec::new();
+    for (who, outcome) in by_store {
+        match outcome {
+            Err(StoreError::DamagedChunk(said)) => errors.push((who, said)),
+            other => panic!("{who}, {says:?}: {other:?}"),
+        }
+    }
+    for (who, outcome) in by_query {
+        match outcome {
+            Err(QueryError::Internal(said)) => errors.push((who, said)),
+            other => panic!("{who}, {says:?}: {other:?}"),
+        }
+    }
+    for (who, said) in errors {
+        for words in says {
+            assert!(said.contains(words), "{who}: `{said}` without `{words}`");
+        }
+        assert!(said.contains(&format!("of series {series}")) && said.contains("DELETE FROM"), "{who}: {said}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn in_postgresql_each_reader_names_it() {
+    let database = Server::shared().database().await;
+    let (store, reader): (Arc<dyn Store>, Arc<dyn Reader>) = (Arc::new(database.store()), Arc::new(database.store()));
+    let content = content(40).of_family("f");
+    store.commit(&[content.all()]).await.expect("stored");
+    let client = database.client().await;
+    client.batch_execute("CREATE TABLE undamaged AS SELECT * FROM sample_chunk").await.unwrap();
+    let id: i64 = client.query_one("SELECT id FROM sample_chunk", &[]).await.unwrap().get(0);
+    let ledger_before = ledger(&*store).await;
+    for (damage, says) in [
+        ("offsets = offsets[1:39]", "39 times for 40 values"),
+        ("offsets = offsets || ARRAY[50000]", "41 times for 40 values"),
+        ("offsets[7] = NULL", "null"),
+        ("offsets[7] = offsets[8] + 1", "not in order"),
+        ("offsets[40] = offsets[40] + 1", "begin and end"),
+        ("offsets[1] = -1", "begin and end"),
+        ("offsets = ARRAY[offsets, offsets]", "one dimension"),
+        ("offsets = NULL", "neither offsets nor a step"),
+        ("offsets = NULL, step_ms = 999", "begin and end"),
+        ("offsets = NULL, step_ms = -1000", "not in order"),
+        ("\"values\" = \"values\"[1:39]", "40 samples, and has 39 values"),
+        ("\"values\"[3] = NULL", "null"),
+        ("\"values\" = '{}'", "no values"),
+        ("n = 41", "41 samples, and has 40 values"),
+        ("n = -1", "-1 samples"),
+        ("t_max = t_max + interval '1 s'", "begin and end"),
+    ] {
+        client.batch_execute(&format!("UPDATE sample_chunk SET {damage}")).await.expect(damage);
+        everybody_says(&store, &reader, &content, &[says, &format!("chunk {id} "), "sample_chunk_20250115", "PostgreSQL at "])
+            .await;
+        client.batch_execute("DELETE FROM sample_chunk; INSERT INTO sample_chunk SELECT * FROM undamaged").await.unwrap();
+    }
+    assert_eq!(ledger(&*store).await, ledger_before, "what could not be looked up was not entered");
+    let done = store.commit(&[content.sibling("b").all()]).await.expect("it is whole again");
+    assert_eq!((done.duplicate, done.stored.len()), (40, 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn in_sqlite_each_reader_names_it() {
+    for n in [5, 400] {
+        let directory = tempfile::tempdir().unwrap();
+        let opened = Arc::new(SqliteStore::open(directory.path()).unwrap());
+        let (store, reader): (Arc<dyn Store>, Arc<dyn Reader>) = (opened.clone(), opened);
+        let content = content(n).of_family("f");
+        store.commit(&[content.all()]).await.expect("stored");
+        let connection = rusqlite::Connection::open(directory.path().join("telemetry.sqlite")).unwrap();
+        connection.execute_batch("CREATE TABLE undamaged AS SELECT * FROM chunk").unwrap();
+        let ledger_before = ledger(&*store).await;
+        let kind_of_half = if n == 5 { "bytes of values" } else { "unpacked" };
+        for (damage, says) in [
+            ("data = substr(data, 1, length(data) / 2 + 3)", kind_of_half),
+            ("data = x''", "empty"),
+            ("data = x'07'", "unknown kind 7"),
+            ("data = x'00'", "cut off"),
+            ("data = x'0080808080808080808080808080808080'", "cut off"),
+            ("data = 'text'", "column data"),
+            ("n = n + 1", "samples"),
+            ("n = n - 1", "bytes of values"),
+            ("n = 0", "0 samples"),
+            ("n = -1", "-1 samples"),
+            ("n = 1000000000000", "1000000000000 samples"),
+            ("n = 'many'", "column n"),
+            ("t_max = t_max + 1", "begin and end"),
+        ] {
+            connection.execute_batch(&format!("UPDATE chunk SET {damage}")).expect(damage);
+            everybody_says(&store, &reader, &content, &[says, "chunk 1 ", directory.path().to_str().unwrap()]).await;
+            connection.execute_batch("DELETE FROM chunk; INSERT INTO chunk SELECT * FROM undamaged").unwrap();
+        }
+        assert_eq!(ledger(&*store).await, ledger_before, "what could not be looked up was not entered");
+        let done = store.commit(&[content.sibling("b").all()]).await.expect("it is whole again");
+        assert_eq!((done.duplicate, done.stored.len()), (n.unsigned_abs(), 0));
+    }
+}

@@ -1,4 +1,4 @@
-//! What can be read of a dead letter: whose rows it holds, and the first of them.
+//! The readable content of a dead letter: its source, its series, and its first rows.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -11,7 +11,7 @@ use crate::printable;
 use crate::roles::{say, table};
 use crate::store::DeadLetter;
 
-/// A dead letter, as far as it can be read.
+/// A dead letter, as far as it can be decoded.
 #[derive(Debug, Serialize)]
 pub(super) struct Shown {
     id: i64,
@@ -21,10 +21,10 @@ pub(super) struct Shown {
     end_row: u64,
     reason: String,
     payload_bytes: usize,
-    /// Why the payload cannot be read.
+    /// Why the payload cannot be decoded.
     #[serde(skip_serializing_if = "Option::is_none")]
     undecodable: Option<String>,
-    /// Dictionaries that its batch names, and whether each can be read.
+    /// The dictionaries of the batch, and whether each can be decoded.
     dictionaries: Vec<Named>,
     #[serde(flatten)]
     content: Option<Content>,
@@ -33,7 +33,7 @@ pub(super) struct Shown {
 #[derive(Debug, Serialize)]
 struct Named {
     digest: String,
-    /// What is wrong with it.
+    /// Why the dictionary cannot be decoded.
     #[serde(skip_serializing_if = "Option::is_none")]
     problem: Option<String>,
 }
@@ -46,14 +46,14 @@ struct Content {
     closed: String,
     samples: usize,
     series_count: usize,
-    /// Those with most samples first.
+    /// The series with the most samples first.
     series: Vec<SeriesShown>,
-    /// In the order of the file.
+    /// The rows in the order of the file.
     rows: Vec<RowShown>,
     rejected: BTreeMap<&'static str, usize>,
 }
 
-/// A series. What a dictionary that cannot be read would say is empty.
+/// A series. Its labels are empty where the dictionary cannot be decoded.
 #[derive(Clone, Debug, Default, Serialize)]
 struct SeriesShown {
     samples: usize,
@@ -76,7 +76,7 @@ struct RowShown {
 }
 
 impl Shown {
-    /// Reads a letter; of series and rows so many at most.
+    /// Decodes a letter, with at most `most` series and rows.
     pub(super) fn new(letter: &DeadLetter, most: usize) -> Self {
         let mut shown = Self {
             id: letter.id,
@@ -106,7 +106,7 @@ impl Shown {
         shown
     }
 
-    /// For people.
+    /// The letter as text.
     pub(super) fn text(&self) -> String {
         let mut out = String::new();
         let rows = say::rows(crate::model::RowRange { first: self.first_row, end: self.end_row });
@@ -134,7 +134,7 @@ impl Shown {
 
 fn dictionary(letter: &DeadLetter, digest: crate::model::DictionaryId) -> Result<Dictionary, String> {
     let kept = letter.dictionaries.iter().find(|(d, _)| *d == digest);
-    let (_, bytes) = kept.ok_or("not kept with the letter; `retry` looks for it in Redis")?;
+    let (_, bytes) = kept.ok_or("not stored with the letter; `retry` looks for it in Redis")?;
     Dictionary::decode(bytes, digest).map_err(|error| error.to_string())
 }
 

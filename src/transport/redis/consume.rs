@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::session::{Kind, Reading, Seat, Sent, Session};
 use super::{RedisTransport, reply, script};
 use crate::model::{DictionaryId, Partition, Partitions, RowRange, SourceId};
-use crate::transport::{Backlog, Consumer, Delivery, Receipt, Result, TransportError};
+use crate::transport::{Backlog, Consumer, Delivery, MAX_DICTIONARY_BYTES, Receipt, Result, TransportError};
 
 /// Unused dictionaries are looked for once in so many acknowledgements.
 const SWEEP_EVERY: u32 = 64;
@@ -67,7 +67,18 @@ impl Consumer for RedisTransport {
     async fn dictionary(&self, partition: Partition, digest: DictionaryId) -> Result<Option<Bytes>> {
         let key = self.shared.keys.dict(partition, digest);
         let conn = self.link(partition)?.get().await?;
-        Ok(conn.call("GET", vec![key.into()]).await?.into_bytes())
+        let answer = conn.run(&script::FETCH, vec![key.clone()], vec![MAX_DICTIONARY_BYTES.to_string().into()]).await?;
+        let mut parts = reply::list(answer).into_iter();
+        let Some(length) = parts.next() else { return Ok(None) };
+        let length = reply::number(&length)?;
+        if length > MAX_DICTIONARY_BYTES as u64 {
+            tracing::warn!(
+                key,
+                bytes = length,
+                "a dictionary in Redis is longer than one can be; it is damaged, and batches that name it are buried"
+            );
+        }
+        Ok(parts.next().and_then(Value::into_bytes))
     }
 
     async fn acknowledge(&self, partition: Partition, receipts: Vec<Receipt>, settled: &[(SourceId, u64)]) -> Result<usize> {

@@ -13,7 +13,7 @@ use super::malformed::{KeyKind, quoted, shown};
 use super::session::{Kind, Reading, Seat, Sent, Session};
 use super::{RedisTransport, reply, script};
 use crate::model::{DictionaryId, Partition, Partitions, SourceId};
-use crate::transport::{Backlog, Consumer, Delivery, Receipt, Redelivery, Result, TransportError};
+use crate::transport::{Backlog, Consumer, Delivery, MAX_DICTIONARY_BYTES, Receipt, Redelivery, Result, TransportError};
 
 /// Unused dictionaries are looked for once in so many acknowledgements.
 const SWEEP_EVERY: u32 = 64;
@@ -73,11 +73,22 @@ impl Consumer for RedisTransport {
     async fn dictionary(&self, partition: Partition, digest: DictionaryId) -> Result<Option<Bytes>> {
         let key = self.shared.keys.dict(partition, digest);
         let conn = self.link(partition)?.get().await?;
-        match conn.call("GET", vec![key.into()]).await {
+        let answer = match conn.run(&script::FETCH, vec![key.clone()], vec![MAX_DICTIONARY_BYTES.to_string().into()]).await {
             // Whatever is there instead, the dictionary is not.
-            Err(TransportError::Blocked { .. }) => Ok(None),
-            bytes => Ok(bytes?.into_bytes()),
+            Err(TransportError::Blocked { .. }) => return Ok(None),
+            answer => reply::list(answer?),
+        };
+        let mut parts = answer.into_iter();
+        let Some(length) = parts.next() else { return Ok(None) };
+        let length = reply::number(&length)?;
+        if length > MAX_DICTIONARY_BYTES as u64 {
+            tracing::warn!(
+                key,
+                bytes = length,
+                "a dictionary in Redis is longer than one can be; it is damaged, and batches that name it are buried"
+            );
         }
+        Ok(parts.next().and_then(Value::into_bytes))
     }
 
     async fn acknowledge(&self, partition: Partition, receipts: Vec<Receipt>, settled: &[(SourceId, u64)]) -> Result<usize> {

@@ -37,6 +37,7 @@
 //! |---|---|
 //! | publish | compares the position, looks for room and for the dictionaries, makes the group, appends, moves the position |
 //! | acknowledge | acknowledges, raises `committed`, trims what every group has done with |
+//! | fetch | reads a dictionary, unless it is longer than one can be |
 //! | sweep | deletes dictionaries that no entry left refers to |
 //! | keep | resets the idle time of entries that are still ours |
 //! | leave | deletes the consumer if it has nothing pending |

@@ -60,6 +60,8 @@ scripts! {
     PUBLISH = "publish";
     /// Acknowledges entries and trims.
     ACKNOWLEDGE = "acknowledge";
+    /// Reads a dictionary.
+    FETCH = "fetch";
     /// Removes unused dictionaries.
     SWEEP = "sweep";
     /// Counts what waits.

@@ -275,7 +275,9 @@ fn brief(error: &TransportError) -> &'static str {
         TransportError::Refused { .. } => "Redis rejects this server: telemetry check says why",
         TransportError::Mismatch(_) => "the queue was made with other settings: telemetry check says which",
         TransportError::Local(_) => "the queue cannot keep its file",
-        TransportError::Corrupt(_) => "the queue holds something that it should not: telemetry check says what",
+        TransportError::Corrupt(_) | TransportError::Blocked { .. } => {
+            "the queue holds something that it should not: telemetry check says what"
+        }
     }
 }
 

@@ -75,6 +75,13 @@ pub(super) fn heartbeat<F>(
     });
 }
 
+/// Tells the metrics how many malformed values were met in the queue.
+pub(super) fn count_malformed(queue: &RedisTransport) {
+    for (kind, times) in queue.malformed() {
+        observe::queue_malformed(kind.name(), times);
+    }
+}
+
 /// Between two looks at what the line itself counts.
 const MEASURE: Duration = Duration::from_secs(5);
 
@@ -85,6 +92,7 @@ pub(super) fn measure(lifecycle: &Lifecycle, queue: &Arc<RedisTransport>) {
         loop {
             let (sent, received) = queue.traffic();
             observe::wan_bytes(sent, received);
+            count_malformed(&queue);
             let (ours, theirs) = queue.certificates();
             for (of, ends) in [(Certificate::RedisClient, ours), (Certificate::RedisServer, theirs)] {
                 if let Some(ends) = ends {

@@ -92,6 +92,8 @@ pub const LAST_STORED: &str = "telemetry_last_stored_timestamp_seconds";
 pub const DEAD_LETTERS: &str = "telemetry_dead_letters_total";
 /// Entries that can neither be stored nor be given up.
 pub const HELD_BACK: &str = "telemetry_held_back_entries";
+/// Values in the queue that were passed over.
+pub const QUEUE_MALFORMED: &str = "telemetry_queue_malformed_total";
 /// Duration of publishing.
 pub const PUBLISH_SECONDS: &str = "telemetry_publish_seconds";
 /// Duration of committing.
@@ -128,7 +130,7 @@ const fn described(name: &'static str, kind: Kind, unit: Unit, labels: &'static 
 }
 
 /// Every metric.
-pub const METRICS: [Described; 36] = [
+pub const METRICS: [Described; 37] = [
     described(
         LATENCY,
         Kind::Histogram,
@@ -222,6 +224,7 @@ pub const METRICS: [Described; 36] = [
         &[],
         "Entries that stay in the queue because their format is newer than this collector, or because a damaged chunk hides whether they are stored.",
     ),
+    described(QUEUE_MALFORMED, Kind::Counter, Unit::Count, &["key"], "Malformed values in Redis, passed over (see the log)."),
     described(PUBLISH_SECONDS, Kind::Histogram, Unit::Seconds, &[], "Time from sending a batch to the queue's answer."),
     described(COMMIT_SECONDS, Kind::Histogram, Unit::Seconds, &[], "Time of committing a group of batches."),
     described(
@@ -438,6 +441,11 @@ pub fn dead_letters(batches: u64) {
 /// Entries are held back.
 pub fn held_back(entries: usize) {
     gauge!(HELD_BACK).set(entries as f64);
+}
+
+/// So many values of a kind of key in the queue were malformed and passed over since the start.
+pub fn queue_malformed(key: &'static str, times: u64) {
+    counter!(QUEUE_MALFORMED, "key" => key).absolute(times);
 }
 
 /// A batch was answered by the queue after this time.

@@ -45,6 +45,16 @@ pub enum TransportError {
     /// The queue inside this process cannot keep its file. Says which, and why.
     #[error("{0}")]
     Local(String),
+    /// A key stands in the way of a whole partition or source: waiting until somebody mends it can help.
+    #[error("Redis at {endpoint}: {reason}")]
+    Blocked {
+        /// host:port.
+        endpoint: String,
+        /// The key.
+        key: String,
+        /// What is wrong with it, and how to mend it.
+        reason: String,
+    },
     /// Something in the queue is not what it should be.
     #[error("{0}")]
     Corrupt(String),
@@ -54,7 +64,7 @@ impl TransportError {
     /// Whether trying again later can help.
     #[must_use]
     pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Unavailable { .. } | Self::Full { .. } | Self::Local(_))
+        matches!(self, Self::Unavailable { .. } | Self::Full { .. } | Self::Local(_) | Self::Blocked { .. })
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod cluster;
 mod lasting;
+mod queue;
 mod roles;
 
 use serde_json::Value;

@@ -284,7 +284,9 @@ impl PartitionSeen {
 /// Why a partition did not answer; where it is is said beside it.
 fn reason(error: TransportError) -> String {
     match error {
-        TransportError::Unavailable { reason, .. } | TransportError::Refused { reason, .. } => reason,
+        TransportError::Unavailable { reason, .. }
+        | TransportError::Refused { reason, .. }
+        | TransportError::Blocked { reason, .. } => reason,
         other => other.to_string(),
     }
 }

@@ -3,6 +3,7 @@
 //! A [`Conn`] is one TCP connection and never reconnects: what was sent over it is answered over it or fails. So nothing that was
 //! meant for one primary can reach another. Making a new one is the business of [`super::link::Link`].
 
+use std::num::NonZeroU16;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -24,6 +25,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::error::{Asked, Change, ends_connection, explain};
+use super::malformed::{KeyKind, shown};
 use super::reply;
 use super::script::{self, Script};
 use super::shared::Shared;
@@ -287,12 +289,17 @@ impl Conn {
         let (key, ours) = (shared.keys.meta(partition), shared.config.partitions);
         let known = self.run(&script::ONCE, vec![key.clone()], vec!["partitions".into(), ours.to_string().into()]).await;
         let known = match known {
-            Ok(known) => reply::text(&known)?,
-            // A full Redis that has no number yet: it is written another time.
-            Err(TransportError::Full { .. }) => return Ok(()),
+            Ok(known) => known,
+            // A full Redis that has no number yet: it is written another time. Where nobody can write one, the configuration's counts.
+            Err(TransportError::Full { .. } | TransportError::Blocked { .. }) => return Ok(()),
             Err(error) => return Err(error),
         };
-        if known == ours.to_string() {
+        let Some(known) = reply::exact::<NonZeroU16>(&known) else {
+            let (which, todo) = (format!("the field partitions of {key}"), format!("HSET {key} partitions {ours}"));
+            shared.malformed.note(KeyKind::Partitions, &which, &shown(reply::raw(&known)), &todo);
+            return Ok(());
+        };
+        if known.get() == ours.count() {
             return Ok(());
         }
         Err(TransportError::Mismatch(format!(
@@ -377,6 +384,9 @@ impl Wire {
         let mut explained = explain(&self.address.to_string(), &shared.who, asked, error);
         if super::error::is_about_login(error) {
             explained = shared.lasting(explained);
+        }
+        if let TransportError::Blocked { key, .. } = &explained {
+            shared.malformed.blocked(key, &explained);
         }
         let change = Change::said_by(error, &self.address);
         if let Some(change) = &change {

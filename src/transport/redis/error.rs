@@ -130,10 +130,11 @@ pub(super) fn explain(endpoint: &str, who: &Who, asked: &Asked, error: &Error) -
         "WRONGTYPE" => {
             let key = asked.script.and_then(|s| s.key(text)).and_then(|i| asked.keys.get(i)).cloned();
             let key = key.unwrap_or_else(|| asked.keys.join(", "));
-            return TransportError::Corrupt(format!(
-                "Redis at {endpoint}: the key {key} holds another kind of value than it should; is the prefix (redis.prefix) used by \
-                 something else? Delete the key or choose another prefix"
-            ));
+            let reason = format!(
+                "the key {key} holds another kind of value than it should; is the prefix (redis.prefix) used by something else? Delete \
+                 the key (DEL {key}) or choose another prefix"
+            );
+            return TransportError::Blocked { endpoint, key, reason };
         }
         "MOVED" => return unavailable("it no longer has this partition's slot; the node that has it is looked for".to_owned()),
         "ASK" => {
@@ -163,6 +164,14 @@ pub(super) fn explain(endpoint: &str, who: &Who, asked: &Asked, error: &Error) -
     }
     if NO_SERVER.iter().any(|words| text.contains(words)) {
         return unavailable(format!("the proxy before it has no server to hand on to ({text})"));
+    }
+    if text.contains("exhausted the last possible ID") {
+        let key = asked.keys.first().cloned().unwrap_or_default();
+        let reason = format!(
+            "the stream {key} takes no entry any more: it was given one with the greatest id there is. `telemetry check` with DATABASE_URL \
+             set prints the commands that mend it; until then its sources wait"
+        );
+        return TransportError::Blocked { endpoint, key, reason };
     }
     if text.contains("DB index is out of range") {
         return refused("it has no database of this number; correct the number at the end of redis.url".to_owned());

@@ -34,7 +34,7 @@ async fn everybody_says(store: &Arc<dyn Store>, reader: &Arc<dyn Reader>, conten
     let latest = telemetry::query::LatestRequest::parse(params("cluster=edge"), &query).unwrap();
     let times = "start_time=2025-01-15T00:00:00Z&end_time=2025-01-15T01:00:00Z";
     let question = params(&format!("metric=METRIC_0&step=5m&{times}"));
-    let aggregate = telemetry::query::AggregateRequest::parse(question, &query, DAY).unwrap();
+    let aggregate = telemetry::query::AggregateRequest::parse(question, &query, TimeMs::from_millis(DAY)).unwrap();
     let by_query = [
         ("a page of latest", query.latest(&latest).await.map(|_| ())),
         ("aggregates", query.aggregate(&aggregate).await.map(|_| ())),

@@ -76,6 +76,13 @@ pub(super) fn heartbeat<F>(
     });
 }
 
+/// Records how many malformed values were read in the queue.
+pub(super) fn count_malformed(queue: &RedisTransport) {
+    for (kind, times) in queue.malformed() {
+        observe::queue_malformed(kind.name(), times);
+    }
+}
+
 /// How often traffic and certificates are recorded.
 const MEASURE_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -86,9 +93,7 @@ pub(super) fn measure(lifecycle: &Lifecycle, queue: &Arc<RedisTransport>) {
         loop {
             let (sent, received) = queue.traffic();
             observe::wan_bytes(sent, received);
-            for (kind, times) in queue.malformed() {
-                observe::queue_malformed(kind.name(), times);
-            }
+            count_malformed(&queue);
             let (ours, theirs) = queue.certificates();
             for (of, ends) in [(Certificate::RedisClient, ours), (Certificate::RedisServer, theirs)] {
                 if let Some(ends) = ends {

@@ -158,6 +158,9 @@ pub(super) fn watch_queue(config: &Config, lifecycle: &Lifecycle) -> anyhow::Res
                 },
             };
             observe::connection(&cluster, Component::ApiGateway, up);
+            if let Some(queue) = shared.queue.load_full() {
+                super::link::count_malformed(&queue);
+            }
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
                 () = stopping.cancelled() => return Ok(()),

@@ -1,4 +1,5 @@
-//! The store in PostgreSQL (14 or later, no extension): the only place that knows its client.
+//! The store in PostgreSQL (14 or later, no extension). Only this room connects with the PostgreSQL client; `address/postgres` uses its
+//! parser of URLs.
 //!
 //! | file | what |
 //! |---|---|

@@ -13,6 +13,7 @@ use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use fred::types::Value;
 use futures_util::future::join_all;
 use tokio::time::Instant;
 

@@ -11,7 +11,7 @@ use super::super::client::{Conn, Credentials};
 use super::super::malformed::{KeyKind, quoted, shown};
 use super::super::reply;
 use super::super::shared::Shared;
-use super::{Side, parts, texts};
+use super::{Side, parts};
 use crate::address::redis::Address;
 use crate::diagnosis::Step;
 use crate::model::Partition;
@@ -168,6 +168,11 @@ pub(in super::super) fn set_back(stream: &str, group: &str) -> String {
 
 fn order(id: &str) -> (u64, u64) {
     super::super::consume::order(id).unwrap_or_default()
+}
+
+/// Arguments of a command.
+fn texts(words: &[&str]) -> Vec<Value> {
+    words.iter().map(|word| Value::from(*word)).collect()
 }
 
 /// Fields by their names.

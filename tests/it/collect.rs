@@ -184,8 +184,10 @@ fn long_texts(source: u128, gpus: usize, length: usize) -> (DictionaryId, Vec<u8
         own.resize(length, b't');
         field(1, &own, &mut dictionary);
         let number = n as u64 + 1;
-        [number, number, 0, number, number, number, number, number, number].map(|number| varint(number, &mut numbers));
-        [n as u64, 0, 0, 0, 0, 0].map(|number| varint(number, &mut series));
+        [number, number, 0, number, number, number, number, number, number]
+            .iter()
+            .for_each(|number| varint(*number, &mut numbers));
+        [n as u64, 0, 0, 0, 0, 0].iter().for_each(|number| varint(*number, &mut series));
     }
     field(2, &numbers, &mut dictionary);
     field(3, &series, &mut dictionary);
@@ -223,7 +225,7 @@ fn long_texts(source: u128, gpus: usize, length: usize) -> (DictionaryId, Vec<u8
 /// What GPUs are called is bounded, and what dictionaries unfold to is given back once it is stored.
 #[tokio::test(flavor = "multi_thread")]
 async fn long_texts_neither_fill_a_collector_nor_stay_in_it() {
-    let mut place = place().await;
+    let mut place = Place::new().await;
     place.app = place.app.with("MALLOC_ARENA_MAX", "1").with("TELEMETRY__COLLECT__MAX_MEMORY", "64MiB");
     let mut collect = place.app.start(&["collect"]);
     ready(&collect).await;
@@ -248,7 +250,7 @@ async fn long_texts_neither_fill_a_collector_nor_stay_in_it() {
 /// What is kept under a dictionary's name and is longer than one can be is not read whole.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dictionary_longer_than_any_is_damaged() {
-    let mut place = place().await;
+    let mut place = Place::new().await;
     place.app = place.app.with("MALLOC_ARENA_MAX", "1");
     let mut collect = place.app.start(&["collect"]);
     ready(&collect).await;
@@ -261,7 +263,7 @@ async fn a_dictionary_longer_than_any_is_damaged() {
     place.redis.add_entry(1, &source(1), (0, 2), &regular(1, 2));
     wait_for("dead letters", || async { place.letters().len() == 2 }).await;
     let (csv, holds) = place.app.export("a.csv", 2, 20, 1);
-    place.stream(&csv, "healthy");
+    place.stream(&csv, "healthy", &["--until", "stored"]).exits(0);
     holds.arrive(&place.database, "healthy").await;
     assert!(collect.ended().is_none(), "{}", collect.log());
     assert!(collect.log().contains("longer than one can be"), "{}", collect.log());
@@ -451,10 +453,10 @@ async fn what_could_not_be_acknowledged_is_acknowledged_when_it_can_be() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_damaged_chunk_hides_stays_in_the_queue_and_holds_nobody_up() {
-    let place = place().await;
+    let place = Place::new().await;
     let collect = place.app.start(&["collect"]);
     let (first, holds_first) = place.app.export("a.csv", 1, 20, 1);
-    place.stream(&first, "n");
+    place.stream(&first, "n", &["--until", "stored"]).exits(0);
     let client = place.database.client().await;
     client
         .batch_execute("CREATE TABLE undamaged AS SELECT * FROM sample_chunk; UPDATE sample_chunk SET n = n + 1")
@@ -468,7 +470,7 @@ async fn what_a_damaged_chunk_hides_stays_in_the_queue_and_holds_nobody_up() {
     assert!(said.contains("ERROR") && said.contains("is damaged") && said.contains("DELETE FROM sample_chunk_2025"), "{said}");
     // Others go on.
     let (second, holds_second) = place.app.export("b.csv", 2, 30, 2);
-    place.stream(&second, "m");
+    place.stream(&second, "m", &["--until", "stored"]).exits(0);
     holds_second.arrive(&place.database, "m").await;
     assert!(place.letters().is_empty(), "it is not given up");
     assert_eq!(place.scalar("SELECT count(*) FROM batch_failure").await, 0, "and it is not the batch's fault");

@@ -4,7 +4,7 @@
 //! meant for one primary can reach another. Making a new one is the business of [`super::link::Link`].
 
 use std::num::NonZeroU16;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use fred::types::config::{
     TlsConnector, TlsHostMapping, UnresponsiveConfig,
 };
 use fred::types::{ClusterHash, CustomCommand, RespVersion, Value};
-use futures_util::future::{BoxFuture, FutureExt, join, join_all, try_join_all};
+use futures_util::future::{BoxFuture, FutureExt, join_all};
 use rand::Rng as _;
 use secrecy::{ExposeSecret, SecretString};
 use socket2::TcpKeepalive;
@@ -78,6 +78,8 @@ struct Wire {
     address: Address,
     closed: CancellationToken,
     made: Instant,
+    /// The scripts that were sent over the connection, by name.
+    scripts: Mutex<Vec<&'static str>>,
 }
 
 impl Drop for Conn {
@@ -87,7 +89,7 @@ impl Drop for Conn {
 }
 
 impl Conn {
-    /// Connects to the server that has a partition and checks who answers: version, number of partitions. Loads the scripts.
+    /// Connects to the server that has a partition and checks who answers: version, number of partitions.
     pub(super) async fn open(shared: &Arc<Shared>, partition: Partition) -> Result<Self> {
         let address = shared.topology.place(shared, partition).await?;
         Self::open_at(shared, &address, &[partition]).await
@@ -184,7 +186,8 @@ impl Conn {
             }
             ended.cancel();
         });
-        let wire = Wire { shared: shared.clone(), address: address.clone(), closed, made: Instant::now() };
+        let wire =
+            Wire { shared: shared.clone(), address: address.clone(), closed, made: Instant::now(), scripts: Mutex::default() };
         Self {
             wire: Arc::new(wire),
             client,
@@ -206,16 +209,11 @@ impl Conn {
         if self.server.is_none() {
             self.meet().await?;
         }
-        let first = self.compared.is_empty();
-        if first {
+        if self.compared.is_empty() {
             self.run_id = self.check_server().await?;
         }
-        // In one round trip: the scripts arrive before what calls one of them.
-        let scripts = if first { script::ALL } else { &[] };
-        let load = try_join_all(scripts.iter().map(|s| self.call("SCRIPT", vec!["LOAD".into(), s.text.into()])));
         let new: Vec<Partition> = partitions.iter().copied().filter(|p| !self.compared.contains(p)).collect();
-        let (loaded, compared) = join(load, join_all(new.iter().map(|p| self.check_partitions(*p)))).await;
-        loaded?;
+        let compared = join_all(new.iter().map(|p| self.check_partitions(*p))).await;
         let mut passing = None;
         for (partition, compared) in new.into_iter().zip(compared) {
             match compared {
@@ -366,8 +364,9 @@ impl Conn {
         }
     }
 
-    /// Runs a script. It is on its way when this returns.
+    /// Runs a script; before its first use over this connection it is sent, in the same round trip. It is on its way when this returns.
     pub(super) fn run(&self, script: &'static Script, keys: Vec<String>, args: Vec<Value>) -> BoxFuture<'static, Result<Value>> {
+        let load = self.wire.sends_first(script).then(|| self.call("SCRIPT", vec!["LOAD".into(), script.text.into()]));
         let mut call: Vec<Value> = Vec::with_capacity(2 + keys.len() + args.len());
         call.push(script.sha().into());
         call.push(Value::Integer(keys.len() as i64));
@@ -376,19 +375,43 @@ impl Conn {
         let asked = Asked { command: "EVALSHA", script: Some(script), keys };
         let (client, wire) = (self.client.clone(), self.wire.clone());
         let timeout = wire.shared.config.command_timeout;
-        begun(async move {
+        let forget = self.wire.clone();
+        let answer = begun(async move {
             let mut answer = raw(&client, &wire, "EVALSHA", call.clone(), timeout).await;
             if answer.as_ref().is_err_and(|e| super::error::code(e) == "NOSCRIPT") {
-                // Flushed since we connected.
+                // Flushed since we sent it.
                 call[0] = script.text.into();
                 answer = raw(&client, &wire, "EVAL", call, timeout).await;
             }
             answer.map_err(|error| wire.failed(&asked, &error))
-        })
+        });
+        let Some(load) = load else { return answer };
+        async move {
+            if let Err(error) = load.await {
+                forget.scripts().retain(|sent| *sent != script.name);
+                return Err(error);
+            }
+            answer.await
+        }
+        .boxed()
     }
 }
 
 impl Wire {
+    fn scripts(&self) -> std::sync::MutexGuard<'_, Vec<&'static str>> {
+        self.scripts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes that a script is sent; whether this is the first time.
+    fn sends_first(&self, script: &Script) -> bool {
+        let mut sent = self.scripts();
+        let first = !sent.contains(&script.name);
+        if first {
+            sent.push(script.name);
+        }
+        first
+    }
+
     fn unavailable(&self, reason: &str) -> TransportError {
         TransportError::Unavailable { endpoint: self.address.to_string(), reason: reason.to_owned() }
     }

@@ -1,6 +1,7 @@
 //! The collectors' side.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -22,6 +23,8 @@ const SWEEP_EVERY: u32 = 64;
 const SWEEP_UNUSED_FOR: Duration = Duration::from_secs(60);
 /// Candidates of one sweep, the longest unused first.
 const SWEEP_MAX: usize = 256;
+/// Dictionaries that a sweep looks at, about: the next one goes on behind them.
+const SWEEP_PAGE: &str = "256";
 /// What a malformed entry is, and what becomes of it.
 pub(super) const ENTRY: &str = "its fields s, f and e are not a source and its rows";
 pub(super) const ENTRY_TODO: &str = "nothing: a collector makes a dead letter of it (telemetry dead-letters list)";
@@ -118,8 +121,10 @@ impl Consumer for RedisTransport {
         }
         if self.acknowledged(partition) {
             // The entries are acknowledged, whatever becomes of this.
-            if let Err(error) = self.sweep(partition, SWEEP_UNUSED_FOR).await {
-                tracing::debug!("unused dictionaries stay for now: {error}");
+            match self.sweep(partition, SWEEP_UNUSED_FOR).await {
+                Ok(_) => {}
+                Err(error) if error.is_transient() => tracing::debug!("unused dictionaries stay for now: {error}"),
+                Err(error) => tracing::warn!("unused dictionaries stay in Redis and take memory there: {error}"),
             }
         }
         Ok(usize::try_from(done).unwrap_or(usize::MAX))
@@ -342,11 +347,12 @@ impl RedisTransport {
     /// Counts an acknowledgement; whether a sweep is due.
     fn acknowledged(&self, partition: Partition) -> bool {
         let count = self.acknowledgements.get(partition.index());
-        count.is_some_and(|c| (c.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1).is_multiple_of(SWEEP_EVERY))
+        count.is_some_and(|c| (c.fetch_add(1, Ordering::Relaxed) + 1).is_multiple_of(SWEEP_EVERY))
     }
 
-    /// Removes a partition's dictionaries that nothing in the queue refers to and that were last used longer ago than this (by the
-    /// clock of Redis). Returns how many were removed. Done now and then by [`Consumer::acknowledge`].
+    /// Removes dictionaries of a partition that nothing in the queue refers to and that were last used longer ago than this (by the
+    /// clock of Redis). Returns how many were removed. Looks at some hundreds of them, and the next time at those behind; however many
+    /// there are, none of these steps holds Redis up. Done now and then by [`Consumer::acknowledge`].
     ///
     /// # Errors
     /// As every call.
@@ -354,8 +360,15 @@ impl RedisTransport {
         let keys = &self.shared.keys;
         let conn = self.link(partition)?.get().await?;
         let dicts = keys.dicts(partition);
+        let Some(cursor) = self.sweep_cursors.get(partition.index()) else { return Err(self.no_partition(partition)) };
+        let from = cursor.load(Ordering::Relaxed).to_string();
+        let args = vec![dicts.as_str().into(), from.into(), "COUNT".into(), SWEEP_PAGE.into()];
+        let mut answer = reply::list(conn.call("HSCAN", args).await?).into_iter();
+        let next = reply::number(&answer.next().unwrap_or(Value::Null))?;
+        let page = answer.next().map(reply::pairs).unwrap_or_default();
+        cursor.store(next, Ordering::Relaxed);
         let mut candidates = Vec::new();
-        for (id, used) in reply::pairs(conn.call("HGETALL", vec![dicts.as_str().into()]).await?) {
+        for (id, used) in page {
             // One whose last use is not known may be needed: it stays.
             match (reply::exact::<DictionaryId>(&id), used.as_string().and_then(|used| Some((order(&used)?, used)))) {
                 (Some(id), Some((order, used))) => candidates.push((order, id, used)),

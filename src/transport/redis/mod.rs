@@ -91,7 +91,7 @@
 //! # Rights
 //!
 //! An ACL user needs the keys `~{prefix:*`, and the commands AUTH, SELECT, PING, INFO, WAIT, SCRIPT, EVAL, EVALSHA, TIME, EXISTS, GET,
-//! SET, SETNX, DEL, PEXPIRE, HGET, HSET, HDEL, HLEN, HKEYS, HEXISTS, HGETALL, HSCAN, HMGET, LRANGE, RPUSH, XADD, XLEN, XRANGE, XTRIM, XINFO,
+//! SET, SETNX, DEL, PEXPIRE, HGET, HSET, HDEL, HLEN, HKEYS, HEXISTS, HSCAN, HMGET, LRANGE, RPUSH, XADD, XLEN, XRANGE, XTRIM, XINFO,
 //! XPENDING, XREADGROUP, XACK, XCLAIM, XAUTOCLAIM and XGROUP; in a cluster CLUSTER SLOTS too. A missing one is named by
 //! [`TransportError::Refused`].
 //!
@@ -119,7 +119,7 @@ mod topology;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::time::{Duration, SystemTime};
 
 use futures_util::StreamExt as _;
@@ -148,6 +148,8 @@ pub struct RedisTransport {
     links: Vec<Arc<Link>>,
     seats: Vec<Seat>,
     acknowledgements: Vec<AtomicU32>,
+    /// Where the next sweep of each partition goes on (HSCAN's cursor).
+    sweep_cursors: Vec<AtomicU64>,
 }
 
 impl Drop for RedisTransport {
@@ -167,7 +169,8 @@ impl RedisTransport {
         Ok(Arc::new(Self {
             links: partitions.clone().map(|p| Arc::new(Link::new(&shared, p))).collect(),
             seats: partitions.clone().map(|p| Seat::new(&shared, p)).collect(),
-            acknowledgements: partitions.map(|_| AtomicU32::new(0)).collect(),
+            acknowledgements: partitions.clone().map(|_| AtomicU32::new(0)).collect(),
+            sweep_cursors: partitions.map(|_| AtomicU64::new(0)).collect(),
             shared,
         }))
     }

@@ -50,8 +50,6 @@ macro_rules! scripts {
                 sha: LazyLock::new(|| fred::util::sha1_hash($name.text)),
             };
         )*
-        /// All of them.
-        pub(super) static ALL: &[&Script] = &[$(&$name),*];
     };
 }
 

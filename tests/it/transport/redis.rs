@@ -198,36 +198,6 @@ async fn the_server_behind_a_partition_says_how_it_is() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn dictionaries_go_when_nothing_refers_to_them() {
-    let server = RedisServer::start();
-    let q = open(&server).await;
-    let dictionary = |n: u8| Bytes::from(vec![n; 100]);
-    let digest = |n: u8| DictionaryId::of(&dictionary(n));
-    for (n, first) in [(1, 0), (2, 10), (3, 20)] {
-        let mut b = batch(SOURCE, first);
-        b.dictionaries = vec![digest(n)];
-        b.with = vec![(digest(n), dictionary(n))];
-        assert_eq!(q.publish(&b).await.unwrap(), Published::Accepted);
-    }
-    assert_eq!(q.sweep(P, Duration::ZERO).await.unwrap(), 0);
-    let got = take(&*q, P, 3).await;
-    acknowledge(&*q, &got[..2], &[]).await;
-    assert_eq!(q.sweep(P, Duration::from_secs(3_600)).await.unwrap(), 0, "used not long ago");
-    assert_eq!(q.sweep(P, Duration::ZERO).await.unwrap(), 2);
-    assert_eq!(q.dictionary(P, digest(1)).await.unwrap(), None);
-    assert_eq!(q.dictionary(P, digest(3)).await.unwrap(), Some(dictionary(3)));
-    acknowledge(&*q, &got[2..], &[]).await;
-    assert_eq!(q.sweep(P, Duration::ZERO).await.unwrap(), 0, "the last used stays, though the queue is empty");
-
-    let mut b = batch(SOURCE, 30);
-    b.dictionaries = vec![digest(3), digest(1)];
-    assert_eq!(q.publish(&b).await.unwrap(), Published::NeedDictionaries(vec![digest(1)]));
-    b.with = vec![(digest(1), dictionary(1))];
-    assert_eq!(q.publish(&b).await.unwrap(), Published::Accepted);
-    assert_eq!(server.int(&["HLEN", "{t:0}:dicts"]), 2);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn receipts_die_with_their_connection() {
     let server = RedisServer::start();
     let q = open(&server).await;

@@ -93,7 +93,7 @@ const CENTRAL: &[Call] = &[
     asked(&["DEL", "@positions", "@committed:telemetry-check"]),
     harmless(&["HDEL", "@meta", "0"]),
     harmless(&["HGET", "@dicts", "0"]),
-    asked(&["HGETALL", "@dicts"]),
+    asked(&["HSCAN", "@dicts", "0"]),
     harmless(&["HDEL", "@dicts", "0"]),
     harmless(&["GET", "@dict:0"]),
     harmless(&["DEL", "@dict:0"]),

@@ -3,13 +3,20 @@
 -- ARGV: 1 how long they must have been unused (ms), then for each candidate: digest, the id of its last use that the caller saw
 -- Returns how many were removed. One that was used again since the caller looked stays.
 
+-- That nothing refers to one is known without reading an entry (its payload would come with it). What every group has done with is trimmed
+-- first. So each entry left is needed by some group, and has at least the lowest id that any of them needs; what was last used before that
+-- id is used by none of them, nor by a group that is made later and begins with what is left. A group without pending entries needs what
+-- comes after its last delivered one; here that entry itself is the bound, so that the dictionary that was used last stays although
+-- the queue is empty: the next batch needs it. Without a group all that is in the stream is kept for those to come.
+
+trim(KEYS[1])
 local bound = nil
-local oldest = redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', 1)[1]
-if oldest then
-  bound = oldest[1]
-elseif redis.call('EXISTS', KEYS[1]) == 1 then
-  bound = redis.call('XINFO', 'STREAM', KEYS[1])[8]
+for _, group in ipairs(groups_of(KEYS[1])) do
+  local needed = needed_by(KEYS[1], group) or '0-0'
+  if group['pending'] == 0 and needed ~= '0-0' then needed = group['last-delivered-id'] end
+  if bound == nil or less(needed, bound) then bound = needed end
 end
+if bound == nil and redis.call('XLEN', KEYS[1]) > 0 then return 0 end
 
 local now = now_ms()
 local removed = 0

@@ -5,25 +5,18 @@
 
 use std::num::NonZeroU16;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use bytes::Bytes;
-use fred::clients::Client;
-use fred::error::{Error, ErrorKind};
-use fred::interfaces::{ClientLike, EventInterface, MetricsInterface};
-use fred::types::config::{
-    Config, ConnectionConfig, Options, PerformanceConfig, ReplicaConfig, Server, ServerConfig, TcpConfig, TlsConfig,
-    TlsConnector, TlsHostMapping, UnresponsiveConfig,
-};
-use fred::types::{ClusterHash, CustomCommand, RespVersion, Value};
+use ::fred::clients::Client;
+use ::fred::error::{Error, ErrorKind};
+use ::fred::types::{ConnectHandle, Value};
 use futures_util::future::{BoxFuture, FutureExt, join_all};
 use rand::Rng as _;
-use secrecy::{ExposeSecret, SecretString};
-use socket2::TcpKeepalive;
+use secrecy::SecretString;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::fred::{self, begun};
 use super::error::{Asked, Change, NotRun, ends_connection, explain};
 use super::malformed::{KeyKind, shown};
 use super::reply;
@@ -147,33 +140,20 @@ impl Conn {
         password: Option<&SecretString>,
     ) -> std::result::Result<Self, Error> {
         let tls = shared.tls.as_ref().map(|tls| tls.current());
-        let client = client(shared, address, (credentials, password), tls.as_deref());
-        let mut up = client.reconnect_rx();
-        let mut task = client.connect();
-        let outcome = tokio::time::timeout(shared.config.connect_timeout, async {
-            tokio::select! {
-                up = up.recv() => up.map(|_| ()).map_err(|_| Error::new(ErrorKind::Canceled, "")),
-                ended = &mut task => match ended {
-                    Ok(Err(error)) => Err(error),
-                    _ => Err(Error::new(ErrorKind::IO, "the connection was closed while it was made")),
-                },
-            }
-        })
-        .await;
-        let error = match outcome {
-            Ok(Ok(())) => return Ok(Self::driven(shared, address, client, task, tls)),
-            Ok(Err(error)) => error,
-            Err(_) => Error::new(ErrorKind::Timeout, ""),
+        let (username, database) = match credentials {
+            Credentials::Server => (shared.username.as_ref(), shared.database),
+            Credentials::Sentinel => (shared.config.sentinel_username.as_ref(), 0),
         };
-        task.abort();
-        Err(error)
+        let client = fred::client(&shared.config, address, (username, password), database, tls.as_deref());
+        let task = fred::connect(&client, shared.config.connect_timeout).await?;
+        Ok(Self::driven(shared, address, client, task, tls))
     }
 
     fn driven(
         shared: &Arc<Shared>,
         address: &Address,
         client: Client,
-        mut task: fred::types::ConnectHandle,
+        mut task: ConnectHandle,
         tls: Option<Arc<Current>>,
     ) -> Self {
         let closed = CancellationToken::new();
@@ -474,58 +454,6 @@ impl Info {
     }
 }
 
-/// A client for one connection.
-fn client(
-    shared: &Shared,
-    address: &Address,
-    (credentials, password): (Credentials, Option<&SecretString>),
-    tls: Option<&Current>,
-) -> Client {
-    let config = &shared.config;
-    let (username, database) = match credentials {
-        Credentials::Server => (shared.username.clone(), shared.database),
-        Credentials::Sentinel => (config.sentinel_username.clone(), 0),
-    };
-    let server = Server {
-        host: address.host.as_str().into(),
-        port: address.port,
-        tls_server_name: config.tls.server_name.as_deref().map(Into::into),
-    };
-    let fred = Config {
-        fail_fast: true,
-        username,
-        password: password.map(|p| p.expose_secret().to_owned()),
-        server: ServerConfig::Centralized { server },
-        // Logs in with AUTH, whose arguments may have any bytes. The client writes HELLO as a line of words, in which a space or a
-        // quote ends a password.
-        version: RespVersion::RESP2,
-        database: (database > 0).then_some(database),
-        tls: tls.map(|tls| TlsConfig {
-            connector: TlsConnector::from(tokio_rustls::TlsConnector::from(Arc::clone(&tls.config))),
-            hostnames: TlsHostMapping::None,
-        }),
-        ..Config::default()
-    };
-    let connection = ConnectionConfig {
-        connection_timeout: config.connect_timeout,
-        internal_command_timeout: config.connect_timeout,
-        // A command that was written and not answered may have been done: we find out, the client must not guess.
-        max_command_attempts: 1,
-        max_redirections: 0,
-        unresponsive: UnresponsiveConfig::default(),
-        disable_cluster_health_check: true,
-        replica: ReplicaConfig { lazy_connections: true, ignore_reconnection_errors: true, ..ReplicaConfig::default() },
-        tcp: TcpConfig {
-            nodelay: Some(true),
-            keepalive: Some(TcpKeepalive::new().with_time(Duration::from_secs(15)).with_interval(Duration::from_secs(5))),
-            ..TcpConfig::default()
-        },
-        ..ConnectionConfig::default()
-    };
-    let performance = PerformanceConfig { default_command_timeout: config.command_timeout, ..PerformanceConfig::default() };
-    Client::new(fred, Some(performance), Some(connection), None)
-}
-
 /// Why there is no connection. The client says little of it: where it is not about the password, the way is gone again, step by step.
 async fn failed_to_connect(shared: &Shared, address: &Address, credentials: Credentials, error: &Error) -> TransportError {
     let asked = Asked { command: "AUTH", script: None, keys: Vec::new() };
@@ -556,30 +484,12 @@ async fn raw(
     if wire.closed.is_cancelled() {
         return Err(Error::new(ErrorKind::Canceled, ""));
     }
-    let options = Options { timeout: Some(timeout), max_attempts: Some(1), ..Options::default() };
-    let client = client.with_options(&options);
-    let call = client.custom(CustomCommand::new_static(command, ClusterHash::FirstKey, false), args);
     let answer = tokio::select! {
         biased;
-        answer = call => answer,
+        answer = fred::send(client, command, args, timeout) => answer,
         () = wire.closed.cancelled() => Err(Error::new(ErrorKind::Canceled, "")),
     };
-    let bytes = |stats: fred::types::Stats| u64::try_from(stats.sum).unwrap_or_default();
-    wire.shared.count(bytes(client.take_req_size_metrics()), bytes(client.take_res_size_metrics()));
+    let (sent, received) = fred::traffic(client);
+    wire.shared.count(sent, received);
     answer
-}
-
-/// Polls a call once, which hands its command to the connection: several calls made one after the other arrive in that order,
-/// whoever waits for them first.
-fn begun<T: Send + 'static>(call: impl Future<Output = T> + Send + 'static) -> BoxFuture<'static, T> {
-    let mut call = Box::pin(call);
-    match call.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-        Poll::Ready(answer) => std::future::ready(answer).boxed(),
-        Poll::Pending => call,
-    }
-}
-
-/// A binary argument, not copied.
-pub(super) fn bytes(bytes: &Bytes) -> Value {
-    Value::Bytes(bytes.clone())
 }

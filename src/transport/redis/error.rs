@@ -1,7 +1,8 @@
 //! What went wrong with a command, in our words.
 
-use fred::error::{Error, ErrorKind};
+use ::fred::error::{Error, ErrorKind};
 
+use super::fred;
 use super::script::Script;
 use crate::address::redis::Address;
 use crate::transport::TransportError;
@@ -277,19 +278,11 @@ pub(super) fn explain(endpoint: &str, who: &Who, asked: &Asked, error: &Error) -
         ErrorKind::Auth => refused(format!("{text}; check redis.username and redis.password (REDIS_PASSWORD)")),
         ErrorKind::Timeout => unavailable(format!("no answer in time ({what})")),
         ErrorKind::Canceled | ErrorKind::Backpressure => unavailable("the connection was lost".to_owned()),
-        // The client's own queues end with its connection, and say so in this way.
-        ErrorKind::Unknown if text.contains("channel closed") => unavailable("the connection was lost".to_owned()),
-        ErrorKind::IO | ErrorKind::Routing => unavailable(words(text)),
+        _ if fred::has_ended(error) => unavailable("the connection was lost".to_owned()),
+        ErrorKind::IO | ErrorKind::Routing => unavailable(fred::io_words(text)),
         ErrorKind::Protocol => refused(format!("what answers there does not speak the Redis protocol ({text}); check redis.url")),
         _ => TransportError::Corrupt(format!("Redis at {endpoint} did not understand {what}: {text}")),
     }
-}
-
-/// The client shows IO errors in their debug form; the message in it is enough.
-fn words(text: &str) -> String {
-    let quoted = |mark: &str| text.split_once(mark).and_then(|(_, rest)| rest.split_once('"')).map(|(message, _)| message);
-    let message = quoted("message: \"").or_else(|| quoted("error: \"")).unwrap_or(text);
-    if message.contains("lookup address") { format!("its name does not resolve ({message})") } else { message.to_owned() }
 }
 
 #[cfg(test)]

@@ -103,6 +103,7 @@ mod consume;
 mod diagnose;
 mod dial;
 mod error;
+mod fred;
 mod inspect;
 mod keys;
 mod life;

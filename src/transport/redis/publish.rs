@@ -6,7 +6,8 @@ use async_trait::async_trait;
 use fred::types::Value;
 use futures_util::future::{BoxFuture, FutureExt};
 
-use super::client::{Conn, bytes};
+use super::client::Conn;
+use super::fred::bytes;
 use super::malformed::{KeyKind, shown};
 use super::{RedisTransport, reply, script};
 use crate::model::{FamilyId, Partition, Partitions, Position, SourceId};

@@ -16,8 +16,8 @@ use secrecy::SecretString;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::fred::{self, begun};
 use super::error::{Asked, Change, NotRun, ends_connection, explain};
+use super::fred::{self, begun};
 use super::malformed::{KeyKind, shown};
 use super::reply;
 use super::script::{self, Script};

@@ -36,7 +36,7 @@ pub enum TransportError {
         endpoint: String,
     },
     /// Wrong password, missing right, wrong kind of server: waiting cannot help. Says what to do.
-    #[error("Redis at {endpoint} refuses us: {reason}")]
+    #[error("Redis at {endpoint} rejected the connection: {reason}")]
     Refused {
         /// host:port.
         endpoint: String,

@@ -330,9 +330,9 @@ async fn a_redis_without_room_for_another_client_is_waited_for() {
     // Our connection takes the only place, and everybody else is sent away.
     let mut ours = std::net::TcpStream::connect(("127.0.0.1", redis.port())).unwrap();
     ours.write_all(b"CONFIG SET maxclients 1\r\nCLIENT KILL TYPE normal SKIPME yes\r\n").unwrap();
-    wait_for("a streamer that waits", || async { stream.log().contains("no room for another client") }).await;
+    wait_for("a streamer that waits", || async { stream.log().contains("accepts no further client") }).await;
     let collect = app.start(&["collect"]);
-    wait_for("a collector that waits", || async { collect.log().contains("no room for another client") }).await;
+    wait_for("a collector that waits", || async { collect.log().contains("accepts no further client") }).await;
     ours.write_all(b"CONFIG SET maxclients 1000\r\n").unwrap();
     let (more, more_holds) = app.export("b.csv", 1, 6, 2);
     let bytes = std::fs::read_to_string(more).unwrap();

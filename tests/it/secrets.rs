@@ -183,7 +183,7 @@ async fn a_password_is_rotated_under_running_roles() {
     // First in Redis: the file follows up to a minute later.
     allow("s3cret-two");
     running.write();
-    running.wait(&["the password of user `telemetry` is wrong", "it was good before", "REDIS_PASSWORD"]).await;
+    running.wait(&["the password of user `telemetry` is wrong", "accepted earlier; retrying", "REDIS_PASSWORD"]).await;
     put(&file, "s3cret-two");
     running.arrive().await;
 
@@ -191,7 +191,7 @@ async fn a_password_is_rotated_under_running_roles() {
     put(&file, "s3cret-three");
     redis.command(&["CLIENT", "KILL", "USER", "telemetry"]);
     running.write();
-    running.wait(&["the password of user `telemetry` is wrong", "it was good before"]).await;
+    running.wait(&["the password of user `telemetry` is wrong", "accepted earlier; retrying"]).await;
     allow("s3cret-three");
     running.arrive().await;
 

@@ -215,11 +215,11 @@ impl Conn {
             (Some(Kind::Watched { .. }), "standalone") => {
                 (self.info("replication").await?.field("role") == "slave").then_some("it is a replica now")
             }
-            (_, "sentinel") => Some("it is a Sentinel, and was a server before"),
+            (_, "sentinel") => Some("it is now a Sentinel instead of a server"),
             (None, _) => None,
             // Servers that do not say it (as some managed ones) are taken at their word.
             (_, "") => None,
-            _ => Some("another kind of Redis answers there than before"),
+            _ => Some("a different kind of Redis answers there than before"),
         };
         if let Some(stale) = stale {
             return Err(self.unavailable(stale));
@@ -281,7 +281,7 @@ impl Conn {
             return Ok(());
         }
         Err(TransportError::Mismatch(format!(
-            "the queue in Redis at {} was made with {known} partitions ({key}), and the configuration says {ours}; set \
+            "the queue in Redis at {} was made with {known} partitions ({key}), but the configuration says {ours}; set \
              redis.partitions to {known}",
             self.wire.address
         )))
@@ -421,7 +421,7 @@ impl Wire {
 }
 
 /// Users' rights and the errors of scripts are as we read them since then.
-pub(super) const NEEDED: &str = "Redis 7.0 or newer, or Valkey, is needed";
+pub(super) const NEEDED: &str = "Redis 7.0 or later, or Valkey, is required";
 
 /// A section of INFO.
 pub(super) struct Info(String);
@@ -460,7 +460,7 @@ async fn failed_to_connect(shared: &Shared, address: &Address, credentials: Cred
     let said = match error.kind() {
         ErrorKind::Timeout => TransportError::Unavailable {
             endpoint: address.to_string(),
-            reason: "no answer in time to the connection attempt".to_owned(),
+            reason: "the connection attempt timed out".to_owned(),
         },
         _ => explain(&address.to_string(), &shared.who, &asked, error),
     };

@@ -87,7 +87,7 @@ pub(super) async fn dial(
                     "it accepts the connection and does not answer: frozen, overloaded, or not Redis (timed out); look at the server".to_owned()
                 }
                 Silence::Closed => {
-                    "it closes the connection at once; does it want TLS (rediss://, REDIS_TLS_ENABLED=true)?".to_owned()
+                    "it closes the connection at once; if it expects TLS, use rediss:// or REDIS_TLS_ENABLED=true".to_owned()
                 }
                 Silence::Foreign => "what answers there does not speak the Redis protocol; check redis.url".to_owned(),
             },
@@ -143,7 +143,7 @@ async fn connect(address: &Address, patience: Duration, reached: &mut Reached) -
             }
             Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => {
                 last = format!(
-                    "{target} refused the connection: nothing listens there, or a firewall says no; check port and service"
+                    "{target} refused the connection: nothing listens there, or a firewall rejects it; check port and service"
                 );
             }
             Ok(Err(error)) => {
@@ -162,14 +162,14 @@ async fn connect(address: &Address, patience: Duration, reached: &mut Reached) -
 async fn handshake(stream: TcpStream, encrypt: &Encrypt, patience: Duration) -> Result<TlsStream<TcpStream>, Option<Fault>> {
     let fault = |reason, passing| Some(Fault { step: Step::Tls, reason, passing });
     let name = ServerName::try_from(encrypt.name.clone()).map_err(|_| {
-        fault(format!("`{}` is no name that a certificate could have; set redis.tls.server_name", encrypt.name), false)
+        fault(format!("`{}` is not a name that a certificate can contain; set redis.tls.server_name", encrypt.name), false)
     })?;
     match timeout(patience, TlsConnector::from(Arc::clone(&encrypt.config)).connect(name, stream)).await {
         Ok(Ok(stream)) => Ok(stream),
         Ok(Err(error)) => match tls::within(&error) {
             Some(error) if tls::remedy(error) == Remedy::NotTls => Err(None),
             Some(error) => Err(fault(explained(error), tls::remedy(error) == Remedy::Wait)),
-            None => Err(fault(format!("the connection broke off in the TLS handshake: {error}"), true)),
+            None => Err(fault(format!("the connection broke during the TLS handshake: {error}"), true)),
         },
         Err(_) => Err(None),
     }
@@ -193,7 +193,7 @@ async fn plain_or_silent(address: &Address, patience: Duration) -> Fault {
         Err(_) => false,
     };
     if plain {
-        let reason = "it speaks Redis without TLS on this port, and TLS is asked for; use its TLS port, or redis:// without REDIS_TLS_ENABLED";
+        let reason = "it speaks Redis without TLS on this port, but TLS is configured; use its TLS port, or redis:// without REDIS_TLS_ENABLED";
         return Fault { step: Step::Tls, reason: reason.to_owned(), passing: false };
     }
     let reason = "it accepts the connection and does not answer the TLS handshake: frozen, overloaded, or not a TLS port (timed out); look at the server";

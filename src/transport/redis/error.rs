@@ -211,8 +211,8 @@ pub(super) fn explain(endpoint: &str, who: &Who, asked: &Asked, error: &Error) -
         }
         "DENIED" => {
             return refused(
-                "it is in protected mode: without a password it takes connections from its own machine only; give it a password \
-                 (requirepass, or ACL users) and redis.password to us"
+                "it is in protected mode: without a password it accepts only local connections; set a password there (requirepass, or \
+                 ACL users) and in redis.password"
                     .to_owned(),
             );
         }
@@ -222,17 +222,17 @@ pub(super) fn explain(endpoint: &str, who: &Who, asked: &Asked, error: &Error) -
                  and redis.username (REDIS_USERNAME)"
             ));
         }
-        "NOAUTH" => return refused("it wants a password; set redis.password (REDIS_PASSWORD)".to_owned()),
+        "NOAUTH" => return refused("it requires a password; set redis.password (REDIS_PASSWORD)".to_owned()),
         "WRONGTYPE" => {
             let key = asked.script.and_then(|s| s.key(text)).and_then(|i| asked.keys.get(i)).cloned();
             let key = key.unwrap_or_else(|| asked.keys.join(", "));
             let reason = format!(
-                "the key {key} holds another kind of value than it should; is the prefix (redis.prefix) used by something else? Delete \
+                "the key {key} holds another type of value than it should; is the prefix (redis.prefix) used by something else? Delete \
                  the key (DEL {key}) or choose another prefix"
             );
             return TransportError::Blocked { endpoint, key, reason };
         }
-        "MOVED" => return unavailable("it no longer has this partition's slot; the node that has it is looked for".to_owned()),
+        "MOVED" => return unavailable("this partition's slot has moved to another node; looking for it".to_owned()),
         "ASK" => {
             return unavailable("this partition's slot is being moved to another node; waiting until that is done".to_owned());
         }
@@ -255,12 +255,12 @@ pub(super) fn explain(endpoint: &str, who: &Who, asked: &Asked, error: &Error) -
     }
     if text.contains("max number of clients") {
         return unavailable(
-            "it has no room for another client (maxclients); raise maxclients there, or end clients that are not needed"
+            "it accepts no further client (maxclients is reached); raise maxclients there, or close clients that are not needed"
                 .to_owned(),
         );
     }
     if NO_SERVER.iter().any(|words| text.contains(words)) {
-        return unavailable(format!("the proxy before it has no server to hand on to ({text})"));
+        return unavailable(format!("the proxy in front of it has no healthy server ({text})"));
     }
     if text.contains("exhausted the last possible ID") {
         let key = asked.keys.first().cloned().unwrap_or_default();
@@ -271,17 +271,17 @@ pub(super) fn explain(endpoint: &str, who: &Who, asked: &Asked, error: &Error) -
         return TransportError::Blocked { endpoint, key, reason };
     }
     if text.contains("DB index is out of range") {
-        return refused("it has no database of this number; correct the number at the end of redis.url".to_owned());
+        return refused("it has no database with this number; correct the number at the end of redis.url".to_owned());
     }
     let what = asked.script.map_or(asked.command, |s| s.name);
     match error.kind() {
         ErrorKind::Auth => refused(format!("{text}; check redis.username and redis.password (REDIS_PASSWORD)")),
-        ErrorKind::Timeout => unavailable(format!("no answer in time ({what})")),
+        ErrorKind::Timeout => unavailable(format!("no answer to {what} within the timeout")),
         ErrorKind::Canceled | ErrorKind::Backpressure => unavailable("the connection was lost".to_owned()),
         _ if fred::has_ended(error) => unavailable("the connection was lost".to_owned()),
         ErrorKind::IO | ErrorKind::Routing => unavailable(fred::io_words(text)),
         ErrorKind::Protocol => refused(format!("what answers there does not speak the Redis protocol ({text}); check redis.url")),
-        _ => TransportError::Corrupt(format!("Redis at {endpoint} did not understand {what}: {text}")),
+        _ => TransportError::Corrupt(format!("Redis at {endpoint} rejected {what}: {text}")),
     }
 }
 

@@ -52,7 +52,7 @@ impl Link {
     pub(super) async fn get_since(&self, begun: Instant) -> Result<Arc<Conn>> {
         let (shared, partition) = (self.shared.clone(), self.partition);
         let open = |_: Option<&Arc<Conn>>| async move { Conn::open(&shared, partition).await.map(Arc::new) }.boxed();
-        let late = || self.shared.unavailable("connecting takes too long");
+        let late = || self.shared.unavailable("connecting did not finish within the timeout");
         self.conn.get(begun, Conn::is_alive, open, late).await
     }
 }

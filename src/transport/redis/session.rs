@@ -164,7 +164,7 @@ impl Seat {
             let (links, shared) = (self.links.clone(), self.shared.clone());
             async move { links.connect(&shared, begun, limit).await }.boxed()
         };
-        let late = || self.shared.unavailable("connecting takes too long");
+        let late = || self.shared.unavailable("connecting did not finish within the timeout");
         self.session.get(begun, |s| s.reader.is_alive() && s.writer.is_alive(), make, late).await
     }
 

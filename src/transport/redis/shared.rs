@@ -139,7 +139,7 @@ impl Shared {
     pub(super) fn lasting(&self, error: TransportError) -> TransportError {
         match error {
             TransportError::Refused { endpoint, reason } if self.lives.ever_up() => {
-                TransportError::Unavailable { endpoint, reason: format!("{reason} (it was good before: this is tried again)") }
+                TransportError::Unavailable { endpoint, reason: format!("{reason} (accepted earlier; retrying)") }
             }
             other => other,
         }

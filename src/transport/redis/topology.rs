@@ -186,7 +186,7 @@ impl Topology {
     pub(super) async fn get(&self, shared: &Arc<Shared>) -> Result<Arc<Known>> {
         let hint = self.hint.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let (shared, refresh) = (Arc::clone(shared), self.refresh);
-        let late = || shared.unavailable("nobody says where it is in time");
+        let late = || shared.unavailable("no Redis node described the topology within the timeout");
         let make = |old: Option<&Arc<Known>>| {
             let candidates = candidates(&shared, hint, old);
             let shared = Arc::clone(&shared);
@@ -247,7 +247,7 @@ async fn ask_all(shared: &Arc<Shared>, candidates: Vec<Address>) -> Result<Known
         if let Some(next) = waiting.next() {
             asked.push(ask(shared, next));
         } else if asked.is_empty() {
-            let error = first_error.unwrap_or_else(|| shared.unavailable("there is nobody to ask where it is"));
+            let error = first_error.unwrap_or_else(|| shared.unavailable("no Redis node is known that could describe the topology"));
             shared.lives.unreachable(&shared.seeds[0], &error);
             return Err(error);
         }
@@ -313,7 +313,7 @@ async fn watched(shared: &Shared, conn: &Conn, sentinel: &Address) -> Result<Kno
     let answer = reply::list(conn.call("SENTINEL", args).await?);
     let [host, port] = answer.as_slice() else {
         return Err(conn.refused(&format!(
-            "it is a Sentinel and watches nothing called `{service}`; correct ?sentinelServiceName= in redis.url"
+            "it is a Sentinel and does not monitor a service called `{service}`; correct ?sentinelServiceName= in redis.url"
         )));
     };
     let port = u16::try_from(reply::number(port)?).map_err(|_| reply::unexpected("a port"))?;
@@ -335,9 +335,9 @@ async fn only_service(conn: &Conn) -> Result<String> {
         .collect();
     match (names.pop(), names.len()) {
         (Some(name), 0) => Ok(name),
-        (None, _) => Err(conn.unavailable("it is a Sentinel that watches nothing yet")),
+        (None, _) => Err(conn.unavailable("it is a Sentinel that does not monitor a service yet")),
         (Some(name), _) => Err(conn.refused(&format!(
-            "it is a Sentinel and watches several servers (one is `{name}`); say which: redis-sentinel://host:26379?sentinelServiceName=NAME"
+            "it is a Sentinel and monitors several services (one is `{name}`); name one: redis-sentinel://host:26379?sentinelServiceName=NAME"
         ))),
     }
 }

@@ -150,13 +150,13 @@ fn split(name: &'static str, address: &Address, reason: &str) -> Step {
 fn encryption(shared: &Shared, address: &Address, reached: &Reached) -> Step {
     let Some(version) = reached.version else {
         let local = reached.addresses.iter().all(|a| a.ip().is_loopback());
-        let seen = format!("none: what goes to {address} can be read on the way");
+        let seen = format!("none: traffic to {address} can be read on the way");
         return if local { Step::ok("TLS", "none, within this machine") } else { Step::warning("TLS", seen, "use rediss://") };
     };
     let Some(own) = reached.chain.first() else { return Step::ok("TLS", version) };
     let days = own.days_left(SystemTime::now());
     let seen = format!(
-        "{version}, certificate for {} signed by {}, good for {days} more days ({})",
+        "{version}, certificate for {} signed by {}, valid for {days} more days ({})",
         if own.names.is_empty() { own.subject.clone() } else { own.names.join(", ") },
         own.issuer,
         ms(reached.handshake.unwrap_or_default())
@@ -203,7 +203,7 @@ fn kind(known: &Known, unserved: usize) -> Step {
     match &known.kind {
         Kind::Single(server) => Step::ok("kind", format!("a single server, {server}")),
         Kind::Watched { server, sentinels } => {
-            Step::ok("kind", format!("{server} is the primary, say the Sentinels ({})", sentinels.len()))
+            Step::ok("kind", format!("{server} is the primary according to {} Sentinels", sentinels.len()))
         }
         Kind::Cluster(slots) => {
             let (primaries, replicas) = (slots.primaries.len(), slots.replicas.len());
@@ -212,7 +212,7 @@ fn kind(known: &Known, unserved: usize) -> Step {
                 0 => Step::ok("cluster", format!("{seen}, every slot has an owner")),
                 n => Step::failed(
                     "cluster",
-                    format!("{seen}; {n} slots are uncovered (no node serves them): the partitions in them stand still"),
+                    format!("{seen}; {n} slots are uncovered (no node serves them): their partitions wait"),
                     "bring the missing nodes back, or give their slots to others (redis-cli --cluster fix)",
                 ),
             }
@@ -233,7 +233,7 @@ async fn announced(shared: &Arc<Shared>, nodes: &[Address], slots: &Slots) -> (V
     for id in &slots.silent {
         steps.push(Step::warning(
             "nodes",
-            format!("the node {id} announces no host name, although cluster-preferred-endpoint-type wants one"),
+            format!("the node {id} announces no host name, although cluster-preferred-endpoint-type requires one"),
             "set cluster-announce-hostname on it",
         ));
     }
@@ -293,7 +293,7 @@ async fn partitions(shared: &Arc<Shared>, away: &[Address]) -> Step {
                 }
                 return Step::failed(
                     "partitions",
-                    format!("the queue was made with {made} partitions, and the configuration says {ours}"),
+                    format!("the queue was made with {made} partitions, but the configuration says {ours}"),
                     format!("set redis.partitions to {made}"),
                 );
             }
@@ -311,9 +311,9 @@ async fn partitions(shared: &Arc<Shared>, away: &[Address]) -> Step {
     match unknown {
         0 => Step::ok("partitions", format!("{ours}, under {prefix}")),
         n if n == ours.count() && away.is_empty() => {
-            Step::ok("partitions", format!("the queue {prefix} is not there yet: who comes first makes it, with {ours}"))
+            Step::ok("partitions", format!("the queue {prefix} does not exist yet: the first role to use it creates it with {ours} partitions"))
         }
-        n => Step::ok("partitions", format!("{ours}, under {prefix}; {n} of them were not used yet, or cannot be asked")),
+        n => Step::ok("partitions", format!("{ours}, under {prefix}; {n} of them are not used yet, or cannot be reached")),
     }
 }
 

@@ -72,10 +72,10 @@ fn version(info: &Info) -> Step {
 fn eviction(info: &Info) -> Step {
     match info.field("maxmemory_policy") {
         "noeviction" => Step::ok("eviction", "noeviction"),
-        "" => Step::warning("eviction", "the server does not say its policy", "it must be maxmemory-policy noeviction"),
+        "" => Step::warning("eviction", "the server does not report its policy", "it must be maxmemory-policy noeviction"),
         other => Step::failed(
             "eviction",
-            format!("maxmemory-policy is {other}: a full Redis would throw away parts of the queue (eviction)"),
+            format!("maxmemory-policy is {other}: a full Redis would discard parts of the queue (eviction)"),
             "set maxmemory-policy noeviction",
         ),
     }
@@ -86,13 +86,13 @@ fn memory(info: &Info) -> Step {
     let (used, most) = (number("used_memory"), number("maxmemory"));
     let mib = |bytes: f64| format!("{:.0} MiB", bytes / 1_048_576.0);
     if most == 0.0 {
-        let seen = format!("{} used, and no limit: the system may kill a Redis that takes all", mib(used));
+        let seen = format!("{} used, without a limit: the system may kill Redis when memory runs out", mib(used));
         return Step::warning("memory", seen, "set maxmemory to what the machine can spare");
     }
     let seen = format!("{} of {} used", mib(used), mib(most));
-    let todo = "streamers wait when it is full: look at the collectors' lag, or give it more";
+    let todo = "streamers wait when it is full: look at the collectors' lag, or raise maxmemory";
     if used >= most {
-        return Step::failed("memory", format!("{seen}: it is full, and takes nothing more"), todo);
+        return Step::failed("memory", format!("{seen}: it is full and accepts no more data"), todo);
     }
     if used / most > MEMORY {
         return Step::warning("memory", seen, todo);
@@ -104,7 +104,7 @@ fn persistence(info: &Info) -> Step {
     if info.field("aof_enabled") == "1" {
         return match info.field("aof_last_write_status") {
             "ok" | "" => Step::ok("persistence", "append-only file"),
-            _ => Step::failed("persistence", "the append-only file cannot be written", "look at the disk of the server"),
+            _ => Step::failed("persistence", "the append-only file cannot be written", "check the disk of the server"),
         };
     }
     Step::warning(
@@ -116,10 +116,10 @@ fn persistence(info: &Info) -> Step {
 
 fn replication(info: &Info) -> Step {
     if info.field("role") == "slave" {
-        return Step::failed("replicas", "it is a replica: nothing can be written there", "give the primary's address");
+        return Step::failed("replicas", "it is a replica and accepts no writes", "use the primary's address in redis.url");
     }
     match info.field("connected_slaves") {
-        "0" | "" => Step::warning("replicas", "none: when it dies, its part of the queue stands still", "run a replica of it"),
+        "0" | "" => Step::warning("replicas", "none: if it fails, its partitions wait until it is back", "run a replica of it"),
         n => Step::ok("replicas", format!("{n} connected")),
     }
 }
@@ -130,7 +130,7 @@ fn skew(round_trip: Duration, ahead: f64) -> Step {
         return Step::warning(
             "clock",
             seen,
-            "run NTP on both sides: one-way latencies mean little, times of samples are not touched",
+            "run NTP on both sides: one-way latencies are unreliable until then (times of samples are not affected)",
         );
     }
     Step::ok("clock", seen)

@@ -374,8 +374,8 @@ fn many_new_series_become_several_dictionaries() {
     assert_eq!(unfold(&batch, &dictionaries), expected);
     // Long texts: no segment comes near to what a frame may have.
     let table: Vec<Series> =
-        (0..40).map(|i| Series { labels: vec![("l".into(), format!("{i}").repeat(400_000))], ..series(i) }).collect();
-    let rows: Vec<Row> = (0..40).map(|i| Row::Sample(i, MIN_TIME, 1.0)).collect();
+        (0..700).map(|i| Series { labels: vec![("l".into(), format!("{i:03}").repeat(20_000))], ..series(i) }).collect();
+    let rows: Vec<Row> = (0..700).map(|i| Row::Sample(i, MIN_TIME, 1.0)).collect();
     let (_, columns) = build(&rows, 0);
     let mut segments = Segments::new(4096);
     segments.place(&columns, |i| &table[i as usize]);

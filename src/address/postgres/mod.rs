@@ -176,7 +176,10 @@ fn unknown_parameter(url: &str) -> Option<Unknown> {
             return None;
         }
         let is_word = !key.is_empty() && key.len() <= 40 && key.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
-        Some(if is_word && !after_password { Unknown::Named(key.to_owned()) } else { Unknown::BehindPassword })
+        if after_password {
+            return Some(Unknown::BehindPassword);
+        }
+        is_word.then(|| Unknown::Named(key.to_owned()))
     };
     if is_url {
         // A plus is a plus here.

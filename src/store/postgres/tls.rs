@@ -187,7 +187,7 @@ mod tests {
             ("sslnegotiation=direct", "prefer"),
             ("sslmode=disable&sslnegotiation=direct", "disable"),
             ("sslmode=verify-full&sslrootcert=/does/not/exist", "sslrootcert: /does/not/exist cannot be read"),
-            ("sslmode=require&sslcert=CA", "sslcert is set and postgres.tls.key is not"),
+            ("sslmode=require&sslcert=CA", "sslcert is set, but postgres.tls.key is not"),
         ] {
             let said = wanted(parameters, &none).unwrap_err();
             assert!(said.contains(says), "{parameters}: {said}");

@@ -16,13 +16,13 @@ use secrecy::SecretString;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::error::{Asked, Change, NotRun, ends_connection, explain};
+use super::error::{Change, CommandContext, NotRun, ends_connection, explain};
 use super::fred::{self, begun};
 use super::malformed::{KeyKind, shown};
 use super::reply;
 use super::script::{self, Script};
 use super::shared::Shared;
-use super::topology::Kind;
+use super::topology::Deployment;
 use crate::address::redis::Address;
 use crate::model::Partition;
 use crate::tls::Current;
@@ -32,12 +32,12 @@ use crate::watched::Secret;
 /// Connections are renewed within this time after a certificate was: not all of them at once.
 const RENEW_WITHIN: Duration = Duration::from_secs(10);
 
-/// As whom to greet.
+/// The user to log in as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Credentials {
-    /// The user of the server.
+    /// The ACL user of the server.
     Server,
-    /// That of the sentinels.
+    /// The ACL user of the sentinels.
     Sentinel,
 }
 
@@ -54,18 +54,18 @@ impl Credentials {
 pub(super) struct Conn {
     wire: Arc<Wire>,
     client: Client,
-    /// The TLS that counted when it was made, and when a change of that ends it.
+    /// The TLS settings that the connection was made with, and when it ends after they were renewed.
     tls: Option<Arc<Current>>,
     renew_at: OnceLock<Instant>,
-    /// What the server said of itself, where it was asked.
+    /// INFO server, where the server was asked.
     server: Option<Info>,
-    /// Partitions whose number of partitions was compared; none before the server was checked.
+    /// Partitions in which the configured number of partitions was compared; none before the server was checked.
     compared: Vec<Partition>,
     /// Identifies the server's process: another one after a restart, or when an address leads elsewhere.
     pub(super) run_id: String,
 }
 
-/// What a call needs of its connection while it waits.
+/// The part of a connection that calls hold while they wait.
 struct Wire {
     shared: Arc<Shared>,
     address: Address,
@@ -82,7 +82,7 @@ impl Drop for Conn {
 }
 
 impl Conn {
-    /// Connects to the server that has a partition and checks who answers: version, number of partitions.
+    /// Connects to the server that has a partition and checks the server: version, number of partitions.
     pub(super) async fn open(shared: &Arc<Shared>, partition: Partition) -> Result<Self> {
         let address = shared.topology.place(shared, partition).await?;
         Self::open_at(shared, &address, &[partition]).await
@@ -104,12 +104,12 @@ impl Conn {
         };
         match opened.await {
             Ok(conn) => {
-                shared.lives.connected(address, conn.wire.made);
+                shared.statuses.connected(address, conn.wire.made);
                 Ok(conn)
             }
             Err(error) => {
                 shared.topology.doubt(None);
-                shared.lives.unreachable(address, &error);
+                shared.statuses.unreachable(address, &error);
                 Err(error)
             }
         }
@@ -179,15 +179,15 @@ impl Conn {
         }
     }
 
-    /// Asks the server what it is.
-    pub(super) async fn meet(&mut self) -> Result<&Info> {
+    /// Reads INFO server.
+    pub(super) async fn identify_server(&mut self) -> Result<&Info> {
         let info = self.info("server").await?;
         Ok(self.server.insert(info))
     }
 
     async fn check(&mut self, partitions: &[Partition]) -> Result<()> {
         if self.server.is_none() {
-            self.meet().await?;
+            self.identify_server().await?;
         }
         if self.compared.is_empty() {
             self.run_id = self.check_server().await?;
@@ -206,13 +206,13 @@ impl Conn {
         passing.filter(|_| self.compared.is_empty()).map_or(Ok(()), Err)
     }
 
-    /// Whether it is what it was, and new enough. The id of its process.
+    /// Checks that the server is of the kind that the topology says, and new enough. Returns the id of its process.
     async fn check_server(&self) -> Result<String> {
         let shared = &self.wire.shared;
         let Some(info) = &self.server else { return Err(self.unavailable("it was not asked what it is")) };
         let stale = match (shared.topology.current().as_deref().map(|known| &known.kind), info.mode()) {
-            (Some(Kind::Cluster(_)), "cluster") | (Some(Kind::Single(_)), "standalone") => None,
-            (Some(Kind::Watched { .. }), "standalone") => {
+            (Some(Deployment::Cluster(_)), "cluster") | (Some(Deployment::Single(_)), "standalone") => None,
+            (Some(Deployment::Watched { .. }), "standalone") => {
                 (self.info("replication").await?.field("role") == "slave").then_some("it is a replica now")
             }
             (_, "sentinel") => Some("it is now a Sentinel instead of a server"),
@@ -235,27 +235,27 @@ impl Conn {
         Ok(Info(reply::text(&self.call("INFO", vec![section.into()]).await?)?))
     }
 
-    /// Where it leads.
+    /// The address that the connection leads to.
     pub(super) fn address(&self) -> &Address {
         &self.wire.address
     }
 
-    /// The server, host:port.
+    /// The address as host:port.
     pub(super) fn endpoint(&self) -> String {
         self.wire.address.to_string()
     }
 
-    /// What a node of a cluster says of the cluster.
+    /// CLUSTER INFO, as this node sees the cluster.
     pub(super) async fn cluster_info(&self) -> Result<Info> {
         Ok(Info(reply::text(&self.call("CLUSTER", vec!["INFO".into()]).await?)?))
     }
 
-    /// What waiting cannot help.
+    /// An error that waiting cannot cure.
     pub(super) fn refused(&self, reason: &str) -> TransportError {
         TransportError::Refused { endpoint: self.wire.address.to_string(), reason: reason.to_owned() }
     }
 
-    /// What waiting can help.
+    /// An error that waiting can cure.
     pub(super) fn unavailable(&self, reason: &str) -> TransportError {
         TransportError::Unavailable { endpoint: self.wire.address.to_string(), reason: reason.to_owned() }
     }
@@ -292,7 +292,7 @@ impl Conn {
         !self.wire.closed.is_cancelled() && !self.is_outdated()
     }
 
-    /// Whether it was made with certificates that were renewed meanwhile. The old ones may end at any time, so it is made again, each
+    /// Whether the connection was made with certificates that were renewed meanwhile. The old ones may end at any time, so it is made again, each
     /// at a moment of its own.
     fn is_outdated(&self) -> bool {
         let (Some(tls), Some(used)) = (&self.wire.shared.tls, &self.tls) else { return false };
@@ -319,13 +319,13 @@ impl Conn {
         timeout: Duration,
     ) -> BoxFuture<'static, Result<Option<Value>>> {
         let keys = args.iter().filter_map(|a| a.as_str()).filter(|a| a.starts_with('{')).map(|a| a.into_owned()).collect();
-        let asked = Asked { command, script: None, keys };
+        let context = CommandContext { command, script: None, keys };
         let (client, wire) = (self.client.clone(), self.wire.clone());
         begun(async move {
             match raw(&client, &wire, command, args, timeout).await {
                 Ok(value) => Ok(Some(value)),
                 Err(error) if super::error::lost_group(&error) => Ok(None),
-                Err(error) => Err(wire.failed(&asked, &error)),
+                Err(error) => Err(wire.failed(&context, &error)),
             }
         })
     }
@@ -336,10 +336,10 @@ impl Conn {
         command: &'static str,
         args: Vec<Value>,
     ) -> Result<std::result::Result<Value, NotRun>> {
-        let asked = Asked { command, script: None, keys: Vec::new() };
+        let context = CommandContext { command, script: None, keys: Vec::new() };
         match raw(&self.client, &self.wire, command, args, self.wire.shared.config.command_timeout).await {
             Ok(value) => Ok(Ok(value)),
-            Err(error) if ends_connection(&error) => Err(self.wire.failed(&asked, &error)),
+            Err(error) if ends_connection(&error) => Err(self.wire.failed(&context, &error)),
             Err(error) => Ok(Err(NotRun::of(&error))),
         }
     }
@@ -352,7 +352,7 @@ impl Conn {
         call.push(Value::Integer(keys.len() as i64));
         call.extend(keys.iter().map(|k| Value::from(k.as_str())));
         call.extend(args);
-        let asked = Asked { command: "EVALSHA", script: Some(script), keys };
+        let context = CommandContext { command: "EVALSHA", script: Some(script), keys };
         let (client, wire) = (self.client.clone(), self.wire.clone());
         let timeout = wire.shared.config.command_timeout;
         let forget = self.wire.clone();
@@ -363,7 +363,7 @@ impl Conn {
                 call[0] = script.text.into();
                 answer = raw(&client, &wire, "EVAL", call, timeout).await;
             }
-            answer.map_err(|error| wire.failed(&asked, &error))
+            answer.map_err(|error| wire.failed(&context, &error))
         });
         let Some(load) = load else { return answer };
         async move {
@@ -396,9 +396,9 @@ impl Wire {
         TransportError::Unavailable { endpoint: self.address.to_string(), reason: reason.to_owned() }
     }
 
-    fn failed(&self, asked: &Asked, error: &Error) -> TransportError {
+    fn failed(&self, context: &CommandContext, error: &Error) -> TransportError {
         let shared = &self.shared;
-        let mut explained = explain(&self.address.to_string(), &shared.who, asked, error);
+        let mut explained = explain(&self.address.to_string(), &shared.who, context, error);
         if super::error::is_about_login(error) {
             explained = shared.lasting(explained);
         }
@@ -412,7 +412,7 @@ impl Wire {
         if ends_connection(error) {
             self.closed.cancel();
             shared.topology.doubt(None);
-            shared.lives.lost(&self.address, self.made, &explained);
+            shared.statuses.lost(&self.address, self.made, &explained);
         } else if change.is_some_and(|change| change.ends) {
             self.closed.cancel();
         }
@@ -420,7 +420,7 @@ impl Wire {
     }
 }
 
-/// Users' rights and the errors of scripts are as we read them since then.
+/// The oldest version: ACL selectors and the errors of scripts are read as they are since then.
 pub(super) const NEEDED: &str = "Redis 7.0 or later, or Valkey, is required";
 
 /// A section of INFO.
@@ -448,27 +448,26 @@ impl Info {
         }
     }
 
-    /// Whether it can do what is needed. Valkey says which Redis it is like.
+    /// Whether the version is recent enough. Valkey reports the Redis version that it is compatible with.
     pub(super) fn is_new_enough(&self) -> bool {
         self.field("redis_version").split('.').next().and_then(|major| major.parse::<u32>().ok()).unwrap_or(0) >= 7
     }
 }
 
-/// Why there is no connection. The client says little of it: where it is not about the password, the way is gone again, step by step.
+/// Why a connection could not be made. The client says little: unless it is about the password, the server is dialled again stage by stage.
 async fn failed_to_connect(shared: &Shared, address: &Address, credentials: Credentials, error: &Error) -> TransportError {
-    let asked = Asked { command: "AUTH", script: None, keys: Vec::new() };
+    let context = CommandContext { command: "AUTH", script: None, keys: Vec::new() };
     let said = match error.kind() {
-        ErrorKind::Timeout => TransportError::Unavailable {
-            endpoint: address.to_string(),
-            reason: "the connection attempt timed out".to_owned(),
-        },
-        _ => explain(&address.to_string(), &shared.who, &asked, error),
+        ErrorKind::Timeout => {
+            TransportError::Unavailable { endpoint: address.to_string(), reason: "the connection attempt timed out".to_owned() }
+        }
+        _ => explain(&address.to_string(), &shared.who, &context, error),
     };
     if credentials == Credentials::Sentinel || super::error::is_about_rights(error) {
         return said;
     }
     // One that froze is not asked for its reasons: that would take as long again.
-    if matches!(error.kind(), ErrorKind::Timeout) && shared.lives.ever_up() {
+    if matches!(error.kind(), ErrorKind::Timeout) && shared.statuses.ever_up() {
         return said;
     }
     shared.diagnose(address, said).await

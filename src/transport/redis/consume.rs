@@ -11,7 +11,7 @@ use futures_util::future::join_all;
 use tokio::time::Instant;
 
 use super::malformed::{KeyKind, quoted, shown};
-use super::session::{Kind, Reading, Seat, Sent, Session};
+use super::session::{PendingRead, ReadKind, Reading, Session, SessionSlot};
 use super::{RedisTransport, reply, script};
 use crate::model::{DictionaryId, Partition, Partitions, SourceId};
 use crate::transport::{Backlog, Consumer, Delivery, MAX_DICTIONARY_BYTES, Receipt, Redelivery, Result, TransportError};
@@ -38,7 +38,7 @@ impl Consumer for RedisTransport {
     }
 
     async fn receive(&self, partition: Partition, max: usize) -> Result<Vec<Delivery>> {
-        let session = self.seat(partition)?.session().await?;
+        let session = self.session_slot(partition)?.session().await?;
         let mut reading = session.reading.lock().await;
         loop {
             let (kind, answer) = self.read(partition, &session, &mut reading, max.max(1)).await?;
@@ -48,7 +48,7 @@ impl Consumer for RedisTransport {
             };
             reading.limit = reading.limit.saturating_mul(2).max(1);
             let entries = match kind {
-                Kind::Own => {
+                ReadKind::Own => {
                     let entries = stream_entries(answer);
                     reading.own_after = match entries.last() {
                         Some(last) => Some(entry_id(last)?),
@@ -56,7 +56,7 @@ impl Consumer for RedisTransport {
                     };
                     entries
                 }
-                Kind::Claim => {
+                ReadKind::Claim => {
                     let mut parts = reply::list(answer).into_iter();
                     reading.claim_from = parts.next().as_ref().map(reply::text).transpose()?.unwrap_or_else(|| "0-0".to_owned());
                     if reading.claim_from == "0-0" {
@@ -64,10 +64,10 @@ impl Consumer for RedisTransport {
                     }
                     parts.next().map(reply::list).unwrap_or_default()
                 }
-                Kind::New => stream_entries(answer),
+                ReadKind::New => stream_entries(answer),
             };
             let deliveries = self.hand_out(partition, &session, entries, kind)?;
-            if !deliveries.is_empty() || kind == Kind::New {
+            if !deliveries.is_empty() || kind == ReadKind::New {
                 return Ok(deliveries);
             }
         }
@@ -95,7 +95,7 @@ impl Consumer for RedisTransport {
     }
 
     async fn acknowledge(&self, partition: Partition, receipts: Vec<Receipt>, settled: &[(SourceId, u64)]) -> Result<usize> {
-        let session = self.seat(partition)?.session().await?;
+        let session = self.session_slot(partition)?.session().await?;
         let ids = live(&session, partition, &receipts);
         if ids.is_empty() && settled.is_empty() {
             return Ok(0);
@@ -132,7 +132,7 @@ impl Consumer for RedisTransport {
 
     fn let_go(&self, partition: Partition, receipts: &[Receipt], redelivery: Redelivery) {
         // Without a connection nothing is held.
-        let Some(session) = self.seats.get(partition.index()).and_then(Seat::current) else { return };
+        let Some(session) = self.session_slots.get(partition.index()).and_then(SessionSlot::current) else { return };
         let ids = live(&session, partition, receipts);
         match redelivery {
             Redelivery::AtOnce => session.let_go(&ids),
@@ -153,7 +153,7 @@ impl Consumer for RedisTransport {
     }
 
     async fn keep(&self, partition: Partition, receipts: &[Receipt]) -> Result<()> {
-        let session = self.seat(partition)?.session().await?;
+        let session = self.session_slot(partition)?.session().await?;
         let ids = live(&session, partition, receipts);
         if ids.is_empty() {
             return Ok(());
@@ -246,7 +246,7 @@ impl RedisTransport {
         session: &Session,
         reading: &mut Reading,
         max: usize,
-    ) -> Result<(Kind, Option<Value>)> {
+    ) -> Result<(ReadKind, Option<Value>)> {
         if reading.sent.is_none() {
             if std::mem::take(&mut session.held().read_own_again) {
                 reading.own_after = Some("0-0".to_owned());
@@ -263,7 +263,7 @@ impl RedisTransport {
         Ok((kind, answer?))
     }
 
-    fn send_read(&self, partition: Partition, session: &Session, reading: &Reading, max: usize) -> Sent {
+    fn send_read(&self, partition: Partition, session: &Session, reading: &Reading, max: usize) -> PendingRead {
         let config = &self.shared.config;
         let count = Value::from(reading.limit.min(max).max(1).to_string());
         let (group, consumer) = (Value::from(config.group.as_str()), Value::from(config.consumer.as_str()));
@@ -277,17 +277,17 @@ impl RedisTransport {
         let timeout = config.command_timeout;
         if let Some(after) = &reading.own_after {
             let answer = session.reader.call_within("XREADGROUP", read(None, after.as_str().into()), timeout);
-            return Sent { kind: Kind::Own, answer };
+            return PendingRead { kind: ReadKind::Own, answer };
         }
         if reading.claim_from != "0-0" || Instant::now() >= reading.claim_at {
             let idle = config.claim_idle.as_millis().to_string().into();
             let args = vec![stream, group, consumer, idle, reading.claim_from.as_str().into(), "COUNT".into(), count];
-            return Sent { kind: Kind::Claim, answer: session.reader.call_within("XAUTOCLAIM", args, timeout) };
+            return PendingRead { kind: ReadKind::Claim, answer: session.reader.call_within("XAUTOCLAIM", args, timeout) };
         }
         // 0 would block for ever.
         let block = config.block.as_millis().max(1).to_string();
         let args = read(Some(block.into()), ">".into());
-        Sent { kind: Kind::New, answer: session.reader.call_within("XREADGROUP", args, config.block + timeout) }
+        PendingRead { kind: ReadKind::New, answer: session.reader.call_within("XREADGROUP", args, config.block + timeout) }
     }
 
     /// Redis lost the stream: makes the group, and begins again with an epoch in which old receipts are worth nothing.
@@ -301,13 +301,19 @@ impl RedisTransport {
             Err(error) => return Err(error),
         }
         session.writer.check_partitions(partition).await?;
-        self.seat(partition)?.renew(session, reading);
+        self.session_slot(partition)?.renew(session, reading);
         Ok(())
     }
 
     /// Turns entries into deliveries. Those that were deleted from the stream are acknowledged away; those that the caller has are
     /// passed over.
-    fn hand_out(&self, partition: Partition, session: &Arc<Session>, entries: Vec<Value>, kind: Kind) -> Result<Vec<Delivery>> {
+    fn hand_out(
+        &self,
+        partition: Partition,
+        session: &Arc<Session>,
+        entries: Vec<Value>,
+        kind: ReadKind,
+    ) -> Result<Vec<Delivery>> {
         let mut deliveries = Vec::with_capacity(entries.len());
         let mut gone = Vec::new();
         let mut held = session.held();
@@ -326,7 +332,7 @@ impl RedisTransport {
                 continue;
             }
             let receipt = Receipt { partition, entry: id, epoch: held.epoch };
-            let (delivery, strange) = delivery(receipt, fields, kind != Kind::New);
+            let (delivery, strange) = delivery(receipt, fields, kind != ReadKind::New);
             if strange {
                 let (stream, id) = (self.shared.keys.stream(partition), &delivery.receipt.entry);
                 self.shared.malformed.note(KeyKind::Entries, &format!("entry {id} of {stream}"), ENTRY, ENTRY_TODO);

@@ -24,36 +24,36 @@ pub(super) const CERT: &str = "redis.tls.cert (REDIS_CLIENT_CERT)";
 /// Its key.
 pub(super) const KEY: &str = "redis.tls.key (REDIS_CLIENT_KEY)";
 
-/// How far one came.
+/// A stage of reaching a server, in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Step {
-    /// The host's name.
+pub enum Stage {
+    /// Resolving the host's name.
     Resolve,
-    /// TCP.
+    /// Connecting by TCP.
     Connect,
     /// The TLS handshake.
     Tls,
-    /// Whether Redis answers.
+    /// A first command and its answer.
     Greet,
 }
 
-/// Where it ended, and why.
+/// Why a server was not reached.
 #[derive(Clone, Debug)]
-pub struct Fault {
-    /// The step that failed.
-    pub step: Step,
+pub struct DialError {
+    /// The stage that failed.
+    pub stage: Stage,
     /// Why, and what to do.
     pub reason: String,
-    /// Whether waiting can help (a server that is away), or the configuration is wrong.
+    /// Whether waiting can cure it (a server that is away); else the configuration is wrong.
     pub passing: bool,
 }
 
-/// A server that was reached.
+/// What was found on the way to a server.
 #[derive(Clone, Debug, Default)]
 pub struct Reached {
-    /// What the name resolves to.
+    /// The addresses that the name resolves to.
     pub addresses: Vec<SocketAddr>,
-    /// How long that took.
+    /// How long resolving took.
     pub resolve: Duration,
     /// How long TCP took.
     pub connect: Duration,
@@ -65,23 +65,23 @@ pub struct Reached {
     pub chain: Vec<Facts>,
 }
 
-/// Encrypted how, and verified for which name.
+/// How a connection is encrypted, and the name that the certificate is verified for.
 pub(super) struct Encrypt {
     pub(super) config: Arc<ClientConfig>,
     pub(super) name: String,
 }
 
-/// Goes all steps, each within `patience`; what was found on the way is in `reached` also where it ends with a fault.
+/// Goes through all stages, each within `patience`; what was found on the way is in `reached` also where it ends with a fault.
 pub(super) async fn dial(
     address: &Address,
     encrypt: Option<&Encrypt>,
     patience: Duration,
     reached: &mut Reached,
-) -> Result<(), Fault> {
+) -> Result<(), DialError> {
     let stream = connect(address, patience, reached).await?;
     let Some(encrypt) = encrypt else {
-        return greet(stream, patience).await.map_err(|silence| Fault {
-            step: Step::Greet,
+        return greet(stream, patience).await.map_err(|silence| DialError {
+            stage: Stage::Greet,
             reason: match silence {
                 Silence::Timeout => {
                     "it accepts the connection and does not answer: frozen, overloaded, or not Redis (timed out); look at the server".to_owned()
@@ -110,22 +110,22 @@ pub(super) async fn dial(
     greet_encrypted(stream, encrypt, patience).await
 }
 
-async fn connect(address: &Address, patience: Duration, reached: &mut Reached) -> Result<TcpStream, Fault> {
+async fn connect(address: &Address, patience: Duration, reached: &mut Reached) -> Result<TcpStream, DialError> {
     let begun = Instant::now();
-    let fault = |step, reason: String, passing| Fault { step, reason, passing };
+    let fault = |stage, reason: String, passing| DialError { stage, reason, passing };
     let resolved = timeout(patience, tokio::net::lookup_host((address.host.as_str(), address.port))).await;
     let addresses: Vec<SocketAddr> = match resolved {
         Ok(Ok(addresses)) => addresses.collect(),
         Ok(Err(error)) => {
             return Err(fault(
-                Step::Resolve,
+                Stage::Resolve,
                 format!("the name {} does not resolve: {error}; check the name and DNS", address.host),
                 true,
             ));
         }
         Err(_) => {
             return Err(fault(
-                Step::Resolve,
+                Stage::Resolve,
                 format!("DNS does not answer for {} (timed out); check the resolver, and that it may be asked", address.host),
                 true,
             ));
@@ -155,12 +155,12 @@ async fn connect(address: &Address, patience: Duration, reached: &mut Reached) -
             }
         }
     }
-    Err(fault(Step::Connect, last, true))
+    Err(fault(Stage::Connect, last, true))
 }
 
 /// `Err(None)`: silence, or an answer that is no TLS.
-async fn handshake(stream: TcpStream, encrypt: &Encrypt, patience: Duration) -> Result<TlsStream<TcpStream>, Option<Fault>> {
-    let fault = |reason, passing| Some(Fault { step: Step::Tls, reason, passing });
+async fn handshake(stream: TcpStream, encrypt: &Encrypt, patience: Duration) -> Result<TlsStream<TcpStream>, Option<DialError>> {
+    let fault = |reason, passing| Some(DialError { stage: Stage::Tls, reason, passing });
     let name = ServerName::try_from(encrypt.name.clone()).map_err(|_| {
         fault(format!("`{}` is not a name that a certificate can contain; set redis.tls.server_name", encrypt.name), false)
     })?;
@@ -175,7 +175,7 @@ async fn handshake(stream: TcpStream, encrypt: &Encrypt, patience: Duration) -> 
     }
 }
 
-/// In the words of TLS, and what the name to verify is called here.
+/// A TLS error in words, with the setting for the name to verify.
 fn explained(error: &Error) -> String {
     let said = tls::explain(error, CA, CERT);
     match error {
@@ -187,17 +187,17 @@ fn explained(error: &Error) -> String {
 }
 
 /// TLS got no answer: perhaps because the port is a plain one (a plain Redis waits for the end of a line that never comes).
-async fn plain_or_silent(address: &Address, patience: Duration) -> Fault {
+async fn plain_or_silent(address: &Address, patience: Duration) -> DialError {
     let plain = match connect(address, patience, &mut Reached::default()).await {
         Ok(stream) => greet(stream, patience).await.is_ok(),
         Err(_) => false,
     };
     if plain {
         let reason = "it speaks Redis without TLS on this port, but TLS is configured; use its TLS port, or redis:// without REDIS_TLS_ENABLED";
-        return Fault { step: Step::Tls, reason: reason.to_owned(), passing: false };
+        return DialError { stage: Stage::Tls, reason: reason.to_owned(), passing: false };
     }
     let reason = "it accepts the connection and does not answer the TLS handshake: frozen, overloaded, or not a TLS port (timed out); look at the server";
-    Fault { step: Step::Tls, reason: reason.to_owned(), passing: true }
+    DialError { stage: Stage::Tls, reason: reason.to_owned(), passing: true }
 }
 
 enum Silence {
@@ -225,13 +225,13 @@ async fn exchange(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> io::Res
 
 /// Under TLS 1.3 a server that misses a client certificate, or does not like it, says so only now; and the alert may get lost, so
 /// that nothing but the end of the connection is left of it.
-async fn greet_encrypted(mut stream: TlsStream<TcpStream>, encrypt: &Encrypt, patience: Duration) -> Result<(), Fault> {
-    let fault = |reason: String, passing| Fault { step: Step::Tls, reason, passing };
+async fn greet_encrypted(mut stream: TlsStream<TcpStream>, encrypt: &Encrypt, patience: Duration) -> Result<(), DialError> {
+    let fault = |reason: String, passing| DialError { stage: Stage::Tls, reason, passing };
     match timeout(patience, exchange(&mut stream)).await {
         Ok(Ok(Some(b'+' | b'-'))) => Ok(()),
         Ok(Ok(Some(_))) => {
             let reason = "what answers there does not speak the Redis protocol; check redis.url".to_owned();
-            Err(Fault { step: Step::Greet, reason, passing: false })
+            Err(DialError { stage: Stage::Greet, reason, passing: false })
         }
         Ok(Err(error)) if tls::within(&error).is_some() => {
             Err(fault(tls::explain_io(&error, CA, CERT).unwrap_or_default(), false))
@@ -248,8 +248,8 @@ async fn greet_encrypted(mut stream: TlsStream<TcpStream>, encrypt: &Encrypt, pa
             ),
             false,
         )),
-        Err(_) => Err(Fault {
-            step: Step::Greet,
+        Err(_) => Err(DialError {
+            stage: Stage::Greet,
             reason: "it does not answer after the TLS handshake (timed out)".to_owned(),
             passing: true,
         }),

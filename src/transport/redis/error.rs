@@ -7,10 +7,10 @@ use super::script::Script;
 use crate::address::redis::Address;
 use crate::transport::TransportError;
 
-/// What was asked of Redis, for messages.
+/// The command or script that failed, for messages.
 #[derive(Clone)]
-pub(super) struct Asked {
-    /// The command, or a script.
+pub(super) struct CommandContext {
+    /// The command; EVALSHA for a script.
     pub(super) command: &'static str,
     /// The script.
     pub(super) script: Option<&'static Script>,
@@ -18,11 +18,11 @@ pub(super) struct Asked {
     pub(super) keys: Vec<String>,
 }
 
-/// As whom we are there, for messages.
-pub(super) struct Who {
-    /// The ACL user.
+/// The ACL user that the connections log in as, for messages.
+pub(super) struct RedisUser {
+    /// The name.
     pub(super) user: String,
-    /// The ACL patterns of the keys.
+    /// The key pattern that the user needs (`~{prefix:*`).
     pub(super) patterns: String,
 }
 
@@ -37,7 +37,7 @@ pub(super) fn code(error: &Error) -> &str {
     text.split(' ').next().unwrap_or_default()
 }
 
-/// Whether the connection is of no more use after this.
+/// Whether the connection is of no use after this error.
 pub(super) fn ends_connection(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::IO | ErrorKind::Timeout | ErrorKind::Canceled | ErrorKind::Protocol | ErrorKind::Routing)
         // Another server is the primary now: connecting again finds it.
@@ -46,9 +46,9 @@ pub(super) fn ends_connection(error: &Error) -> bool {
         || code(error) == "NOAUTH"
 }
 
-/// What an answer says of a cluster's map.
+/// What an error says about the cluster's topology.
 pub(super) struct Change {
-    /// Who may know better.
+    /// The node that may know the new owner.
     pub(super) to: Option<Address>,
     /// Whether the partition has left the connection's node.
     pub(super) ends: bool,
@@ -79,17 +79,17 @@ fn target(text: &str, from: &Address) -> Option<Address> {
     }
 }
 
-/// Whether it is about who we are.
+/// Whether an error is about the login.
 pub(super) fn is_about_login(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::Auth) || matches!(code(error), "WRONGPASS" | "NOAUTH")
 }
 
-/// Whether it is about who we are or what we may do.
+/// Whether an error is about the login or the rights of the user.
 pub(super) fn is_about_rights(error: &Error) -> bool {
     is_about_login(error) || code(error) == "NOPERM" || error.details().contains("DB index is out of range")
 }
 
-/// Whether the stream or the group is gone.
+/// Whether an error says that the stream or its consumer group is gone.
 pub(super) fn lost_group(error: &Error) -> bool {
     matches!(code(error), "NOGROUP" | "UNBLOCKED")
 }
@@ -161,8 +161,8 @@ pub(super) fn lacking(commands: &[&str]) -> String {
 }
 
 /// What is wrong with a user that may not run these commands, or not on these keys, and what to do.
-pub(super) fn denied(who: &Who, commands: &[&str], keys: Option<&str>) -> String {
-    let Who { user, patterns } = who;
+pub(super) fn denied(who: &RedisUser, commands: &[&str], keys: Option<&str>) -> String {
+    let RedisUser { user, patterns } = who;
     let (mut missing, mut grant) = (Vec::new(), Vec::new());
     if !commands.is_empty() {
         missing.push(format!("the command{} {}", if commands.len() > 1 { "s" } else { "" }, commands.join(", ")));
@@ -178,12 +178,12 @@ pub(super) fn denied(who: &Who, commands: &[&str], keys: Option<&str>) -> String
 /// How what is said of a server begins that is there and accepts no writes.
 pub(super) const NO_WRITES: &str = "it accepts no writes now";
 
-/// What proxies answer in place of a Redis that is away: Envoy, and those of cloud providers.
+/// Answers of proxies (Envoy, those of cloud providers) in place of a Redis that is away.
 const NO_SERVER: [&str; 3] = ["no upstream host", "no healthy upstream", "unavailable endpoint"];
 
 /// The error in our words.
-pub(super) fn explain(endpoint: &str, who: &Who, asked: &Asked, error: &Error) -> TransportError {
-    let Who { user, .. } = who;
+pub(super) fn explain(endpoint: &str, who: &RedisUser, context: &CommandContext, error: &Error) -> TransportError {
+    let RedisUser { user, .. } = who;
     let endpoint = endpoint.to_owned();
     let text = error.details();
     let unavailable = |reason: String| TransportError::Unavailable { endpoint: endpoint.clone(), reason };
@@ -224,8 +224,8 @@ pub(super) fn explain(endpoint: &str, who: &Who, asked: &Asked, error: &Error) -
         }
         "NOAUTH" => return refused("it requires a password; set redis.password (REDIS_PASSWORD)".to_owned()),
         "WRONGTYPE" => {
-            let key = asked.script.and_then(|s| s.key(text)).and_then(|i| asked.keys.get(i)).cloned();
-            let key = key.unwrap_or_else(|| asked.keys.join(", "));
+            let key = context.script.and_then(|s| s.key(text)).and_then(|i| context.keys.get(i)).cloned();
+            let key = key.unwrap_or_else(|| context.keys.join(", "));
             let reason = format!(
                 "the key {key} holds another type of value than it should; is the prefix (redis.prefix) used by something else? Delete \
                  the key (DEL {key}) or choose another prefix"
@@ -239,18 +239,18 @@ pub(super) fn explain(endpoint: &str, who: &Who, asked: &Asked, error: &Error) -
         _ => {}
     }
     if is_denied(error) {
-        let command = asked.script.and_then(|s| s.command(text)).unwrap_or(asked.command);
+        let command = context.script.and_then(|s| s.command(text)).unwrap_or(context.command);
         return refused(match is_about_keys(text) {
-            true => denied(who, &[], Some(&asked.keys.join(", "))),
+            true => denied(who, &[], Some(&context.keys.join(", "))),
             false => denied(who, &[command], None),
         });
     }
     if is_unknown_command(text) {
         // A script's line says which command; the answer to EVAL, sent where EVALSHA was not enough, has it in quotes.
-        let in_script = asked.script.and_then(|s| s.command(text));
+        let in_script = context.script.and_then(|s| s.command(text));
         let quoted = quoted(text);
-        let subcommand = quoted.filter(|_| text.contains("subcommand")).map(|name| format!("{} {name}", asked.command));
-        let command = in_script.or(subcommand.as_deref()).or(quoted).unwrap_or(asked.command);
+        let subcommand = quoted.filter(|_| text.contains("subcommand")).map(|name| format!("{} {name}", context.command));
+        let command = in_script.or(subcommand.as_deref()).or(quoted).unwrap_or(context.command);
         return refused(lacking(&[command]));
     }
     if text.contains("max number of clients") {
@@ -263,7 +263,7 @@ pub(super) fn explain(endpoint: &str, who: &Who, asked: &Asked, error: &Error) -
         return unavailable(format!("the proxy in front of it has no healthy server ({text})"));
     }
     if text.contains("exhausted the last possible ID") {
-        let key = asked.keys.first().cloned().unwrap_or_default();
+        let key = context.keys.first().cloned().unwrap_or_default();
         let reason = format!(
             "the stream {key} takes no entry any more: it was given one with the greatest id there is. `telemetry check` with DATABASE_URL \
              set prints the commands that mend it; until then its sources wait"
@@ -273,7 +273,7 @@ pub(super) fn explain(endpoint: &str, who: &Who, asked: &Asked, error: &Error) -
     if text.contains("DB index is out of range") {
         return refused("it has no database with this number; correct the number at the end of redis.url".to_owned());
     }
-    let what = asked.script.map_or(asked.command, |s| s.name);
+    let what = context.script.map_or(context.command, |s| s.name);
     match error.kind() {
         ErrorKind::Auth => refused(format!("{text}; check redis.username and redis.password (REDIS_PASSWORD)")),
         ErrorKind::Timeout => unavailable(format!("no answer to {what} within the timeout")),
@@ -300,9 +300,9 @@ mod tests {
 
     #[test]
     fn who_has_no_room_or_no_server_is_waited_for() {
-        let who = Who { user: "edge".to_owned(), patterns: String::new() };
-        let asked = Asked { command: "AUTH", script: None, keys: Vec::new() };
-        let said = |text: &str| explain("redis:1", &who, &asked, &Error::new(ErrorKind::Unknown, text.to_owned()));
+        let who = RedisUser { user: "edge".to_owned(), patterns: String::new() };
+        let context = CommandContext { command: "AUTH", script: None, keys: Vec::new() };
+        let said = |text: &str| explain("redis:1", &who, &context, &Error::new(ErrorKind::Unknown, text.to_owned()));
         for text in ["ERR max number of clients reached", "ERR no upstream host", "unavailable endpoint"] {
             let error = said(text);
             assert!(error.is_transient() && !error.to_string().contains("AUTH"), "{error}");

@@ -1,4 +1,4 @@
-//! A place for one connection to the server that has a partition, made when first needed and again when it is lost.
+//! One connection to the server that has a partition, made when first needed and again when it is lost.
 
 use std::sync::Arc;
 
@@ -6,17 +6,17 @@ use futures_util::future::FutureExt;
 use tokio::time::Instant;
 
 use super::client::Conn;
-use super::made::Made;
+use super::reconnecting::Reconnecting;
 use super::shared::Shared;
 use crate::model::Partition;
 use crate::retry::Backoff;
 use crate::transport::Result;
 
-/// Holds at most one connection.
+/// Holds the connection to the server of a partition, if there is one.
 pub(super) struct Link {
     shared: Arc<Shared>,
     partition: Partition,
-    conn: Made<Conn>,
+    conn: Reconnecting<Conn>,
 }
 
 impl Link {
@@ -24,7 +24,7 @@ impl Link {
         let config = &shared.config;
         let backoff = Backoff::new(config.reconnect_min, config.reconnect_max);
         let patience = config.command_timeout + config.connect_timeout * 2;
-        Self { shared: shared.clone(), partition, conn: Made::new(patience, backoff) }
+        Self { shared: shared.clone(), partition, conn: Reconnecting::new(patience, backoff) }
     }
 
     /// The connection, if there is one that is good. One that is not ends here: it may be that nobody needs another one.
@@ -37,7 +37,7 @@ impl Link {
         None
     }
 
-    /// Ends the connection, if it still is this one.
+    /// Ends the connection, if the link still holds this one.
     pub(super) fn discard(&self, conn: &Arc<Conn>) {
         self.conn.discard(conn);
     }

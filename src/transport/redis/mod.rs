@@ -106,13 +106,13 @@ mod error;
 mod fred;
 mod inspect;
 mod keys;
-mod life;
 mod link;
-mod made;
 mod malformed;
 mod publish;
+mod reconnecting;
 mod reply;
 mod script;
+mod server_status;
 mod session;
 mod shared;
 mod spare;
@@ -129,16 +129,16 @@ use futures_util::stream::FuturesUnordered;
 use tokio::time::Instant;
 
 pub use self::diagnose::{Probed, Side, diagnose};
-pub use self::dial::{Fault, Reached, Step};
+pub use self::dial::{DialError, Reached, Stage};
 pub use self::inspect::{Node, Retired};
 pub use self::malformed::KeyKind;
 pub use crate::address::redis::Address;
 
 use self::client::Conn;
 use self::link::Link;
-use self::session::Seat;
+use self::session::SessionSlot;
 use self::shared::Shared;
-use self::topology::Kind;
+use self::topology::Deployment;
 use super::{Result, TransportError};
 use crate::model::Partition;
 
@@ -147,7 +147,7 @@ use crate::model::Partition;
 pub struct RedisTransport {
     shared: Arc<Shared>,
     links: Vec<Arc<Link>>,
-    seats: Vec<Seat>,
+    session_slots: Vec<SessionSlot>,
     acknowledgements: Vec<AtomicU32>,
     /// Where the next sweep of each partition goes on (HSCAN's cursor).
     sweep_cursors: Vec<AtomicU64>,
@@ -169,7 +169,7 @@ impl RedisTransport {
         let partitions = config.partitions.iter();
         Ok(Arc::new(Self {
             links: partitions.clone().map(|p| Arc::new(Link::new(&shared, p))).collect(),
-            seats: partitions.clone().map(|p| Seat::new(&shared, p)).collect(),
+            session_slots: partitions.clone().map(|p| SessionSlot::new(&shared, p)).collect(),
             acknowledgements: partitions.clone().map(|_| AtomicU32::new(0)).collect(),
             sweep_cursors: partitions.map(|_| AtomicU64::new(0)).collect(),
             shared,
@@ -215,8 +215,10 @@ impl RedisTransport {
         let known = self.shared.topology.get(&self.shared).await?;
         let all = self.shared.config.partitions;
         let slots = match &known.kind {
-            Kind::Single(server) | Kind::Watched { server, .. } => return Ok(vec![(server.clone(), all.iter().collect())]),
-            Kind::Cluster(slots) => slots,
+            Deployment::Single(server) | Deployment::Watched { server, .. } => {
+                return Ok(vec![(server.clone(), all.iter().collect())]);
+            }
+            Deployment::Cluster(slots) => slots,
         };
         let mut nodes: BTreeMap<Address, Vec<Partition>> = BTreeMap::new();
         for partition in all {
@@ -276,15 +278,15 @@ impl RedisTransport {
     /// Whether the last that was heard of Redis was good. Does not ask; [`Publisher::ping`](super::Publisher::ping) does.
     #[must_use]
     pub fn is_connected(&self) -> bool {
-        self.shared.lives.are_up()
+        self.shared.statuses.are_up()
     }
 
     fn link(&self, partition: Partition) -> Result<&Arc<Link>> {
         self.links.get(partition.index()).ok_or_else(|| self.no_partition(partition))
     }
 
-    fn seat(&self, partition: Partition) -> Result<&Seat> {
-        self.seats.get(partition.index()).ok_or_else(|| self.no_partition(partition))
+    fn session_slot(&self, partition: Partition) -> Result<&SessionSlot> {
+        self.session_slots.get(partition.index()).ok_or_else(|| self.no_partition(partition))
     }
 
     fn no_partition(&self, partition: Partition) -> TransportError {

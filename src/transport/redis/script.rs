@@ -4,15 +4,15 @@ use std::sync::LazyLock;
 
 /// A script as it is sent: `common.lua` and its own text.
 pub(super) struct Script {
-    /// For messages.
+    /// The file name, for messages.
     pub(super) name: &'static str,
-    /// What is sent.
+    /// The Lua text that is sent.
     pub(super) text: &'static str,
     sha: LazyLock<String>,
 }
 
 impl Script {
-    /// The digest it is called by.
+    /// The SHA-1 digest that EVALSHA takes.
     pub(super) fn sha(&self) -> &str {
         &self.sha
     }

@@ -13,17 +13,17 @@ use tokio::time::{Duration, Instant};
 
 use super::client::Conn;
 use super::link::Link;
-use super::made::Made;
+use super::reconnecting::Reconnecting;
 use super::shared::Shared;
 use crate::model::Partition;
 use crate::retry::Backoff;
 use crate::transport::Result;
 
-/// The place for a partition's session.
-pub(super) struct Seat {
+/// Holds the session of a partition: at most one, made again when a connection is lost.
+pub(super) struct SessionSlot {
     shared: Arc<Shared>,
     links: Arc<Links>,
-    session: Made<Session>,
+    session: Reconnecting<Session>,
 }
 
 struct Links {
@@ -32,29 +32,29 @@ struct Links {
     epochs: AtomicU64,
 }
 
-/// One session.
+/// A session: two connections to one server process, and what was read over them.
 pub(super) struct Session {
-    /// Reads, and may block.
+    /// The connection that reads; a read may block it.
     pub(super) reader: Arc<Conn>,
-    /// Everything else.
+    /// The connection for everything else.
     pub(super) writer: Arc<Conn>,
-    /// What was read: which receipts are good.
-    pub(super) held: Mutex<Held>,
+    /// The entries that were handed out: which receipts are good.
+    pub(super) held: Mutex<HandedOut>,
     /// How far reading is. One reader at a time.
     pub(super) reading: tokio::sync::Mutex<Reading>,
 }
 
 /// The entries handed out and not yet acknowledged.
-pub(super) struct Held {
+pub(super) struct HandedOut {
     /// The number that this session's receipts carry.
     pub(super) epoch: u64,
-    /// Their ids, so that none is handed out twice.
+    /// The ids of the entries, so that none is handed out twice.
     pub(super) entries: HashSet<String>,
     /// Entries were let go and are still pending: what this consumer read before is to be read once more.
     pub(super) read_own_again: bool,
 }
 
-impl Held {
+impl HandedOut {
     fn new(epoch: u64) -> Self {
         Self { epoch, entries: HashSet::new(), read_own_again: false }
     }
@@ -69,27 +69,27 @@ pub(super) struct Reading {
     /// When the next round of claiming begins.
     pub(super) claim_at: Instant,
     /// A read that was sent and whose answer was not taken yet (the caller may have stopped waiting).
-    pub(super) sent: Option<Sent>,
+    pub(super) sent: Option<PendingRead>,
     /// How many entries a read may ask for; halved when an answer is too large to arrive in time.
     pub(super) limit: usize,
 }
 
-/// A read on its way.
-pub(super) struct Sent {
-    /// Which kind.
-    pub(super) kind: Kind,
-    /// Its answer; `None` if the group is gone.
+/// A read whose answer has not been taken yet.
+pub(super) struct PendingRead {
+    /// What it reads.
+    pub(super) kind: ReadKind,
+    /// The answer; `None` if the group is gone.
     pub(super) answer: BoxFuture<'static, Result<Option<Value>>>,
 }
 
-/// The three ways to read.
+/// What a read asks for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Kind {
-    /// What this consumer read before.
+pub(super) enum ReadKind {
+    /// Entries that this consumer read before and has not acknowledged.
     Own,
-    /// What others left lying.
+    /// Entries that other consumers read and left unacknowledged.
     Claim,
-    /// What is new.
+    /// Entries that nobody in the group has read.
     New,
 }
 
@@ -101,7 +101,7 @@ impl Reading {
 
 impl Session {
     /// The entries handed out.
-    pub(super) fn held(&self) -> std::sync::MutexGuard<'_, Held> {
+    pub(super) fn held(&self) -> std::sync::MutexGuard<'_, HandedOut> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -131,12 +131,12 @@ impl Links {
             self.reader.discard(&reader);
             return Err(shared.unavailable("two connections reached two different servers"));
         }
-        let held = Mutex::new(Held::new(self.next_epoch()));
+        let held = Mutex::new(HandedOut::new(self.next_epoch()));
         Ok(Arc::new(Session { reader, writer, held, reading: tokio::sync::Mutex::new(Reading::new(limit)) }))
     }
 }
 
-impl Seat {
+impl SessionSlot {
     pub(super) fn new(shared: &Arc<Shared>, partition: Partition) -> Self {
         let config = &shared.config;
         let links =
@@ -144,7 +144,7 @@ impl Seat {
         // The links wait between attempts; the session need not.
         let backoff = Backoff::new(Duration::ZERO, Duration::ZERO);
         let patience = (config.command_timeout + config.connect_timeout * 2) * 2;
-        Self { shared: shared.clone(), links: Arc::new(links), session: Made::new(patience, backoff) }
+        Self { shared: shared.clone(), links: Arc::new(links), session: Reconnecting::new(patience, backoff) }
     }
 
     /// The session there is, good or not; nothing is connected.
@@ -170,7 +170,7 @@ impl Seat {
 
     /// Begins again over the same connections: the queue is another one now, and its entry ids may be those of the old one.
     pub(super) fn renew(&self, session: &Session, reading: &mut Reading) {
-        *session.held() = Held::new(self.links.next_epoch());
+        *session.held() = HandedOut::new(self.links.next_epoch());
         *reading = Reading::new(reading.limit);
     }
 }

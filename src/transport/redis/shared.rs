@@ -6,11 +6,11 @@ use std::time::SystemTime;
 
 use secrecy::ExposeSecret;
 
-use super::dial::{self, Encrypt, Fault, Reached};
-use super::error::Who;
+use super::dial::{self, DialError, Encrypt, Reached};
+use super::error::RedisUser;
 use super::keys::Keys;
-use super::life::Lives;
 use super::malformed::Malformed;
+use super::server_status::ServerStatusLog;
 use super::spare::Spares;
 use super::topology::Topology;
 use crate::address::redis::{Address, Endpoint, validate_url};
@@ -35,7 +35,7 @@ pub(super) struct Shared {
     /// Key names.
     pub(super) keys: Keys,
     /// Up or down, for the log.
-    pub(super) lives: Lives,
+    pub(super) statuses: ServerStatusLog,
     /// Which node has what.
     pub(super) topology: Topology,
     /// Connections that nobody uses yet.
@@ -45,7 +45,7 @@ pub(super) struct Shared {
     /// TLS, where it is on.
     pub(super) tls: Option<ClientTls>,
     /// As whom we are there, for messages.
-    pub(super) who: Who,
+    pub(super) who: RedisUser,
     /// The ACL user.
     pub(super) username: Option<String>,
     /// Its password.
@@ -76,7 +76,7 @@ impl Shared {
         Ok(Self {
             config: config.clone(),
             topology: Topology::new(config),
-            lives: Lives::default(),
+            statuses: ServerStatusLog::default(),
             spares: Spares::default(),
             malformed: Malformed::default(),
             seeds,
@@ -85,7 +85,7 @@ impl Shared {
             service,
             keys: Keys::new(&config.prefix),
             tls,
-            who: Who {
+            who: RedisUser {
                 user: username.clone().unwrap_or_else(|| "default".to_owned()),
                 patterns: format!("~{{{}:*", config.prefix),
             },
@@ -115,7 +115,7 @@ impl Shared {
     }
 
     /// Goes to a server step by step.
-    pub(super) async fn dial(&self, address: &Address, reached: &mut Reached) -> std::result::Result<(), Fault> {
+    pub(super) async fn dial(&self, address: &Address, reached: &mut Reached) -> std::result::Result<(), DialError> {
         dial::dial(address, self.encrypt(address).as_ref(), self.config.connect_timeout, reached).await
     }
 
@@ -129,8 +129,8 @@ impl Shared {
         let fault = tokio::time::timeout(self.config.connect_timeout, dialed).await;
         let endpoint = address.to_string();
         match fault {
-            Ok(Err(Fault { reason, passing: true, .. })) => TransportError::Unavailable { endpoint, reason },
-            Ok(Err(Fault { reason, passing: false, .. })) => self.lasting(TransportError::Refused { endpoint, reason }),
+            Ok(Err(DialError { reason, passing: true, .. })) => TransportError::Unavailable { endpoint, reason },
+            Ok(Err(DialError { reason, passing: false, .. })) => self.lasting(TransportError::Refused { endpoint, reason }),
             Ok(Ok(())) | Err(_) => seen,
         }
     }
@@ -138,7 +138,7 @@ impl Shared {
     /// What waiting cannot help, unless it has worked before.
     pub(super) fn lasting(&self, error: TransportError) -> TransportError {
         match error {
-            TransportError::Refused { endpoint, reason } if self.lives.ever_up() => {
+            TransportError::Refused { endpoint, reason } if self.statuses.ever_up() => {
                 TransportError::Unavailable { endpoint, reason: format!("{reason} (accepted earlier; retrying)") }
             }
             other => other,

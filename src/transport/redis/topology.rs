@@ -17,7 +17,7 @@ use rand::seq::SliceRandom as _;
 use tokio::time::Instant;
 
 use super::client::{Conn, Credentials};
-use super::made::Made;
+use super::reconnecting::Reconnecting;
 use super::reply;
 use super::shared::Shared;
 use crate::address::redis::Address;
@@ -30,15 +30,15 @@ const SLOTS: usize = 16_384;
 /// One that does not answer holds up asking the next no longer than this.
 const HEDGE: Duration = Duration::from_millis(300);
 
-/// What there is.
-pub(super) struct Known {
-    pub(super) kind: Kind,
+/// The topology as it was described last.
+pub(super) struct KnownTopology {
+    pub(super) kind: Deployment,
     made: Instant,
     doubted: AtomicBool,
 }
 
-/// The three ways to run Redis.
-pub(super) enum Kind {
+/// How Redis is deployed.
+pub(super) enum Deployment {
     /// One server.
     Single(Address),
     /// One server at a time, which sentinels name.
@@ -131,31 +131,31 @@ impl Slots {
     }
 }
 
-impl Known {
-    fn new(kind: Kind) -> Self {
+impl KnownTopology {
+    fn new(kind: Deployment) -> Self {
         Self { kind, made: Instant::now(), doubted: AtomicBool::new(false) }
     }
 
     fn uses(&self, server: &Address) -> bool {
         match &self.kind {
-            Kind::Single(used) | Kind::Watched { server: used, .. } => used == server,
-            Kind::Cluster(slots) => slots.primaries.contains(server) || slots.replicas.contains(server),
+            Deployment::Single(used) | Deployment::Watched { server: used, .. } => used == server,
+            Deployment::Cluster(slots) => slots.primaries.contains(server) || slots.replicas.contains(server),
         }
     }
 
     /// Those that can be asked again.
     fn nodes(&self) -> Vec<Address> {
         match &self.kind {
-            Kind::Single(_) => Vec::new(),
-            Kind::Watched { sentinels, .. } => sentinels.clone(),
-            Kind::Cluster(slots) => slots.primaries.iter().chain(&slots.replicas).cloned().collect(),
+            Deployment::Single(_) => Vec::new(),
+            Deployment::Watched { sentinels, .. } => sentinels.clone(),
+            Deployment::Cluster(slots) => slots.primaries.iter().chain(&slots.replicas).cloned().collect(),
         }
     }
 }
 
-/// What is known, and how it is found out.
+/// Finds out the topology, and keeps what was found.
 pub(super) struct Topology {
-    known: Made<Known>,
+    known: Reconnecting<KnownTopology>,
     hint: Mutex<Option<Address>>,
     refresh: Duration,
 }
@@ -164,7 +164,11 @@ impl Topology {
     pub(super) fn new(config: &crate::config::Redis) -> Self {
         // Connections wait between attempts; the question where to need not.
         let backoff = Backoff::new(Duration::ZERO, Duration::ZERO);
-        Self { known: Made::new(config.connect_timeout * 2, backoff), hint: Mutex::new(None), refresh: config.topology_refresh }
+        Self {
+            known: Reconnecting::new(config.connect_timeout * 2, backoff),
+            hint: Mutex::new(None),
+            refresh: config.topology_refresh,
+        }
     }
 
     /// Something said that it has changed. `hint`: who may know better.
@@ -178,26 +182,26 @@ impl Topology {
     }
 
     /// What is known, without asking.
-    pub(super) fn current(&self) -> Option<Arc<Known>> {
+    pub(super) fn current(&self) -> Option<Arc<KnownTopology>> {
         self.known.current()
     }
 
     /// What there is; asks where nothing is known, or it is in doubt, or old.
-    pub(super) async fn get(&self, shared: &Arc<Shared>) -> Result<Arc<Known>> {
+    pub(super) async fn get(&self, shared: &Arc<Shared>) -> Result<Arc<KnownTopology>> {
         let hint = self.hint.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let (shared, refresh) = (Arc::clone(shared), self.refresh);
         let late = || shared.unavailable("no Redis node described the topology within the timeout");
-        let make = |old: Option<&Arc<Known>>| {
+        let make = |old: Option<&Arc<KnownTopology>>| {
             let candidates = candidates(&shared, hint, old);
             let shared = Arc::clone(&shared);
             async move {
                 let known = ask_all(&shared, candidates).await?;
-                shared.lives.retain(|server| known.uses(server));
+                shared.statuses.retain(|server| known.uses(server));
                 Ok(Arc::new(known))
             }
             .boxed()
         };
-        let good = |known: &Known| !known.doubted.load(Ordering::Relaxed) && known.made.elapsed() < refresh;
+        let good = |known: &KnownTopology| !known.doubted.load(Ordering::Relaxed) && known.made.elapsed() < refresh;
         let known = self.known.get(Instant::now(), good, make, late).await?;
         *self.hint.lock().unwrap_or_else(PoisonError::into_inner) = None;
         Ok(known)
@@ -207,8 +211,8 @@ impl Topology {
     pub(super) async fn place(&self, shared: &Arc<Shared>, partition: Partition) -> Result<Address> {
         let known = self.get(shared).await?;
         match &known.kind {
-            Kind::Single(server) | Kind::Watched { server, .. } => Ok(server.clone()),
-            Kind::Cluster(slots) => {
+            Deployment::Single(server) | Deployment::Watched { server, .. } => Ok(server.clone()),
+            Deployment::Cluster(slots) => {
                 let slot = shared.keys.slot(partition);
                 slots.owner(slot).cloned().ok_or_else(|| {
                     self.doubt(None);
@@ -225,7 +229,7 @@ impl Topology {
 
 /// Whom to ask, in this order: who may know better, those that were known (in a random order: 100 streamers do not all ask the same),
 /// and where it all began.
-fn candidates(shared: &Shared, hint: Option<Address>, old: Option<&Arc<Known>>) -> Vec<Address> {
+fn candidates(shared: &Shared, hint: Option<Address>, old: Option<&Arc<KnownTopology>>) -> Vec<Address> {
     let shuffled = |mut some: Vec<Address>| {
         some.shuffle(&mut rand::rng());
         some
@@ -239,7 +243,7 @@ fn candidates(shared: &Shared, hint: Option<Address>, old: Option<&Arc<Known>>) 
 }
 
 /// The first good answer. The next is asked when the one before has failed, or takes long.
-async fn ask_all(shared: &Arc<Shared>, candidates: Vec<Address>) -> Result<Known> {
+async fn ask_all(shared: &Arc<Shared>, candidates: Vec<Address>) -> Result<KnownTopology> {
     let mut asked = FuturesUnordered::new();
     let mut waiting = candidates.into_iter();
     let mut first_error = None;
@@ -247,8 +251,9 @@ async fn ask_all(shared: &Arc<Shared>, candidates: Vec<Address>) -> Result<Known
         if let Some(next) = waiting.next() {
             asked.push(ask(shared, next));
         } else if asked.is_empty() {
-            let error = first_error.unwrap_or_else(|| shared.unavailable("no Redis node is known that could describe the topology"));
-            shared.lives.unreachable(&shared.seeds[0], &error);
+            let error =
+                first_error.unwrap_or_else(|| shared.unavailable("no Redis node is known that could describe the topology"));
+            shared.statuses.unreachable(&shared.seeds[0], &error);
             return Err(error);
         }
         let patience = if waiting.len() > 0 { HEDGE } else { shared.config.connect_timeout * 2 };
@@ -267,7 +272,7 @@ async fn ask_all(shared: &Arc<Shared>, candidates: Vec<Address>) -> Result<Known
 }
 
 /// Asks one what it is, and what it knows.
-async fn ask(shared: &Arc<Shared>, address: Address) -> Result<Known> {
+async fn ask(shared: &Arc<Shared>, address: Address) -> Result<KnownTopology> {
     let dialed = match Conn::dial(shared, &address, Credentials::Server).await {
         // A sentinel knows other users than the server.
         Err(TransportError::Refused { .. }) if shared.may_be_sentinel() => {
@@ -276,7 +281,7 @@ async fn ask(shared: &Arc<Shared>, address: Address) -> Result<Known> {
         other => other,
     };
     let mut conn = dialed.map_err(|error| shared.lasting(error))?;
-    let mode = conn.meet().await?.mode().to_owned();
+    let mode = conn.identify_server().await?.mode().to_owned();
     let says_nothing = mode.is_empty();
     let mode = if says_nothing && conn.info("cluster").await?.field("cluster_enabled") == "1" { "cluster" } else { &mode };
     // In the beginning it is likely to be used next.
@@ -291,20 +296,20 @@ async fn ask(shared: &Arc<Shared>, address: Address) -> Result<Known> {
             if first && slots.primaries.contains(&address) {
                 shared.spares.put(conn);
             }
-            Ok(Known::new(Kind::Cluster(slots)))
+            Ok(KnownTopology::new(Deployment::Cluster(slots)))
         }
         "sentinel" => watched(shared, &conn, &address).await,
         _ => {
             if first {
                 shared.spares.put(conn);
             }
-            Ok(Known::new(Kind::Single(address)))
+            Ok(KnownTopology::new(Deployment::Single(address)))
         }
     }
 }
 
 /// Asks a sentinel for the server that it watches.
-async fn watched(shared: &Shared, conn: &Conn, sentinel: &Address) -> Result<Known> {
+async fn watched(shared: &Shared, conn: &Conn, sentinel: &Address) -> Result<KnownTopology> {
     let service = match &shared.service {
         Some(service) => service.clone(),
         None => only_service(conn).await?,
@@ -322,7 +327,7 @@ async fn watched(shared: &Shared, conn: &Conn, sentinel: &Address) -> Result<Kno
     let others = reply::list(conn.call("SENTINEL", vec!["SENTINELS".into(), service.as_str().into()]).await?);
     let mut sentinels = vec![sentinel.clone()];
     sentinels.extend(others.into_iter().filter_map(|other| address_in(&reply::pairs(other))));
-    Ok(Known::new(Kind::Watched { server, sentinels }))
+    Ok(KnownTopology::new(Deployment::Watched { server, sentinels }))
 }
 
 async fn only_service(conn: &Conn) -> Result<String> {

@@ -48,7 +48,7 @@ async fn what_others_left_in_the_queue() {
     redis.ok(&["RENAME", "{telemetry:0}:dicts", "{telemetry:0}:kept"]);
     redis.ok(&["SET", "{telemetry:0}:dicts", "x"]);
     for app in [&edge, &central] {
-        finds(app, &failed("queue", &["{telemetry:0}:dicts", "another kind of value"], &["DEL {telemetry:0}:dicts"]));
+        finds(app, &failed("queue", &["{telemetry:0}:dicts", "another type of value"], &["DEL {telemetry:0}:dicts"]));
     }
     redis.ok(&["RENAME", "{telemetry:0}:kept", "{telemetry:0}:dicts"]);
 

@@ -18,9 +18,9 @@ use futures_util::future::join_all;
 use tokio::time::Instant;
 
 use super::client::{Conn, Credentials};
-use super::dial::{Fault, Reached, Step as Stage};
+use super::dial::{DialError, Reached, Stage};
 use super::shared::Shared;
-use super::topology::{Kind, Known, Slots};
+use super::topology::{Deployment, KnownTopology, Slots};
 use super::{RedisTransport, reply};
 use crate::address::redis::Address;
 use crate::config::Redis;
@@ -28,14 +28,14 @@ use crate::diagnosis::{Outcome, Step};
 use crate::model::Partition;
 use crate::transport::{Result, TransportError};
 
-/// Days before its end that a certificate is warned of.
+/// A certificate that ends within so many days is warned of.
 const RENEW_DAYS: i64 = 21;
-/// A clock that is further off is warned of: latencies between clusters would mean little.
+/// A clock that differs by more seconds is warned of: latencies between clusters would mean little.
 const SKEW: f64 = 1.0;
 
 pub(super) use self::queue::set_back;
 
-/// Which side's rights are wanted.
+/// The side whose rights are checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
     /// Streamers.
@@ -44,14 +44,14 @@ pub enum Side {
     Central,
 }
 
-/// What a look at one server found.
+/// What a probe of one server found.
 #[derive(Clone, Debug)]
 pub struct Probed {
     /// The server.
     pub address: Address,
     /// Name, TCP and TLS.
     pub reached: Reached,
-    /// A command and its answer, on a connection that was there.
+    /// How long a command takes on an open connection.
     pub round_trip: Duration,
     /// How far its clock is ahead of ours, seconds; the round trip bounds the error.
     pub clock_ahead: f64,
@@ -89,7 +89,7 @@ pub async fn diagnose(config: &Redis, side: Side) -> Vec<Step> {
     };
     steps.push(Step::ok("login", format!("as user `{}`", shared.who.user)));
     steps.push(kind(&known, unserved(&shared, &known).await));
-    if let Kind::Cluster(slots) = &known.kind {
+    if let Deployment::Cluster(slots) = &known.kind {
         let others: Vec<Address> =
             slots.primaries.iter().chain(&slots.replicas).filter(|node| !shared.seeds.contains(node)).cloned().collect();
         let (found, unreachable) = announced(&shared, &others, slots).await;
@@ -97,28 +97,28 @@ pub async fn diagnose(config: &Redis, side: Side) -> Vec<Step> {
         away.extend(unreachable);
     }
     let mut primaries = match &known.kind {
-        Kind::Single(server) | Kind::Watched { server, .. } => vec![server.clone()],
-        Kind::Cluster(slots) => slots.primaries.clone(),
+        Deployment::Single(server) | Deployment::Watched { server, .. } => vec![server.clone()],
+        Deployment::Cluster(slots) => slots.primaries.clone(),
     };
     primaries.retain(|server| !away.contains(server));
     if primaries.is_empty() {
         return steps;
     }
     let looked = join_all(primaries.iter().map(|server| nodes::look(&shared, server, side))).await;
-    steps.extend(nodes::summary(looked, matches!(known.kind, Kind::Cluster(_))));
+    steps.extend(nodes::summary(looked, matches!(known.kind, Deployment::Cluster(_))));
     steps.extend(rights::look(&shared, &primaries, side).await);
     steps.push(partitions(&shared, &away).await);
     steps.extend(queue::look(&shared, &away, side).await);
     steps
 }
 
-/// The way to a server, step by step.
+/// The steps of reaching a server.
 async fn line(shared: &Shared, address: &Address) -> Vec<Step> {
     let mut reached = Reached::default();
     let fault = shared.dial(address, &mut reached).await.err();
     let mut steps = Vec::new();
-    let failed = |stage: Stage| fault.as_ref().filter(|fault| fault.step == stage);
-    let came = |stage: Stage| fault.as_ref().is_none_or(|fault| fault.step > stage);
+    let failed = |stage: Stage| fault.as_ref().filter(|fault| fault.stage == stage);
+    let came = |stage: Stage| fault.as_ref().is_none_or(|fault| fault.stage > stage);
     let names: Vec<String> = reached.addresses.iter().map(|a| a.ip().to_string()).collect();
     if came(Stage::Resolve) {
         steps.push(Step::ok("DNS", format!("{} is {} ({})", address.host, names.join(", "), ms(reached.resolve))));
@@ -130,14 +130,14 @@ async fn line(shared: &Shared, address: &Address) -> Vec<Step> {
         steps.push(encryption(shared, address, &reached));
     }
     for (stage, name) in [(Stage::Resolve, "DNS"), (Stage::Connect, "TCP"), (Stage::Tls, "TLS"), (Stage::Greet, "Redis")] {
-        if let Some(Fault { reason, .. }) = failed(stage) {
+        if let Some(DialError { reason, .. }) = failed(stage) {
             steps.push(split(name, address, reason));
         }
     }
     steps
 }
 
-/// What was seen, and after the last semicolon what to do.
+/// Splits a reason into what was seen and, after the last semicolon, what to do.
 fn parts(reason: &str) -> (&str, &str) {
     reason.rsplit_once("; ").unwrap_or((reason, ""))
 }
@@ -185,8 +185,8 @@ fn login(error: TransportError) -> Step {
 }
 
 /// How many slots of a cluster nobody serves: those that have no owner, and those whose owner counts as failed.
-async fn unserved(shared: &Arc<Shared>, known: &Known) -> usize {
-    let Kind::Cluster(slots) = &known.kind else { return 0 };
+async fn unserved(shared: &Arc<Shared>, known: &KnownTopology) -> usize {
+    let Deployment::Cluster(slots) = &known.kind else { return 0 };
     let mut failed = 0;
     for node in shared.seeds.iter().chain(&slots.primaries) {
         let asked = async { Conn::dial(shared, node, Credentials::Server).await?.cluster_info().await };
@@ -199,13 +199,13 @@ async fn unserved(shared: &Arc<Shared>, known: &Known) -> usize {
     slots.uncovered() + failed
 }
 
-fn kind(known: &Known, unserved: usize) -> Step {
+fn kind(known: &KnownTopology, unserved: usize) -> Step {
     match &known.kind {
-        Kind::Single(server) => Step::ok("kind", format!("a single server, {server}")),
-        Kind::Watched { server, sentinels } => {
+        Deployment::Single(server) => Step::ok("kind", format!("a single server, {server}")),
+        Deployment::Watched { server, sentinels } => {
             Step::ok("kind", format!("{server} is the primary according to {} Sentinels", sentinels.len()))
         }
-        Kind::Cluster(slots) => {
+        Deployment::Cluster(slots) => {
             let (primaries, replicas) = (slots.primaries.len(), slots.replicas.len());
             let seen = format!("a Redis Cluster of {primaries} primaries and {replicas} replicas");
             match unserved {
@@ -244,10 +244,11 @@ async fn announced(shared: &Arc<Shared>, nodes: &[Address], slots: &Slots) -> (V
 }
 
 /// Faults of the same kind together: what is wrong with one node is often wrong with all.
-fn alike<'a>(faults: &[(&'a Address, Fault)]) -> Vec<Vec<(&'a Address, Fault)>> {
+fn alike<'a>(faults: &[(&'a Address, DialError)]) -> Vec<Vec<(&'a Address, DialError)>> {
     // Without the addresses in them.
-    let kind = |(node, fault): &(&Address, Fault)| fault.reason.replace(&node.host, "").replace(|c: char| c.is_ascii_digit(), "");
-    let mut groups: Vec<Vec<(&Address, Fault)>> = Vec::new();
+    let kind =
+        |(node, fault): &(&Address, DialError)| fault.reason.replace(&node.host, "").replace(|c: char| c.is_ascii_digit(), "");
+    let mut groups: Vec<Vec<(&Address, DialError)>> = Vec::new();
     for fault in faults {
         match groups.iter_mut().find(|group| kind(&group[0]) == kind(fault)) {
             Some(group) => group.push(fault.clone()),
@@ -258,7 +259,7 @@ fn alike<'a>(faults: &[(&'a Address, Fault)]) -> Vec<Vec<(&'a Address, Fault)>> 
 }
 
 /// Addresses that are announced and lead nowhere from here; what is said of the first is so for all.
-fn unusable(alike: &[(&Address, Fault)], slots: &Slots) -> Step {
+fn unusable(alike: &[(&Address, DialError)], slots: &Slots) -> Step {
     const NAMED: usize = 4;
     let announce = "if the node runs, it must announce an address that is reached from here: cluster-announce-hostname or \
                     cluster-announce-ip, and cluster-announce-port or -tls-port";
@@ -310,9 +311,10 @@ async fn partitions(shared: &Arc<Shared>, away: &[Address]) -> Step {
     let prefix = &shared.config.prefix;
     match unknown {
         0 => Step::ok("partitions", format!("{ours}, under {prefix}")),
-        n if n == ours.count() && away.is_empty() => {
-            Step::ok("partitions", format!("the queue {prefix} does not exist yet: the first role to use it creates it with {ours} partitions"))
-        }
+        n if n == ours.count() && away.is_empty() => Step::ok(
+            "partitions",
+            format!("the queue {prefix} does not exist yet: the first role to use it creates it with {ours} partitions"),
+        ),
         n => Step::ok("partitions", format!("{ours}, under {prefix}; {n} of them are not used yet, or cannot be reached")),
     }
 }
@@ -343,8 +345,8 @@ async fn made_with(
 fn partition_on(shared: &Shared, server: &Address) -> Option<Partition> {
     let known = shared.topology.current()?;
     let has = |partition: &Partition| match &known.kind {
-        Kind::Single(_) | Kind::Watched { .. } => true,
-        Kind::Cluster(slots) => slots.owner(shared.keys.slot(*partition)) == Some(server),
+        Deployment::Single(_) | Deployment::Watched { .. } => true,
+        Deployment::Cluster(slots) => slots.owner(shared.keys.slot(*partition)) == Some(server),
     };
     shared.config.partitions.iter().find(has)
 }
@@ -382,7 +384,7 @@ impl RedisTransport {
 
 async fn probe_one(shared: &Arc<Shared>, address: &Address) -> Result<Probed> {
     let mut reached = Reached::default();
-    if let Err(Fault { reason, .. }) = shared.dial(address, &mut reached).await {
+    if let Err(DialError { reason, .. }) = shared.dial(address, &mut reached).await {
         return Err(TransportError::Unavailable { endpoint: address.to_string(), reason });
     }
     let conn = Conn::dial(shared, address, Credentials::Server).await?;

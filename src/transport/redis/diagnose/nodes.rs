@@ -11,10 +11,10 @@ use crate::address::redis::Address;
 use crate::diagnosis::{Outcome, Step};
 use crate::transport::{Result, TransportError};
 
-/// Memory in use above which it is warned.
+/// The share of maxmemory above which a server is warned of.
 const MEMORY: f64 = 0.8;
 
-/// What was found of one.
+/// What was found of one primary.
 pub(super) struct Looked {
     server: Address,
     round_trip: Duration,

@@ -171,7 +171,7 @@ async fn ask(shared: &Arc<Shared>, server: &Address, side: Side) -> Result<Missi
     let conn = Conn::dial(shared, server, Credentials::Server).await?;
     let of_side = if side == Side::Edge { EDGE } else { CENTRAL };
     let mut calls: Vec<&Call> = BOTH.iter().chain(of_side).collect();
-    let cluster = shared.topology.current().is_some_and(|known| matches!(known.kind, topology::Kind::Cluster(_)));
+    let cluster = shared.topology.current().is_some_and(|known| matches!(known.kind, topology::Deployment::Cluster(_)));
     if cluster {
         calls.push(&Call { words: &["CLUSTER", "SLOTS"], harmless: true });
     }

@@ -1,5 +1,4 @@
-//! What the log says of a connection's life: one line for each server when it is lost, one when it is back, however many connections
-//! there are.
+//! The status of each server, for the log: one line when a server is lost and one when it is back, however many connections there are.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,17 +9,17 @@ use tokio::time::Instant;
 use crate::address::redis::Address;
 use crate::transport::TransportError;
 
-/// Those of all servers that were met.
+/// The status of every server that was connected to.
 #[derive(Default)]
-pub(super) struct Lives {
-    by_server: Mutex<HashMap<Address, Arc<Life>>>,
+pub(super) struct ServerStatusLog {
+    by_server: Mutex<HashMap<Address, Arc<ServerStatus>>>,
     ever: AtomicBool,
 }
 
-impl Lives {
-    fn of(&self, server: &Address) -> Arc<Life> {
-        let mut lives = self.by_server.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(lives.entry(server.clone()).or_insert_with(|| Arc::new(Life::new(server.to_string()))))
+impl ServerStatusLog {
+    fn of(&self, server: &Address) -> Arc<ServerStatus> {
+        let mut statuses = self.by_server.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(statuses.entry(server.clone()).or_insert_with(|| Arc::new(ServerStatus::new(server.to_string()))))
     }
 
     /// A connection was made (begun then) and checked.
@@ -49,15 +48,15 @@ impl Lives {
         self.ever.load(Ordering::Relaxed)
     }
 
-    /// Whether the last that was heard of each server was good, and something was.
+    /// Whether the last attempt or answer of each server was good, and there was one.
     pub(super) fn are_up(&self) -> bool {
-        let lives = self.by_server.lock().unwrap_or_else(PoisonError::into_inner);
-        !lives.is_empty() && lives.values().all(|life| life.is_up())
+        let statuses = self.by_server.lock().unwrap_or_else(PoisonError::into_inner);
+        !statuses.is_empty() && statuses.values().all(|status| status.is_up())
     }
 }
 
-/// Whether Redis is reachable, as far as is known.
-struct Life {
+/// Whether a server is reachable, as far as is known.
+struct ServerStatus {
     endpoint: String,
     state: Mutex<State>,
 }
@@ -69,7 +68,7 @@ enum State {
     Down { since: Instant, ever: bool },
 }
 
-impl Life {
+impl ServerStatus {
     fn new(endpoint: String) -> Self {
         Self { endpoint, state: Mutex::new(State::New) }
     }
@@ -118,7 +117,7 @@ impl Life {
         });
     }
 
-    /// Whether the last that was heard was good.
+    /// Whether the last attempt or answer was good.
     fn is_up(&self) -> bool {
         matches!(*self.state.lock().unwrap_or_else(PoisonError::into_inner), State::Up { .. })
     }

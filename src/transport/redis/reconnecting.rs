@@ -1,4 +1,4 @@
-//! Something that is made when it is needed, and again when it is no longer good.
+//! A connection (or what is learnt over one) that is made when it is needed, and again when it is no longer good.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -8,9 +8,9 @@ use tokio::time::{Duration, Instant, timeout};
 use crate::retry::Backoff;
 use crate::transport::{Result, TransportError};
 
-/// Holds at most one good thing. It is made by one attempt at a time, which everybody who needs it drives: no task is behind it, and
-/// somebody who stops waiting (or never looks at the answer) holds up nobody else, as he would with a lock.
-pub(super) struct Made<T> {
+/// Holds at most one value. It is made by one attempt at a time, which every caller who needs it drives: no task is behind it, and
+/// a caller who stops waiting (or never looks at the answer) holds up no other, as one would with a lock.
+pub(super) struct Reconnecting<T> {
     state: Mutex<State<T>>,
     patience: Duration,
 }
@@ -33,8 +33,8 @@ struct Failure {
     error: TransportError,
 }
 
-impl<T: 'static> Made<T> {
-    /// Nothing yet. `patience` is how long one waits at most; the backoff lies between attempts.
+impl<T: 'static> Reconnecting<T> {
+    /// Holds nothing yet. `patience`: how long a caller waits at most; the backoff lies between attempts.
     pub(super) fn new(patience: Duration, backoff: Backoff) -> Self {
         Self { state: Mutex::new(State { current: None, attempt: None, failed: None, backoff }), patience }
     }
@@ -43,12 +43,12 @@ impl<T: 'static> Made<T> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What there is, good or not.
+    /// The value, good or not.
     pub(super) fn current(&self) -> Option<Arc<T>> {
         self.state().current.clone()
     }
 
-    /// Drops it, if it still is this one.
+    /// Drops the value, if it still is this one.
     pub(super) fn discard(&self, this: &Arc<T>) {
         let mut state = self.state();
         if state.current.as_ref().is_some_and(|c| Arc::ptr_eq(c, this)) {
@@ -56,8 +56,8 @@ impl<T: 'static> Made<T> {
         }
     }
 
-    /// What there is if it is good, else what `make` makes (it is shown what was there). For one who has been waiting since `begun`: an attempt that failed
-    /// meanwhile is the answer.
+    /// The value if it is good, else a new one of `make`, which is given the old one. An attempt that failed since `begun`, when the caller began to
+    /// wait, is the answer.
     pub(super) async fn get(
         &self,
         begun: Instant,

@@ -358,10 +358,10 @@ async fn what_could_not_be_acknowledged_is_acknowledged_when_it_can_be() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_damaged_chunk_hides_stays_in_the_queue_and_holds_nobody_up() {
-    let place = place().await;
+    let place = Place::new().await;
     let collect = place.app.start(&["collect"]);
     let (first, holds_first) = place.app.export("a.csv", 1, 20, 1);
-    place.stream(&first, "n");
+    place.store(&first, "n");
     let client = place.database.client().await;
     client
         .batch_execute("CREATE TABLE undamaged AS SELECT * FROM sample_chunk; UPDATE sample_chunk SET n = n + 1")
@@ -375,7 +375,7 @@ async fn what_a_damaged_chunk_hides_stays_in_the_queue_and_holds_nobody_up() {
     assert!(said.contains("ERROR") && said.contains("is damaged") && said.contains("DELETE FROM sample_chunk_2025"), "{said}");
     // Others go on.
     let (second, holds_second) = place.app.export("b.csv", 2, 30, 2);
-    place.stream(&second, "m");
+    place.store(&second, "m");
     holds_second.arrive(&place.database, "m").await;
     assert!(place.letters().is_empty(), "it is not given up");
     assert_eq!(place.scalar("SELECT count(*) FROM batch_failure").await, 0, "and it is not the batch's fault");

@@ -9,10 +9,12 @@
 //! | `dto`, `rows` | what answers look like; samples as text |
 //! | `problem` | what went wrong (RFC 9457) |
 //! | `openapi` | the description, and Swagger UI |
-//! | `ui`, `page` | the page's files, and how they are served |
+//! | `ui`, `page` | the page's files |
+//! | `assets` | files inside the binary, and how they are served |
 //! | `health` | /livez, /readyz, /metrics |
 
 mod ahead;
+mod assets;
 mod auth;
 mod browser;
 mod client;

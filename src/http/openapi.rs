@@ -1,18 +1,25 @@
-//! The API's description: generated from the handlers, shown by Swagger UI from files in the binary.
+//! The API's description: generated from the handlers, shown by Swagger UI, whose files are in the binary.
 
 use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::Path;
-use axum::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, LOCATION};
-use axum::http::{HeaderValue, StatusCode};
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, LOCATION};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use utoipa::OpenApi;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
 
+use super::assets::{self, Asset, Content, Table};
 use super::problem::Problem;
+
+/// The files that build.rs took from Swagger UI's archive.
+static SWAGGER_UI: Table = include!(concat!(env!("OUT_DIR"), "/swagger_ui.rs"));
+
+/// Swagger UI sets styles on elements; scripts come from files only.
+const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; \
+                                       connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 /// What stands at the head of the description.
 #[derive(OpenApi)]
@@ -36,18 +43,11 @@ pub(super) fn head() -> utoipa::openapi::OpenApi {
 /// `/openapi.json` and `/docs`.
 pub(super) fn router<S: Clone + Send + Sync + 'static>(api: &utoipa::openapi::OpenApi) -> Router<S> {
     let text: Arc<[u8]> = serde_json::to_vec_pretty(api).unwrap_or_default().into();
-    let config = Arc::new(utoipa_swagger_ui::Config::from("/openapi.json"));
     Router::new()
-        .route("/openapi.json", get(move || async move { typed(text.to_vec(), "application/json") }))
+        .route("/openapi.json", get(move || async move { description(text.to_vec()) }))
         .route("/docs", get(|| async { moved("/docs/") }))
-        .route(
-            "/docs/",
-            get({
-                let config = Arc::clone(&config);
-                move || async move { file("index.html", config) }
-            }),
-        )
-        .route("/docs/{*file}", get(move |Path(path): Path<String>| async move { file(&path, config) }))
+        .route("/docs/", get(|headers: HeaderMap| async move { file("/docs/index.html", &headers) }))
+        .route("/docs/{*file}", get(|uri: Uri, headers: HeaderMap| async move { file(uri.path(), &headers) }))
 }
 
 /// Whether a path is one of these.
@@ -58,18 +58,10 @@ pub(super) fn is_documentation(path: &str) -> bool {
     path == "/openapi.json" || path == "/docs" || path.strip_prefix("/docs/").is_some_and(below)
 }
 
-fn file(path: &str, config: Arc<utoipa_swagger_ui::Config<'static>>) -> Response {
-    match utoipa_swagger_ui::serve(path, config) {
-        Ok(Some(file)) => {
-            let mut response = typed(file.bytes.into_owned(), &file.content_type);
-            // Swagger UI sets styles on elements; scripts come from files only.
-            let policy = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; \
-                          connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
-            response.headers_mut().insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(policy));
-            response
-        }
-        Ok(None) => Problem::not_found("there is no such file").into_response(),
-        Err(error) => Problem::internal(&error.to_string()).into_response(),
+fn file(path: &str, headers: &HeaderMap) -> Response {
+    match assets::find(SWAGGER_UI, path) {
+        Some(asset) => assets::answer(asset, headers, CONTENT_SECURITY_POLICY),
+        None => Problem::not_found("there is no such file").into_response(),
     }
 }
 
@@ -80,10 +72,9 @@ fn moved(to: &'static str) -> Response {
     response
 }
 
-fn typed(body: Vec<u8>, media_type: &str) -> Response {
-    let mut response = Response::new(Body::from(body));
-    let media_type = HeaderValue::from_str(media_type).unwrap_or(HeaderValue::from_static("application/octet-stream"));
-    response.headers_mut().insert(CONTENT_TYPE, media_type);
+fn description(text: Vec<u8>) -> Response {
+    let mut response = Response::new(Body::from(text));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     response
 }

@@ -1,29 +1,19 @@
 //! The page at `/`: the files that were built from web/, inside the binary. Where they were not built, a plain page says how to.
 
+use super::assets::{self, Asset, Content, Table};
+
 /// The policy that the page is made for: everything from this server, no inline script or style, no framing.
 pub const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; \
      font-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-/// One file of the page.
-#[derive(Debug)]
-pub struct Asset {
-    /// The value of `Content-Type`.
-    pub content_type: &'static str,
-    /// The file itself, not compressed.
-    pub bytes: &'static [u8],
-    /// The value of `ETag`: strong, from the content, with its quotes.
-    pub etag: &'static str,
-    /// Whether the name has the content's hash in it: what is behind it never changes and may be cached for ever.
-    pub immutable: bool,
-}
-
 /// What build.rs found in web/dist, sorted by path.
-static BUILT: &[(&str, Asset)] = include!(concat!(env!("OUT_DIR"), "/assets.rs"));
+static BUILT: Table = include!(concat!(env!("OUT_DIR"), "/page.rs"));
 
 static PLACEHOLDER: Asset = Asset {
     content_type: "text/html; charset=utf-8",
-    bytes: include_bytes!("placeholder.html"),
+    content: Content::Plain(include_bytes!("placeholder.html")),
     etag: "\"placeholder-1\"",
+    etag_gzip: "\"placeholder-1-gzip\"",
     immutable: false,
 };
 
@@ -37,13 +27,12 @@ pub fn is_built() -> bool {
     !BUILT.is_empty()
 }
 
-fn find(built: &'static [(&'static str, Asset)], path: &str) -> Option<&'static Asset> {
+fn find(built: Table, path: &str) -> Option<&'static Asset> {
     let path = if path == "/" { "/index.html" } else { path };
     if built.is_empty() && path == "/index.html" {
         return Some(&PLACEHOLDER);
     }
-    let at = built.binary_search_by(|(known, _)| (*known).cmp(path)).ok()?;
-    Some(&built[at].1)
+    assets::find(built, path)
 }
 
 #[cfg(test)]
@@ -51,11 +40,21 @@ mod tests {
     use super::*;
 
     const fn script(immutable: bool) -> Asset {
-        Asset { content_type: "text/javascript; charset=utf-8", bytes: b"1", etag: "\"1\"", immutable }
+        Asset {
+            content_type: "text/javascript; charset=utf-8",
+            content: Content::Plain(b"1"),
+            etag: "\"1\"",
+            etag_gzip: "\"1-gzip\"",
+            immutable,
+        }
     }
 
-    static TABLE: &[(&str, Asset)] =
+    static TABLE: Table =
         &[("/assets/index-1.js", script(true)), ("/assets/index-2.js", script(true)), ("/index.html", script(false))];
+
+    fn text(asset: &Asset) -> String {
+        String::from_utf8(asset.content.plain().unwrap().into_owned()).unwrap()
+    }
 
     #[test]
     fn a_path_finds_its_file_and_nothing_else() {
@@ -69,7 +68,7 @@ mod tests {
 
     #[test]
     fn without_a_built_page_the_placeholder_says_how_to_build_it() {
-        let page = std::str::from_utf8(find(&[], "/").unwrap().bytes).unwrap();
+        let page = &text(find(&[], "/").unwrap());
         for text in ["make web", "cargo build", "/docs", "/api/v1/clusters"] {
             assert!(page.contains(text), "{text}");
         }
@@ -81,12 +80,15 @@ mod tests {
     fn what_was_built_is_whole() {
         assert!(BUILT.is_sorted_by(|(a, _), (b, _)| a < b));
         for (path, asset) in BUILT {
-            assert!(!asset.bytes.is_empty(), "{path} is empty");
-            assert!(asset.etag.starts_with('"') && asset.etag.ends_with('"') && asset.etag.len() > 30, "{path}: {}", asset.etag);
+            assert!(!asset.content.plain().unwrap().is_empty(), "{path} is empty");
+            for etag in [asset.etag, asset.etag_gzip] {
+                assert!(etag.starts_with('"') && etag.ends_with('"') && etag.len() > 30, "{path}: {etag}");
+            }
+            assert_ne!(asset.etag, asset.etag_gzip);
             assert_eq!(asset.immutable, path.starts_with("/assets/"), "{path}");
         }
-        let page = std::str::from_utf8(asset("/").unwrap().bytes).unwrap();
-        keeps_to_the_policy(page);
+        let page = text(asset("/").unwrap());
+        keeps_to_the_policy(&page);
         for named in page.split('"').filter_map(|text| text.strip_prefix("./assets/")) {
             assert!(asset(&format!("/assets/{named}")).is_some(), "the page names {named}");
         }

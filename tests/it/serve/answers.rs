@@ -226,6 +226,50 @@ async fn what_belongs_to_http_is_there() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn files_come_in_the_form_that_the_client_takes_and_once() {
+    let (serving, _) = serving().await;
+    let links = |page: &str| {
+        let named = page.split('"').filter_map(|text| text.strip_prefix("./").or((text == "index.css").then_some(text)));
+        named.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let docs = links(serving.ask("/docs/").text());
+    assert!(docs.len() >= 6, "{docs:?}");
+    let docs = docs.iter().map(|name| format!("/docs/{name}")).chain(["/docs/", "/docs/LICENSE"].map(str::to_owned));
+    let page = links(serving.ask("/").text()).into_iter().map(|name| format!("/{name}")).chain(["/".to_owned()]);
+    for path in docs.chain(page) {
+        let plain = serving.ask(&path);
+        assert_eq!((plain.status, plain.header("content-encoding")), (200, None), "{path}");
+        let packed = serving.ask_with(&path, &["Accept-Encoding: gzip, br"]);
+        assert_eq!(packed.status, 200, "{path}");
+        if packed.header("content-encoding").is_some() {
+            assert_eq!(packed.header("content-encoding"), Some("gzip"), "{path}");
+            assert_eq!(packed.header("vary"), Some("accept-encoding"), "{path}");
+            assert!(packed.body.len() < plain.body.len(), "{path}");
+            assert_eq!(unzip(&packed.body).await, plain.body, "{path}");
+        } else {
+            assert_eq!(packed.body, plain.body, "{path}");
+        }
+        for (answer, accept) in [(&plain, "Accept-Encoding: identity"), (&packed, "Accept-Encoding: gzip")] {
+            assert_eq!(answer.header("content-type"), plain.header("content-type"), "{path}");
+            assert!(answer.header("content-security-policy").unwrap().contains("script-src 'self'"), "{path}");
+            let tag = answer.header("etag").unwrap_or_else(|| panic!("{path} has no tag"));
+            let known = serving.ask_with(&path, &[accept, &format!("If-None-Match: {tag}")]);
+            assert_eq!((known.status, known.body.len(), known.header("etag")), (304, 0, Some(tag)), "{path}");
+        }
+    }
+    let bundle = serving.ask_with("/docs/swagger-ui-bundle.js", &["Accept-Encoding: gzip"]);
+    assert_eq!(bundle.header("content-encoding"), Some("gzip"));
+    serving.ask("/docs/swagger-ui-es-bundle.js").problem(404, &["no such file"]);
+}
+
+async fn unzip(packed: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut decoder = async_compression::tokio::bufread::GzipDecoder::new(packed);
+    tokio::io::AsyncReadExt::read_to_end(&mut decoder, &mut bytes).await.unwrap();
+    bytes
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_goes_away_is_503_and_comes_back() {
     let server = Server::start();
     let database = server.empty_database().await;

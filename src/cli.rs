@@ -1,6 +1,6 @@
-//! The commands and their flags. A flag that sets a key of the configuration is its last layer: [`Command::flags`] says which.
+//! The commands and their flags. Flags that set a key of the configuration are its last layer: [`Cli::flags`] lists them.
 //!
-//! No secret can be given as a flag: a process's arguments are there for everybody to read.
+//! No secret can be given as a flag, because every user of a machine can read the arguments of a process.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -18,10 +18,10 @@ use crate::model::SourceId;
 #[derive(Debug, Parser)]
 #[command(name = "telemetry", version, arg_required_else_help = true, max_term_width = 120, after_long_help = EXAMPLES)]
 pub struct Cli {
-    /// Where to look for settings, and how to log.
+    /// Flags of every command.
     #[command(flatten)]
     pub global: Global,
-    /// What to do.
+    /// The command.
     #[command(subcommand)]
     pub command: Command,
 }
@@ -30,26 +30,26 @@ const EXAMPLES: &str = "\
 Examples:
   export REDIS_URL=redis://127.0.0.1:6379 DATABASE_URL=postgres://postgres@127.0.0.1/telemetry
   telemetry collect                                      queue → PostgreSQL, until stopped
-  telemetry stream --csv gpu.csv --cluster edge-a        CSV → queue, ends when every row is safely there
-  telemetry stream --csv /var/lib/dcgm --follow          keeps watching a directory
-  telemetry serve                                        the HTTP API: http://127.0.0.1:8080
-  telemetry all --csv gpu.csv                            all three in one process, with nothing else installed
-  telemetry audit                                        does the sum close?
+  telemetry stream --csv gpu.csv --cluster edge-a        CSV → queue, ends when every row is safely queued
+  telemetry stream --csv /var/lib/dcgm --follow          follows a directory, until stopped
+  telemetry serve                                        HTTP API and page: http://127.0.0.1:8080
+  telemetry all --csv gpu.csv                            all three in one process, without Redis and PostgreSQL
+  telemetry audit                                        checks that every row is accounted for
 
 Settings: defaults < --config files (TOML) < environment (REDIS_URL, …, TELEMETRY__SECTION__KEY) < flags.
-`telemetry config show` prints what is in effect, and where each value came from.
-Exit codes: 0 done · 1 failed · 2 wrong usage or configuration.";
+`telemetry config show` prints the values in effect, and where each one came from.
+Exit codes: 0 success · 1 failure · 2 wrong usage or configuration.";
 
 /// Flags of every command.
 #[derive(Debug, Clone, Args)]
 pub struct Global {
-    /// Configuration file (TOML); of several, the later one wins
+    /// Configuration file (TOML); can be repeated, later files override earlier ones
     #[arg(long, value_name = "FILE", global = true, help_heading = "Configuration and logs")]
     pub config: Vec<PathBuf>,
-    /// How log lines look
+    /// Format of log lines
     #[arg(long, value_name = "FORMAT", global = true, value_parser = PossibleValuesParser::new(["text", "json"]), help_heading = "Configuration and logs")]
     pub log_format: Option<String>,
-    /// off, error, warn, info, debug, trace, or a list such as info,telemetry::store=debug [default: info; warn for check, audit, top, groups, dead-letters, replay]
+    /// Log level: off, error, warn, info, debug, trace, or a list such as info,telemetry::store=debug [default: info; warn for check, audit, top, groups, dead-letters, replay]
     #[arg(long, value_name = "LEVEL", global = true, help_heading = "Configuration and logs")]
     pub log_level: Option<String>,
 }
@@ -57,40 +57,40 @@ pub struct Global {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Reads CSV exports and puts their rows into the queue, each exactly once
+    /// Reads CSV exports and sends their rows to the queue, each exactly once
     Stream(Stream),
-    /// Takes batches from the queue and stores them in PostgreSQL, until stopped
+    /// Reads batches from the queue and stores them in PostgreSQL, until stopped
     Collect(Collect),
     /// Serves the HTTP API and the page, until stopped
     Serve(Serve),
-    /// Streams, collects and serves in one process: with no REDIS_URL and no DATABASE_URL it needs nothing else
+    /// Streams, collects and serves in one process; without REDIS_URL and DATABASE_URL it uses an embedded queue and store
     All(All),
-    /// Shows it all on a made-up fleet, live, with nothing else needed; nothing of it stays
+    /// Runs everything on a simulated fleet, live, without Redis and PostgreSQL, and removes its data at the end
     Demo(Demo),
-    /// Measures the way to Redis until stopped, and exports it on /metrics
+    /// Measures the connection to Redis until stopped, and exports the results on /metrics
     Probe(Probe),
-    /// Looks at everything that roles need, step by step, and says what is wrong and what to do
+    /// Checks everything that the roles need, step by step, and says what is wrong and what to do
     Check(Check),
-    /// Brings PostgreSQL's schema up to date and ends
+    /// Updates the PostgreSQL schema and ends
     Migrate,
-    /// Says for each source where its rows are: stored, rejected, queued, dead; exit code 0 when the sum closes
+    /// Shows for each source where its rows are: stored, rejected, queued, dead; exit code 0 if none is missing
     Audit(Audit),
-    /// Shows and handles batches that could not be stored for a reason of their own
+    /// Lists, shows, retries and drops batches that cannot be stored
     #[command(subcommand)]
     DeadLetters(DeadLetters),
-    /// Has sources sent again from their start; what is stored stays single
+    /// Has sources sent again from their start; rows that are stored already are not stored twice
     Replay(Replay),
     /// Shows rates, lag, sources and connections, live
     Top(Top),
-    /// Lists consumer groups, and takes one away that is gone for good
+    /// Lists consumer groups, and removes one that is no longer used
     #[command(subcommand)]
     Groups(Groups),
     /// Shows, checks and describes the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
-    /// Writes synthetic DCGM CSV to stdout
+    /// Writes synthetic DCGM CSV to standard output
     Generate(Generate),
-    /// Writes a completion script for a shell to stdout
+    /// Writes a shell completion script to standard output
     Completions {
         /// The shell
         shell: Shell,
@@ -98,7 +98,7 @@ pub enum Command {
     /// Writes the reference documents into a directory
     #[command(hide = true)]
     Reference {
-        /// The directory
+        /// Directory for the documents
         directory: PathBuf,
     },
 }
@@ -111,36 +111,36 @@ Examples:
   telemetry stream --csv '/data/*.csv' /more/data --until stored
   zcat run.csv.gz | telemetry stream --csv -
   telemetry stream --csv /var/lib/dcgm --follow --rejects /var/log/telemetry-rejects.csv
-  telemetry stream --csv demo.csv --loop --restamp --realtime      a demo that looks live")]
+  telemetry stream --csv demo.csv --loop --restamp --realtime      replays a file as if it were live")]
 pub struct Stream {
-    /// Files, directories (their *.csv and *.csv.gz), globs, or - for stdin
+    /// Files, directories (their *.csv and *.csv.gz), globs, or - for standard input
     #[arg(long, value_name = "PATH", num_args = 1.., help_heading = "Input")]
     pub csv: Vec<String>,
-    /// This edge cluster's name
+    /// Name of this edge cluster
     #[arg(long, value_name = "NAME", help_heading = "Input")]
     pub cluster: Option<String>,
-    /// Identity of the source, instead of the fingerprint of its content
+    /// Identity of the source, instead of a fingerprint of its content
     #[arg(long, value_name = "ID", help_heading = "Input")]
     pub source_id: Option<String>,
-    /// Keep watching: growing files, new files, rotation
+    /// Follow the input: growing files, new files, rotated files
     #[arg(long, help_heading = "When it ends")]
     pub follow: bool,
-    /// When a run without --follow is done: every row safely in the queue, or in the store
+    /// When a run without --follow is complete: every row safely in the queue, or every row in the store
     #[arg(long, value_name = "WHEN", value_parser = PossibleValuesParser::new(["queued", "stored"]), help_heading = "When it ends")]
     pub until: Option<String>,
-    /// Start over at the end; each round is a new source
+    /// Start over at the end of the input; each round is a new source
     #[arg(long = "loop", conflicts_with = "follow", help_heading = "When it ends")]
     pub looped: bool,
-    /// Rows per second at most
+    /// Maximum rows per second
     #[arg(long, value_name = "ROWS/S", help_heading = "Pace")]
     pub rate: Option<u32>,
-    /// Pace by the source's own timestamps
+    /// Send rows at the pace of their timestamps
     #[arg(long, help_heading = "Pace")]
     pub realtime: bool,
-    /// Shift source times so that the data looks live
+    /// Shift the timestamps of the input to now, to make it look live
     #[arg(long, help_heading = "Pace")]
     pub restamp: bool,
-    /// File to which rejected rows are written, with line number and reason
+    /// File to which rejected rows are written, with their line numbers and reasons
     #[arg(long, value_name = "FILE", help_heading = "Rejected rows")]
     pub rejects: Option<String>,
     /// End with an error at the first rejected row
@@ -158,7 +158,7 @@ Examples:
   REDIS_URL=redis://queue:6379 DATABASE_URL=postgres://u@db/telemetry telemetry collect
   telemetry collect --config central.toml --admin-listen 0.0.0.0:9464")]
 pub struct Collect {
-    /// This central cluster's name, as target_cluster in metrics
+    /// Name of this central cluster, the label target_cluster in metrics
     #[arg(long, value_name = "NAME")]
     pub cluster: Option<String>,
     /// Where /livez, /readyz and /metrics are served
@@ -172,18 +172,18 @@ pub struct Collect {
 Examples:
   DATABASE_URL=postgres://reader@db/telemetry telemetry serve
   telemetry serve --listen 0.0.0.0:8080 --config central.toml        needs http.tokens_file, or --insecure-open
-Documentation of the API: /docs, /openapi.json")]
+The API is documented at /docs and /openapi.json.")]
 pub struct Serve {
-    /// IP:PORT of the API and the page [default: 127.0.0.1:8080]
+    /// IP:PORT on which the API and the page are served [default: 127.0.0.1:8080]
     #[arg(long, value_name = "ADDR")]
     pub listen: Option<std::net::SocketAddr>,
-    /// Serve without tokens on an address that others can reach
+    /// Serve without authentication on an address that others can reach
     #[arg(long)]
     pub insecure_open: bool,
-    /// This central cluster's name, in metrics
+    /// Name of this central cluster, in metrics
     #[arg(long, value_name = "NAME")]
     pub cluster: Option<String>,
-    /// Where /livez, /readyz and /metrics are served (they are on the API's address, too)
+    /// Where /livez, /readyz and /metrics are served
     #[command(flatten)]
     pub admin: AdminListen,
 }
@@ -194,26 +194,26 @@ pub struct Serve {
 Examples:
   telemetry generate > sample.csv && telemetry all --csv sample.csv      then open http://127.0.0.1:8080
   telemetry all --csv /var/lib/dcgm --follow --data-dir /var/lib/telemetry
-With REDIS_URL set the queue is in Redis, with DATABASE_URL set the store is in PostgreSQL; each for itself.")]
+Where REDIS_URL is set, the queue is in Redis; where DATABASE_URL is set, the store is in PostgreSQL. Each works without the other.")]
 pub struct All {
     /// What is streamed
     #[command(flatten)]
     pub stream: Stream,
-    /// IP:PORT of the API and the page [default: 127.0.0.1:8080]
+    /// IP:PORT on which the API and the page are served [default: 127.0.0.1:8080]
     #[arg(long, value_name = "ADDR", help_heading = "Serving")]
     pub listen: Option<std::net::SocketAddr>,
-    /// Serve without tokens on an address that others can reach
+    /// Serve without authentication on an address that others can reach
     #[arg(long, help_heading = "Serving")]
     pub insecure_open: bool,
-    /// Directory of the embedded store, made where it is missing [default: telemetry-data]
-    #[arg(long, value_name = "DIR", help_heading = "Keeping")]
+    /// Directory of the embedded store; created if it does not exist [default: telemetry-data]
+    #[arg(long, value_name = "DIR", help_heading = "Storage")]
     pub data_dir: Option<String>,
 }
 
 /// `telemetry demo`.
 #[derive(Debug, Clone, Args)]
 pub struct Demo {
-    /// IP:PORT of the API and the page [default: 127.0.0.1:8080, or a free port]
+    /// IP:PORT on which the API and the page are served [default: 127.0.0.1:8080, or a free port if that one is taken]
     #[arg(long, value_name = "ADDR")]
     pub listen: Option<std::net::SocketAddr>,
 }
@@ -221,15 +221,15 @@ pub struct Demo {
 /// `--admin-listen`.
 #[derive(Debug, Clone, Args)]
 pub struct AdminListen {
-    /// IP:PORT of /livez, /readyz and /metrics, or off [default: 127.0.0.1:9464; none for a stream that ends]
-    #[arg(long, value_name = "ADDR", help_heading = "Observation")]
+    /// IP:PORT on which /livez, /readyz and /metrics are served, or off [default: 127.0.0.1:9464; off for a stream that ends by itself]
+    #[arg(long, value_name = "ADDR", help_heading = "Monitoring")]
     pub admin_listen: Option<Listen>,
 }
 
 /// `telemetry probe`.
 #[derive(Debug, Clone, Args)]
 pub struct Probe {
-    /// This cluster's name, as source_cluster in metrics
+    /// Name of this cluster, the label source_cluster in metrics
     #[arg(long, value_name = "NAME")]
     pub cluster: Option<String>,
     /// Where /livez, /readyz and /metrics are served
@@ -240,10 +240,10 @@ pub struct Probe {
 /// `telemetry check`.
 #[derive(Debug, Clone, Args)]
 #[command(after_long_help = "\
-Looks at Redis where REDIS_URL is set, at PostgreSQL where DATABASE_URL is. Nothing is changed.
-Exit codes: 0 all good, or warnings only · 1 something failed · 2 wrong usage or configuration.")]
+Checks Redis where REDIS_URL is set, and PostgreSQL where DATABASE_URL is set. Changes nothing.
+Exit codes: 0 no failure, warnings at most · 1 something failed · 2 wrong usage or configuration.")]
 pub struct Check {
-    /// JSON instead of lines
+    /// Print JSON instead of text
     #[arg(long)]
     pub json: bool,
 }
@@ -251,10 +251,10 @@ pub struct Check {
 /// `telemetry audit`.
 #[derive(Debug, Clone, Args)]
 pub struct Audit {
-    /// JSON instead of a table
+    /// Print JSON instead of a table
     #[arg(long)]
     pub json: bool,
-    /// Only the sources that have rows elsewhere than in the store
+    /// Show only sources with rows that are not in the store: queued, dead, dropped or missing
     #[arg(long)]
     pub differences: bool,
 }
@@ -263,14 +263,14 @@ pub struct Audit {
 #[derive(Debug, Clone, Args)]
 #[command(after_long_help = "\
 Examples:
-  telemetry top                          at an edge, with REDIS_URL alone: what the queue knows
+  telemetry top                          at an edge, with REDIS_URL only: shows what the queue knows
   telemetry top --once | grep 'held by'
 Keys: q quit, arrows or j k scroll, Tab next list, s sort, p pause, ? help")]
 pub struct Top {
-    /// Prints it once, as text, and ends; so it does when stdout is no terminal
+    /// Print the state once, as text, and end; the default where standard output is not a terminal
     #[arg(long)]
     pub once: bool,
-    /// Time between two looks
+    /// Time between two updates
     #[arg(long, value_name = "D", default_value = "2s", value_parser = positive)]
     pub interval: Duration,
 }
@@ -278,20 +278,20 @@ pub struct Top {
 /// `telemetry groups`.
 #[derive(Debug, Clone, Subcommand)]
 pub enum Groups {
-    /// Lists the consumer groups: what waits for each, and which of them is at work
+    /// Lists the consumer groups: how many batches wait for each, and which are active
     List {
-        /// JSON instead of a table
+        /// Print JSON instead of a table
         #[arg(long)]
         json: bool,
     },
-    /// Takes a group away that is gone for good, and frees what Redis keeps for it alone
+    /// Removes a group that is no longer used, and frees the batches that Redis keeps for it alone
     #[command(after_long_help = "\
-What the group has not read is not stored by it, and is deleted from Redis where the other groups have done with it. A group that is
-still configured somewhere (redis.group of a collector or a streamer) comes back with the next batch.")]
+Batches that the group has not stored are lost to it. Redis deletes those that all other groups have acknowledged. A group that is still
+configured somewhere (redis.group of a collector or a streamer) is created again with the next batch.")]
     Retire {
-        /// Its name
+        /// Name of the group
         group: String,
-        /// Also if a consumer of it was heard within the last minute, or it is the group of this configuration
+        /// Retire the group even if a consumer of it was active within the last minute, or it is the group of this configuration
         #[arg(long)]
         force: bool,
     },
@@ -300,50 +300,50 @@ still configured somewhere (redis.group of a collector or a streamer) comes back
 /// `telemetry dead-letters`.
 #[derive(Debug, Clone, Subcommand)]
 pub enum DeadLetters {
-    /// Lists them, oldest first
+    /// Lists the dead letters, oldest first
     List {
-        /// JSON instead of a table
+        /// Print JSON instead of a table
         #[arg(long)]
         json: bool,
     },
-    /// Shows one with what can be decoded of it: whose series, the first rows
+    /// Shows a dead letter, as far as it can be decoded: its series and its first rows
     Show {
-        /// Its number, as `list` gives it
+        /// Number of the dead letter, from `list`
         id: i64,
-        /// How many series and rows are shown
+        /// Maximum series and rows to show
         #[arg(long, value_name = "N", default_value_t = 10)]
         rows: usize,
-        /// JSON, with all series and rows
+        /// Print JSON, with all series and rows
         #[arg(long, conflicts_with = "rows")]
         json: bool,
     },
-    /// Stores what they hold, and removes them
+    /// Stores the rows of dead letters, and removes the letters
     Retry {
-        /// Which
+        /// The dead letters to retry
         #[command(flatten)]
         which: Letters,
-        /// JSON instead of text
+        /// Print JSON instead of text
         #[arg(long)]
         json: bool,
     },
-    /// Gives their rows up for good, and notes that
+    /// Gives up the rows of dead letters for good, and records that
     Drop {
-        /// Which
+        /// The dead letters to drop
         #[command(flatten)]
         which: Letters,
-        /// JSON instead of text
+        /// Print JSON instead of text
         #[arg(long)]
         json: bool,
     },
 }
 
-/// Some dead letters.
+/// A selection of dead letters.
 #[derive(Debug, Clone, Args)]
 pub struct Letters {
-    /// Their numbers
+    /// Numbers of the dead letters, from `list`
     #[arg(required_unless_present = "all", conflicts_with = "all")]
     pub ids: Vec<i64>,
-    /// All of them
+    /// All dead letters
     #[arg(long)]
     pub all: bool,
 }
@@ -352,10 +352,10 @@ pub struct Letters {
 #[derive(Debug, Clone, Args)]
 #[group(required = true, multiple = false)]
 pub struct Replay {
-    /// A source's id, as `telemetry audit` gives it; may be repeated
+    /// Id of a source, from `telemetry audit`; can be repeated
     #[arg(long, value_name = "ID")]
     pub source: Vec<SourceId>,
-    /// Every source
+    /// All sources
     #[arg(long)]
     pub all: bool,
 }
@@ -363,9 +363,9 @@ pub struct Replay {
 /// `telemetry config`.
 #[derive(Debug, Clone, Copy, Subcommand)]
 pub enum ConfigCommand {
-    /// Prints the values in effect as TOML, each with where it came from; secrets are redacted
+    /// Prints the values in effect as TOML, and where each one came from; secrets are redacted
     Show,
-    /// Says whether the configuration is usable: exit code 0 or 2
+    /// Checks whether the configuration is valid: exit code 0 or 2
     Check,
     /// Prints the JSON Schema of a configuration file
     Schema,
@@ -377,44 +377,44 @@ pub enum ConfigCommand {
 Example:
   telemetry generate --gpus 8 --duration 10m --interval 1s --seed 7 > demo.csv")]
 pub struct Generate {
-    /// GPUs
+    /// Number of GPUs
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub gpus: u32,
-    /// How much time it covers
+    /// Time range of the samples
     #[arg(long, value_name = "D", default_value = "10m", value_parser = positive)]
     pub duration: Duration,
     /// Time between two samples of a series
     #[arg(long, value_name = "D", default_value = "1s", value_parser = positive)]
     pub interval: Duration,
-    /// The same seed gives the same rows
+    /// Seed of the random values; the same seed gives the same rows
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub seed: u64,
-    /// Time of the first sample, RFC 3339
+    /// Time of the first sample (RFC 3339)
     #[arg(long, value_name = "TIME", default_value = "2025-01-01T00:00:00Z")]
     pub start: Timestamp,
 }
 
 fn positive(text: &str) -> Result<Duration, String> {
-    let duration = humantime::parse_duration(text).map_err(|error| format!("{error}; write 10m, 1s, 250ms"))?;
-    if duration < Duration::from_millis(1) { Err("must be at least 1ms".to_owned()) } else { Ok(duration) }
+    let duration = humantime::parse_duration(text).map_err(|error| format!("{error}; use 10m, 1s or 250ms, for example"))?;
+    if duration < Duration::from_millis(1) { Err("it must be at least 1ms".to_owned()) } else { Ok(duration) }
 }
 
 impl Command {
-    /// Whether it answers somebody who reads that at once. Such a command logs what is wrong, unless it is told to say more.
+    /// Whether the command prints an answer and ends. Such a command logs from `warn` up, unless the level is set.
     #[must_use]
-    pub fn is_answered(&self) -> bool {
+    pub fn prints_an_answer(&self) -> bool {
         matches!(self, Self::Check(_) | Self::Audit(_) | Self::Top(_) | Self::Groups(_) | Self::DeadLetters(_) | Self::Replay(_))
     }
 }
 
 impl Cli {
-    /// Parses a command line; wrong usage, `--help` and `--version` end the process as clap does it.
+    /// Parses a command line. clap ends the process at wrong usage, `--help` and `--version`.
     #[must_use]
     pub fn from_command_line(arguments: impl IntoIterator<Item = OsString>) -> Self {
         Self::parse_from(config_first(arguments))
     }
 
-    /// The keys that flags set.
+    /// The keys that the flags set, with their values.
     #[must_use]
     pub fn flags(&self) -> Vec<Flag> {
         let mut flags = Flags::default();
@@ -446,7 +446,7 @@ impl Cli {
     }
 }
 
-/// Moves every `--config FILE` before the command. clap forgets those before a command when there are some after it.
+/// Moves every `--config FILE` before the command, because clap drops the ones before a command when there are some after it.
 fn config_first(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     let mut arguments = arguments.into_iter().peekable();
     let mut first: Vec<OsString> = arguments.next().into_iter().collect();
@@ -461,7 +461,7 @@ fn config_first(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> 
         if text.starts_with("--config=") {
             first.push(argument);
         } else if text == "--config" {
-            // Without a value it stays where clap will say so.
+            // Without a value it stays where it is: clap reports it.
             match arguments.next_if(|next| !next.to_string_lossy().starts_with('-')) {
                 Some(file) => first.extend([argument, file]),
                 None => rest.push(argument),
@@ -547,7 +547,7 @@ mod tests {
         let line = "telemetry --log-level debug stream --csv a b --cluster c --source-id s --until stored --rate 5 \
                     --realtime --restamp --rejects r --strict --admin-listen off --log-format json";
         let cli = Cli::parse_from(line.split_whitespace());
-        let config = crate::config::load(&[], [], &cli.flags()).expect("all of them are possible");
+        let config = crate::config::load(&[], [], &cli.flags()).expect("all values are valid");
         assert_eq!(config.stream.csv, ["a", "b"]);
         assert_eq!(config.stream.rate, Some(5));
         assert_eq!(config.cluster, "c");

@@ -1,44 +1,44 @@
-//! What `telemetry check` prints: one step after another of reaching something, each with what was seen and what to do.
+//! The steps of a diagnosis, which `telemetry check` prints: each with its outcome, what was found, and what to do.
 
 use serde::Serialize;
 
-/// How a step went.
+/// The outcome of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Outcome {
-    /// As it should be.
+    /// Everything is as it should be.
     Ok,
-    /// It works, and is not as it should be.
+    /// It works, but something should be changed.
     Warning,
     /// It does not work.
     Failed,
 }
 
-/// One thing that was looked at.
+/// One thing that was checked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Step {
-    /// What was looked at, in a word or two.
+    /// What was checked, in a word or two.
     pub name: &'static str,
-    /// How it went.
+    /// The outcome.
     pub outcome: Outcome,
-    /// What was seen. No secrets.
+    /// What was found; without secrets.
     pub seen: String,
-    /// What to do about it; empty where there is nothing to do.
+    /// What to do; empty where nothing needs to be done.
     pub todo: String,
 }
 
 impl Step {
-    /// As it should be.
+    /// A step where everything is as it should be.
     pub fn ok(name: &'static str, seen: impl Into<String>) -> Self {
         Self { name, outcome: Outcome::Ok, seen: seen.into(), todo: String::new() }
     }
 
-    /// It works, and something is to be done.
+    /// A step that works, but where something should be changed.
     pub fn warning(name: &'static str, seen: impl Into<String>, todo: impl Into<String>) -> Self {
         Self { name, outcome: Outcome::Warning, seen: seen.into(), todo: todo.into() }
     }
 
-    /// It does not work.
+    /// A step that does not work.
     pub fn failed(name: &'static str, seen: impl Into<String>, todo: impl Into<String>) -> Self {
         Self { name, outcome: Outcome::Failed, seen: seen.into(), todo: todo.into() }
     }

@@ -5,18 +5,19 @@
 //! | room | what it does |
 //! |---|---|
 //! | [`model`] | GPU, series, sample, reject reasons, the DCGM metric catalogue. No I/O. |
-//! | [`source`] | files, gzip, stdin, growth and rotation; yields rows with their position. |
+//! | [`source`] | files, gzip, stdin, growth and rotation; yields rows with their positions. |
 //! | [`batch`] | the pure builder and the wire codec: rows to bytes and back. |
-//! | [`transport`] | publisher, consumer, delivery; Redis Streams is the implementation. |
-//! | [`store`] | commits batches with their covered ranges; PostgreSQL is the implementation. |
-//! | [`query`] | checked questions to the store: lists, histories in slices, steps, groups. |
+//! | [`transport`] | publisher, consumer, inspector; on Redis Streams, or inside the process. |
+//! | [`store`] | commits batches together with their covered ranges; in PostgreSQL, or in SQLite. |
+//! | [`query`] | checked queries to the store: lists, histories in slices, steps, groups. |
 //! | [`http`] | the server: the API, its description, the page at `/`. |
-//! | [`config`] | defaults, files, environment, flags: one section a room. |
+//! | [`config`] | defaults, files, environment, flags; one file per section. |
 //! | [`runtime`] | one bootstrap for every role: logs, metrics, admin HTTP, signals, shutdown. |
-//! | [`roles`] | one file or folder per command: here queue and store meet, and a role is put together. |
+//! | [`roles`] | one file or folder per command: combines the other rooms, queue and store among them, into a role. |
 //! | [`cli`] | the commands and their flags. |
 //!
-//! `address` (addresses as users write them), `diagnosis` (the steps of a check), `printable` (names made safe to show), `retry`, `tls` and `watched` (files that take effect without a restart) are small leaves.
+//! Small leaves are `address` (addresses as users write them), `diagnosis` (the steps of a check), `printable` (names made safe to
+//! print), `retry`, `tls`, and `watched` (files that take effect without a restart).
 
 pub mod address;
 pub mod batch;

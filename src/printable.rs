@@ -1,18 +1,19 @@
-//! Text of unknown origin, made safe to show: names come from files and from other clusters, and a terminal obeys what it is shown.
+//! Makes text of unknown origin safe to print. Names come from files and from other clusters, and a terminal executes the control
+//! sequences in what it prints.
 //!
-//! Control characters (C0, DEL, C1), line and paragraph separators, and the marks that turn the direction of text are written as
-//! their escapes. The escapes are those of JSON, so that a JSON document stays one.
+//! Control characters (C0, DEL, C1), line and paragraph separators, and marks that change the direction of text are escaped. The
+//! escapes are those of JSON, so that a JSON document stays valid.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
-/// The text on one line: line breaks and tabs are escaped too. For a name, a cell, a message.
+/// The text on one line: line breaks and tabs are escaped, too. For a name, a cell, a message.
 #[must_use]
 pub fn line(text: &str) -> Cow<'_, str> {
     escape(text, is_unprintable)
 }
 
-/// The text with its line breaks and tabs. For output that has lines of its own, whose parts went through [`line`].
+/// The text with its line breaks and tabs. For output of several lines whose parts have gone through [`line`].
 #[must_use]
 pub fn text(text: &str) -> Cow<'_, str> {
     escape(text, |c| is_unprintable(c) && c != '\n' && c != '\t')
@@ -34,7 +35,7 @@ fn escape(text: &str, unprintable: impl Fn(char) -> bool) -> Cow<'_, str> {
             '\n' => escaped.push_str("\\n"),
             '\r' => escaped.push_str("\\r"),
             '\t' => escaped.push_str("\\t"),
-            // Writing to a String cannot fail. All of these are below U+10000.
+            // Writing to a String cannot fail. All characters that are escaped are below U+10000.
             c => write!(escaped, "\\u{:04x}", u32::from(c)).unwrap_or_default(),
         }
     }

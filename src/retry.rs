@@ -1,4 +1,4 @@
-//! Waiting between attempts: exponential, with jitter, so that many clients of one server do not come back all at once.
+//! Backoff between attempts: exponential, with jitter, so that many clients of one server do not come back at the same moment.
 
 use std::time::Duration;
 
@@ -19,15 +19,15 @@ impl Backoff {
         Self { min, max: max.max(min), attempt: 0 }
     }
 
-    /// How long to wait before the next attempt.
-    #[expect(clippy::should_implement_trait, reason = "it never ends, and nobody iterates over it")]
+    /// The wait before the next attempt.
+    #[expect(clippy::should_implement_trait, reason = "it never ends, and nothing iterates over it")]
     pub fn next(&mut self) -> Duration {
         self.attempt = self.attempt.saturating_add(1);
         let ceiling = self.min.saturating_mul(1u32.checked_shl(self.attempt).unwrap_or(u32::MAX)).min(self.max);
         rand::rng().random_range(self.min..=ceiling)
     }
 
-    /// Begins again with the shortest wait, after a success.
+    /// Starts again with the shortest wait, after a success.
     pub fn reset(&mut self) {
         self.attempt = 0;
     }

@@ -1,7 +1,7 @@
-//! Files whose content takes effect without a restart: looked at now and then, read again when they changed.
+//! Files whose content takes effect without a restart: checked at an interval, and read again when they have changed.
 //!
-//! [`look_at_all`] looks at every one that is in use, also where nobody asks for it just now: a fault in one is to be seen when it is
-//! made, and not when a connection needs it. For that this module knows them all, as logs and metrics do.
+//! [`check_all`] checks every file in use, also while nothing needs its content, so that an error in a file shows when the file is
+//! changed and not when a connection needs it. For that, this module keeps a list of them, global as logs and metrics are.
 
 use std::collections::BTreeMap;
 #[cfg(unix)]
@@ -19,15 +19,15 @@ pub const POLL_INTERVAL: Duration = Duration::from_secs(2);
 /// How often a lasting failure is reported again.
 const REPORT_INTERVAL: Duration = Duration::from_secs(300);
 
-/// The watched files that are in use, to be checked now when somebody asks for it.
-static ALL: Mutex<Vec<Weak<dyn Look + Send + Sync>>> = Mutex::new(Vec::new());
+/// All watched files that are in use, for [`check_all`].
+static ALL: Mutex<Vec<Weak<dyn CheckNow + Send + Sync>>> = Mutex::new(Vec::new());
 
 type Stamp = Vec<Option<(SystemTime, u64, u64)>>;
 type Read<T> = Box<dyn Fn(&[PathBuf]) -> Result<T, String> + Send + Sync>;
 
-/// Looks at all files that are in use: for what logs call them, whether what is in use is not what they say.
+/// Checks all files that are in use. Returns, by the name that logs use, whether reading them fails, so that older content is in use.
 #[must_use]
-pub fn look_at_all() -> BTreeMap<&'static str, bool> {
+pub fn check_all() -> BTreeMap<&'static str, bool> {
     let all: Vec<_> = {
         let mut all = ALL.lock().unwrap_or_else(PoisonError::into_inner);
         all.retain(|files| files.strong_count() > 0);
@@ -35,19 +35,19 @@ pub fn look_at_all() -> BTreeMap<&'static str, bool> {
     };
     let mut failed = BTreeMap::new();
     for files in all {
-        let (what, fails) = files.look_now();
+        let (what, fails) = files.check_now();
         *failed.entry(what).or_default() |= fails;
     }
     failed
 }
 
-/// Files of whatever content.
-trait Look {
-    /// What logs call them, and whether they cannot be used as they are now.
-    fn look_now(&self) -> (&'static str, bool);
+/// Watched files with any type of content.
+trait CheckNow {
+    /// Checks the files now. Returns the name that logs use, and whether reading them fails.
+    fn check_now(&self) -> (&'static str, bool);
 }
 
-/// What files say. Looked at when it is asked for, and by [`look_at_all`].
+/// The content of files. The files are checked when the content is used, and by [`check_all`].
 pub struct Watched<T>(Arc<Files<T>>);
 
 struct Files<T> {
@@ -60,9 +60,9 @@ struct Files<T> {
 
 #[derive(Debug)]
 struct State {
-    looked: Instant,
+    checked: Instant,
     stamp: Stamp,
-    fault: Option<ReadFailure>,
+    failure: Option<ReadFailure>,
 }
 
 /// Why files could not be read, and when that was reported last.
@@ -70,78 +70,80 @@ struct State {
 struct ReadFailure {
     stamp: Stamp,
     error: String,
-    said: Instant,
+    reported: Instant,
 }
 
 impl<T: Send + Sync + 'static> Watched<T> {
-    /// Reads the files; `what` is what logs call them.
+    /// Reads the files; `what` is the name that logs use for them.
     ///
     /// # Errors
     ///
-    /// What `read` says.
+    /// The error of `read`.
     pub fn new(
         what: &'static str,
         files: Vec<PathBuf>,
         read: impl Fn(&[PathBuf]) -> Result<T, String> + Send + Sync + 'static,
     ) -> Result<Self, String> {
-        // Before reading: a change in between is seen at the next look.
+        // The stamp is taken before reading, so that the next check sees a change in between.
         let stamp = stamp(&files);
         let current = ArcSwap::from_pointee(read(&files)?);
-        let state = Mutex::new(State { looked: Instant::now(), stamp, fault: None });
+        let state = Mutex::new(State { checked: Instant::now(), stamp, failure: None });
         let files = Arc::new(Files { what, files, read: Box::new(read), current, state });
-        let known: Arc<dyn Look + Send + Sync> = files.clone();
+        let known: Arc<dyn CheckNow + Send + Sync> = files.clone();
         ALL.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&known));
         Ok(Self(files))
     }
 
-    /// The newest content that could be read.
+    /// The newest content that could be read; at most [`POLL_INTERVAL`] old.
     pub fn get(&self) -> Arc<T> {
         let mut state = self.0.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.looked.elapsed() >= POLL_INTERVAL {
-            self.0.look(&mut state);
+        if state.checked.elapsed() >= POLL_INTERVAL {
+            self.0.check(&mut state);
         }
         self.0.current.load_full()
     }
 
-    /// The same, looked at now: for who was just refused with what it had.
+    /// The newest content, checked now: for a caller whose content has just been refused.
     pub fn get_now(&self) -> Arc<T> {
-        self.0.look_now();
+        self.0.check_now();
         self.0.current.load_full()
     }
 }
 
 impl<T> Files<T> {
-    /// A changed file takes effect; one that cannot be read changes nothing. That is said, again when the file or the reason
-    /// changes, and again while it lasts: who repairs the file must see whether that was enough.
-    fn look(&self, state: &mut State) {
-        state.looked = Instant::now();
+    /// A changed file takes effect; while a file cannot be read, its previous content stays in use. A failure is logged when it
+    /// begins, when the file or the reason changes, and again at [`REPORT_INTERVAL`]: a person who repairs the file must see whether
+    /// that was enough.
+    fn check(&self, state: &mut State) {
+        state.checked = Instant::now();
         let stamp = stamp(&self.files);
-        if stamp == state.stamp && state.fault.is_none() {
+        if stamp == state.stamp && state.failure.is_none() {
             return;
         }
         match (self.read)(&self.files) {
             Ok(read) => {
                 tracing::info!("{} were read again", self.what);
                 self.current.store(read.into());
-                (state.stamp, state.fault) = (stamp, None);
+                (state.stamp, state.failure) = (stamp, None);
             }
             Err(error) => {
-                let same =
-                    |fault: &ReadFailure| fault.stamp == stamp && fault.error == error && fault.said.elapsed() < REPORT_INTERVAL;
-                if !state.fault.as_ref().is_some_and(same) {
-                    tracing::error!(error, "{} stay as they were; it is tried again until they can be read", self.what);
-                    state.fault = Some(ReadFailure { stamp, error, said: state.looked });
+                let is_reported = |failure: &ReadFailure| {
+                    failure.stamp == stamp && failure.error == error && failure.reported.elapsed() < REPORT_INTERVAL
+                };
+                if !state.failure.as_ref().is_some_and(is_reported) {
+                    tracing::error!(error, "{} cannot be read again: the previous ones stay in use; retrying", self.what);
+                    state.failure = Some(ReadFailure { stamp, error, reported: state.checked });
                 }
             }
         }
     }
 }
 
-impl<T: Send + Sync> Look for Files<T> {
-    fn look_now(&self) -> (&'static str, bool) {
+impl<T: Send + Sync> CheckNow for Files<T> {
+    fn check_now(&self) -> (&'static str, bool) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        self.look(&mut state);
-        (self.what, state.fault.is_some())
+        self.check(&mut state);
+        (self.what, state.failure.is_some())
     }
 }
 
@@ -151,31 +153,31 @@ impl<T> fmt::Debug for Watched<T> {
     }
 }
 
-/// Modified when, how long, and which: a file that was put in another's place may be as old and as long. Of a file that is not
-/// there, nothing.
+/// Time of modification, length and inode of each file: a file that replaces another may have the same age and length. `None` for a
+/// file that does not exist.
 fn stamp(files: &[PathBuf]) -> Stamp {
     let one = |file: &PathBuf| {
         let metadata = fs::metadata(file).ok()?;
         #[cfg(unix)]
-        let which = metadata.ino();
+        let inode = metadata.ino();
         #[cfg(not(unix))]
-        let which = 0;
-        Some((metadata.modified().ok()?, metadata.len(), which))
+        let inode = 0;
+        Some((metadata.modified().ok()?, metadata.len(), inode))
     };
     files.iter().map(one).collect()
 }
 
-/// A secret as it was given: as text, or in a file that is read again when it changes. Clones share the file.
+/// A secret from the configuration: text, or the content of a file that is read again when it changes. Clones share the file.
 #[derive(Clone, Debug)]
 pub enum Secret {
-    /// It stays what it is.
+    /// A fixed text.
     Text(SecretString),
-    /// It is what the file says.
+    /// The content of a file.
     File(Arc<Watched<SecretString>>),
 }
 
 impl Secret {
-    /// What a file holds, without its line end; `what` is what logs call it ("contents of redis.password_file").
+    /// A secret in a file, without the line end; `what` is the name that logs use for it ("contents of redis.password_file").
     ///
     /// # Errors
     ///
@@ -192,7 +194,7 @@ impl Secret {
         .map(|file| Self::File(Arc::new(file)))
     }
 
-    /// What it is now.
+    /// The current secret.
     #[must_use]
     pub fn get(&self) -> SecretString {
         match self {
@@ -201,7 +203,7 @@ impl Secret {
         }
     }
 
-    /// For who was refused with `used`: another one, if the file has one by now.
+    /// After `used` was refused: the new secret, if the file has another one now.
     #[must_use]
     pub fn other_than(&self, used: &SecretString) -> Option<SecretString> {
         let Self::File(file) = self else { return None };
@@ -209,7 +211,7 @@ impl Secret {
         (now.expose_secret() != used.expose_secret()).then(|| (*now).clone())
     }
 
-    /// Whether it can become another one without a restart.
+    /// Whether the secret can change without a restart.
     #[must_use]
     pub fn can_change(&self) -> bool {
         matches!(self, Self::File(_))
@@ -227,7 +229,7 @@ mod tests {
     use super::*;
 
     fn number(files: &[PathBuf]) -> Result<u64, String> {
-        fs::read_to_string(&files[0]).map_err(|e| e.to_string())?.parse().map_err(|_| "is no number".to_owned())
+        fs::read_to_string(&files[0]).map_err(|e| e.to_string())?.parse().map_err(|_| "is not a number".to_owned())
     }
 
     #[test]
@@ -239,8 +241,7 @@ mod tests {
         assert_eq!(*watched.get_now(), 1);
         write("22");
         assert_eq!(*watched.get_now(), 22);
-        // Whether it is seen as one.
-        let fails = |what| look_at_all().get(what).copied();
+        let fails = |what| check_all().get(what).copied();
         assert_eq!(fails("numbers"), Some(false));
         write("a fault");
         assert_eq!(*watched.get_now(), 22);
@@ -250,7 +251,7 @@ mod tests {
         assert_eq!(fails("numbers"), Some(false));
         assert_eq!(*watched.get_now(), 333);
         drop(watched);
-        assert_eq!(fails("numbers"), None, "nobody uses it any more");
+        assert_eq!(fails("numbers"), None, "it is no longer used");
         assert!(Watched::new("numbers", vec!["/does/not/exist".into()], number).is_err());
     }
 
@@ -262,7 +263,7 @@ mod tests {
         let used = secret.get();
         assert_eq!(used.expose_secret(), "hunter2");
         assert!(secret.other_than(&used).is_none());
-        // As Kubernetes does it: another file in the same place.
+        // As Kubernetes does it: another file at the same path.
         let next = tempfile::NamedTempFile::new().unwrap();
         fs::write(next.path(), "hunter3\r\n").unwrap();
         fs::rename(next.path(), file.path()).unwrap();
@@ -270,7 +271,7 @@ mod tests {
         assert_eq!(secret.get().expose_secret(), "hunter3");
         assert!(!format!("{secret:?} {:?}", Secret::from("hunter4")).contains("hunter"));
         fs::write(file.path(), "\n").unwrap();
-        assert!(secret.other_than(&used).is_some_and(|still| still.expose_secret() == "hunter3"), "an empty one is a fault");
+        assert!(secret.other_than(&used).is_some_and(|still| still.expose_secret() == "hunter3"), "an empty file is an error");
         let said = Secret::file("x", file.path().to_owned()).unwrap_err();
         assert!(said.contains("is empty"), "{said}");
     }

@@ -88,8 +88,7 @@ pub fn peak_memory(pid: u32) -> f64 {
 
 /// The date, in UTC.
 pub fn today() -> String {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
-    telemetry::query::time_text(i64::try_from(now.as_millis()).unwrap())[..10].to_owned()
+    telemetry::model::TimeMs::now().to_string()[..10].to_owned()
 }
 
 /// What it was measured on.

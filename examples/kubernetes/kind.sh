@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Both sides on a laptop: three kind clusters (shared, central, edge), the image, Redis over TLS with its ACL users, and some made-up rows
-# from the edge's ConfigMap to central's API. Needs docker with buildx, kind, kubectl, helm, and a telemetry binary to make the rows with
-# (make build). Run it again after a change; `kind.sh down` takes everything away.
+# Both sides on a laptop: three kind clusters (shared, central, edge), the image, Redis over TLS with its ACL users, and generated rows
+# from a ConfigMap of the edge to the API of the central cluster. Needs docker with buildx, kind, kubectl, helm, and a telemetry binary that
+# generates the rows (make build). Run it again after a change; `kind.sh down` removes everything.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -37,7 +37,7 @@ done
 make image IMAGE="$image"
 for cluster in central edge; do kind load docker-image --name "telemetry-$cluster" "$image"; done
 
-# The node of the shared cluster has a name that containers of the same Docker network resolve, and so do the pods in them.
+# Containers of the same Docker network, and the pods in them, can resolve the name of the node of the shared cluster.
 host="telemetry-shared-control-plane"
 if [ ! -f "$work/tls.crt" ]; then
     openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 365 -subj "/CN=telemetry laptop authority" \

@@ -1,4 +1,4 @@
-//! Checking `redis.url` before anything else sees it. Messages never contain the user part: it may be a password.
+//! Checks `redis.url` before anything else sees it. Messages never contain the user part: it may be a password.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -6,7 +6,7 @@ use std::fmt;
 use percent_encoding::percent_decode_str;
 use secrecy::SecretString;
 
-/// A server's place.
+/// Host and port of a server.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Address {
     /// Host name or address, without brackets.
@@ -25,10 +25,10 @@ impl fmt::Display for Address {
     }
 }
 
-/// What a URL says. What is really there (a single server, a cluster, sentinels) is found out by asking.
+/// The parts of a URL. Whether a single server, a cluster or sentinels stand behind it is found out by asking.
 #[derive(Clone, Debug)]
 pub struct Endpoint {
-    /// Where to ask first, at least one; any node of a cluster, or any sentinel.
+    /// The servers to ask first, one or more: any node of a cluster, or any sentinel.
     pub seeds: Vec<Address>,
     /// Database number.
     pub database: u8,
@@ -146,7 +146,7 @@ fn address_of(address: &str) -> Result<Address, String> {
     Ok(Address { host: host.to_owned(), port })
 }
 
-/// The database, and the query.
+/// The database number and the query of what follows the host.
 fn database_of(tail: &str) -> Result<(u8, &str), String> {
     if tail.contains('#') {
         return Err(format!("it contains a #; {ESCAPES}"));
@@ -180,7 +180,7 @@ fn query_of(query: &str, seeds: &mut Vec<Address>) -> Result<Option<String>, Str
     Ok(service)
 }
 
-/// Percent-decoded; as it is, if it is not percent-encoded UTF-8.
+/// The percent-decoded text, or the text as it is where it is not UTF-8 in percent-encoding.
 fn decoded(text: &str) -> String {
     let is_escape = |rest: &str| rest.as_bytes().get(..2).is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit));
     if !text.split('%').skip(1).all(is_escape) {

@@ -142,8 +142,6 @@ impl Dictionary {
 pub(super) fn memory_of(series: &Series) -> usize {
     const TEXTS: usize = 12;
     const ALLOCATION: usize = 16;
-    let own = [&series.metric, &series.namespace, &series.pod, &series.container].iter().map(|text| text.len()).sum::<usize>();
-    let labels: usize =
-        series.labels.iter().map(|(name, value)| size_of::<(String, String)>() + name.len() + value.len() + 2 * ALLOCATION).sum();
-    size_of::<Series>() + TEXTS * ALLOCATION + series.gpu.text_bytes() + own + labels
+    let labels = series.labels.len() * (size_of::<(String, String)>() + 2 * ALLOCATION);
+    size_of::<Series>() + TEXTS * ALLOCATION + series.text_bytes() + labels
 }

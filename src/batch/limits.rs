@@ -13,7 +13,7 @@ pub const MAX_SERIES: usize = 1 << 16;
 /// Series that a batch may bring for the first time, and series of one merged dictionary, unless `batch.max_new_series` is set.
 pub const DEFAULT_NEW_SERIES: usize = 4096;
 /// Bytes of one text of a dictionary, and what `stream.max_cell_bytes` can be set to.
-pub const MAX_TEXT_BYTES: usize = 1 << 20;
+pub const MAX_TEXT_BYTES: usize = 1 << 16;
 /// Memory that a decoded dictionary may take, bytes: its numbers may refer to one long text again and again.
 pub const MAX_DICTIONARY_MEMORY: usize = 64 << 20;
 

@@ -9,8 +9,8 @@ use super::units::Listen;
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, expecting = "a table")]
 pub struct Admin {
-    /// IP:PORT of /livez, /readyz and /metrics, or `off`. Not set: 127.0.0.1:9464 for roles that run until they are stopped, none
-    /// for a `stream` that ends.
+    /// IP:PORT on which /livez, /readyz and /metrics are served, or `off`. Not set: 127.0.0.1:9464 for roles that run until they are
+    /// stopped; a `stream` that ends by itself serves none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub listen: Option<Listen>,
 }

@@ -1,4 +1,4 @@
-//! `[batch]`: when rows are sent, and how many at once.
+//! `[batch]`: how many rows go into a batch, and when it is sent.
 
 use std::time::Duration;
 
@@ -9,25 +9,26 @@ use super::check::Check;
 use super::units;
 use crate::batch::{DEFAULT_NEW_SERIES, MAX_ROWS, MAX_SERIES};
 
-/// A batch closes by rows, bytes or age, whichever is first.
+/// A batch is closed when it reaches a limit of rows, new series, bytes or age, whichever comes first.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, expecting = "a table")]
 pub struct Batch {
-    /// Rows of a batch at most.
+    /// Maximum rows of a batch.
     pub max_rows: usize,
-    /// Size of a batch at most, before compression.
+    /// Maximum size of a batch before compression.
     #[serde(with = "units::size")]
     #[schemars(schema_with = "units::size_schema")]
     pub max_bytes: usize,
-    /// Series that a batch may bring for the first time: it bounds a dictionary, and what a collector registers at once.
+    /// Maximum series that a batch contains for the first time. It bounds the size of a dictionary, and how many series a collector
+    /// registers at once.
     pub max_new_series: usize,
-    /// Age at which a batch is sent even if it is not full.
+    /// Age at which a batch is sent although it is not full.
     #[serde(with = "humantime_serde")]
     #[schemars(schema_with = "units::duration")]
     pub max_age: Duration,
-    /// Batches of one source that are sent without waiting for the answer to the first.
+    /// Maximum batches of one source that are sent and not yet answered.
     pub in_flight: usize,
-    /// zstd level, 1 (fast) to 22 (small).
+    /// Level of zstd compression, 1 (fast) to 22 (small).
     pub compression_level: i32,
 }
 
@@ -56,7 +57,7 @@ impl Batch {
         check.within("batch.max_bytes", self.max_bytes, 1024, 16 << 20, "a batch is one entry of the queue");
         check.within("batch.max_new_series", self.max_new_series, 1, MAX_SERIES, "a dictionary is held in memory");
         check.positive("batch.max_age", self.max_age, "every row would be a batch of its own");
-        check.at_most("batch.max_age", self.max_age, Duration::from_secs(3600), "rows would wait that long before they are sent");
+        check.at_most("batch.max_age", self.max_age, Duration::from_secs(3600), "rows may wait this long before they are sent");
         check.within("batch.in_flight", self.in_flight, 1, 1024, "batches in flight are held in memory until they are answered");
         check.within("batch.compression_level", self.compression_level, 1, 22, "zstd has levels 1 to 22");
     }

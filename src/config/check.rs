@@ -1,4 +1,4 @@
-//! What every section's `validate` says through: the first refusal is kept, with where the value came from.
+//! Checks that the `validate` of every section shares. The first refusal is kept, with where the value came from.
 
 use std::fmt::Display;
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::error::ConfigError;
 use super::origin::Origins;
 
-/// Collects the first refusal.
+/// Keeps the first refusal of a validation.
 pub(super) struct Check<'a> {
     origins: &'a Origins,
     refused: Option<ConfigError>,
@@ -58,7 +58,7 @@ impl<'a> Check<'a> {
         }
     }
 
-    /// Names that become part of keys and commands.
+    /// Checks a name that becomes part of keys and commands.
     pub(super) fn word(&mut self, key: &str, value: &str) {
         let odd = |c: char| c.is_whitespace() || c.is_control() || c == '{' || c == '}';
         if value.is_empty() || value.len() > 200 || value.contains(odd) {

@@ -12,34 +12,36 @@ use super::units;
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, expecting = "a table")]
 pub struct Collect {
-    /// Transactions at the same time.
+    /// Number of transactions that write at the same time.
     pub writers: usize,
-    /// Rows at which a group of waiting batches is committed.
+    /// Number of rows at which a group of waiting batches is committed.
     pub group_rows: usize,
     /// How long a group waits for more batches before it is committed.
     #[serde(with = "humantime_serde")]
     #[schemars(schema_with = "units::duration")]
     pub group_wait: Duration,
-    /// Batches read ahead per partition.
+    /// Maximum batches per partition that are read ahead.
     pub max_deliveries: usize,
-    /// Recorded failures after which a batch that cannot be decoded or stored for a reason of its own becomes a dead letter.
+    /// Number of failures after which a batch becomes a dead letter. Only failures that the batch itself causes count, not those of
+    /// Redis or PostgreSQL.
     pub dead_after: u32,
-    /// Memory that batches and dictionaries in hand may take together, decoded; when it is used up, reading waits. The process needs
-    /// about as much again at its peak.
+    /// Memory for all decoded batches and dictionaries that the collector holds. When it is used up, reading waits. At its peak, the
+    /// process needs about twice as much.
     #[serde(with = "units::size")]
     #[schemars(schema_with = "units::size_schema")]
     pub max_memory: usize,
-    /// Samples whose time is further ahead than this are rejected as `time_in_future`: a clock that is wrong would make partitions for
-    /// days that never come. 0s: none are.
+    /// Samples whose time is further in the future than this are rejected as `time_in_future`, because a wrong clock makes partitions
+    /// for days that never come. 0s: no limit.
     #[serde(with = "humantime_serde")]
     #[schemars(schema_with = "units::duration")]
     pub max_future: Duration,
-    /// Samples whose time is longer ago than this are rejected as `time_too_old`. 0s: none are, so that old exports can be stored.
+    /// Samples whose time is further in the past than this are rejected as `time_too_old`. 0s: no limit, so that old exports can be
+    /// stored.
     #[serde(with = "humantime_serde")]
     #[schemars(schema_with = "units::duration")]
     pub max_past: Duration,
-    /// Days that the samples of one batch may lie in: in PostgreSQL each new one is a partition. A batch with more is a dead letter;
-    /// `telemetry dead-letters retry` stores it all the same.
+    /// Maximum days that the samples of one batch may spread over: in PostgreSQL, each new day is a partition. A batch with more days
+    /// becomes a dead letter; `telemetry dead-letters retry` stores it anyway.
     pub max_days: usize,
 }
 
@@ -67,10 +69,10 @@ impl Collect {
             "collect.group_wait",
             self.group_wait,
             Duration::from_secs(60),
-            "rows would wait that long before they are stored",
+            "rows may wait this long before they are stored",
         );
         check.within("collect.max_deliveries", self.max_deliveries, 1, 1024, "batches read ahead are held in memory");
-        check.within("collect.max_memory", self.max_memory, 16 << 20, 1 << 40, "one batch of the usual size needs some of it");
+        check.within("collect.max_memory", self.max_memory, 16 << 20, 1 << 40, "it must hold at least one batch, decoded");
         check.at_least("collect.max_days", self.max_days, 1, "no batch could be stored");
         check.at_least("collect.dead_after", self.dead_after, 1, "no batch would be tried even once");
     }

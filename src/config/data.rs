@@ -1,4 +1,4 @@
-//! `[data]`: what `telemetry all` keeps by itself, where no Redis or no PostgreSQL is configured.
+//! `[data]`: the embedded store and queue, which `telemetry all` uses where no PostgreSQL or no Redis is configured.
 
 use std::path::PathBuf;
 
@@ -12,9 +12,9 @@ use super::units;
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, expecting = "a table")]
 pub struct Data {
-    /// Directory of the embedded store. One process at a time.
+    /// Directory of the embedded store. Only one process at a time can use it.
     pub dir: PathBuf,
-    /// Bytes of batches that may wait in the queue inside the process.
+    /// Maximum bytes of batches that wait in the embedded queue.
     #[serde(with = "units::size")]
     #[schemars(schema_with = "units::size_schema")]
     pub queue_bytes: usize,
@@ -29,8 +29,8 @@ impl Default for Data {
 impl Data {
     pub(super) fn validate(&self, check: &mut Check<'_>) {
         if self.dir.as_os_str().is_empty() {
-            check.refuse("data.dir", "is empty: name a directory".to_owned());
+            check.refuse("data.dir", "is empty: set it to a directory".to_owned());
         }
-        check.within("data.queue_bytes", self.queue_bytes, 1 << 20, 1 << 40, "it is held in memory");
+        check.within("data.queue_bytes", self.queue_bytes, 1 << 20, 1 << 40, "the queue is held in memory");
     }
 }

@@ -3,13 +3,13 @@
 use std::ffi::{OsStr, OsString};
 
 use super::error::ConfigError;
-use super::keys::{Key, Kind};
+use super::keys::{Key, ValueKind};
 use super::suggest;
 
-/// What the name of a variable for a key begins with.
+/// Prefix of the variables that set a key by its path.
 pub(super) const PREFIX: &str = "TELEMETRY__";
 
-/// The well-known names. A key's own variable (`TELEMETRY__…`) goes before them.
+/// The well-known names and the keys that they set. A key's own variable (`TELEMETRY__…`) takes precedence over them.
 pub const WELL_KNOWN: [(&str, &str); 14] = [
     ("CLUSTER_NAME", "cluster"),
     ("DATABASE_URL", "postgres.url"),
@@ -27,7 +27,8 @@ pub const WELL_KNOWN: [(&str, &str); 14] = [
     ("TELEMETRY_API_TOKENS_FILE", "http.tokens_file"),
 ];
 
-/// The keys that variables set, with the variable's name; the well-known ones first. An empty variable counts as unset.
+/// The keys that variables set, each with its value and the name of the variable; well-known names first, so that later ones
+/// override them. An empty variable counts as unset.
 pub(super) fn read(
     variables: impl IntoIterator<Item = (OsString, OsString)>,
     keys: &[Key],
@@ -59,28 +60,30 @@ fn unknown(name: &str, keys: &[Key]) -> ConfigError {
     ConfigError::Variable { name: name.to_owned(), reason: format!("there is no such key; {hint}") }
 }
 
-/// The value as its key's type wants it, so that a password of digits stays text and a number becomes one.
+/// Converts a value to the kind that its key takes: a password of digits stays text, a number becomes a number.
 fn typed(name: &str, value: &OsStr, key: &Key) -> Result<toml::Value, ConfigError> {
     let refuse = |reason: String| ConfigError::Variable { name: name.to_owned(), reason };
     let Some(text) = value.to_str() else { return Err(refuse("is not UTF-8 text".to_owned())) };
     let trimmed = text.trim();
     match key.kind {
-        Kind::Integer => {
+        ValueKind::Integer => {
             let number = trimmed.replace('_', "").parse::<i64>();
             number.map(toml::Value::Integer).map_err(|_| refuse(format!("`{text}` is not a whole number")))
         }
-        Kind::Bool => match trimmed.to_ascii_lowercase().as_str() {
+        ValueKind::Bool => match trimmed.to_ascii_lowercase().as_str() {
             "true" | "1" | "yes" | "on" => Ok(toml::Value::Boolean(true)),
             "false" | "0" | "no" | "off" => Ok(toml::Value::Boolean(false)),
             _ => Err(refuse(format!("`{text}` is neither true nor false"))),
         },
-        Kind::List => Ok(list(trimmed)),
-        Kind::Text => Ok(toml::Value::String(text.to_owned())),
-        Kind::Duration | Kind::Size | Kind::Address | Kind::Choice(_) => Ok(toml::Value::String(trimmed.to_owned())),
+        ValueKind::List => Ok(list(trimmed)),
+        ValueKind::Text => Ok(toml::Value::String(text.to_owned())),
+        ValueKind::Duration | ValueKind::Size | ValueKind::Address | ValueKind::Choice(_) => {
+            Ok(toml::Value::String(trimmed.to_owned()))
+        }
     }
 }
 
-/// `["a", "b"]` as TOML writes it, or `a,b`.
+/// Parses a list, written as TOML (`["a", "b"]`) or separated by commas (`a,b`).
 fn list(text: &str) -> toml::Value {
     let written = toml::from_str::<toml::Table>(&format!("list = {text}")).ok().and_then(|mut table| table.remove("list"));
     match written {

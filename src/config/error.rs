@@ -7,7 +7,7 @@ use super::origin::{Origin, Origins};
 /// A configuration that cannot be used: exit code 2. Never holds a secret.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum ConfigError {
-    /// A value that is not possible.
+    /// A value that cannot be used.
     #[error("{key} ({origin}): {reason}")]
     Invalid {
         /// `section.key`.
@@ -17,7 +17,7 @@ pub enum ConfigError {
         /// Why, and what to do.
         reason: String,
     },
-    /// A value that the command needs and nobody gave.
+    /// A value that the command needs and that is not set.
     #[error("{key} is not set: {how}")]
     Missing {
         /// `section.key`.
@@ -28,28 +28,28 @@ pub enum ConfigError {
     /// A configuration file that cannot be read.
     #[error("configuration file {}: {reason}", path.display())]
     File {
-        /// As it was given.
+        /// Its path, as it was given.
         path: PathBuf,
-        /// Why; with line, column and caret where there is one.
+        /// Why it cannot be read; with line, column and caret where the error has a place.
         reason: String,
     },
-    /// An environment variable that is none of ours, or has a value of the wrong type.
+    /// An environment variable that sets no known key, or has a value of the wrong type.
     #[error("environment variable {name}: {reason}")]
     Variable {
-        /// Its name.
+        /// Name of the variable.
         name: String,
-        /// Why.
+        /// Why it is refused.
         reason: String,
     },
     /// A flag with a value of the wrong type.
     #[error("{name}: {reason}")]
     Flag {
-        /// With its dashes.
+        /// Name of the flag, with its dashes.
         name: &'static str,
-        /// Why.
+        /// Why it is refused.
         reason: String,
     },
-    /// Anything else that was asked for wrongly.
+    /// Any other wrong use of the program.
     #[error("{0}")]
     Usage(String),
 }
@@ -59,7 +59,7 @@ impl ConfigError {
         Self::Invalid { key: key.to_owned(), origin: origins.of(key).clone(), reason: reason.into() }
     }
 
-    /// A usage error in words.
+    /// A usage error with this message.
     #[must_use]
     pub fn usage(message: impl Into<String>) -> Self {
         Self::Usage(message.into())

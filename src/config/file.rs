@@ -1,4 +1,4 @@
-//! Configuration files: strict TOML, refused with line, column and caret, without ever showing a secret.
+//! Configuration files: strict TOML. Errors have line, column and caret, and never show a secret.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -10,7 +10,7 @@ use super::error::ConfigError;
 use super::keys::{self, Key};
 use super::{Config, suggest};
 
-/// A file's keys with their values and lines.
+/// Reads a file; returns its keys with their values and lines.
 pub(super) fn read(path: &Path, keys: &[Key]) -> Result<Vec<(String, toml::Value, usize)>, ConfigError> {
     let refuse = |reason: String| ConfigError::File { path: path.to_owned(), reason };
     let bytes = std::fs::read(path).map_err(|error| refuse(format!("cannot be read: {error}")))?;
@@ -18,7 +18,7 @@ pub(super) fn read(path: &Path, keys: &[Key]) -> Result<Vec<(String, toml::Value
     parse(&text, keys).map_err(refuse)
 }
 
-/// The same, of its text; the error is in words.
+/// Parses the text of a file; the error is a message.
 pub(super) fn parse(text: &str, keys: &[Key]) -> Result<Vec<(String, toml::Value, usize)>, String> {
     let render = |error: &toml::de::Error| Rendered { text, keys }.error(error);
     toml::from_str::<Config>(text).map_err(|error| render(&error))?;
@@ -49,7 +49,7 @@ fn line_of(text: &str, offset: usize) -> usize {
     text.get(..offset).map_or(1, |before| before.matches('\n').count() + 1)
 }
 
-/// Writes TOML's errors as the toml crate does, except that values which may be secret are not shown.
+/// Renders TOML errors as the toml crate does, but hides values that may be secret.
 struct Rendered<'a> {
     text: &'a str,
     keys: &'a [Key],
@@ -86,7 +86,7 @@ impl Rendered<'_> {
         same.peek().is_some() && same.all(|key| !key.secret) && !value.contains("://")
     }
 
-    /// Adds what may have been meant by an unknown name.
+    /// Adds a suggestion for an unknown name.
     fn hint(&self, message: &str) -> String {
         let message = &plain(message);
         let unknown = message.strip_prefix("unknown field `").and_then(|rest| rest.split('`').next());
@@ -99,7 +99,7 @@ impl Rendered<'_> {
     }
 }
 
-/// serde's words for types in ours.
+/// Replaces serde's names of types by words for users.
 pub(super) fn plain(message: &str) -> String {
     let message = message.replace("expected a duration", "expected a duration such as \"250ms\", \"5s\", \"1m\"");
     ["usize", "u64", "u32", "u16", "i32"]
@@ -123,13 +123,13 @@ fn hide(line: &str) -> String {
     }
 }
 
-/// serde's messages quote the value; keep what was expected.
+/// serde's messages quote the value, which may be secret: keeps only what was expected.
 fn without_value(message: &str) -> String {
     if message.starts_with("unknown field") || message.starts_with("duplicate key") {
         return message.to_owned();
     }
     match message.rsplit_once("expected ") {
-        Some((_, expected)) => format!("this value is not possible here, expected {expected}"),
-        None => "this value is not possible here".to_owned(),
+        Some((_, expected)) => format!("this value is not valid here, expected {expected}"),
+        None => "this value is not valid here".to_owned(),
     }
 }

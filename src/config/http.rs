@@ -15,92 +15,96 @@ use super::units;
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, expecting = "a table")]
 pub struct Http {
-    /// IP:PORT of the API and the page.
+    /// IP:PORT on which the API and the page are served.
     #[schemars(with = "String")]
     pub listen: SocketAddr,
-    /// File of bearer tokens: a line for each, `sha256:<hex of the token's SHA-256> <name>`. Read again when it changes.
+    /// File of bearer tokens, one per line: `sha256:<SHA-256 of the token in hex> <name>`. Read again when it changes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tokens_file: Option<PathBuf>,
-    /// Serve without tokens on an address that others can reach.
+    /// Serve without authentication on an address that others can reach.
     pub insecure_open: bool,
     /// Origins whose pages may read the API (CORS), such as https://grafana.example.com.
     pub cors_origins: Vec<String>,
-    /// Certificate chain (PEM) for HTTPS; read again when it changes. Needs tls_key_file.
+    /// Certificate chain (PEM) for HTTPS. Needs tls_key_file. Read again when it changes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls_cert_file: Option<PathBuf>,
-    /// Its private key (PEM).
+    /// Private key (PEM) of tls_cert_file.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls_key_file: Option<PathBuf>,
-    /// Authority (PEM) of clients; read again when it changes. Where it is set, only clients with a certificate of it are served, to
-    /// all paths (see `authentication` for where tokens are set, too).
+    /// Certificate authority (PEM) of clients. Where it is set, every path needs a client certificate that this authority has signed
+    /// (see `authentication` for tokens and certificates together). Read again when it changes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls_client_ca_file: Option<PathBuf>,
-    /// Which certificates of that authority may read: names that one of its DNS, URI or e-mail names must match, `*` for any
-    /// characters (`*.monitoring.example`, `spiffe://example/ns/monitoring/*`). Empty: all of them.
+    /// Client certificates that may read the API: a certificate needs a DNS, URI or e-mail name that matches one of these patterns.
+    /// `*` stands for any characters (`*.monitoring.example`, `spiffe://example/ns/monitoring/*`). Empty: every certificate of the
+    /// authority.
     pub tls_client_names: Vec<String>,
-    /// Where both tokens_file and tls_client_ca_file are set: `all` = a client needs a token and a certificate, `any` = one of them.
+    /// What a client needs where both tokens_file and tls_client_ca_file are set: `all` = a token and a certificate, `any` = one of
+    /// them.
     pub authentication: Authentication,
-    /// How long an answer may take to begin.
+    /// Maximum time until an answer begins.
     #[serde(with = "humantime_serde")]
     #[schemars(schema_with = "units::duration")]
     pub request_timeout: Duration,
-    /// How long a client may take to send a request's head.
+    /// Maximum time for a client to send the head of a request.
     #[serde(with = "humantime_serde")]
     #[schemars(schema_with = "units::duration")]
     pub head_timeout: Duration,
-    /// How long a connection may wait for its next request. Longer than that of a load balancer in front.
+    /// Maximum time that a connection waits for its next request. Set it longer than the idle timeout of a load balancer in front.
     #[serde(with = "humantime_serde")]
     #[schemars(schema_with = "units::duration")]
     pub idle_timeout: Duration,
-    /// How long a client may take nothing of an answer before it is cut off.
+    /// A client that takes nothing of an answer for this time is disconnected.
     #[serde(with = "humantime_serde")]
     #[schemars(schema_with = "units::duration")]
     pub stall_timeout: Duration,
-    /// How long requests may go on after the server was told to end.
+    /// Maximum time for requests to finish after the server was told to stop.
     #[serde(with = "humantime_serde")]
     #[schemars(schema_with = "units::duration")]
     pub stop_grace: Duration,
-    /// How fast a client must take an answer, in bytes per second over `stall_timeout`; 0: as slowly as it likes.
+    /// Minimum rate at which a client takes an answer, in bytes per second over `stall_timeout`; slower clients are disconnected. 0: no
+    /// minimum.
     #[serde(with = "units::size")]
     #[schemars(schema_with = "units::size_schema")]
     pub min_transfer_rate: usize,
-    /// Connections at the same time. A few more are taken for /livez, /readyz and /healthz.
+    /// Maximum connections at the same time. A few more are accepted for /livez, /readyz and /healthz only.
     pub max_connections: usize,
-    /// Connections of one client (address) at the same time; those of trusted proxies are not counted.
+    /// Maximum connections of one client (address) at the same time; connections of trusted proxies are not counted.
     pub max_connections_per_client: usize,
-    /// Networks or addresses of proxies in front. Behind them a client is who X-Forwarded-For names, read from the right.
+    /// Networks or addresses of the proxies in front of the server. For requests from them, the client is the last address in
+    /// X-Forwarded-For that is not a trusted proxy.
     pub trusted_proxies: Vec<Network>,
-    /// A request's head at most.
+    /// Maximum size of a request's head.
     #[serde(with = "units::size")]
     #[schemars(schema_with = "units::size_schema")]
     pub max_head_bytes: usize,
-    /// A request's path and query at most.
+    /// Maximum size of a request's path and query.
     #[serde(with = "units::size")]
     #[schemars(schema_with = "units::size_schema")]
     pub max_uri_bytes: usize,
-    /// Requests per second of one client (address).
+    /// Maximum requests per second of one client (address).
     pub rate: u32,
-    /// Requests that one client may make at once before `rate` counts.
+    /// Number of requests that one client may make at once before `rate` applies.
     pub burst: u32,
-    /// Memory for the samples and groups that all requests hold together.
+    /// Memory for the samples and groups that all requests together hold.
     #[serde(with = "units::size")]
     #[schemars(schema_with = "units::size_schema")]
     pub query_memory: usize,
-    /// How long a request waits for its part of `query_memory` before it is answered with 503.
+    /// Maximum time that a request waits for its share of `query_memory`; then the answer is 503.
     #[serde(with = "humantime_serde")]
     #[schemars(schema_with = "units::duration")]
     pub query_queue_timeout: Duration,
-    /// Rows of a page at most.
+    /// Maximum rows of a page.
     pub max_page: usize,
-    /// Series that one question may touch.
+    /// Maximum series that one query may read.
     pub max_series: usize,
-    /// Steps that one question may have.
+    /// Maximum steps of one query.
     pub max_steps: u64,
-    /// Time that a question with steps or groups may span.
+    /// Maximum time range of a query with steps or groups.
     #[serde(with = "humantime_serde")]
     #[schemars(schema_with = "units::duration")]
     pub max_range: Duration,
-    /// Values that are held to answer for a percentile.
+    /// Maximum values that are held in memory to compute a percentile.
     pub max_percentile_samples: usize,
 }
 
@@ -161,54 +165,66 @@ impl Http {
             ("http.stall_timeout", self.stall_timeout),
         ] {
             check.at_least_duration(key, value, Duration::from_millis(100), "no request could be answered in time");
-            check.at_most(key, value, hour, "hanging clients would hold connections that long");
+            check.at_most(key, value, hour, "hanging clients would hold connections for this time");
         }
-        check.at_most("http.stop_grace", self.stop_grace, hour, "the end would wait that long for slow clients");
-        check.within("http.max_connections", self.max_connections, 1, 100_000, "each is an open file");
+        check.at_most(
+            "http.stop_grace",
+            self.stop_grace,
+            hour,
+            "the server would wait this long for slow clients before it stops",
+        );
+        check.within("http.max_connections", self.max_connections, 1, 100_000, "each connection is an open file");
         check.at_least("http.max_connections_per_client", self.max_connections_per_client, 1, "no client could connect");
-        check.within("http.min_transfer_rate", self.min_transfer_rate, 0, 16 << 20, "clients on slow lines could read nothing");
+        check.within(
+            "http.min_transfer_rate",
+            self.min_transfer_rate,
+            0,
+            16 << 20,
+            "clients on slow lines could not read answers",
+        );
         check.within("http.query_memory", self.query_memory, 64 << 20, 1 << 40, "a single request may need a quarter of it");
-        check.at_most("http.query_queue_timeout", self.query_queue_timeout, hour, "clients would wait that long");
+        check.at_most("http.query_queue_timeout", self.query_queue_timeout, hour, "clients would wait this long for a 503");
         check.within(
             "http.max_head_bytes",
             self.max_head_bytes,
             8192,
             1 << 20,
-            "browsers send some thousand bytes, and each connection may hold as much",
+            "browsers send a few thousand bytes, and each connection may hold a head in memory",
         );
-        check.within("http.max_uri_bytes", self.max_uri_bytes, 256, 64 << 10, "filters and cursors need some hundred bytes");
-        check.within("http.rate", self.rate, 1, 1_000_000, "no request could ever be answered, or all");
-        check.within("http.burst", self.burst, 1, 1_000_000, "no request could ever be answered, or all");
+        check.within("http.max_uri_bytes", self.max_uri_bytes, 256, 64 << 10, "filters and cursors need a few hundred bytes");
+        check.within("http.rate", self.rate, 1, 1_000_000, "0 would refuse every request, and a greater rate limits nothing");
+        check.within("http.burst", self.burst, 1, 1_000_000, "0 would refuse every request, and a greater burst limits nothing");
         check.within("http.max_page", self.max_page, 1, 10_000, "a page is held in memory");
         check.within(
             "http.max_series",
             self.max_series,
             1,
             100_000_000,
-            "no question could be answered, or memory would run out",
+            "0 would refuse every query, and more series do not fit into memory",
         );
         check.within("http.max_steps", self.max_steps, 1, 1_000_000, "steps of many series are held in memory");
-        check.within("http.max_percentile_samples", self.max_percentile_samples, 1, 1 << 30, "they are held in memory");
+        check.within("http.max_percentile_samples", self.max_percentile_samples, 1, 1 << 30, "the values are held in memory");
         check.at_least_duration(
             "http.max_range",
             self.max_range,
             Duration::from_secs(60),
-            "no question with steps could be answered",
+            "no query with steps could be answered",
         );
         if self.tls_cert_file.is_some() != self.tls_key_file.is_some() {
             let (set, missing) = if self.tls_cert_file.is_some() { ("cert", "key") } else { ("key", "cert") };
-            check.refuse(&format!("http.tls_{set}_file"), format!("is of no use alone: set http.tls_{missing}_file, too"));
+            check.refuse(&format!("http.tls_{set}_file"), format!("is not enough: HTTPS also needs http.tls_{missing}_file"));
         }
         if self.tls_client_ca_file.is_some() && self.tls_cert_file.is_none() {
-            let reason = "clients show certificates only over HTTPS: set http.tls_cert_file and http.tls_key_file, too";
+            let reason =
+                "needs HTTPS, because only there clients present certificates: also set http.tls_cert_file and http.tls_key_file";
             check.refuse("http.tls_client_ca_file", reason.to_owned());
         }
         if !self.tls_client_names.is_empty() && self.tls_client_ca_file.is_none() {
-            let reason = "names are those of clients' certificates: set http.tls_client_ca_file, too";
+            let reason = "needs client certificates, whose names it restricts: also set http.tls_client_ca_file";
             check.refuse("http.tls_client_names", reason.to_owned());
         }
         if self.tls_client_names.iter().any(|name| name.trim().is_empty()) {
-            check.refuse("http.tls_client_names", "an empty name matches no certificate: leave it out".to_owned());
+            check.refuse("http.tls_client_names", "has an empty name, which matches no certificate: remove it".to_owned());
         }
         for origin in &self.cors_origins {
             let plain = url::Url::parse(origin).is_ok_and(|url| url.origin().ascii_serialization() == *origin);
@@ -221,14 +237,14 @@ impl Http {
         }
     }
 
-    /// Why this may not be served as it is: everybody who reaches the address could read.
+    /// Why the server may not start: anyone who reaches the address could read, and that is not allowed. `None` where it may.
     pub(super) fn open_to_others(&self) -> Option<String> {
         let keys = self.tokens_file.is_some() || self.tls_client_ca_file.is_some();
         let guarded = self.listen.ip().is_loopback() || keys || self.insecure_open;
         (!guarded).then(|| {
             format!(
                 "{} can be reached by others, and no tokens are configured: set http.tokens_file (TELEMETRY_API_TOKENS_FILE) to a file of \
-                 hashed tokens, listen on 127.0.0.1, or say --insecure-open if everybody who reaches it may read",
+                 hashed tokens, listen on 127.0.0.1, or pass --insecure-open if anyone who can reach it may read",
                 self.listen
             )
         })

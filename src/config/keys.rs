@@ -1,33 +1,33 @@
-//! Every key there is, from the JSON Schema: the one catalogue behind environment variables, `config show` and the reference.
+//! All keys, from the JSON Schema: the one catalogue behind environment variables, `config show` and the reference.
 
 use schemars::generate::SchemaSettings;
 use serde_json::Value;
 
 use super::Config;
 
-/// What a key's value is.
+/// What kind of value a key takes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum ValueKind {
     /// Any text.
     Text,
-    /// "250ms", "5s".
+    /// A duration: "250ms", "5s".
     Duration,
-    /// "1MiB", or a number of bytes.
+    /// A size: "1MiB", or a number of bytes.
     Size,
-    /// "127.0.0.1:9464".
+    /// An address to listen on: "127.0.0.1:9464".
     Address,
     /// A whole number.
     Integer,
     /// true or false.
     Bool,
-    /// Several texts.
+    /// A list of texts.
     List,
-    /// One of these.
+    /// One of these words.
     Choice(Vec<String>),
 }
 
-impl Kind {
-    /// The name in the reference.
+impl ValueKind {
+    /// What the reference calls it.
     #[must_use]
     pub fn name(&self) -> String {
         match self {
@@ -48,13 +48,13 @@ impl Kind {
 pub struct Key {
     /// `section.key`.
     pub path: String,
-    /// What its value is.
-    pub kind: Kind,
-    /// From its doc comment.
+    /// What kind of value it takes.
+    pub kind: ValueKind,
+    /// The description from its doc comment.
     pub description: String,
     /// The built-in value as TOML; `None` = not set.
     pub default: Option<String>,
-    /// Never printed.
+    /// Whether its value is never printed.
     pub secret: bool,
 }
 
@@ -81,7 +81,7 @@ pub fn keys() -> Vec<Key> {
     let sections =
         ["cluster", "log", "admin", "redis", "postgres", "stream", "batch", "collect", "http", "probe", "data", "shutdown"];
     let place = |key: &Key| sections.iter().position(|s| key.path.split('.').next() == Some(s));
-    // A table's own keys before its inner tables', as TOML wants it.
+    // The keys of a table come before its inner tables, as TOML requires.
     keys.sort_by_key(|key| (place(key), key.path.matches('.').count()));
     let defaults = toml::Table::try_from(Config::default()).unwrap_or_default();
     for key in &mut keys {
@@ -116,18 +116,18 @@ fn collect(schema: &Value, prefix: &str, keys: &mut Vec<Key>) {
     }
 }
 
-fn kind(property: &Value) -> Kind {
-    // What need not be set is one of its kind, or null.
+fn kind(property: &Value) -> ValueKind {
+    // In the schema, a key that need not be set is either its kind or null.
     let nested = property.get("anyOf").and_then(Value::as_array).and_then(|any| any.first());
     let property = nested.unwrap_or(property);
     let choices = choices(property);
     if !choices.is_empty() {
-        return Kind::Choice(choices);
+        return ValueKind::Choice(choices);
     }
     match property.get("format").and_then(Value::as_str) {
-        Some("duration") => return Kind::Duration,
-        Some("size") => return Kind::Size,
-        Some("address") => return Kind::Address,
+        Some("duration") => return ValueKind::Duration,
+        Some("size") => return ValueKind::Size,
+        Some("address") => return ValueKind::Address,
         _ => {}
     }
     let kind = property.get("type");
@@ -137,13 +137,13 @@ fn kind(property: &Value) -> Kind {
         _ => false,
     };
     if is("integer") {
-        Kind::Integer
+        ValueKind::Integer
     } else if is("boolean") {
-        Kind::Bool
+        ValueKind::Bool
     } else if is("array") {
-        Kind::List
+        ValueKind::List
     } else {
-        Kind::Text
+        ValueKind::Text
     }
 }
 

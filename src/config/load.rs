@@ -22,7 +22,7 @@ pub struct Flag {
     pub value: toml::Value,
 }
 
-/// Reads the configuration: every layer strictly, the result validated. URLs and secret files are looked at when they are needed
+/// Reads all layers strictly and validates the result. URLs and secret files are checked when a command needs them
 /// ([`Config::redis`], [`Config::postgres`]).
 pub fn load(
     files: &[PathBuf],
@@ -68,14 +68,14 @@ impl Layers {
         for (path, value) in self.values {
             insert(&mut table, &path, value);
         }
-        // Each value was accepted alone before; should this fail all the same, the message names the key.
+        // Each value has been accepted on its own, so this does not fail; if it does, the message names the key.
         let mut config = Config::deserialize(table).map_err(|error| ConfigError::Usage(error.message().to_owned()))?;
         config.origins = self.origins;
         Ok(config)
     }
 }
 
-/// Deserializes one key alone, so that the error is about it.
+/// Deserializes one key on its own, so that an error is about this key.
 fn alone(path: &str, value: &toml::Value) -> Result<(), String> {
     let mut table = toml::Table::new();
     insert(&mut table, path, value.clone());

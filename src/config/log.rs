@@ -1,18 +1,18 @@
-//! `[log]`: what is said on stderr, and how.
+//! `[log]`: which log lines are written to stderr, and in which format.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::check::Check;
 
-/// How log lines look.
+/// Format of log lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
-pub enum Format {
-    /// For people; coloured on a terminal.
+pub enum LogFormat {
+    /// Text for people; coloured on a terminal.
     #[default]
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
@@ -21,15 +21,15 @@ pub enum Format {
 #[serde(default, deny_unknown_fields, expecting = "a table")]
 pub struct Log {
     /// `text` for people (coloured on a terminal), `json` for machines.
-    pub format: Format,
+    pub format: LogFormat,
     /// off, error, warn, info, debug or trace; or a list such as `info,telemetry::store=debug`. Where it is not set, commands that
-    /// answer and end (check, audit, top, groups, dead-letters, replay) log from warn up.
+    /// answer and end (check, audit, top, groups, dead-letters, replay) use `warn`.
     pub level: String,
 }
 
 impl Default for Log {
     fn default() -> Self {
-        Self { format: Format::Text, level: "info".to_owned() }
+        Self { format: LogFormat::Text, level: "info".to_owned() }
     }
 }
 
@@ -45,7 +45,10 @@ impl Log {
         if let Some(bad) = bad {
             check.refuse(
                 "log.level",
-                format!("`{bad}` is no level: write one of {}, or a list such as info,telemetry::store=debug", LEVELS.join(", ")),
+                format!(
+                    "`{bad}` is not a level: use one of {}, or a list such as info,telemetry::store=debug",
+                    LEVELS.join(", ")
+                ),
             );
         }
     }

@@ -1,7 +1,7 @@
 //! The configuration: defaults → files → environment → flags.
 //!
-//! One file a section; a room gets its own section, never the whole. [`load()`] reads and validates, [`keys()`] is the catalogue
-//! of keys (from the JSON Schema) behind environment variables, `config show` and the reference.
+//! One file per section; a room gets its own section, never the whole configuration. [`load()`] reads and validates, [`keys()`] is the
+//! catalogue of keys (from the JSON Schema) behind environment variables, `config show` and the reference.
 
 mod admin;
 mod batch;
@@ -34,9 +34,9 @@ pub use data::Data;
 pub use environment::WELL_KNOWN;
 pub use error::ConfigError;
 pub use http::{Authentication, Http};
-pub use keys::{Key, Kind, keys, schema};
+pub use keys::{Key, ValueKind, keys, schema};
 pub use load::{Flag, load};
-pub use log::{Format, Log};
+pub use log::{Log, LogFormat};
 pub use network::Network;
 pub use origin::{Origin, Origins};
 pub use postgres::{Postgres, PostgresSection, PostgresTls};
@@ -51,14 +51,14 @@ pub use crate::address::postgres::SslMode;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// The commented defaults, as they are shipped.
+/// The shipped file of all defaults, with comments.
 pub const DEFAULT_TOML: &str = include_str!("../../config/default.toml");
 
-/// Everything that can be set.
+/// The whole configuration.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, expecting = "a table")]
 pub struct Config {
-    /// This cluster's name: the edge cluster of a streamer, the central one of a collector.
+    /// Name of this cluster: the edge cluster for a streamer, the central cluster for a collector.
     pub cluster: String,
     /// Logs.
     pub log: Log,
@@ -76,17 +76,17 @@ pub struct Config {
     pub collect: Collect,
     /// The API.
     pub http: Http,
-    /// What `telemetry probe` does.
+    /// How `telemetry probe` measures.
     pub probe: Probe,
-    /// What `telemetry all` keeps by itself.
+    /// The embedded store and queue of `telemetry all`.
     pub data: Data,
-    /// How a role ends.
+    /// How a role shuts down.
     pub shutdown: Shutdown,
     /// Where each value came from.
     #[serde(skip)]
     #[schemars(skip)]
     origins: Origins,
-    /// The consumer's name where none is set; one for the life of the process.
+    /// The consumer name that is used where none is set; it stays the same for the life of the process.
     #[serde(skip, default = "resolve::consumer_name")]
     #[schemars(skip)]
     generated_consumer: String,
@@ -126,7 +126,7 @@ impl Config {
             || self.cluster.trim() != self.cluster
             || self.cluster.contains(char::is_control)
         {
-            let reason = "must be 1 to 200 bytes, without control characters and without spaces at its ends";
+            let reason = "must be 1 to 200 bytes long, without control characters and without leading or trailing spaces";
             check.refuse("cluster", reason.to_owned());
         }
         self.log.validate(check);

@@ -1,4 +1,4 @@
-//! Networks of addresses, as configuration names them.
+//! Networks of IP addresses, as the configuration writes them.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -13,7 +13,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 pub struct Network(IpNet);
 
 impl Network {
-    /// Whether an address lies in it. An IPv4 address that is written as IPv6 (::ffff:10.0.0.1) counts as what it is.
+    /// Whether the network contains an address. An IPv4 address that is written as IPv6 (::ffff:10.0.0.1) counts as IPv4.
     #[must_use]
     pub fn contains(&self, address: IpAddr) -> bool {
         self.0.contains(&address.to_canonical())

@@ -1,13 +1,13 @@
-//! Where a value came from.
+//! Where the value of a key came from: default, file, variable or flag.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 
-/// Where a value came from.
+/// Where the value of a key came from.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Origin {
-    /// Built in.
+    /// The built-in default.
     #[default]
     Default,
     /// A file given with `--config`.
@@ -24,7 +24,7 @@ pub enum Origin {
 }
 
 impl Origin {
-    /// The order of the layers; a later one wins.
+    /// The number of the layer; a higher layer overrides a lower one.
     pub(super) fn layer(&self) -> u8 {
         match self {
             Self::Default => 0,

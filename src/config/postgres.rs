@@ -1,4 +1,4 @@
-//! `[postgres]`: where the store is and how to reach it.
+//! `[postgres]`: where the store is, and how to reach it.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -17,73 +17,72 @@ use crate::watched::Secret;
 pub struct Postgres {
     /// `postgres://user@host:port/database`; never printed with its password.
     pub url: SecretString,
-    /// Password; overrides the URL's.
+    /// Password; overrides the one in the URL.
     pub password: Option<Secret>,
-    /// TLS, beside what the URL says of it.
+    /// TLS settings, in addition to those in the URL.
     pub tls: PostgresTls,
-    /// Connections at most.
+    /// Maximum connections of this process.
     pub pool_size: usize,
-    /// How long a connection attempt may take.
+    /// Maximum time of a connection attempt.
     pub connect_timeout: Duration,
-    /// How long one statement may take.
+    /// Maximum time of one statement.
     pub statement_timeout: Duration,
-    /// After what time PostgreSQL ends a transaction whose collector is silent (`idle_in_transaction_session_timeout`).
+    /// Time after which PostgreSQL ends a transaction whose collector is silent (`idle_in_transaction_session_timeout`).
     pub idle_transaction_timeout: Duration,
-    /// How many series ids are cached.
+    /// Maximum series ids that are cached.
     pub series_cache: usize,
 }
 
-/// The section as it is written; [`Postgres`] is what comes of it.
+/// The section as it is written in the configuration; [`Postgres`] is its resolved form.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, expecting = "a table")]
 pub struct PostgresSection {
-    /// `postgres://user@host:port/database`, with sslmode, sslrootcert, sslcert, sslkey, sslnegotiation and channel_binding as libpq
-    /// knows them.
+    /// `postgres://user@host:port/database`; takes libpq's sslmode, sslrootcert, sslcert, sslkey, sslnegotiation and channel_binding.
     #[serde(serialize_with = "units::secret::url", skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "units::secret_schema")]
     pub url: Option<SecretString>,
-    /// Password; overrides the URL's.
+    /// Password; overrides the one in the URL.
     #[serde(serialize_with = "units::secret::redacted", skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "units::secret_schema")]
     pub password: Option<SecretString>,
-    /// File that holds the password; overrides the URL's. Read again when it changes.
+    /// File that contains the password; overrides the one in the URL. Read again when it changes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub password_file: Option<PathBuf>,
-    /// Connections at most.
+    /// Maximum connections of this process to PostgreSQL.
     pub pool_size: usize,
-    /// How long a connection attempt may take.
+    /// Maximum time of a connection attempt.
     #[serde(with = "humantime_serde")]
     #[schemars(schema_with = "units::duration")]
     pub connect_timeout: Duration,
-    /// How long one statement may take.
+    /// Maximum time of one statement.
     #[serde(with = "humantime_serde")]
     #[schemars(schema_with = "units::duration")]
     pub statement_timeout: Duration,
-    /// After what time PostgreSQL ends a transaction whose collector is silent, and frees its locks.
+    /// Time after which PostgreSQL ends the transaction of a silent collector and frees its locks.
     #[serde(with = "humantime_serde")]
     #[schemars(schema_with = "units::duration")]
     pub idle_transaction_timeout: Duration,
-    /// Series ids that are cached; others are looked up again.
+    /// Maximum series ids that are cached; others are looked up in the database.
     pub series_cache: usize,
-    /// TLS to PostgreSQL, where the URL does not say it.
+    /// TLS settings that are not in the URL.
     pub tls: PostgresTls,
 }
 
-/// TLS to PostgreSQL. The same can stand in the URL, as libpq knows it (sslmode, sslrootcert, sslcert, sslkey); what stands in both
-/// must be the same.
+/// TLS to PostgreSQL. The URL can have the same settings, as in libpq (sslmode, sslrootcert, sslcert, sslkey); a setting that is in
+/// both must have the same value.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, expecting = "a table")]
 pub struct PostgresTls {
-    /// As libpq's sslmode. Not set, and no sslmode in the URL: verify-full where `ca` is set, else prefer.
+    /// How TLS is used, as libpq's sslmode. Not set here and in the URL: verify-full where `ca` is set, else prefer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mode: Option<SslMode>,
-    /// Certificate authority of the server (sslrootcert): PEM text, or a path to it. `system`: those of the system.
+    /// Certificate authority of the server (sslrootcert): PEM text, or the path of a file. `system`: the authorities of the system.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ca: Option<String>,
-    /// Client certificate (sslcert): PEM text, or a path to it.
+    /// Client certificate (sslcert): PEM text, or the path of a file.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cert: Option<String>,
-    /// Client key (sslkey): PEM text, or a path to it.
+    /// Client key (sslkey): PEM text, or the path of a file.
     #[serde(serialize_with = "units::secret::redacted", skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "units::secret_schema")]
     pub key: Option<SecretString>,
@@ -113,7 +112,7 @@ impl PostgresSection {
             self.pool_size,
             1,
             1000,
-            "each is a connection, and PostgreSQL has max_connections of them",
+            "at least one connection is needed, and PostgreSQL accepts max_connections of all clients together",
         );
         check.positive("postgres.connect_timeout", self.connect_timeout, "no connection could be made in time");
         check.at_most(
@@ -126,7 +125,7 @@ impl PostgresSection {
             "postgres.statement_timeout",
             self.statement_timeout,
             Duration::from_millis(100),
-            "no statement could end in time",
+            "no statement could finish in time",
         );
         check.at_most("postgres.statement_timeout", self.statement_timeout, day, "a hanging server would not be noticed");
         check.at_least_duration(
@@ -139,8 +138,14 @@ impl PostgresSection {
             "postgres.idle_transaction_timeout",
             self.idle_transaction_timeout,
             day,
-            "a frozen collector would hold its locks that long",
+            "a frozen collector would hold its locks for this time",
         );
-        check.within("postgres.series_cache", self.series_cache, 1, 100_000_000, "each batch would look up every series again");
+        check.within(
+            "postgres.series_cache",
+            self.series_cache,
+            1,
+            100_000_000,
+            "without a cache, each batch looks up every series in the database",
+        );
     }
 }

@@ -1,4 +1,4 @@
-//! `[probe]`: how often the way to Redis is measured.
+//! `[probe]`: how often `telemetry probe` measures the connection to Redis.
 
 use std::time::Duration;
 
@@ -8,11 +8,11 @@ use serde::{Deserialize, Serialize};
 use super::check::Check;
 use super::units;
 
-/// How often the way to Redis is measured.
+/// How often `telemetry probe` measures the connection to Redis.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, expecting = "a table")]
 pub struct Probe {
-    /// Between two probes; each makes a connection to every node.
+    /// Time between two probes. Each probe opens a new connection to every node of Redis.
     #[serde(with = "humantime_serde")]
     #[schemars(schema_with = "units::duration")]
     pub interval: Duration,
@@ -28,6 +28,6 @@ impl Probe {
     pub(super) fn validate(&self, check: &mut Check<'_>) {
         let (least, most) = (Duration::from_millis(200), Duration::from_secs(3600));
         check.at_least_duration("probe.interval", self.interval, least, "Redis would be kept busy with new connections");
-        check.at_most("probe.interval", self.interval, most, "a line that is cut would be noticed late");
+        check.at_most("probe.interval", self.interval, most, "a lost connection would be noticed late");
     }
 }

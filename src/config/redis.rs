@@ -1,4 +1,4 @@
-//! `[redis]`: where the queue is and how to reach it.
+//! `[redis]`: where the queue is, and how to reach it.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,52 +12,52 @@ use super::units;
 use crate::model::Partitions;
 use crate::watched::Secret;
 
-/// The queue's address, identity and limits. Resolved by [`super::Config::redis`]: no secret files left to read.
+/// The queue's address, identity and limits, as [`super::Config::redis`] resolves them: secret files have been read.
 #[derive(Clone, Debug)]
 pub struct Redis {
     /// `redis://host:port`; never printed with its password.
     pub url: SecretString,
-    /// ACL user; overrides the URL's.
+    /// ACL user; overrides the one in the URL.
     pub username: Option<String>,
-    /// Password; overrides the URL's.
+    /// Password; overrides the one in the URL.
     pub password: Option<Secret>,
-    /// Prefix of every key.
+    /// Prefix of every key in Redis.
     pub prefix: String,
-    /// Partitions; kept in Redis at first use.
+    /// Number of partitions; stored in Redis at first use.
     pub partitions: Partitions,
-    /// Entries a partition may hold unacknowledged before publishers wait.
+    /// Maximum unacknowledged entries of a partition; then publishers wait.
     pub max_backlog: u64,
-    /// Replicas that must have what was published before a run ends; `None` = 1 where there are replicas, else 0.
+    /// Replicas that must have received all published entries before a run ends; `None` = 1 where there are replicas, else 0.
     pub min_replicas: Option<u32>,
-    /// How long a streamer owns a source without renewing.
+    /// How long a streamer owns a source without renewing its lease.
     pub lease_ttl: Duration,
-    /// How long a connection attempt may take.
+    /// Maximum time of a connection attempt.
     pub connect_timeout: Duration,
-    /// How long a command may take.
+    /// Maximum time of a command.
     pub command_timeout: Duration,
     /// First wait before reconnecting.
     pub reconnect_min: Duration,
     /// Longest wait before reconnecting.
     pub reconnect_max: Duration,
-    /// The consumer group (made by whoever comes first).
+    /// Name of the consumer group; the first role that needs the group creates it.
     pub group: String,
-    /// This consumer's name; must differ between collectors that run at once.
+    /// Name of this consumer; must be unique among the collectors that run.
     pub consumer: String,
-    /// After what idle time another consumer's entries are claimed.
+    /// Idle time after which the entries of another consumer are claimed.
     pub claim_idle: Duration,
-    /// How long a read waits for new entries.
+    /// Maximum time that a read waits for new entries.
     pub block: Duration,
-    /// After what time the map of a cluster is looked at again without a reason.
+    /// Time after which the topology is read again although nothing has failed.
     pub topology_refresh: Duration,
-    /// TLS: switched on here or by the URL.
+    /// TLS settings; TLS is enabled here or by the URL.
     pub tls: RedisTls,
-    /// The user for sentinels.
+    /// ACL user for the Sentinels.
     pub sentinel_username: Option<String>,
-    /// The password for sentinels.
+    /// Password for the Sentinels.
     pub sentinel_password: Option<Secret>,
 }
 
-/// The section as it is written; [`Redis`] is what comes of it.
+/// The section as it is written in the configuration; [`Redis`] is its resolved form.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, expecting = "a table")]
 pub struct RedisSection {
@@ -65,34 +65,35 @@ pub struct RedisSection {
     #[serde(serialize_with = "units::secret::url", skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "units::secret_schema")]
     pub url: Option<SecretString>,
-    /// ACL user; overrides the URL's.
+    /// ACL user; overrides the one in the URL.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub username: Option<String>,
-    /// Password; overrides the URL's.
+    /// Password; overrides the one in the URL.
     #[serde(serialize_with = "units::secret::redacted", skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "units::secret_schema")]
     pub password: Option<SecretString>,
-    /// File that holds the password; overrides the URL's.
+    /// File that contains the password; overrides the one in the URL. Read again when it changes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub password_file: Option<PathBuf>,
-    /// Prefix of every key.
+    /// Prefix of every key in Redis.
     pub prefix: String,
-    /// Partitions of the queue; kept in Redis at first use, and everybody must have the same.
+    /// Number of partitions of the queue. It is stored in Redis at first use; all roles must use the same number.
     pub partitions: u16,
-    /// Entries a partition may hold unacknowledged before publishers wait.
+    /// Maximum unacknowledged entries of a partition; then publishers wait.
     pub max_backlog: u64,
-    /// Replicas that must have what was published before a run ends. Not set: 1 where there are replicas, else 0.
+    /// Replicas that must have received all published entries before a run ends. Not set: 1 where there are replicas, else 0.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub min_replicas: Option<u32>,
-    /// How long a streamer owns a source without renewing: after this time another one takes a dead streamer's files over.
+    /// How long a streamer owns a source without renewing its lease. After this time, another streamer takes over the files of a dead
+    /// one.
     #[serde(with = "humantime_serde")]
     #[schemars(schema_with = "units::duration")]
     pub lease_ttl: Duration,
-    /// How long a connection attempt may take.
+    /// Maximum time of a connection attempt.
     #[serde(with = "humantime_serde")]
     #[schemars(schema_with = "units::duration")]
     pub connect_timeout: Duration,
-    /// How long a command may take.
+    /// Maximum time of a command.
     #[serde(with = "humantime_serde")]
     #[schemars(schema_with = "units::duration")]
     pub command_timeout: Duration,
@@ -104,58 +105,58 @@ pub struct RedisSection {
     #[serde(with = "humantime_serde")]
     #[schemars(schema_with = "units::duration")]
     pub reconnect_max: Duration,
-    /// The consumer group; made by whoever comes first.
+    /// Name of the consumer group; the first role that needs the group creates it.
     pub group: String,
-    /// This consumer's name; must differ between collectors that run at once. Not set: host name, process id and a random suffix.
+    /// Name of this consumer; must be unique among the collectors that run. Not set: host name, process id and a random suffix.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub consumer: Option<String>,
-    /// After what idle time another consumer's entries are claimed.
+    /// Idle time after which the entries of another consumer are claimed.
     #[serde(with = "humantime_serde")]
     #[schemars(schema_with = "units::duration")]
     pub claim_idle: Duration,
-    /// How long a read waits for new entries.
+    /// Maximum time that a read waits for new entries.
     #[serde(with = "humantime_serde")]
     #[schemars(schema_with = "units::duration")]
     pub block: Duration,
-    /// After what time the map of a cluster (or the server that sentinels name) is looked at again without a reason. Every error
-    /// that speaks of it has it looked at at once.
+    /// Time after which the topology (the slot map of a cluster, the primary that Sentinels report) is read again although nothing
+    /// has failed. An error that indicates a change has it read at once.
     #[serde(with = "humantime_serde")]
     #[schemars(schema_with = "units::duration")]
     pub topology_refresh: Duration,
-    /// ACL user for sentinels, where they want one.
+    /// ACL user for the Sentinels, where they require one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sentinel_username: Option<String>,
-    /// Password for sentinels, where they want one.
+    /// Password for the Sentinels, where they require one.
     #[serde(serialize_with = "units::secret::redacted", skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "units::secret_schema")]
     pub sentinel_password: Option<SecretString>,
-    /// File that holds the password for sentinels.
+    /// File that contains the password for the Sentinels. Read again when it changes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sentinel_password_file: Option<PathBuf>,
     /// TLS to Redis.
     pub tls: RedisTls,
 }
 
-/// TLS to Redis: 1.2 and 1.3. Files are read again when they change.
+/// TLS to Redis (1.2 and 1.3). Files are read again when they change.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, expecting = "a table")]
 pub struct RedisTls {
-    /// Force TLS even for redis://.
+    /// Use TLS also where the URL is redis://.
     pub enabled: bool,
-    /// Certificate authority: PEM text, or a path to it. Not set: the system's authorities.
+    /// Certificate authority: PEM text, or the path of a file. Not set: the authorities of the system.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ca: Option<String>,
-    /// Client certificate: PEM text, or a path to it.
+    /// Client certificate: PEM text, or the path of a file.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cert: Option<String>,
-    /// Client key: PEM text, or a path to it.
+    /// Client key: PEM text, or the path of a file.
     #[serde(serialize_with = "units::secret::redacted", skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "units::secret_schema")]
     pub key: Option<SecretString>,
-    /// Name to verify in the server's certificate (and to ask for, SNI) instead of the host it is reached by; of every node.
+    /// Name that is verified in the certificate of every node, and sent as SNI, instead of the host name that is connected to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub server_name: Option<String>,
-    /// Do not verify the server's certificate: anybody on the way can be the server. For trying things out.
+    /// Do not verify the server's certificate. Anyone on the network path can then pose as the server: use it for experiments only.
     pub insecure_skip_verify: bool,
 }
 
@@ -205,9 +206,9 @@ impl RedisSection {
             Duration::from_millis(500),
             "a lease would end before it is renewed",
         );
-        check.at_most("redis.lease_ttl", self.lease_ttl, hour, "a dead streamer's files would lie that long");
+        check.at_most("redis.lease_ttl", self.lease_ttl, hour, "the files of a dead streamer would wait this long");
         for (key, value) in [("redis.connect_timeout", self.connect_timeout), ("redis.command_timeout", self.command_timeout)] {
-            check.at_least_duration(key, value, Duration::from_millis(10), "no answer could come in time");
+            check.at_least_duration(key, value, Duration::from_millis(10), "no answer could arrive in time");
             check.at_most(key, value, Duration::from_secs(300), "a dead server would not be noticed");
         }
         check.positive("redis.reconnect_min", self.reconnect_min, "a server that is away would be asked without a pause");
@@ -221,7 +222,7 @@ impl RedisSection {
             Duration::from_millis(100),
             "healthy consumers would lose their entries",
         );
-        check.at_most("redis.claim_idle", self.claim_idle, hour, "a dead collector's entries would lie that long");
+        check.at_most("redis.claim_idle", self.claim_idle, hour, "the entries of a dead collector would wait this long");
         check.at_least_duration(
             "redis.block",
             self.block,
@@ -232,7 +233,7 @@ impl RedisSection {
             "redis.topology_refresh",
             self.topology_refresh,
             Duration::from_secs(1),
-            "Redis would be asked for its map all the time",
+            "Redis would be asked for its topology without a pause",
         );
         check.at_most("redis.topology_refresh", self.topology_refresh, hour, "a node that was added would be found late");
         check.at_most("redis.block", self.block, Duration::from_secs(60), "a dead connection would not be noticed");

@@ -1,4 +1,4 @@
-//! From sections as they are written to what rooms work with: secret files read, URLs checked.
+//! Resolves sections as they are written into what the rooms use: URLs are checked, secret files are read.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
@@ -11,17 +11,17 @@ use crate::address;
 use crate::model::Partitions;
 use crate::watched::Secret;
 
-/// Where roles that run until they are stopped serve /livez, /readyz and /metrics.
-const ADMIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9464);
+/// Default address of the admin server (/livez, /readyz, /metrics) of roles that run until they are stopped.
+const DEFAULT_ADMIN_ADDRESS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9464);
 
 impl Config {
-    /// The queue, for a command that needs it.
+    /// The resolved settings of the queue, for a command that needs it.
     pub fn redis(&self) -> Result<Redis, ConfigError> {
         let section = &self.redis;
         let Some(url) = section.url.clone() else {
             return Err(ConfigError::Missing {
                 key: "redis.url",
-                how: "set REDIS_URL=redis://host:6379, or url under [redis] in a file given with --config",
+                how: "set REDIS_URL=redis://host:6379, or url under [redis] in a file passed with --config",
             });
         };
         self.check_url("redis.url", &url, |text| address::redis::validate_url(text).map(|_| ()))?;
@@ -58,13 +58,13 @@ impl Config {
         })
     }
 
-    /// The store, for a command that needs it.
+    /// The resolved settings of the store, for a command that needs it.
     pub fn postgres(&self) -> Result<Postgres, ConfigError> {
         let section = &self.postgres;
         let Some(url) = section.url.clone() else {
             return Err(ConfigError::Missing {
                 key: "postgres.url",
-                how: "set DATABASE_URL=postgres://user@host:5432/database, or url under [postgres] in a file given with --config",
+                how: "set DATABASE_URL=postgres://user@host:5432/database, or url under [postgres] in a file passed with --config",
             });
         };
         self.check_url("postgres.url", &url, |text| address::postgres::validate_url(text).map(|_| ()))?;
@@ -84,7 +84,8 @@ impl Config {
         })
     }
 
-    /// The HTTP server, for a command that has one: refused where it would be open to others without anybody having said so.
+    /// The settings of the HTTP server, for a command that has one. Refused where others can reach the address, neither tokens nor
+    /// client certificates are configured, and `http.insecure_open` does not allow that.
     pub fn http(&self) -> Result<Http, ConfigError> {
         match self.http.open_to_others() {
             Some(reason) => Err(self.invalid("http.listen", reason)),
@@ -92,18 +93,18 @@ impl Config {
         }
     }
 
-    /// Where the admin server listens. Without `admin.listen`: 127.0.0.1:9464 for a role that runs until it is stopped
-    /// (`long_running`), nowhere for others.
+    /// The address of the admin server. Without `admin.listen` it is 127.0.0.1:9464 for a role that runs until it is stopped
+    /// (`long_running`); other commands have no admin server.
     #[must_use]
     pub fn admin_listen(&self, long_running: bool) -> Option<SocketAddr> {
         match self.admin.listen {
             Some(Listen::At(address)) => Some(address),
             Some(Listen::Off) => None,
-            None => long_running.then_some(ADMIN),
+            None => long_running.then_some(DEFAULT_ADMIN_ADDRESS),
         }
     }
 
-    /// Everything that can be checked without reaching a server, for `config check`.
+    /// Checks everything that can be checked without reaching a server, for `config check`.
     pub fn check(&self) -> Result<(), ConfigError> {
         if self.redis.url.is_some() {
             self.redis()?;
@@ -114,7 +115,7 @@ impl Config {
         self.http().map(|_| ())
     }
 
-    /// Refuses the value of a key, with where it came from.
+    /// An error about the value of a key, with where the value came from.
     #[must_use]
     pub fn invalid(&self, key: &str, reason: impl Into<String>) -> ConfigError {
         ConfigError::invalid(key, &self.origins, reason)
@@ -122,14 +123,19 @@ impl Config {
 
     fn check_url(&self, key: &str, url: &SecretString, check: fn(&str) -> Result<(), String>) -> Result<(), ConfigError> {
         let text = url.expose_secret();
-        // The URL parser would drop them; a secret made with `echo` has one, and it may end in a password.
+        // The URL parser drops these characters silently. A secret made with `echo` ends with a line end, which must not become
+        // part of a password.
         if text.trim() != text || text.contains(char::is_control) {
-            return Err(self.invalid(key, "has a space, a line end or a control character where none can be"));
+            return Err(self.invalid(
+                key,
+                "must not contain control characters or line ends, or begin or end with a space; a file made with `echo` ends with a \
+                 line end, `printf %s` writes none",
+            ));
         }
         check(text).map_err(|reason| self.invalid(key, reason))
     }
 
-    /// Certificates without TLS: somebody believes that the line is protected, and it is not.
+    /// Refuses certificates where TLS is off: the user believes that the connection is protected, and it is not.
     fn check_redis_tls(&self, url: &SecretString) -> Result<(), ConfigError> {
         let tls = &self.redis.tls;
         let wanted = tls.enabled || address::redis::validate_url(url.expose_secret()).is_ok_and(|endpoint| endpoint.tls);
@@ -140,13 +146,13 @@ impl Config {
             ("redis.tls.server_name", tls.server_name.is_some()),
         ];
         if let Some((key, _)) = given.into_iter().find(|(_, given)| *given && !wanted) {
-            let how = "is set, but TLS is off: write rediss:// in redis.url (REDIS_URL), or set redis.tls.enabled (REDIS_TLS_ENABLED=true)";
+            let how = "is set, but TLS is off: use rediss:// in redis.url (REDIS_URL), or set redis.tls.enabled (REDIS_TLS_ENABLED=true)";
             return Err(self.invalid(key, how));
         }
         Ok(())
     }
 
-    /// The password: what is nearest to the user wins between the two keys; a file in the same layer goes before the plain one.
+    /// The password. Of the two keys, the one in the higher layer wins; in the same layer, the file wins over the plain text.
     fn password(
         &self,
         (key, plain): (&str, Option<&SecretString>),
@@ -162,7 +168,8 @@ impl Config {
     }
 }
 
-/// Host name, process id, random suffix: no two collectors share one, not even after a restart with the same process id.
+/// A generated consumer name: host name, process id, random suffix. No two collectors share one, not even after a restart with the
+/// same process id.
 pub(super) fn consumer_name() -> String {
     let host = gethostname::gethostname()
         .to_string_lossy()

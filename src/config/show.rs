@@ -6,7 +6,7 @@ use super::units::secret::REDACTED;
 use super::{Config, Origin, keys};
 
 impl Config {
-    /// TOML with a comment a key; keys that are not set are comments. Secrets are redacted.
+    /// All keys as TOML, each value with a comment on where it came from. Keys that are not set are comments. Secrets are redacted.
     #[must_use]
     pub fn show(&self) -> String {
         let values = toml::Table::try_from(self).unwrap_or_default();
@@ -20,7 +20,7 @@ impl Config {
             }
             let origin = self.origin(&key.path);
             let line = match keys::lookup(&values, &key.path) {
-                // Belt and braces: what is secret was redacted when it was serialized.
+                // Serializing has redacted the secrets already; this is a second guard.
                 Some(_) if key.secret && !key.path.ends_with(".url") => format!("{name} = \"{REDACTED}\""),
                 Some(value) => format!("{name} = {value}"),
                 None => format!("# {name} is not set"),

@@ -1,4 +1,4 @@
-//! `[shutdown]`: how long a role may take to end.
+//! `[shutdown]`: how long a role may take to shut down.
 
 use std::time::Duration;
 
@@ -8,11 +8,11 @@ use serde::{Deserialize, Serialize};
 use super::check::Check;
 use super::units;
 
-/// The first SIGTERM or SIGINT drains, a second one or the deadline ends hard.
+/// The first SIGTERM or SIGINT drains; a second one, or the deadline, forces the shutdown.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, expecting = "a table")]
 pub struct Shutdown {
-    /// How long draining may take. Keep it below Kubernetes' terminationGracePeriodSeconds (30 s unless set).
+    /// Maximum time of draining. Keep it below Kubernetes' terminationGracePeriodSeconds (30 s unless set).
     #[serde(with = "humantime_serde")]
     #[schemars(schema_with = "units::duration")]
     pub deadline: Duration,

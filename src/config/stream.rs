@@ -1,4 +1,4 @@
-//! `[stream]`: what is read, how, and how fast.
+//! `[stream]`: which input is read, how, and how fast.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use super::check::Check;
 use super::units;
 use crate::batch::MAX_TEXT_BYTES;
 
-/// When a run without `follow` is done.
+/// When a run without `follow` is complete.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Until {
@@ -27,50 +27,50 @@ pub enum Until {
 pub struct Stream {
     /// Files, directories (their *.csv and *.csv.gz), globs, or `-` for stdin.
     pub csv: Vec<String>,
-    /// Keep watching: growing files, new files, rotation.
+    /// Follow the input: growing files, new files, rotated files.
     pub follow: bool,
-    /// When a run without `follow` is done: `queued` (every row is safely in the queue) or `stored` (in the store).
+    /// When a run without `follow` is complete: `queued` (every row is safely in the queue) or `stored` (every row is in the store).
     pub until: Until,
-    /// Start over at the end; each round is a new source.
+    /// Start over at the end of the input; each round is a new source.
     #[serde(rename = "loop")]
     pub looped: bool,
-    /// Shift source times so that the data looks live.
+    /// Shift the timestamps of the input to now, to make it look live.
     pub restamp: bool,
-    /// Rows per second at most. Not set: as fast as the queue takes them.
+    /// Maximum rows per second. Not set: as fast as the queue accepts them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rate: Option<u64>,
-    /// Pace by the source's own timestamps.
+    /// Send rows at the pace of their timestamps.
     pub realtime: bool,
-    /// File to which rejected rows are written with their line number and reason.
+    /// File to which rejected rows are written, with their line numbers and reasons.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rejects: Option<PathBuf>,
     /// End with an error at the first rejected row.
     pub strict: bool,
-    /// Identity of the source, instead of the fingerprint of its content.
+    /// Identity of the source. Not set: a fingerprint of its content.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub source_id: Option<String>,
-    /// The columns of files without a header, in order, by the names that a header would have. A file that has a header keeps its own.
+    /// Names of the columns of files without a header, in order, as a header would name them. A file that has a header uses its own.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub columns: Vec<String>,
-    /// How often followed files and directories are looked at.
+    /// Time between two checks of followed files and directories.
     #[serde(with = "humantime_serde")]
     #[schemars(schema_with = "units::duration")]
     pub poll: Duration,
-    /// Longest record; a longer one is rejected as `record_too_long`.
+    /// Maximum size of a record; a larger one is rejected as `record_too_long`.
     #[serde(with = "units::size")]
     #[schemars(schema_with = "units::size_schema")]
     pub max_record_bytes: usize,
-    /// Longest cell that is kept as text (a label, a name); a longer one is rejected as `cell_too_long`.
+    /// Maximum size of a cell that is kept as text (a label, a name); a row with a larger one is rejected as `cell_too_long`.
     #[serde(with = "units::size")]
     #[schemars(schema_with = "units::size_schema")]
     pub max_cell_bytes: usize,
-    /// Series of one source that are held in memory; beyond that the oldest are parsed again when they are met.
+    /// Maximum series of one source that are held in memory; beyond that, the oldest are dropped and parsed again when they return.
     pub max_series: usize,
-    /// How much is read from a file at once.
+    /// Number of bytes that are read from a file at once.
     #[serde(with = "units::size")]
     #[schemars(schema_with = "units::size_schema")]
     pub block_bytes: usize,
-    /// Files read at the same time per partition.
+    /// Number of files per partition that are read at the same time.
     pub readers_per_partition: usize,
     /// Followed files that are open at once. Where there are more, those that have been quiet for longest are closed, and opened again
     /// when they change. Not set: half of what the process may open (`ulimit -n`), less 20.
@@ -108,32 +108,35 @@ impl Stream {
         if self.follow && self.looped {
             check.refuse(
                 "stream.loop",
-                "cannot go with stream.follow: a file that is followed has no end to start over at".to_owned(),
+                "cannot be combined with stream.follow: a followed file has no end at which to start over".to_owned(),
             );
         }
         if self.follow && self.until == Until::Stored {
-            check.refuse("stream.until", "cannot be `stored` with stream.follow: such a run ends when it is told to".to_owned());
+            check.refuse(
+                "stream.until",
+                "cannot be `stored` with stream.follow: such a run has no end of its own, it runs until it is stopped".to_owned(),
+            );
         }
         if self.follow && self.csv.iter().any(|path| path == "-") {
             check.refuse(
                 "stream.follow",
-                "cannot go with `-` in stream.csv: the standard input has an end; leave one of them out".to_owned(),
+                "cannot be combined with `-` in stream.csv: standard input cannot be followed; remove one of them".to_owned(),
             );
         }
         if let Some(rate) = self.rate {
-            check.at_least("stream.rate", rate, 1, "nothing would ever be sent; leave it unset for no limit");
+            check.at_least("stream.rate", rate, 1, "nothing would ever be sent; remove the key for no limit");
         }
         if self.source_id.as_deref().is_some_and(|id| id.trim().is_empty()) {
-            check.refuse("stream.source_id", "is empty; leave it unset to use the fingerprint of the content".to_owned());
+            check.refuse("stream.source_id", "is empty; remove the key to use a fingerprint of the content".to_owned());
         }
         if self.csv.iter().any(String::is_empty) {
-            check.refuse("stream.csv", "has an empty path; use . for the directory one is in, - for stdin".to_owned());
+            check.refuse("stream.csv", "has an empty path; use . for the current directory, - for standard input".to_owned());
         }
         check.at_least_duration(
             "stream.poll",
             self.poll,
             Duration::from_millis(10),
-            "the file system would be asked without a pause",
+            "the file system would be checked without a pause",
         );
         check.within("stream.max_record_bytes", self.max_record_bytes, 1024, 64 << 20, "a record is held in memory");
         check.within(

@@ -1,6 +1,6 @@
-//! "Did you mean": the known name nearest to an unknown one.
+//! "Did you mean": the known name that is most similar to an unknown one.
 
-/// The nearest of `known`, unless none is near.
+/// The most similar name of `known`; `None` where none is similar.
 pub(super) fn nearest<'a>(unknown: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let limit = (unknown.len() / 3).clamp(1, 3);
     let distances = known.into_iter().map(|name| (strsim::levenshtein(unknown, name), name));

@@ -1,4 +1,4 @@
-//! How values are written in TOML: durations as "5s", sizes as "1MiB" or a number of bytes, secrets never.
+//! How values are written in TOML: durations as "5s", sizes as "1MiB" or a number of bytes. Secrets are never written.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -7,17 +7,17 @@ use std::str::FromStr;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-/// A duration in the JSON Schema.
+/// The JSON Schema of a duration.
 pub(super) fn duration(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": "string", "format": "duration" })
 }
 
-/// A size in the JSON Schema.
+/// The JSON Schema of a size.
 pub(super) fn size_schema(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": ["string", "integer"], "format": "size", "minimum": 0 })
 }
 
-/// A secret in the JSON Schema.
+/// The JSON Schema of a secret.
 pub(super) fn secret_schema(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": "string", "writeOnly": true })
 }
@@ -65,13 +65,13 @@ pub(super) mod size {
     }
 }
 
-/// Secrets are read, and written only as `<redacted>`.
+/// Secrets can be read; where they are written, `<redacted>` appears instead.
 pub(super) mod secret {
     use secrecy::{ExposeSecret, SecretString};
 
     use super::Serializer;
 
-    // The shape of these functions is serde's: `serialize_with` passes a reference to the field.
+    // serde prescribes these signatures: `serialize_with` passes a reference to the field.
     pub(in super::super) fn redacted<S: Serializer>(_: &Option<SecretString>, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(REDACTED)
     }
@@ -81,10 +81,10 @@ pub(super) mod secret {
         serializer.serialize_str(&text)
     }
 
-    /// What stands where a secret stood.
+    /// The text that replaces a secret.
     pub(in super::super) const REDACTED: &str = "<redacted>";
 
-    /// Query parameters that cannot be secret.
+    /// Query parameters that are never secret.
     const PLAIN: [&str; 14] = [
         "sslmode",
         "sslrootcert",
@@ -102,7 +102,7 @@ pub(super) mod secret {
         "dbname",
     ];
 
-    /// The URL without its secrets. What cannot be told apart with certainty is left out wholly.
+    /// The URL without its secrets. Where it is not certain which part is secret, nothing is shown.
     pub(in super::super) fn redact_url(text: &str) -> String {
         let Ok(url) = url::Url::parse(text) else { return REDACTED.to_owned() };
         let rest = [Some(url.path()), url.query(), url.fragment()];
@@ -136,12 +136,12 @@ pub(super) mod secret {
     }
 }
 
-/// Where to listen: an address with its port, or `off`.
+/// Where to listen: an address with a port, or `off`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Listen {
-    /// Not at all.
+    /// Do not listen.
     Off,
-    /// There.
+    /// Listen on this address.
     At(SocketAddr),
 }
 
@@ -153,7 +153,7 @@ impl FromStr for Listen {
             return Ok(Self::Off);
         }
         text.parse().map(Self::At).map_err(|_| {
-            format!("`{text}` is no address to listen on: write IP:PORT (127.0.0.1:9464, 0.0.0.0:9464, [::]:9464; port 0 takes a free one), or off")
+            format!("`{text}` is not an address to listen on: write IP:PORT (127.0.0.1:9464, 0.0.0.0:9464, [::]:9464; port 0 takes a free port), or off")
         })
     }
 }

@@ -1,11 +1,13 @@
 //! What the API's answers look like.
 
+use std::time::Duration;
+
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use crate::model::TimeMs;
 use crate::query::{
     AggregateRow, CatalogueEntry, ClusterSummary, GpuSummary, HostSummary, LatestRow, Pipeline, PipelineCluster, PipelineSource,
-    time_text,
 };
 
 /// A page of a list.
@@ -37,15 +39,15 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    pub(super) fn of(c: ClusterSummary, now_ms: i64) -> Self {
+    pub(super) fn of(c: ClusterSummary, now: TimeMs) -> Self {
         Self {
             name: c.cluster.clone(),
             cluster: c.cluster,
             hosts: c.hosts,
             gpus: c.gpus,
-            first_seen: time_text(c.first_seen_ms),
-            last_seen: time_text(c.last_seen_ms),
-            freshness_seconds: seconds(now_ms - c.last_seen_ms),
+            first_seen: c.first_seen.to_string(),
+            last_seen: c.last_seen.to_string(),
+            freshness_seconds: seconds(now.since(c.last_seen)),
         }
     }
 }
@@ -71,8 +73,8 @@ impl From<HostSummary> for Host {
             cluster: h.cluster,
             hostname: h.hostname,
             gpus: h.gpus,
-            first_seen: time_text(h.first_seen_ms),
-            last_seen: time_text(h.last_seen_ms),
+            first_seen: h.first_seen.to_string(),
+            last_seen: h.last_seen.to_string(),
         }
     }
 }
@@ -119,8 +121,8 @@ impl From<GpuSummary> for Gpu {
             pci_bus_id: g.pci_bus_id,
             mig_instance: some(g.place.mig_instance),
             mig_profile: some(g.mig_profile),
-            first_seen: time_text(g.first_seen_ms),
-            last_seen: time_text(g.last_seen_ms),
+            first_seen: g.first_seen.to_string(),
+            last_seen: g.last_seen.to_string(),
         }
     }
 }
@@ -165,7 +167,7 @@ impl LatestValue {
         Self {
             unit: CatalogueEntry::of(&row.series.metric, true).unit,
             metric_name: row.series.metric,
-            timestamp: time_text(row.time_ms),
+            timestamp: row.time.to_string(),
             value: row.value,
             mig_instance: some(mig_instance),
             namespace: some(row.series.namespace),
@@ -274,7 +276,7 @@ impl Group {
             (name.to_owned(), number.map_or_else(|| value.into(), Into::into))
         });
         Self {
-            timestamp: time_text(row.time_ms),
+            timestamp: row.time.to_string(),
             metric_name: metric.to_owned(),
             value: row.value,
             gpus: row.gpus,
@@ -383,7 +385,7 @@ impl From<Pipeline> for PipelineState {
             group: c.group,
             name: c.name,
             pending: c.pending,
-            idle_seconds: c.idle_ms as f64 / 1000.0,
+            idle_seconds: seconds(c.idle),
         };
         let partition = |p: crate::query::PipelinePartition| {
             let error = p.state.as_ref().err().copied();
@@ -393,7 +395,7 @@ impl From<Pipeline> for PipelineState {
                 error,
                 backlog: backlog.as_ref().map(|b| b.entries),
                 pending: backlog.as_ref().map(|b| b.pending),
-                oldest_age_seconds: backlog.as_ref().and_then(|b| b.oldest_ms).map(|ms| ms as f64 / 1000.0),
+                oldest_age_seconds: backlog.as_ref().and_then(|b| b.oldest).map(seconds),
                 consumers: backlog.into_iter().flat_map(|b| b.consumers).map(consumer).collect(),
             }
         };
@@ -418,8 +420,8 @@ impl From<PipelineSource> for Source {
             duplicate: s.duplicate,
             dead: s.dead,
             rejected: s.rejected,
-            last_commit: s.last_commit_ms.map(time_text),
-            newest_sample: s.newest_sample_ms.map(time_text),
+            last_commit: s.last_commit.map(|time| time.to_string()),
+            newest_sample: s.newest_sample.map(|time| time.to_string()),
         }
     }
 }
@@ -431,16 +433,16 @@ impl From<PipelineCluster> for SourceCluster {
             sources: c.sources,
             stored: c.stored,
             rejected: c.rejected,
-            last_commit: c.last_commit_ms.map(time_text),
-            newest_sample: c.newest_sample_ms.map(time_text),
-            freshness_seconds: c.freshness_ms.map(seconds),
+            last_commit: c.last_commit.map(|time| time.to_string()),
+            newest_sample: c.newest_sample.map(|time| time.to_string()),
+            freshness_seconds: c.freshness.map(seconds),
         }
     }
 }
 
-/// A sample may be newer than our clock: then it is fresh, not of the future.
-fn seconds(ms: i64) -> f64 {
-    ms.max(0) as f64 / 1000.0
+/// A duration in seconds, to the millisecond.
+fn seconds(duration: Duration) -> f64 {
+    duration.as_millis() as f64 / 1000.0
 }
 
 fn some(text: String) -> Option<String> {

@@ -6,7 +6,8 @@ use std::ops::Range;
 use axum::body::Bytes;
 use bytes::BytesMut;
 
-use crate::query::{RowSeries, Sample, time_text};
+use crate::model::TimeMs;
+use crate::query::{RowSeries, Sample};
 
 /// The forms in which samples are given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,7 +108,7 @@ impl Writer {
     #[inline]
     pub fn row(&mut self, out: &mut BytesMut, sample: &Sample) {
         let Some(line) = self.lines.get_mut(sample.series as usize) else { return };
-        let (time, value) = (self.clock.text(sample.time_ms), sample.value.to_bits());
+        let (time, value) = (self.clock.text(sample.time), sample.value.to_bits());
         if line.value.is_some() && line.time.len() == time.len() {
             line.text[line.time.clone()].copy_from_slice(time);
         } else {
@@ -136,11 +137,11 @@ impl Line {
     }
 }
 
-/// Times as [`time_text`] writes them: what is as it was is not made again.
+/// Writes times as their `Display` does; what is as it was is not made again.
 struct Clock {
     day: i64,
     second: i64,
-    time_ms: i64,
+    time: TimeMs,
     text: Vec<u8>,
 }
 
@@ -154,22 +155,22 @@ impl Clock {
     const SECONDS: usize = 19;
 
     fn new() -> Self {
-        Self { day: i64::MIN, second: i64::MIN, time_ms: i64::MIN, text: Vec::new() }
+        Self { day: i64::MIN, second: i64::MIN, time: TimeMs::MIN, text: Vec::new() }
     }
 
     #[inline]
-    fn text(&mut self, time_ms: i64) -> &[u8] {
-        if self.time_ms != time_ms || self.text.is_empty() {
-            self.set(time_ms);
+    fn text(&mut self, time: TimeMs) -> &[u8] {
+        if self.time != time || self.text.is_empty() {
+            self.set(time);
         }
         &self.text
     }
 
-    fn set(&mut self, time_ms: i64) {
-        self.time_ms = time_ms;
-        let (second, ms) = (time_ms.div_euclid(1000), time_ms.rem_euclid(1000));
+    fn set(&mut self, time: TimeMs) {
+        self.time = time;
+        let (second, ms) = (time.as_millis().div_euclid(1000), time.as_millis().rem_euclid(1000));
         if self.second != second && !self.set_second(second) {
-            self.text = time_text(time_ms).into_bytes();
+            self.text = time.to_string().into_bytes();
             return;
         }
         self.text.truncate(Self::SECONDS);
@@ -187,7 +188,7 @@ impl Clock {
             return false;
         }
         if self.day != day {
-            self.text = time_text(day * Self::DAY * 1000).into_bytes();
+            self.text = TimeMs::from_millis(day * Self::DAY * 1000).to_string().into_bytes();
             self.day = day;
         }
         self.second = second;
@@ -282,7 +283,7 @@ mod tests {
     #[test]
     fn rows_in_every_form() {
         let samples = [(1_752_871_354_000, 80.0), (1_752_871_354_500, 0.1), (1_752_871_354_500, -0.0)]
-            .map(|(time_ms, value)| Sample { time_ms, series: 0, value });
+            .map(|(time, value)| Sample { time: TimeMs::from_millis(time), series: 0, value });
         let json: serde_json::Value = serde_json::from_slice(&page(&samples, &series(), Some("x"))).unwrap();
         assert_eq!(json["next_cursor"], "x");
         assert_eq!(
@@ -303,7 +304,8 @@ mod tests {
         fn times_are_written_as_elsewhere(times in prop::collection::vec(-100_000_000_000_000i64..400_000_000_000_000, 1..20), step in 0i64..5000) {
             let mut clock = Clock::new();
             for time in times.iter().flat_map(|time| [*time, time + step, time.div_euclid(1000) * 1000]) {
-                prop_assert_eq!(std::str::from_utf8(clock.text(time)).unwrap(), time_text(time));
+                let time = TimeMs::from_millis(time);
+                prop_assert_eq!(std::str::from_utf8(clock.text(time)).unwrap(), time.to_string());
             }
         }
     }
@@ -317,8 +319,8 @@ mod tests {
         ) {
             let series = [series(), series()].concat();
             let mut writer = Writer::new(form, &series);
-            for (series_at, time_ms, value) in samples {
-                let sample = Sample { series: series_at, time_ms, value: f64::from(value) / 2.0 };
+            for (series_at, time, value) in samples {
+                let sample = Sample { series: series_at, time: TimeMs::from_millis(time), value: f64::from(value) / 2.0 };
                 let (mut have, mut want) = (BytesMut::new(), BytesMut::new());
                 writer.row(&mut have, &sample);
                 Writer::new(form, &series).row(&mut want, &sample);

@@ -71,7 +71,8 @@ impl FromStr for Digest {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        if text.len() != 32 {
+        // Digits only: the parser of numbers also takes a sign.
+        if text.len() != 32 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
             return Err(format!("`{text}` is not an id: 32 hex digits are expected"));
         }
         u128::from_str_radix(text, 16).map(Self).map_err(|_| format!("`{text}` is not an id: 32 hex digits are expected"))
@@ -210,4 +211,20 @@ store_id! {
 store_id! {
     /// A description of a GPU in a store: a driver upgrade makes a new one.
     GpuId
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_is_32_hex_digits_and_nothing_else() {
+        let text = "00112233445566778899aabbccddeeff";
+        assert_eq!(text.parse::<Digest>().map(|digest| digest.to_string()), Ok(text.to_owned()));
+        for wrong in
+            ["", "+0112233445566778899aabbccddeeff", "00112233445566778899aabbccddeefg", "00112233-4455-6677-8899-aabbccddee"]
+        {
+            assert!(wrong.parse::<Digest>().is_err(), "{wrong}");
+        }
+    }
 }

@@ -15,5 +15,5 @@ pub use partition::{Partition, Partitions};
 pub use reason::Reason;
 pub use rows::{Position, RowRange, RowSet};
 pub use series::{Gpu, Series};
-pub use time::{MAX_TIME, MIN_TIME, TimeMs, now_ms, parse_time};
+pub use time::{IntervalMs, MAX_TIME, MIN_TIME, TimeMs, parse_time};
 pub use value::{BadValue, parse_value};

@@ -85,6 +85,14 @@ impl Gpu {
 }
 
 impl Series {
+    /// How many bytes its texts have, those of its GPU included.
+    #[must_use]
+    pub fn text_bytes(&self) -> usize {
+        let own = [&self.metric, &self.namespace, &self.pod, &self.container].iter().map(|text| text.len()).sum::<usize>();
+        let labels: usize = self.labels.iter().map(|(name, value)| name.len() + value.len()).sum();
+        self.gpu.text_bytes() + own + labels
+    }
+
     /// The identity of the series in a cluster.
     #[must_use]
     pub fn key(&self, cluster: &str) -> Digest {

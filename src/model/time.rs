@@ -14,8 +14,8 @@ use serde::{Deserialize, Serialize};
 
 use super::Reason;
 
-/// A point in time: milliseconds since 1970 in UTC.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+/// A point in time: milliseconds since 1970 in UTC. The default is 1970.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 #[repr(transparent)]
 pub struct TimeMs(i64);
@@ -68,11 +68,49 @@ impl TimeMs {
         Self(self.0.saturating_add(millis))
     }
 
-    /// The beginning of the step that it is in; steps of so many milliseconds are aligned to 1970.
+    /// The time so many milliseconds later (earlier, where negative); `None` where the calendar of milliseconds ends.
     #[inline]
     #[must_use]
-    pub const fn floor_to(self, step_ms: i64) -> Self {
-        Self(self.0.div_euclid(step_ms).saturating_mul(step_ms))
+    pub const fn checked_plus_millis(self, millis: i64) -> Option<Self> {
+        match self.0.checked_add(millis) {
+            Some(millis) => Some(Self(millis)),
+            None => None,
+        }
+    }
+
+    /// The time one interval later.
+    #[inline]
+    #[must_use]
+    pub const fn plus(self, interval: IntervalMs) -> Self {
+        Self(self.0.saturating_add(interval.0))
+    }
+
+    /// The time one interval earlier.
+    #[inline]
+    #[must_use]
+    pub const fn minus(self, interval: IntervalMs) -> Self {
+        Self(self.0.saturating_sub(interval.0))
+    }
+
+    /// The interval from another time to this one; `None` where this one is not later.
+    #[inline]
+    #[must_use]
+    pub const fn interval_since(self, other: Self) -> Option<IntervalMs> {
+        IntervalMs::new(self.millis_since(other))
+    }
+
+    /// The beginning of the step that it is in. Steps are aligned to 1970.
+    #[inline]
+    #[must_use]
+    pub const fn floor_to(self, step: IntervalMs) -> Self {
+        Self(self.0.div_euclid(step.0).saturating_mul(step.0))
+    }
+
+    /// The first beginning of a step that is not before it. Steps are aligned to 1970.
+    #[inline]
+    #[must_use]
+    pub const fn ceil_to(self, step: IntervalMs) -> Self {
+        Self(self.0.saturating_add(step.0 - 1)).floor_to(step)
     }
 
     /// The same time for calendars; beyond year 9999, the last one there is.
@@ -80,6 +118,69 @@ impl TimeMs {
     pub fn to_timestamp(self) -> jiff::Timestamp {
         let nearest = if self.0 < 0 { jiff::Timestamp::MIN } else { jiff::Timestamp::MAX };
         jiff::Timestamp::from_millisecond(self.0).unwrap_or(nearest)
+    }
+}
+
+/// A length of time in whole milliseconds, at least one: the step of a question, the width of a slice of time.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(transparent)]
+pub struct IntervalMs(i64);
+
+impl IntervalMs {
+    /// The shortest one.
+    pub const MILLISECOND: Self = Self(1);
+    /// A second.
+    pub const SECOND: Self = Self(1000);
+    /// An hour.
+    pub const HOUR: Self = Self(3_600_000);
+    /// A day of UTC.
+    pub const DAY: Self = Self(86_400_000);
+
+    /// An interval of so many milliseconds; `None` unless they are positive.
+    #[inline]
+    #[must_use]
+    pub const fn new(millis: i64) -> Option<Self> {
+        if millis > 0 { Some(Self(millis)) } else { None }
+    }
+
+    /// The whole milliseconds of a duration; `None` where it has none, or more than an interval can have.
+    #[must_use]
+    pub fn of(duration: Duration) -> Option<Self> {
+        i64::try_from(duration.as_millis()).ok().and_then(Self::new)
+    }
+
+    /// Its milliseconds: positive.
+    #[inline]
+    #[must_use]
+    pub const fn as_millis(self) -> i64 {
+        self.0
+    }
+
+    /// The same length as the standard library has it.
+    #[must_use]
+    pub const fn duration(self) -> Duration {
+        Duration::from_millis(self.0.unsigned_abs())
+    }
+
+    /// The interval that is so many times as long; the same one for 0.
+    #[must_use]
+    pub const fn times(self, factor: u32) -> Self {
+        Self(self.0.saturating_mul(if factor == 0 { 1 } else { factor as i64 }))
+    }
+
+    /// One of so many parts of the interval, at least a millisecond; the same one for 0.
+    #[must_use]
+    pub const fn part(self, parts: u32) -> Self {
+        match Self::new(self.0 / if parts == 0 { 1 } else { parts as i64 }) {
+            Some(part) => part,
+            None => Self::MILLISECOND,
+        }
+    }
+}
+
+impl fmt::Debug for IntervalMs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.duration(), f)
     }
 }
 
@@ -120,12 +221,6 @@ pub const MAX_TIME: TimeMs = TimeMs(4_133_980_800_000);
 
 /// Plain numbers from here on are milliseconds, smaller ones seconds.
 const FIRST_MS_NUMBER: i64 = 100_000_000_000;
-
-/// The wall clock.
-#[must_use]
-pub fn now_ms() -> i64 {
-    jiff::Timestamp::now().as_millisecond()
-}
 
 /// A time as exports write it, to the millisecond.
 ///
@@ -353,12 +448,52 @@ mod tests {
 
     #[test]
     fn steps_are_aligned_to_1970() {
-        let step = |ms: i64| TimeMs(ms).floor_to(1000).as_millis();
+        let step = |ms: i64| TimeMs(ms).floor_to(IntervalMs::SECOND).as_millis();
         assert_eq!([0, 999, 1000, -1, -1000].map(step), [0, 0, 1000, -1000, -1000]);
         assert_eq!(TimeMs(1500).since(TimeMs(500)), Duration::from_secs(1));
         assert_eq!(TimeMs(500).since(TimeMs(1500)), Duration::ZERO);
         assert_eq!(TimeMs(1_752_871_354_120).to_string(), "2025-07-18T20:42:34.120Z");
         assert_eq!((TimeMs::MIN.to_timestamp(), TimeMs::MAX.to_timestamp()), (jiff::Timestamp::MIN, jiff::Timestamp::MAX));
+    }
+
+    #[test]
+    fn an_interval_is_never_empty() {
+        assert_eq!([i64::MIN, -1, 0].map(IntervalMs::new), [None; 3]);
+        assert_eq!(IntervalMs::of(Duration::from_micros(999)), None);
+        assert_eq!(IntervalMs::of(Duration::MAX), None);
+        assert_eq!(IntervalMs::of(Duration::from_micros(1999)), Some(IntervalMs::MILLISECOND));
+        assert_eq!(IntervalMs::SECOND.part(3000), IntervalMs::MILLISECOND);
+        assert_eq!(
+            (IntervalMs::HOUR.times(24), IntervalMs::HOUR.times(0), IntervalMs::DAY.part(0)),
+            (IntervalMs::DAY, IntervalMs::HOUR, IntervalMs::DAY)
+        );
+        assert_eq!(format!("{:?}", IntervalMs::SECOND.times(90)), format!("{:?}", Duration::from_secs(90)));
+    }
+
+    proptest! {
+        /// Whatever the time and the step: the step begins at or before the time, ends after it, and is aligned to 1970.
+        #[test]
+        fn a_time_is_within_its_step(ms in MIN_TIME.0..MAX_TIME.0, length in 1i64..100_000_000_000) {
+            let (time, step) = (TimeMs(ms), IntervalMs(length));
+            let (begin, next) = (time.floor_to(step), time.ceil_to(step));
+            prop_assert!(begin <= time && time < begin.plus(step) && begin.as_millis() % length == 0);
+            let later = if begin == time { begin } else { begin.plus(step) };
+            prop_assert_eq!(next, later);
+            prop_assert_eq!(begin.plus(step).minus(step), begin);
+            prop_assert_eq!(begin.plus(step).interval_since(begin), Some(step));
+            prop_assert_eq!(begin.interval_since(begin.plus(step)), None);
+        }
+
+        /// At the ends of the calendar nothing wraps around: what can be later is not earlier.
+        #[test]
+        fn times_never_wrap_around(ms in any::<i64>(), length in 1..i64::MAX, millis in any::<i64>(), factor in any::<u32>()) {
+            let (time, step) = (TimeMs(ms), IntervalMs(length));
+            prop_assert!(time.minus(step) <= time && time <= time.plus(step));
+            prop_assert!(time.floor_to(step) <= time);
+            prop_assert!(time.checked_plus_millis(millis).is_none_or(|other| other.millis_since(time) == millis));
+            prop_assert!(step.part(factor) <= step && step <= step.times(factor));
+            prop_assert_eq!(TimeMs::MAX.since(time).is_zero(), time == TimeMs::MAX);
+        }
     }
 
     proptest! {

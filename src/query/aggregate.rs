@@ -7,14 +7,14 @@ use std::sync::Arc;
 
 use super::bucket::Bucket;
 use super::budget::{GROUP_BYTES, Held, Lease, SERIES_BYTES};
-use super::range::parse_duration;
+use super::range::parse_step;
 use super::samples::Run;
 use super::slices::{Slices, Wanted};
 use super::{
     Aggregate, AggregateParams, FilterParams, GpuFilter, Order, Page, PageParams, Params, Query, QueryError, Range, Result,
     cursor, lists, telemetry,
 };
-use crate::model::{GpuId, SeriesId};
+use crate::model::{GpuId, IntervalMs, SeriesId, TimeMs};
 use crate::store::{GpuSummary, SeriesFilter, SeriesRow};
 
 const GPUS_PAGE: usize = 10_000;
@@ -45,8 +45,8 @@ pub type Group = Vec<(&'static str, Option<String>)>;
 /// One group in one step.
 #[derive(Clone, Debug)]
 pub struct AggregateRow {
-    /// The step's beginning, ms.
-    pub time_ms: i64,
+    /// The step's beginning.
+    pub time: TimeMs,
     /// The group.
     pub group: Group,
     /// Its value.
@@ -65,10 +65,10 @@ pub struct AggregateRequest {
     filter: GpuFilter,
     group_by: GroupBy,
     range: Range,
-    step_ms: Option<i64>,
+    step: Option<IntervalMs>,
     agg: Aggregate,
     limit: usize,
-    after: Option<(i64, Vec<Option<String>>)>,
+    after: Option<(TimeMs, Vec<Option<String>>)>,
     question: Vec<String>,
 }
 
@@ -79,7 +79,7 @@ impl AggregateRequest {
     /// # Errors
     ///
     /// A parameter is wrong or unknown.
-    pub fn parse(mut params: Params, query: &Query, now_ms: i64) -> Result<Self> {
+    pub fn parse(mut params: Params, query: &Query, now: TimeMs) -> Result<Self> {
         let given: AggregateParams = params.take()?;
         let filter: GpuFilter = params.take::<FilterParams>()?.into();
         let page: PageParams = params.take()?;
@@ -98,8 +98,8 @@ impl AggregateRequest {
             Some(other) => return Err(QueryError::bad("group_by", format!("`{other}` is none of {names}"))),
         };
         let agg = telemetry::parse_agg(given.agg.as_deref())?.unwrap_or(Aggregate::Avg);
-        let step = parse_duration("step", given.step.as_deref())?;
-        let range = Range::parse(given.start_time.as_deref(), given.end_time.as_deref(), now_ms)?;
+        let step = parse_step(given.step.as_deref())?;
+        let range = Range::parse(given.start_time.as_deref(), given.end_time.as_deref(), now)?;
         let text = |time: &Option<String>| time.clone().unwrap_or_default();
         let times = format!("{} {}", text(&given.start_time), text(&given.end_time));
         let metric = given.metric;
@@ -107,8 +107,7 @@ impl AggregateRequest {
         question.extend([metric.clone(), times, format!("{group_by:?} {agg:?} {step:?}")]);
         let limit = lists::limit(&page.limit, query)?;
         let after = cursor::read_given(page.cursor.as_deref(), &lists::refs(&question))?;
-        let step_ms = step.map(|step| i64::try_from(step.as_millis()).unwrap_or(i64::MAX));
-        Ok(Self { metric, filter, group_by, range, step_ms, agg, limit, after, question })
+        Ok(Self { metric, filter, group_by, range, step, agg, limit, after, question })
     }
 }
 
@@ -122,15 +121,15 @@ struct Member {
 /// out; of those after it, which are greater than all that it has, no more are held than it takes to know that there are some.
 #[derive(Default)]
 struct Groups {
-    rows: BTreeMap<(i64, u32), (Bucket, u64)>,
+    rows: BTreeMap<(TimeMs, u32), (Bucket, u64)>,
     /// The first that may be on the page.
-    first: (i64, u32),
+    first: (TimeMs, u32),
     max: usize,
 }
 
 impl Groups {
     /// The group to add to, if it is on the page.
-    fn entry(&mut self, key: (i64, u32)) -> Option<&mut (Bucket, u64)> {
+    fn entry(&mut self, key: (TimeMs, u32)) -> Option<&mut (Bucket, u64)> {
         if key < self.first || self.is_past(key) {
             return None;
         }
@@ -141,7 +140,7 @@ impl Groups {
     }
 
     /// Whether the page is full before this.
-    fn is_past(&self, key: (i64, u32)) -> bool {
+    fn is_past(&self, key: (TimeMs, u32)) -> bool {
         self.rows.len() >= self.max && self.rows.last_key_value().is_some_and(|(last, _)| *last < key)
     }
 }
@@ -155,14 +154,14 @@ impl Query {
     pub async fn aggregate(&self, request: &AggregateRequest) -> Result<Page<AggregateRow>> {
         let mut lease = self.budget.page().await?;
         let gpus = self.all_gpus(&request.filter, &mut lease).await?;
-        let last = gpus.iter().map(|gpu| gpu.last_seen_ms).max();
+        let last = gpus.iter().map(|gpu| gpu.last_seen).max();
         let Some(last) = last else { return Ok(Page { rows: Vec::new(), next: None }) };
-        let to = request.range.to_ms.unwrap_or(last).min(last);
-        let from = request.range.from_ms.unwrap_or(to.saturating_sub(3_600_000 - 1));
+        let to = request.range.to.unwrap_or(last).min(last);
+        let from = request.range.from.unwrap_or(to.minus(IntervalMs::HOUR).plus(IntervalMs::MILLISECOND));
         if from > to {
             return Ok(Page { rows: Vec::new(), next: None });
         }
-        self.check_steps(from, to, request.step_ms.unwrap_or(i64::MAX))?;
+        self.check_steps(from, to, request.step)?;
         // Which of the GPUs a description is of.
         let numbers: HashMap<GpuId, usize> =
             gpus.iter().zip(0..).flat_map(|(gpu, at)| gpu.ids.iter().map(move |id| (*id, at))).collect();
@@ -170,7 +169,7 @@ impl Query {
         let filter = SeriesFilter {
             gpus: request.filter.clone(),
             metrics: vec![request.metric.clone()],
-            seen_since_ms: Some(from),
+            seen_since: Some(from),
             ..SeriesFilter::default()
         };
         let series = self.all_series(&filter, &mut lease).await?;
@@ -183,11 +182,11 @@ impl Query {
             members.entry((place(group), gpu_of(series))).or_default().push(series.id);
         }
         let members: Vec<Member> = members.into_iter().map(|((group, _), series)| Member { group, series }).collect();
-        let mut groups = Groups { rows: BTreeMap::new(), first: (i64::MIN, 0), max: request.limit + 1 };
+        let mut groups = Groups { rows: BTreeMap::new(), first: (TimeMs::MIN, 0), max: request.limit + 1 };
         let mut from = from;
         if let Some((time, group)) = &request.after {
             groups.first = (*time, u32::try_from(known.partition_point(|one| *one <= group)).unwrap_or(u32::MAX));
-            if request.step_ms.is_some() {
+            if request.step.is_some() {
                 from = from.max(*time);
             }
         }
@@ -197,18 +196,18 @@ impl Query {
         }
         let names = names(request.group_by);
         let mut rows = Vec::new();
-        for ((time_ms, place), (mut bucket, samples)) in groups.rows {
+        for ((time, place), (mut bucket, samples)) in groups.rows {
             let group = known[place as usize];
             let value = if request.agg == Aggregate::Count { samples as f64 } else { bucket.value(request.agg) };
             rows.push(AggregateRow {
-                time_ms,
+                time,
                 group: names.iter().copied().zip(group.iter().cloned()).collect(),
                 value,
                 gpus: bucket.n,
                 samples,
             });
         }
-        let at = |row: &AggregateRow| (row.time_ms, row.group.iter().map(|(_, value)| value.clone()).collect::<Vec<_>>());
+        let at = |row: &AggregateRow| (row.time, row.group.iter().map(|(_, value)| value.clone()).collect::<Vec<_>>());
         Ok(lists::page(rows, request.limit, &request.question, at))
     }
 
@@ -230,7 +229,7 @@ impl Query {
         &self,
         request: &AggregateRequest,
         members: &[Member],
-        (from, to): (i64, i64),
+        (from, to): (TimeMs, TimeMs),
         reading: &mut Reading,
         groups: &mut Groups,
     ) -> Result<()> {
@@ -241,9 +240,9 @@ impl Query {
             Aggregate::Percentile(_) if request.group_by == GroupBy::Gpu => request.agg,
             Aggregate::Avg | Aggregate::Sum | Aggregate::Count | Aggregate::Percentile(_) => Aggregate::Avg,
         };
-        let complete = |groups: &mut Groups, step: i64, member: u32, mut bucket: Bucket| {
+        let complete = |groups: &mut Groups, step: TimeMs, member: u32, mut bucket: Bucket| {
             if let Some(entry) = groups.entry((step, members[member as usize].group)) {
-                entry.0.add(request.agg, bucket.last_ms(), bucket.value(over_time));
+                entry.0.add(request.agg, bucket.last_time(), bucket.value(over_time));
                 entry.1 += bucket.n;
             }
         };
@@ -259,30 +258,30 @@ impl Query {
         };
         let mut slices = Slices::new(Arc::clone(&self.reader), wanted);
         // Steps that more than one slice, or more than one series of a member, has samples of.
-        let mut open: BTreeMap<(i64, u32), Bucket> = BTreeMap::new();
+        let mut open: BTreeMap<(TimeMs, u32), Bucket> = BTreeMap::new();
         loop {
             let slice = slices.next(&mut reading.lease).await?;
-            let (begin, before) = slice.as_ref().map_or((i64::MAX, i64::MAX), |slice| (slice.from, slice.before));
+            let (begin, before) = slice.as_ref().map_or((TimeMs::MAX, TimeMs::MAX), |slice| (slice.from, slice.before));
             for run in slice.iter().flat_map(|slice| &slice.runs) {
-                for (step, range) in parts(run, request.step_ms, from) {
+                for (step, range) in parts(run, request.step, from) {
                     let (step, member) = (step, member_of[run.series as usize]);
                     let samples = run.times[range.clone()].iter().zip(&run.values[range]);
                     let alone = members[member as usize].series.len() == 1;
-                    if alone && request.step_ms.is_some_and(|ms| step >= begin && step.saturating_add(ms) <= before) {
+                    if alone && request.step.is_some_and(|length| step >= begin && step.plus(length) <= before) {
                         let mut bucket = Bucket::default();
-                        samples.for_each(|(time_ms, value)| bucket.add(over_time, *time_ms, *value));
+                        samples.for_each(|(time, value)| bucket.add(over_time, *time, *value));
                         complete(groups, step, member, bucket);
                     } else {
                         let bucket = open.entry((step, member)).or_default();
-                        samples.for_each(|(time_ms, value)| bucket.add(over_time, *time_ms, *value));
+                        samples.for_each(|(time, value)| bucket.add(over_time, *time, *value));
                     }
                 }
             }
             // Steps are aligned: what begins before the step of `before` is complete.
-            let border = match (slice.is_some(), request.step_ms) {
-                (false, _) => i64::MAX,
-                (true, None) => i64::MIN,
-                (true, Some(ms)) => before.div_euclid(ms) * ms,
+            let border = match (slice.is_some(), request.step) {
+                (false, _) => TimeMs::MAX,
+                (true, None) => TimeMs::MIN,
+                (true, Some(step)) => before.floor_to(step),
             };
             let rest = open.split_off(&(border, 0));
             for ((step, member), bucket) in std::mem::replace(&mut open, rest) {
@@ -301,7 +300,7 @@ impl Query {
             let bytes = (groups.rows.len() + open.len()) * GROUP_BYTES + held * 16 + reading.gpus * SERIES_BYTES;
             reading.lease.hold(Held::Groups, bytes).await?;
             // What is still to come lies after the page.
-            let full = request.step_ms.is_some() && groups.is_past((border, 0));
+            let full = request.step.is_some() && groups.is_past((border, 0));
             if slice.is_none() || full {
                 reading.width = Some(slices.width());
                 return Ok(());
@@ -315,8 +314,8 @@ struct Reading {
     lease: Lease,
     /// GPUs that are held.
     gpus: usize,
-    /// The width of the last slice, ms.
-    width: Option<i64>,
+    /// The width of the last slice.
+    width: Option<IntervalMs>,
 }
 
 /// Members to be read together: the series of one are never parted.
@@ -332,8 +331,8 @@ fn together(members: &[Member]) -> impl Iterator<Item = &[Member]> {
 }
 
 /// The steps of a run; without steps, all of it as one that begins at `from`.
-fn parts(run: &Run, step_ms: Option<i64>, from: i64) -> Vec<(i64, ops::Range<usize>)> {
-    step_ms.map_or_else(|| vec![(from, 0..run.times.len())], |ms| run.steps(ms).collect())
+fn parts(run: &Run, step: Option<IntervalMs>, from: TimeMs) -> Vec<(TimeMs, ops::Range<usize>)> {
+    step.map_or_else(|| vec![(from, 0..run.times.len())], |step| run.steps(step).collect())
 }
 
 fn names(by: GroupBy) -> &'static [&'static str] {
@@ -373,7 +372,7 @@ mod tests {
     use crate::query::stub::Stub;
     use crate::store::{Chunk, GpuPlace};
 
-    const BEGIN_MS: i64 = 1_735_689_600_000;
+    const BEGIN: TimeMs = TimeMs::from_millis(1_735_689_600_000);
 
     /// Some GPUs of some hosts, with a sample each now and then.
     fn store() -> impl Strategy<Value = Stub> {
@@ -385,17 +384,17 @@ mod tests {
                 let uuid = format!("GPU-{at}");
                 let place = GpuPlace { cluster: "lab".to_owned(), hostname: format!("h{host}"), uuid, ..GpuPlace::default() };
                 // Over days: a page ends in the middle of what is read.
-                let times: Vec<i64> = times.into_iter().map(|slot| BEGIN_MS + slot * 600_000).collect();
+                let times: Vec<TimeMs> = times.into_iter().map(|slot| BEGIN.plus_millis(slot * 600_000)).collect();
                 store.gpus.push(GpuSummary {
                     place,
                     ids: vec![id],
-                    last_seen_ms: BEGIN_MS + 360_000_000,
+                    last_seen: BEGIN.plus_millis(360_000_000),
                     ..GpuSummary::default()
                 });
                 store.series.push(SeriesRow { id: series, gpu_id: id, metric: "W".to_owned(), ..SeriesRow::default() });
                 // A chunk lies within one UTC day.
-                for times in times.chunk_by(|one, other| one.div_euclid(86_400_000) == other.div_euclid(86_400_000)) {
-                    let values = times.iter().map(|time| (time / 1000 % 1000 + at) as f64).collect();
+                for times in times.chunk_by(|one, other| one.floor_to(IntervalMs::DAY) == other.floor_to(IntervalMs::DAY)) {
+                    let values = times.iter().map(|time| (time.as_millis() / 1000 % 1000 + at) as f64).collect();
                     store.chunks.push(Chunk { series, id: at, times: times.to_vec(), values });
                 }
             }
@@ -404,14 +403,14 @@ mod tests {
         })
     }
 
-    async fn pages(query: &Query, text: &str, limit: usize) -> Vec<(i64, Group, f64, u64, u64)> {
+    async fn pages(query: &Query, text: &str, limit: usize) -> Vec<(TimeMs, Group, f64, u64, u64)> {
         let (mut rows, mut cursor) = (Vec::new(), String::new());
         loop {
             let params =
                 Params::parse(Some(&format!("metric=W&start_time=2025-01-01T00:00:00Z&{text}&limit={limit}{cursor}"))).unwrap();
-            let page = query.aggregate(&AggregateRequest::parse(params, query, 0).unwrap()).await.unwrap();
+            let page = query.aggregate(&AggregateRequest::parse(params, query, TimeMs::EPOCH).unwrap()).await.unwrap();
             assert!(page.rows.len() <= limit);
-            rows.extend(page.rows.into_iter().map(|row| (row.time_ms, row.group, row.value, row.gpus, row.samples)));
+            rows.extend(page.rows.into_iter().map(|row| (row.time, row.group, row.value, row.gpus, row.samples)));
             let Some(next) = page.next else { return rows };
             cursor = format!("&cursor={next}");
         }
@@ -435,15 +434,16 @@ mod tests {
 
     #[test]
     fn a_page_holds_no_more_groups_than_it_shows() {
-        let mut groups = Groups { rows: BTreeMap::new(), first: (5, 1), max: 3 };
+        let at = TimeMs::from_millis;
+        let mut groups = Groups { rows: BTreeMap::new(), first: (at(5), 1), max: 3 };
         for time in (0..1000).rev().chain(0..1000) {
-            if let Some(entry) = groups.entry((time, 1)) {
+            if let Some(entry) = groups.entry((at(time), 1)) {
                 entry.1 += 1;
             }
             assert!(groups.rows.len() <= 3);
         }
-        assert_eq!(groups.rows.keys().copied().collect::<Vec<_>>(), [(5, 1), (6, 1), (7, 1)]);
+        assert_eq!(groups.rows.keys().copied().collect::<Vec<_>>(), [(at(5), 1), (at(6), 1), (at(7), 1)]);
         assert!(groups.rows.values().all(|(_, samples)| *samples == 2), "each has all that belongs to it");
-        assert!(groups.is_past((8, 0)) && !groups.is_past((7, 1)));
+        assert!(groups.is_past((at(8), 0)) && !groups.is_past((at(7), 1)));
     }
 }

@@ -2,6 +2,8 @@
 
 use std::str::FromStr;
 
+use crate::model::TimeMs;
+
 /// How samples become one value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Aggregate {
@@ -52,26 +54,34 @@ pub(super) struct Bucket {
     lost: f64,
     min: f64,
     max: f64,
-    last: (i64, f64),
+    last: (TimeMs, f64),
     values: Vec<f64>,
 }
 
 impl Default for Bucket {
     fn default() -> Self {
-        Self { n: 0, sum: 0.0, lost: 0.0, min: f64::INFINITY, max: f64::NEG_INFINITY, last: (i64::MIN, 0.0), values: Vec::new() }
+        Self {
+            n: 0,
+            sum: 0.0,
+            lost: 0.0,
+            min: f64::INFINITY,
+            max: f64::NEG_INFINITY,
+            last: (TimeMs::MIN, 0.0),
+            values: Vec::new(),
+        }
     }
 }
 
 impl Bucket {
-    pub(super) fn add(&mut self, agg: Aggregate, time_ms: i64, value: f64) {
+    pub(super) fn add(&mut self, agg: Aggregate, time: TimeMs, value: f64) {
         self.n += 1;
         let sum = self.sum + value;
         self.lost += if self.sum.abs() >= value.abs() { (self.sum - sum) + value } else { (value - sum) + self.sum };
         self.sum = sum;
         self.min = self.min.min(value);
         self.max = self.max.max(value);
-        if time_ms >= self.last.0 {
-            self.last = (time_ms, value);
+        if time >= self.last.0 {
+            self.last = (time, value);
         }
         if matches!(agg, Aggregate::Percentile(_)) {
             self.values.push(value);
@@ -83,8 +93,8 @@ impl Bucket {
         self.values.len()
     }
 
-    /// The latest time.
-    pub(super) fn last_ms(&self) -> i64 {
+    /// The time of the latest sample.
+    pub(super) fn last_time(&self) -> TimeMs {
         self.last.0
     }
 
@@ -113,8 +123,8 @@ mod tests {
     fn of(agg: &str, values: &[f64]) -> f64 {
         let agg = agg.parse().expect("a name");
         let mut bucket = Bucket::default();
-        for (t, v) in values.iter().enumerate() {
-            bucket.add(agg, t as i64, *v);
+        for (t, v) in (0..).zip(values) {
+            bucket.add(agg, TimeMs::from_millis(t), *v);
         }
         bucket.value(agg)
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::budget::{Held, Lease, SERIES_BYTES};
 use super::{CatalogueEntry, GpuFilter, GpuSummary, Query, QueryError, Result};
-use crate::model::{GpuId, SeriesId};
+use crate::model::{GpuId, SeriesId, TimeMs};
 use crate::store::{SeriesFilter, SeriesRow};
 
 /// Rows that one id may have in the table of GPUs: descriptions of one board over its life, its slices.
@@ -17,8 +17,8 @@ const SERIES_PAGE: usize = 10_000;
 pub struct Gpu {
     /// As it was seen last.
     pub summary: GpuSummary,
-    /// Oldest and newest sample of all its places, ms.
-    pub span: (i64, i64),
+    /// The times of the oldest and the newest sample of all its places.
+    pub span: (TimeMs, TimeMs),
     /// All ids of it in the store, with the MIG instance each stands for.
     pub ids: BTreeMap<GpuId, String>,
 }
@@ -54,7 +54,7 @@ impl Query {
             let detail = format!("`{id}` is known in {} clusters: say which one with cluster=", clusters.len());
             return Err(QueryError::Ambiguous { detail, clusters });
         }
-        let Some(latest) = found.iter().max_by_key(|gpu| gpu.last_seen_ms).cloned() else {
+        let Some(latest) = found.iter().max_by_key(|gpu| gpu.last_seen).cloned() else {
             let place = cluster.map(|name| format!(" in cluster `{name}`")).unwrap_or_default();
             return Err(QueryError::NotFound(format!(
                 "no GPU `{id}`{place}: give its uuid, or host:index, as /api/v1/gpus lists them"
@@ -62,9 +62,9 @@ impl Query {
         };
         // By host:index several boards may have been there.
         found.retain(|gpu| gpu.place.uuid == latest.place.uuid);
-        let first = found.iter().map(|gpu| gpu.first_seen_ms).min().unwrap_or(latest.first_seen_ms);
+        let first = found.iter().map(|gpu| gpu.first_seen).min().unwrap_or(latest.first_seen);
         let ids = found.iter().flat_map(|gpu| gpu.ids.iter().map(|id| (*id, gpu.place.mig_instance.clone()))).collect();
-        Ok(Gpu { span: (first, latest.last_seen_ms), ids, summary: latest })
+        Ok(Gpu { span: (first, latest.last_seen), ids, summary: latest })
     }
 
     /// Every series that a filter finds, by id.

@@ -8,12 +8,11 @@ use super::{
     FilterParams, Gpu, GpuFilter, GpuPlace, GpuSummary, MetricsParam, Page, PageParams, Params, Place, Query, Result, cursor,
     lists, telemetry,
 };
-use crate::model::{GpuId, SeriesId};
+use crate::model::{GpuId, IntervalMs, SeriesId, TimeMs};
 use crate::store::{SeriesFilter, SeriesRow};
 
-const DAY_MS: i64 = 86_400_000;
-/// How far back the newest sample is looked for, in days of the newest of all: first where it is likely to be.
-const REACHES: [i64; 5] = [0, 1, 7, 60, 40_000];
+/// How many days before the day of the newest sample of all each search begins: first where the newest of a series is likely to be.
+const REACHES: [u32; 5] = [0, 1, 7, 60, 40_000];
 /// GPUs that are looked at together.
 const GPUS_AT_ONCE: usize = 500;
 /// Series that are asked for together.
@@ -22,11 +21,11 @@ const SERIES_AT_ONCE: usize = 5000;
 /// The newest value of a metric of a GPU, whichever workload it belonged to.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LatestRow {
-    /// Where.
+    /// The GPU's place.
     pub place: GpuPlace,
-    /// When and what.
-    pub time_ms: i64,
-    /// The value.
+    /// The sample's time.
+    pub time: TimeMs,
+    /// The sample's value.
     pub value: f64,
     /// Its series.
     pub series: SeriesRow,
@@ -105,8 +104,7 @@ impl Query {
         let series = self.series_of(gpu, Vec::new(), &mut lease).await?;
         let key = |s: &SeriesRow| (s.metric.clone(), gpu.ids.get(&s.gpu_id).cloned().unwrap_or_default());
         let newest = self.newest(series, gpu.span, key).await?;
-        let row =
-            |((_, mig), (series, time_ms, value))| (mig, LatestRow { place: gpu.summary.place.clone(), time_ms, value, series });
+        let row = |((_, mig), (series, time, value))| (mig, LatestRow { place: gpu.summary.place.clone(), time, value, series });
         Ok(newest.into_iter().map(row).collect())
     }
 
@@ -123,11 +121,11 @@ impl Query {
             ..SeriesFilter::default()
         };
         let series = self.all_series(&filter, lease).await?;
-        let span = gpus.iter().fold((i64::MAX, i64::MIN), |s, gpu| (s.0.min(gpu.first_seen_ms), s.1.max(gpu.last_seen_ms)));
+        let span = gpus.iter().fold((TimeMs::MAX, TimeMs::MIN), |s, gpu| (s.0.min(gpu.first_seen), s.1.max(gpu.last_seen)));
         let newest = self.newest(series, span, |s| (places.get(&s.gpu_id).copied().unwrap_or(0), s.metric.clone())).await?;
-        let row = |((at, _), (series, time_ms, value)): ((usize, String), _)| LatestRow {
+        let row = |((at, _), (series, time, value)): ((usize, String), _)| LatestRow {
             place: gpus[at].place.clone(),
-            time_ms,
+            time,
             value,
             series,
         };
@@ -139,9 +137,9 @@ impl Query {
     async fn newest<K: Clone + Eq + Hash + Ord>(
         &self,
         series: Vec<SeriesRow>,
-        span: (i64, i64),
+        span: (TimeMs, TimeMs),
         key: impl Fn(&SeriesRow) -> K,
-    ) -> Result<BTreeMap<K, (SeriesRow, i64, f64)>> {
+    ) -> Result<BTreeMap<K, (SeriesRow, TimeMs, f64)>> {
         let mut groups: HashMap<K, usize> = HashMap::new();
         let mut group_of = Vec::with_capacity(series.len());
         let mut row_of_id = HashMap::with_capacity(series.len());
@@ -154,19 +152,19 @@ impl Query {
             }
         }
         // By group: time, id of the series (of two with the same time the later series counts), its row, value.
-        let mut newest: Vec<Option<(i64, SeriesId, usize, f64)>> = vec![None; groups.len()];
+        let mut newest: Vec<Option<(TimeMs, SeriesId, usize, f64)>> = vec![None; groups.len()];
         let mut pending: Vec<usize> = (0..series.len()).collect();
-        let last_day = span.1.div_euclid(DAY_MS);
-        let mut before = i64::MAX;
+        let last_day = span.1.floor_to(IntervalMs::DAY);
+        let mut before = TimeMs::MAX;
         for reach in REACHES {
-            let from = (last_day - reach) * DAY_MS;
+            let from = if reach == 0 { last_day } else { last_day.minus(IntervalMs::DAY.times(reach)) };
             for rows in pending.chunks(SERIES_AT_ONCE) {
                 let ids: Vec<SeriesId> = rows.iter().map(|row| series[*row].id).collect();
                 for latest in self.reader.latest(&ids, from, before).await? {
                     let Some(row) = row_of_id.get(&latest.series).copied() else { continue };
                     let group = &mut newest[group_of[row]];
-                    if group.is_none_or(|(time_ms, id, ..)| (latest.time_ms, latest.series) >= (time_ms, id)) {
-                        *group = Some((latest.time_ms, latest.series, row, latest.value));
+                    if group.is_none_or(|(time, id, ..)| (latest.time, latest.series) >= (time, id)) {
+                        *group = Some((latest.time, latest.series, row, latest.value));
                     }
                 }
                 tokio::task::yield_now().await;
@@ -179,7 +177,7 @@ impl Query {
             }
         }
         let found =
-            |(key, group): (K, usize)| newest[group].map(|(time_ms, _, row, value)| (key, (series[row].clone(), time_ms, value)));
+            |(key, group): (K, usize)| newest[group].map(|(time, _, row, value)| (key, (series[row].clone(), time, value)));
         Ok(groups.into_iter().filter_map(found).collect())
     }
 }
@@ -212,13 +210,13 @@ mod tests {
                 tokio::task::yield_now().await;
             }
         });
-        let newest = query.newest(series, (0, DAY_MS), |s| s.gpu_id).await.unwrap();
+        let newest = query.newest(series, (TimeMs::EPOCH, TimeMs::EPOCH.plus(IntervalMs::DAY)), |s| s.gpu_id).await.unwrap();
         other.abort();
         assert_eq!(newest.len(), 1000);
         // The stub's newest sample of a series has its id as time and value.
-        assert!(newest.iter().all(|(gpu, (row, time_ms, value))| {
+        assert!(newest.iter().all(|(gpu, (row, time, value))| {
             let last = if gpu.to_store() == 0 { 200_000 } else { 199_000 + gpu.to_store() };
-            (row.id.to_store(), *time_ms, *value) == (last, last, last as f64)
+            (row.id.to_store(), time.as_millis(), *value) == (last, last, last as f64)
         }));
         assert!(turns.load(Ordering::Relaxed) >= 40, "{turns:?} turns for others");
     }

@@ -49,7 +49,7 @@ pub use self::params::Params;
 pub use self::pipeline::{
     PartitionBacklog, Pipeline, PipelineCluster, PipelineConsumer, PipelinePartition, PipelineRequest, PipelineSource,
 };
-pub use self::range::{Range, parse_time_parameter, time_text};
+pub use self::range::{Range, parse_time_parameter};
 pub use self::samples::{Sample, Samples};
 pub use self::telemetry::{Order, RowSeries, Telemetry, TelemetryRequest};
 pub use crate::store::{ClusterSummary, GpuFilter, GpuPlace, GpuSummary, HostSummary, SeriesRow};

@@ -1,5 +1,8 @@
 //! Query strings. A parameter is taken by name and checked; what is left at the end is unknown, and said to be.
 
+use std::borrow::Cow;
+
+use percent_encoding::percent_decode_str;
 use url::form_urlencoded;
 
 use super::{QueryError, Result};
@@ -77,26 +80,7 @@ fn decode(text: &str) -> Option<String> {
         escape.iter().all(u8::is_ascii_hexdigit).then_some(())?;
         at += found + 3;
     }
-    let spaced = text.replace('+', " ");
-    let raw: Vec<u8> = percent(&spaced);
-    String::from_utf8(raw).ok()
-}
-
-fn percent(text: &str) -> Vec<u8> {
-    let bytes = text.as_bytes();
-    let digit = |b: u8| char::from(b).to_digit(16).and_then(|d| u8::try_from(d).ok()).unwrap_or_default();
-    let mut out = Vec::with_capacity(bytes.len());
-    let mut at = 0;
-    while at < bytes.len() {
-        if bytes[at] == b'%' && at + 2 < bytes.len() {
-            out.push(digit(bytes[at + 1]) * 16 + digit(bytes[at + 2]));
-            at += 3;
-        } else {
-            out.push(bytes[at]);
-            at += 1;
-        }
-    }
-    out
+    percent_decode_str(&text.replace('+', " ")).decode_utf8().ok().map(Cow::into_owned)
 }
 
 fn printable(name: &str) -> String {

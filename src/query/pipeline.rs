@@ -8,7 +8,7 @@ use futures_util::StreamExt as _;
 use futures_util::stream;
 
 use super::{Page, Params, PipelineParams, Query, Result, cursor, lists};
-use crate::model::{Partition, SourceId, now_ms};
+use crate::model::{Partition, SourceId, TimeMs};
 use crate::store::SourceLedger;
 use crate::transport::{Inspector, TransportError};
 
@@ -50,8 +50,8 @@ pub struct PartitionBacklog {
     pub entries: u64,
     /// Of those, the ones that a collector has read.
     pub pending: u64,
-    /// Age of the oldest, ms; `None` when nothing waits.
-    pub oldest_ms: Option<u64>,
+    /// Age of the oldest of them; `None` when nothing waits.
+    pub oldest: Option<Duration>,
     /// Consumers of each group that were heard of last.
     pub consumers: Vec<PipelineConsumer>,
 }
@@ -65,8 +65,8 @@ pub struct PipelineConsumer {
     pub name: String,
     /// Batches that it has read and not acknowledged.
     pub pending: u64,
-    /// How long ago it was heard of, ms.
-    pub idle_ms: u64,
+    /// How long ago it was heard of.
+    pub idle: Duration,
 }
 
 /// One source.
@@ -88,10 +88,10 @@ pub struct PipelineSource {
     pub rejected: BTreeMap<&'static str, u64>,
     /// Rows in dead letters.
     pub dead: u64,
-    /// Last commit, ms; `None` = never.
-    pub last_commit_ms: Option<i64>,
-    /// Time of the newest sample, ms.
-    pub newest_sample_ms: Option<i64>,
+    /// The last commit; `None` = never.
+    pub last_commit: Option<TimeMs>,
+    /// Time of the newest sample.
+    pub newest_sample: Option<TimeMs>,
 }
 
 /// What the sources of a cluster come to.
@@ -105,12 +105,12 @@ pub struct PipelineCluster {
     pub stored: u64,
     /// Rows rejected, by reason.
     pub rejected: BTreeMap<&'static str, u64>,
-    /// Last commit, ms; `None` = never.
-    pub last_commit_ms: Option<i64>,
-    /// Time of the newest sample, ms.
-    pub newest_sample_ms: Option<i64>,
-    /// How old that is, ms.
-    pub freshness_ms: Option<i64>,
+    /// The last commit; `None` = never.
+    pub last_commit: Option<TimeMs>,
+    /// Time of the newest sample.
+    pub newest_sample: Option<TimeMs>,
+    /// Age of the newest sample.
+    pub freshness: Option<Duration>,
 }
 
 /// A checked question for queue and sources.
@@ -152,7 +152,7 @@ impl Query {
     /// The store's.
     pub async fn pipeline(&self, request: &PipelineRequest) -> Result<Pipeline> {
         let ledger = self.reader.ledger().await?;
-        let now = now_ms();
+        let now = TimeMs::now();
         let clusters = clusters(&ledger, now);
         let place = |one: &SourceLedger| (one.cluster.clone(), one.name.clone(), one.source.to_string());
         let mut places: Vec<(SourcePlace, SourceLedger)> = ledger.into_iter().map(|one| (place(&one), one)).collect();
@@ -185,7 +185,7 @@ impl Query {
     }
 }
 
-fn clusters(ledger: &[SourceLedger], now_ms: i64) -> Vec<PipelineCluster> {
+fn clusters(ledger: &[SourceLedger], now: TimeMs) -> Vec<PipelineCluster> {
     let mut clusters: BTreeMap<&str, PipelineCluster> = BTreeMap::new();
     for one in ledger {
         let cluster = clusters
@@ -196,16 +196,11 @@ fn clusters(ledger: &[SourceLedger], now_ms: i64) -> Vec<PipelineCluster> {
         for (reason, n) in &one.rejected {
             *cluster.rejected.entry(reason.name()).or_default() += n;
         }
-        cluster.last_commit_ms = cluster.last_commit_ms.max(last_commit(one));
-        cluster.newest_sample_ms = cluster.newest_sample_ms.max(one.newest_sample_ms);
-        cluster.freshness_ms = cluster.newest_sample_ms.map(|newest| now_ms - newest);
+        cluster.last_commit = cluster.last_commit.max(one.last_commit);
+        cluster.newest_sample = cluster.newest_sample.max(one.newest_sample);
+        cluster.freshness = cluster.newest_sample.map(|newest| now.since(newest));
     }
     clusters.into_values().collect()
-}
-
-/// The ledger has 0 for a source of which nothing was ever committed.
-fn last_commit(ledger: &SourceLedger) -> Option<i64> {
-    Some(ledger.last_commit_ms).filter(|ms| *ms > 0)
 }
 
 fn source(ledger: SourceLedger, published: &HashMap<SourceId, u64>) -> PipelineSource {
@@ -216,8 +211,8 @@ fn source(ledger: SourceLedger, published: &HashMap<SourceId, u64>) -> PipelineS
         duplicate: ledger.duplicate,
         rejected: ledger.rejected.iter().map(|(reason, n)| (reason.name(), *n)).collect(),
         dead: ledger.dead.minus(&ledger.covered).len(),
-        last_commit_ms: last_commit(&ledger),
-        newest_sample_ms: ledger.newest_sample_ms,
+        last_commit: ledger.last_commit,
+        newest_sample: ledger.newest_sample,
         cluster: ledger.cluster,
         name: ledger.name,
     }
@@ -251,13 +246,13 @@ async fn ask(queue: Arc<dyn Inspector>, partition: Partition, with_sources: bool
                     group: group.name.clone(),
                     name: one.name,
                     pending: one.pending,
-                    idle_ms: one.idle_ms,
+                    idle: Duration::from_millis(one.idle_ms),
                 }));
             }
             let state = PartitionBacklog {
                 entries: backlog.entries,
                 pending: backlog.pending,
-                oldest_ms: (backlog.entries > 0).then_some(backlog.oldest_ms),
+                oldest: (backlog.entries > 0).then_some(Duration::from_millis(backlog.oldest_ms)),
                 consumers,
             };
             let sources = sources.into_iter().map(|s| (s.source, s.position.map_or(0, |p| p.row))).collect();
@@ -275,7 +270,9 @@ fn brief(error: &TransportError) -> &'static str {
         TransportError::Refused { .. } => "Redis rejects this server: telemetry check says why",
         TransportError::Mismatch(_) => "the queue was made with other settings: telemetry check says which",
         TransportError::Local(_) => "the queue cannot keep its file",
-        TransportError::Corrupt(_) => "the queue holds something that it should not: telemetry check says what",
+        TransportError::Corrupt(_) | TransportError::Blocked { .. } => {
+            "the queue holds something that it should not: telemetry check says what"
+        }
     }
 }
 
@@ -326,8 +323,8 @@ mod tests {
             let pipeline = query.pipeline(&request(&query, &text)).await.unwrap();
             assert!(pipeline.sources.len() <= 4);
             assert_eq!(pipeline.clusters.iter().map(|one| one.sources).sum::<u64>(), 9, "of all, whatever the page");
-            assert!(pipeline.clusters.iter().all(|one| one.last_commit_ms.is_none()));
-            assert!(pipeline.sources.iter().all(|one| one.last_commit_ms.is_none()));
+            assert!(pipeline.clusters.iter().all(|one| one.last_commit.is_none()));
+            assert!(pipeline.sources.iter().all(|one| one.last_commit.is_none()));
             seen.extend(pipeline.sources.into_iter().map(|one| one.source));
             let Some(next) = pipeline.next else { break };
             text = format!("limit=4&cursor={next}");

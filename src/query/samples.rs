@@ -4,15 +4,16 @@
 use std::ops::Range;
 
 use super::Order;
+use crate::model::{IntervalMs, TimeMs};
 
-/// A sample: its time in ms, its series (the position in the list that was asked for), its value.
+/// A sample: its time, its series (the position in the list that was asked for), its value.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Sample {
-    /// Time, ms.
-    pub time_ms: i64,
-    /// Position in the list of series.
+    /// The sample's time; of a step, its beginning.
+    pub time: TimeMs,
+    /// The position of the series in the list of series.
     pub series: u32,
-    /// Value.
+    /// The sample's value.
     pub value: f64,
 }
 
@@ -21,17 +22,17 @@ pub struct Sample {
 pub(super) struct Run {
     /// Position in the list of series.
     pub(super) series: u32,
-    pub(super) times: Vec<i64>,
+    pub(super) times: Vec<TimeMs>,
     pub(super) values: Vec<f64>,
 }
 
 impl Run {
-    /// What lies in each step of `ms` (aligned to 1970): the step's beginning, and which samples.
-    pub(super) fn steps(&self, ms: i64) -> impl Iterator<Item = (i64, Range<usize>)> + '_ {
+    /// The steps of this length that the run has samples in: each with its beginning (aligned to 1970) and the positions of its samples.
+    pub(super) fn steps(&self, step: IntervalMs) -> impl Iterator<Item = (TimeMs, Range<usize>)> + '_ {
         let mut at = 0;
         std::iter::from_fn(move || {
-            let begin = self.times.get(at)?.div_euclid(ms).saturating_mul(ms);
-            let end = begin.saturating_add(ms);
+            let begin = self.times.get(at)?.floor_to(step);
+            let end = begin.plus(step);
             // At least the one it was made for, also where the calendar ends.
             let n = self.times[at + 1..].iter().take_while(|time| **time < end).count() + 1;
             at += n;
@@ -107,7 +108,7 @@ struct Merge {
     /// In the order of their series, each with how many of its samples were given.
     runs: Vec<(Run, usize)>,
     /// The next sample of each run: its time, which run. The first at the end.
-    next: Vec<(i64, usize)>,
+    next: Vec<(TimeMs, usize)>,
     /// How many of `next` were before the one that was put there last. Series are sampled in turn: it stays as it is, nearly always.
     ahead: usize,
 }
@@ -115,13 +116,13 @@ struct Merge {
 impl Merge {
     fn new(runs: Vec<Run>) -> Self {
         let first = |(at, run): (usize, &Run)| run.times.first().map(|time| (*time, at));
-        let mut next: Vec<(i64, usize)> = runs.iter().enumerate().filter_map(first).collect();
+        let mut next: Vec<(TimeMs, usize)> = runs.iter().enumerate().filter_map(first).collect();
         next.sort_unstable_by(|one, other| other.cmp(one));
         Self { next, ahead: 0, runs: runs.into_iter().map(|run| (run, 0)).collect() }
     }
 
     #[inline]
-    fn put(&mut self, then: (i64, usize)) {
+    fn put(&mut self, then: (TimeMs, usize)) {
         let n = self.next.len();
         let mut place = n.saturating_sub(self.ahead);
         let fits = self.next[place..].first().is_none_or(|sooner| *sooner < then)
@@ -139,9 +140,9 @@ impl Iterator for Merge {
 
     #[inline]
     fn next(&mut self) -> Option<Sample> {
-        let (time_ms, at) = self.next.pop()?;
+        let (time, at) = self.next.pop()?;
         let (run, given) = self.runs.get_mut(at)?;
-        let sample = Sample { time_ms, series: run.series, value: *run.values.get(*given)? };
+        let sample = Sample { time, series: run.series, value: *run.values.get(*given)? };
         *given += 1;
         if let Some(time) = run.times.get(*given) {
             let then = (*time, at);
@@ -158,13 +159,13 @@ mod tests {
     use super::*;
 
     fn runs() -> impl Strategy<Value = Vec<Run>> {
-        let times = prop::collection::btree_set(-50i64..50, 0..20);
+        let times = prop::collection::btree_set((-50i64..50).prop_map(TimeMs::from_millis), 0..20);
         prop::collection::vec((1u32..3, times), 0..30).prop_map(|some| {
             let mut series = 0;
             some.into_iter()
                 .map(|(step, times)| {
                     series += step;
-                    let values = times.iter().map(|time| (*time * 1000 + i64::from(series)) as f64).collect();
+                    let values = times.iter().map(|time| (time.as_millis() * 1000 + i64::from(series)) as f64).collect();
                     Run { series, times: times.into_iter().collect(), values }
                 })
                 .collect()
@@ -172,14 +173,14 @@ mod tests {
     }
 
     fn all(run: &Run) -> impl Iterator<Item = Sample> {
-        run.times.iter().zip(&run.values).map(|(time_ms, value)| Sample { time_ms: *time_ms, series: run.series, value: *value })
+        run.times.iter().zip(&run.values).map(|(time, value)| Sample { time: *time, series: run.series, value: *value })
     }
 
     proptest! {
         #[test]
         fn every_sample_comes_in_its_turn(runs in runs(), n in 0usize..400, forwards: bool) {
             let mut want: Vec<Sample> = runs.iter().flat_map(all).collect();
-            want.sort_by_key(|sample| (sample.time_ms, sample.series));
+            want.sort_by_key(|sample| (sample.time, sample.series));
             if !forwards {
                 want.reverse();
             }
@@ -192,12 +193,13 @@ mod tests {
 
         #[test]
         fn steps_hold_each_sample_once(times in prop::collection::btree_set(-500i64..500, 0..50), ms in 1i64..100) {
-            let times: Vec<i64> = times.into_iter().collect();
+            let times: Vec<TimeMs> = times.into_iter().map(TimeMs::from_millis).collect();
+            let step = IntervalMs::new(ms).unwrap();
             let run = Run { series: 0, values: vec![0.0; times.len()], times };
             let mut at = 0;
-            for (begin, range) in run.steps(ms) {
-                prop_assert_eq!((begin.rem_euclid(ms), range.start), (0, at));
-                prop_assert!(!range.is_empty() && run.times[range.clone()].iter().all(|time| (begin..begin + ms).contains(time)));
+            for (begin, range) in run.steps(step) {
+                prop_assert_eq!((begin.as_millis().rem_euclid(ms), range.start), (0, at));
+                prop_assert!(!range.is_empty() && run.times[range.clone()].iter().all(|time| (begin..begin.plus(step)).contains(time)));
                 at = range.end;
             }
             prop_assert_eq!(at, run.times.len());

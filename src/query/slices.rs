@@ -9,26 +9,25 @@ use std::sync::Arc;
 use super::budget::{CARRIED_SAMPLE_BYTES, Held, Lease};
 use super::samples::Run;
 use super::{Order, QueryError, Result};
-use crate::model::SeriesId;
+use crate::model::{IntervalMs, SeriesId, TimeMs};
 use crate::store::{Chunk, ChunkRange, Reader, Span};
 
-const DAY_MS: i64 = 86_400_000;
 /// Samples that a slice is made for; four times as many are taken before it is made smaller.
 const TARGET: usize = 32_768;
 /// Samples of one instant (or of chunks that overlap it) that are held at most.
 const MAX_SAMPLES_HELD: usize = 16 << 20;
 /// The width of a slice at most: what is wide and dense is found out by asking, and asked again.
-const WIDEST_MS: i64 = 64 * DAY_MS;
+const WIDEST: IntervalMs = IntervalMs::DAY.times(64);
 
 /// Up to so many series are asked for their chunks without finding out first which of them have some.
 const PROBE_THRESHOLD: usize = 64;
 /// For how many slices at once it is found out which series have chunks.
-const LOOKAHEAD_SLICES: i64 = 16;
+const LOOKAHEAD_SLICES: u32 = 16;
 
 /// The samples in [from, before): runs in the order of their series, each series once at most.
 pub(super) struct Slice {
-    pub(super) from: i64,
-    pub(super) before: i64,
+    pub(super) from: TimeMs,
+    pub(super) before: TimeMs,
     pub(super) runs: Vec<Run>,
 }
 
@@ -36,14 +35,14 @@ pub(super) struct Slices {
     reader: Arc<dyn Reader>,
     series: Arc<[SeriesId]>,
     places: HashMap<SeriesId, u32>,
-    from: i64,
+    from: TimeMs,
     /// Not included.
-    before: i64,
+    before: TimeMs,
     order: Order,
     /// Where the next slice begins (forwards) or before which it ends (backwards).
-    at: i64,
+    at: TimeMs,
     first: bool,
-    width: i64,
+    width: IntervalMs,
     max_samples: usize,
     target: usize,
     /// Chunks that reach into slices that are still to come.
@@ -56,8 +55,8 @@ pub(super) struct Slices {
 
 /// What there is in [from, before).
 struct Ahead {
-    from: i64,
-    before: i64,
+    from: TimeMs,
+    before: TimeMs,
     spans: Vec<Span>,
 }
 
@@ -68,24 +67,25 @@ pub(super) struct Wanted {
     /// How many of them may have samples at one time.
     pub(super) live: usize,
     /// From and to, both included.
-    pub(super) range: (i64, i64),
+    pub(super) range: (TimeMs, TimeMs),
     pub(super) order: Order,
     /// How many samples are likely to be wanted, where not all are.
     pub(super) hint: Option<usize>,
-    /// The width of the first slice, ms, where something is known.
-    pub(super) width: Option<i64>,
+    /// The width of the first slice, where something is known.
+    pub(super) width: Option<IntervalMs>,
 }
 
 impl Slices {
     pub(super) fn new(reader: Arc<dyn Reader>, wanted: Wanted) -> Self {
         let Wanted { series, live, range: (from, to), order, hint, width } = wanted;
-        let before = to.saturating_add(1);
+        let before = to.plus(IntervalMs::MILLISECOND);
         let target = hint.unwrap_or(usize::MAX).clamp(1024, TARGET);
         let places = series.iter().enumerate().map(|(at, id)| (*id, u32::try_from(at).unwrap_or(u32::MAX))).collect();
         // As if every series had a sample a second: right soon, whatever is true. What would be two slices is one.
-        let width = width.unwrap_or((target as i64 * 1000 / (live.max(1) as i64)).max(1000));
-        let all = before.saturating_sub(from);
-        let width = if all <= width.saturating_mul(2) { all } else { width };
+        let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        let first = IntervalMs::SECOND.times(count(target)).part(count(live)).max(IntervalMs::SECOND);
+        let width = width.unwrap_or(first);
+        let width = before.interval_since(from).filter(|all| *all <= width.times(2)).unwrap_or(width);
         Self {
             reader,
             series: series.into(),
@@ -109,8 +109,8 @@ impl Slices {
     pub(super) async fn next(&mut self, lease: &mut Lease) -> Result<Option<Slice>> {
         loop {
             let (a, b) = match self.order {
-                Order::Asc => (self.at, self.at.saturating_add(self.width).min(self.before)),
-                Order::Desc => (self.at.saturating_sub(self.width).max(self.from), self.at),
+                Order::Asc => (self.at, self.at.plus(self.width).min(self.before)),
+                Order::Desc => (self.at.minus(self.width).max(self.from), self.at),
             };
             if self.series.is_empty() || a >= b {
                 return Ok(None);
@@ -118,7 +118,7 @@ impl Slices {
             let series = self.present(a, b).await?;
             let Some(chunks) = self.reader.chunks(&series, &self.range(a, b), self.max_samples).await? else {
                 self.too_many()?;
-                if self.width == 1 {
+                if self.width == IntervalMs::MILLISECOND {
                     // From here on more is fetched at once: only once it may be held.
                     self.hold(lease, self.max_samples).await?;
                 }
@@ -142,57 +142,46 @@ impl Slices {
     }
 
     /// How wide a slice is that has about as many samples as it should.
-    pub(super) fn width(&self) -> i64 {
+    pub(super) fn width(&self) -> IntervalMs {
         self.width
     }
 
     /// The series to ask for chunks of a slice: all, or where most have none, those that have.
-    async fn present(&mut self, a: i64, b: i64) -> Result<Arc<[SeriesId]>> {
+    async fn present(&mut self, a: TimeMs, b: TimeMs) -> Result<Arc<[SeriesId]>> {
         if self.first || !self.sparse {
             return Ok(Arc::clone(&self.series));
         }
         if !self.ahead.as_ref().is_some_and(|ahead| ahead.from <= a && b <= ahead.before) {
-            let width = self.width.saturating_mul(LOOKAHEAD_SLICES);
+            let width = self.width.times(LOOKAHEAD_SLICES);
             let (from, before) = match self.order {
-                Order::Asc => (a, a.saturating_add(width).min(self.before)),
-                Order::Desc => (b.saturating_sub(width).max(self.from), b),
+                Order::Asc => (a, a.plus(width).min(self.before)),
+                Order::Desc => (b.minus(width).max(self.from), b),
             };
             let spans = self.reader.spans(&self.series, &self.range(from, before)).await?;
             self.ahead = Some(Ahead { from, before, spans });
         }
         let spans = self.ahead.iter().flat_map(|ahead| &ahead.spans);
-        Ok(spans.filter(|span| span.first_ms < b && span.last_ms >= a).map(|span| span.series).collect())
+        Ok(spans.filter(|span| span.first < b && span.last >= a).map(|span| span.series).collect())
     }
 
-    fn range(&self, a: i64, b: i64) -> ChunkRange {
+    fn range(&self, a: TimeMs, b: TimeMs) -> ChunkRange {
         // A chunk lies within one UTC day: so the day's borders bound what the other end may be.
-        let day = |ms: i64| ms.div_euclid(DAY_MS).saturating_mul(DAY_MS);
-        match (self.order, self.first) {
-            (Order::Asc, true) => {
-                ChunkRange { begins_from_ms: day(a), begins_before_ms: b, ends_from_ms: a, ends_before_ms: i64::MAX }
-            }
-            (Order::Asc, false) => {
-                ChunkRange { begins_from_ms: a, begins_before_ms: b, ends_from_ms: a, ends_before_ms: i64::MAX }
-            }
-            (Order::Desc, true) => {
-                ChunkRange { begins_from_ms: day(a), begins_before_ms: b, ends_from_ms: a, ends_before_ms: i64::MAX }
-            }
-            (Order::Desc, false) => {
-                ChunkRange { begins_from_ms: day(a), begins_before_ms: b, ends_from_ms: a, ends_before_ms: b }
-            }
-        }
+        let midnight = a.floor_to(IntervalMs::DAY);
+        let (begins_from, ends_before) = match (self.order, self.first) {
+            (_, true) => (midnight, TimeMs::MAX),
+            (Order::Asc, false) => (a, TimeMs::MAX),
+            (Order::Desc, false) => (midnight, b),
+        };
+        ChunkRange { begins_from, begins_before: b, ends_from: a, ends_before }
     }
 
     fn too_many(&mut self) -> Result<()> {
-        if self.width > 1 {
-            self.width = (self.width / 4).max(1);
+        if self.width > IntervalMs::MILLISECOND {
+            self.width = self.width.part(4);
         } else if self.max_samples < MAX_SAMPLES_HELD {
             self.max_samples *= 4;
         } else {
-            return Err(QueryError::Internal(format!(
-                "more than {MAX_SAMPLES_HELD} samples lie at one instant ({} ms since 1970)",
-                self.at
-            )));
+            return Err(QueryError::Internal(format!("more than {MAX_SAMPLES_HELD} samples lie at one instant ({})", self.at)));
         }
         Ok(())
     }
@@ -200,15 +189,15 @@ impl Slices {
     /// A slice of the width had `n` samples.
     fn adapt(&mut self, n: usize) {
         if n < self.target / 2 {
-            let factor = (self.target / n.max(1)).min(8) as i64;
-            self.width = self.width.saturating_mul(factor).min(WIDEST_MS);
+            let factor = u32::try_from(self.target / n.max(1)).unwrap_or(u32::MAX).min(8);
+            self.width = self.width.times(factor).min(WIDEST);
         } else if n > self.target * 2 {
-            self.width = (self.width / 2).max(1);
+            self.width = self.width.part(2);
         }
     }
 
     /// Takes the samples in [a, b) out of the chunks at hand, and keeps what will be asked for later.
-    fn take(&mut self, a: i64, b: i64) -> Vec<Run> {
+    fn take(&mut self, a: TimeMs, b: TimeMs) -> Vec<Run> {
         let mut chunks = std::mem::take(&mut self.carried_over);
         // Per series in the order of chunks, so that of two samples with the same time the later chunk's comes later.
         chunks.sort_by_key(|chunk| (self.places.get(&chunk.series).copied(), chunk.times[0], chunk.id));
@@ -242,7 +231,7 @@ fn different(chunks: &[Chunk]) -> usize {
 }
 
 /// The samples of one series in [a, b), in order, each time once.
-fn one_series(chunks: &mut [Chunk], series: u32, a: i64, b: i64) -> Run {
+fn one_series(chunks: &mut [Chunk], series: u32, a: TimeMs, b: TimeMs) -> Run {
     let in_row = chunks.windows(2).all(|pair| pair[0].times.last() < pair[1].times.first());
     if !in_row {
         chunks.sort_by_key(|chunk| chunk.id);
@@ -281,7 +270,7 @@ fn keep_last(run: &mut Run) {
     run.values.truncate(kept);
 }
 
-fn cut(mut chunk: Chunk, range: impl Fn(&[i64]) -> std::ops::Range<usize>) -> Option<Chunk> {
+fn cut(mut chunk: Chunk, range: impl Fn(&[TimeMs]) -> std::ops::Range<usize>) -> Option<Chunk> {
     let range = range(&chunk.times);
     if range.is_empty() {
         return None;
@@ -304,6 +293,8 @@ mod tests {
     use crate::query::samples::{Sample, Samples};
     use crate::query::stub::Stub;
 
+    const DAY_MS: i64 = IntervalMs::DAY.as_millis();
+
     fn chunks() -> impl Strategy<Value = Vec<Chunk>> {
         let times = prop::collection::vec(0..3 * DAY_MS / 1000, 1..40);
         prop::collection::vec((1i64..4, times, any::<bool>()), 0..30).prop_map(|some| {
@@ -311,8 +302,8 @@ mod tests {
                 .enumerate()
                 .map(|(id, (series, times, dense))| {
                     let day = times[0] * 1000 / DAY_MS;
-                    let mut times: Vec<i64> =
-                        times.iter().map(|t| day * DAY_MS + if dense { t % 50 } else { t * 1000 % DAY_MS }).collect();
+                    let time = |t: &i64| TimeMs::from_millis(day * DAY_MS + if dense { t % 50 } else { t * 1000 % DAY_MS });
+                    let mut times: Vec<TimeMs> = times.iter().map(time).collect();
                     times.sort_unstable();
                     let values = (0..times.len()).map(|n| (id * 1000 + n) as f64).collect();
                     Chunk { series: SeriesId::from_store(series), id: id as i64 + 1, times, values }
@@ -326,7 +317,8 @@ mod tests {
         #[test]
         fn slices_give_each_sample_once(chunks in chunks(), from in -10..2 * DAY_MS, length in 0..3 * DAY_MS, width in 1..DAY_MS,
             forwards: bool, sparse: bool) {
-            let (order, to) = (if forwards { Order::Asc } else { Order::Desc }, from + length);
+            let (from, to) = (TimeMs::from_millis(from), TimeMs::from_millis(from + length));
+            let order = if forwards { Order::Asc } else { Order::Desc };
             let mut want = std::collections::BTreeMap::new();
             for chunk in &chunks {
                 for (t, v) in chunk.times.iter().zip(&chunk.values) {
@@ -335,7 +327,7 @@ mod tests {
                     }
                 }
             }
-            let mut want: Vec<Sample> = want.into_iter().map(|((time_ms, series), value)| Sample { time_ms, series, value }).collect();
+            let mut want: Vec<Sample> = want.into_iter().map(|((time, series), value)| Sample { time, series, value }).collect();
             if !forwards {
                 want.reverse();
             }
@@ -344,14 +336,14 @@ mod tests {
                 // Series that have nothing are looked for in vain, and then not any more.
                 let series = if sparse { (1..=2).chain(10..20).collect() } else { vec![1i64, 2] };
                 let series = series.into_iter().map(SeriesId::from_store).collect();
-                let wanted = Wanted { series, live: 2, range: (from, to), order, hint: None, width: Some(width) };
+                let wanted = Wanted { series, live: 2, range: (from, to), order, hint: None, width: IntervalMs::new(width) };
                 let mut slices = Slices::new(Arc::new(Stub { chunks, ..Stub::default() }), wanted);
                 (slices.max_samples, slices.target, slices.probe_threshold) = (64, 16, 4);
                 let mut lease = Budget::new(64 << 20, Duration::ZERO).page().await.unwrap();
                 let mut have = Vec::new();
                 while let Some(slice) = slices.next(&mut lease).await.unwrap() {
                     let some: Vec<Sample> = Samples::merged(slice.runs, order).collect();
-                    assert!(some.iter().all(|s| (slice.from..slice.before).contains(&s.time_ms)));
+                    assert!(some.iter().all(|s| (slice.from..slice.before).contains(&s.time)));
                     have.extend(some);
                 }
                 have

@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 
-use crate::model::{Partition, Partitions, RowRange, SeriesId, SourceId};
+use crate::model::{Partition, Partitions, RowRange, SeriesId, SourceId, TimeMs};
 use crate::store::{
     self, Chunk, ChunkRange, ClusterSummary, GpuFilter, GpuPlace, GpuSummary, HostSummary, Latest, Reader, SeriesFilter,
     SeriesRow, SourceLedger, Span,
@@ -36,15 +36,18 @@ impl Reader for Stub {
         Ok(Vec::new())
     }
     /// The newest sample of every series has its id as time and value.
-    async fn latest(&self, series: &[SeriesId], _: i64, _: i64) -> store::Result<Vec<Latest>> {
-        Ok(series.iter().map(|id| Latest { series: *id, time_ms: id.to_store(), value: id.to_store() as f64 }).collect())
+    async fn latest(&self, series: &[SeriesId], _: TimeMs, _: TimeMs) -> store::Result<Vec<Latest>> {
+        Ok(series
+            .iter()
+            .map(|id| Latest { series: *id, time: TimeMs::from_millis(id.to_store()), value: id.to_store() as f64 })
+            .collect())
     }
     async fn chunks(&self, series: &[SeriesId], r: &ChunkRange, max: usize) -> store::Result<Option<Vec<Chunk>>> {
         let inside = |chunk: &&Chunk| {
             let (first, last) = (chunk.times[0], *chunk.times.last().expect("it has some"));
             series.contains(&chunk.series)
-                && (r.begins_from_ms..r.begins_before_ms).contains(&first)
-                && (r.ends_from_ms..r.ends_before_ms).contains(&last)
+                && (r.begins_from..r.begins_before).contains(&first)
+                && (r.ends_from..r.ends_before).contains(&last)
         };
         let found: Vec<Chunk> = self.chunks.iter().filter(inside).cloned().collect();
         let n: usize = found.iter().map(|chunk| chunk.times.len()).sum();
@@ -54,7 +57,7 @@ impl Reader for Stub {
         let chunks = self.chunks(series, r, usize::MAX).await?.unwrap_or_default();
         let span = |id: &SeriesId| {
             let mine = || chunks.iter().filter(|chunk| chunk.series == *id).flat_map(|chunk| &chunk.times);
-            Some(Span { series: *id, first_ms: *mine().min()?, last_ms: *mine().max()? })
+            Some(Span { series: *id, first: *mine().min()?, last: *mine().max()? })
         };
         Ok(series.iter().filter_map(span).collect())
     }

@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use super::bucket::{Bucket, NAMES};
 use super::budget::{GROUP_BYTES, Held, Lease};
-use super::range::parse_duration;
+use super::range::parse_step;
 use super::samples::Run;
 use super::slices::{Slices, Wanted};
 use super::{
     Aggregate, ClusterParam, Gpu, Page, Params, Query, QueryError, Range, Result, Sample, Samples, SeriesRow, TelemetryParams,
     cursor, lists,
 };
-use crate::model::SeriesId;
+use crate::model::{IntervalMs, SeriesId, TimeMs};
 
 /// Which end comes first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -38,9 +38,9 @@ pub struct TelemetryRequest {
     pub order: Order,
     /// Rows at most, where it was said.
     pub limit: Option<usize>,
-    /// Steps, and what is made of the samples in one.
-    pub step: Option<(Duration, Aggregate)>,
-    after: Option<(i64, SeriesId)>,
+    /// The length of a step, and what is made of the samples in one.
+    pub step: Option<(IntervalMs, Aggregate)>,
+    after: Option<(TimeMs, SeriesId)>,
     question: Vec<String>,
 }
 
@@ -65,11 +65,11 @@ impl TelemetryRequest {
     /// # Errors
     ///
     /// A parameter is wrong or unknown.
-    pub fn parse(mut params: Params, id: &str, query: &Query, now_ms: i64) -> Result<Self> {
+    pub fn parse(mut params: Params, id: &str, query: &Query, now: TimeMs) -> Result<Self> {
         let ClusterParam { cluster } = params.take()?;
         let given: TelemetryParams = params.take()?;
         params.end()?;
-        let range = Range::parse(given.start_time.as_deref(), given.end_time.as_deref(), now_ms)?;
+        let range = Range::parse(given.start_time.as_deref(), given.end_time.as_deref(), now)?;
         let metrics = metric_names(&given.metric);
         let order = match given.order.as_deref() {
             None | Some("asc") => Order::Asc,
@@ -77,7 +77,7 @@ impl TelemetryRequest {
             Some(other) => return Err(QueryError::bad("order", format!("`{other}` is neither asc nor desc"))),
         };
         let limit = given.limit.within("limit", 1, query.limits.max_page as u64)?.and_then(|limit| usize::try_from(limit).ok());
-        let step = parse_duration("step", given.step.as_deref())?;
+        let step = parse_step(given.step.as_deref())?;
         let agg = parse_agg(given.agg.as_deref())?;
         if agg.is_some() && step.is_none() {
             return Err(QueryError::bad("agg", "needs a step: add step=1m"));
@@ -111,7 +111,7 @@ pub struct Telemetry {
     slices: Option<Slices>,
     series: Arc<[RowSeries]>,
     order: Order,
-    after: Option<(i64, SeriesId)>,
+    after: Option<(TimeMs, SeriesId)>,
     steps: Option<Steps>,
     lease: Lease,
 }
@@ -123,11 +123,11 @@ impl std::fmt::Debug for Telemetry {
 }
 
 struct Steps {
-    ms: i64,
+    length: IntervalMs,
     agg: Aggregate,
     /// The group of each series: the position of its first member.
     groups: Vec<u32>,
-    open: BTreeMap<(i64, u32), Bucket>,
+    open: BTreeMap<(TimeMs, u32), Bucket>,
     max_held: usize,
 }
 
@@ -149,14 +149,14 @@ impl Query {
             .collect();
         let mut telemetry = Telemetry { slices: None, order: request.order, after: request.after, steps: None, series, lease };
         let Some((mut from, mut to)) = request.range.within(gpu.span.0, gpu.span.1) else { return Ok(telemetry) };
-        let step_ms = request.step.map(|(step, _)| i64::try_from(step.as_millis()).unwrap_or(i64::MAX));
-        if let Some(ms) = step_ms {
-            self.check_steps(from, to, ms)?;
+        let step = request.step.map(|(step, _)| step);
+        if step.is_some() {
+            self.check_steps(from, to, step)?;
         }
         if let Some((time, _)) = request.after {
             match request.order {
                 Order::Asc => from = from.max(time),
-                Order::Desc => to = to.min(time.saturating_add(step_ms.unwrap_or(1) - 1)),
+                Order::Desc => to = to.min(step.map_or(time, |step| time.plus(step).minus(IntervalMs::MILLISECOND))),
             }
         }
         if from > to {
@@ -169,12 +169,12 @@ impl Query {
             live: live.len(),
             range: (from, to),
             order: request.order,
-            hint: request.limit.filter(|_| step_ms.is_none()).map(|limit| limit.saturating_mul(2)),
+            hint: request.limit.filter(|_| step.is_none()).map(|limit| limit.saturating_mul(2)),
             width: None,
         };
         telemetry.slices = Some(Slices::new(Arc::clone(&self.reader), wanted));
-        telemetry.steps = request.step.map(|(_, agg)| Steps {
-            ms: step_ms.unwrap_or(1),
+        telemetry.steps = request.step.map(|(length, agg)| Steps {
+            length,
             agg,
             groups: groups(&telemetry.series),
             open: BTreeMap::new(),
@@ -184,18 +184,18 @@ impl Query {
     }
 
     /// Refuses what would take too long, and says what would do.
-    pub(super) fn check_steps(&self, from: i64, to: i64, step_ms: i64) -> Result<()> {
-        let range = to.saturating_sub(from).max(0).unsigned_abs();
-        if u128::from(range) > self.limits.max_range.as_millis() {
+    pub(super) fn check_steps(&self, from: TimeMs, to: TimeMs, step: Option<IntervalMs>) -> Result<()> {
+        let range = to.since(from);
+        if range > self.limits.max_range {
             let most = humantime::format_duration(Duration::from_secs(self.limits.max_range.as_secs()));
             return Err(QueryError::bad(
                 "start_time",
                 format!("the range is longer than {most} (http.max_range): ask for less at once"),
             ));
         }
-        let steps = range / step_ms.unsigned_abs() + 1;
-        if steps > self.limits.max_steps {
-            let least = humantime::format_duration(Duration::from_secs((range / self.limits.max_steps / 1000 + 1).max(1)));
+        let steps = step.map_or(0, |step| range.as_millis() / step.duration().as_millis()) + 1;
+        if steps > u128::from(self.limits.max_steps) {
+            let least = humantime::format_duration(Duration::from_secs(range.as_secs() / self.limits.max_steps.max(1) + 1));
             let reason = format!(
                 "gives {steps} steps, more than {} (http.max_steps): take step={least} or more, or a shorter range",
                 self.limits.max_steps
@@ -220,7 +220,7 @@ impl Query {
             rows.extend(some.take(limit + 1 - rows.len()));
         }
         let series = Arc::clone(&telemetry.series);
-        let page = lists::page(rows, limit, &request.question, |sample| (sample.time_ms, series[sample.series as usize].row.id));
+        let page = lists::page(rows, limit, &request.question, |sample| (sample.time, series[sample.series as usize].row.id));
         Ok((page, telemetry.series))
     }
 }
@@ -277,7 +277,7 @@ impl Telemetry {
     fn skip(&mut self, samples: Samples) -> Samples {
         let Some((time, id)) = self.after else { return samples };
         let known = |sample: &Sample| {
-            let here = (sample.time_ms, self.series[sample.series as usize].row.id);
+            let here = (sample.time, self.series[sample.series as usize].row.id);
             if self.order == Order::Asc { here <= (time, id) } else { here >= (time, id) }
         };
         let rest: Vec<Sample> = samples.skip_while(known).collect();
@@ -291,10 +291,10 @@ impl Telemetry {
 impl Steps {
     fn add(&mut self, runs: &[Run]) -> Result<()> {
         for run in runs {
-            for (step, range) in run.steps(self.ms) {
+            for (step, range) in run.steps(self.length) {
                 let bucket = self.open.entry((step, self.groups[run.series as usize])).or_default();
-                for (time_ms, value) in run.times[range.clone()].iter().zip(&run.values[range]) {
-                    bucket.add(self.agg, *time_ms, *value);
+                for (time, value) in run.times[range.clone()].iter().zip(&run.values[range]) {
+                    bucket.add(self.agg, *time, *value);
                 }
             }
         }
@@ -315,16 +315,13 @@ impl Steps {
     }
 
     /// The steps that nothing can be added to after the slice [a, b).
-    fn complete(&mut self, order: Order, a: i64, b: i64) -> Vec<Sample> {
+    fn complete(&mut self, order: Order, a: TimeMs, b: TimeMs) -> Vec<Sample> {
         let done = match order {
             Order::Asc => {
-                let open = self.open.split_off(&(b.div_euclid(self.ms) * self.ms, 0));
+                let open = self.open.split_off(&(b.floor_to(self.length), 0));
                 std::mem::replace(&mut self.open, open)
             }
-            Order::Desc => {
-                let ceiling = a.saturating_add(self.ms - 1).div_euclid(self.ms).saturating_mul(self.ms);
-                self.open.split_off(&(ceiling, 0))
-            }
+            Order::Desc => self.open.split_off(&(a.ceil_to(self.length), 0)),
         };
         self.rows(done, order)
     }
@@ -334,9 +331,8 @@ impl Steps {
         self.rows(done, order)
     }
 
-    fn rows(&self, done: BTreeMap<(i64, u32), Bucket>, order: Order) -> Vec<Sample> {
-        let row =
-            |((time_ms, series), mut bucket): ((i64, u32), Bucket)| Sample { time_ms, series, value: bucket.value(self.agg) };
+    fn rows(&self, done: BTreeMap<(TimeMs, u32), Bucket>, order: Order) -> Vec<Sample> {
+        let row = |((time, series), mut bucket): ((TimeMs, u32), Bucket)| Sample { time, series, value: bucket.value(self.agg) };
         if order == Order::Asc { done.into_iter().map(row).collect() } else { done.into_iter().rev().map(row).collect() }
     }
 }

@@ -1,7 +1,7 @@
-//! `telemetry all`: streamer, collector and server in one process. What is not configured is built in: without REDIS_URL the queue is
-//! in the process, without DATABASE_URL the store is in a directory.
+//! `telemetry all`: streamer, collector and server in one process. Without REDIS_URL the queue is inside the process; without
+//! DATABASE_URL the store is in a directory.
 //!
-//! The end comes in order: the streamer takes nothing new and finishes what it sent, the collector stores what waits, then they end.
+//! The shutdown is ordered: the streamer stops reading and finishes what it has sent, the collector stores what waits, then all end.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -21,56 +21,56 @@ use crate::transport::memory::{MemoryTransport, Settings};
 use crate::transport::redis::RedisTransport;
 use crate::transport::{Consumer, Inspector, Publisher};
 
-/// Which content is which source, beside the store.
+/// Name of the file in the data directory that remembers which content is which source.
 const SOURCES: &str = "sources";
-/// How often it is looked whether everything that waits is stored, in the end.
-const LOOK: Duration = Duration::from_millis(20);
+/// How often the shutdown checks whether the queue is empty.
+const DRAINED_POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// The queue from its three sides.
+/// The queue, through its three interfaces.
 struct Queue {
     publisher: Arc<dyn Publisher>,
     consumer: Arc<dyn Consumer>,
     inspector: Arc<dyn Inspector>,
     name: &'static str,
-    /// It ends with the process: what is in it must be stored before.
+    /// Whether the queue is lost when the process ends, so that its content must be stored before.
     ends_with_us: bool,
 }
 
-/// The store from its two sides.
+/// The store, through its two interfaces.
 struct OpenStore {
     store: Arc<dyn Store>,
     reader: Arc<dyn Reader>,
-    which: collect::Which,
 }
 
 /// Runs the role.
 pub async fn run(config: Arc<Config>, lifecycle: Lifecycle) -> anyhow::Result<Exit> {
-    // What can be wrong is said before anything begins.
+    // Configuration errors are reported before anything starts.
     config.http()?;
     let work = if config.stream.csv.is_empty() { None } else { Some(stream::Work::look(&config).await?) };
-    let kept = open_store(&config, &lifecycle)?;
+    let opened = open_store(&config, &lifecycle)?;
     let Some(queue) = open_queue(&config, &lifecycle).await? else { return Ok(Exit::Done) };
 
+    let store_name = opened.store.kind().name();
     let later = lifecycle.drained_later();
     let collecting = tokio::spawn(collect::run_with(
         config.clone(),
         later.clone(),
         (queue.consumer.clone(), queue.inspector.clone()),
-        (kept.store, kept.which),
+        opened.store,
     ));
     let serving = {
         let (config, lifecycle, inspector) = (config.clone(), lifecycle.clone(), queue.inspector.clone());
-        tokio::spawn(async move { serve::run_with(&config, &lifecycle, "reading", kept.reader, Some(inspector)).await })
+        tokio::spawn(async move { serve::run_with(&config, &lifecycle, "reading", opened.reader, Some(inspector)).await })
     };
     let streaming = {
-        let names = stream::Names { queue: queue.name, store: kept.which.name() };
+        let names = stream::Names { queue: queue.name, store: store_name };
         tokio::spawn(stream_all(work, config.clone(), lifecycle.clone(), queue.publisher, names))
     };
     let mut collecting = RoleTask::of("the collector", collecting);
     let mut serving = RoleTask::of("the server", serving);
     let mut streaming = RoleTask::of("the streamer", streaming);
 
-    // Until it is told to end, or something that must not end does.
+    // Runs until it is told to drain, or until a part ends that must not end.
     tokio::select! {
         () = lifecycle.draining().cancelled_owned() => {}
         ended = collecting.ended() => ended?,
@@ -92,7 +92,8 @@ pub async fn run(config: Arc<Config>, lifecycle: Lifecycle) -> anyhow::Result<Ex
     Ok(Exit::Done)
 }
 
-/// How the streamer ends. It may wait for what the collector stores: a failure of another part ends the wait, and is the outcome.
+/// Waits for the streamer, and returns its result. The streamer may itself wait for the collector, so a failure of another part ends
+/// the wait and is returned instead.
 async fn while_others_work(
     streaming: &mut RoleTask,
     collecting: &mut RoleTask,
@@ -105,7 +106,7 @@ async fn while_others_work(
     }
 }
 
-/// Streams what there is. Sources that cannot be read keep nobody from reading what is stored: that is said, and the rest goes on.
+/// Streams the input, if there is any. An error of a source is logged; what is stored can still be queried.
 async fn stream_all(
     work: Option<stream::Work>,
     config: Arc<Config>,
@@ -118,7 +119,7 @@ async fn stream_all(
     match work.run(config, lifecycle.clone(), publisher, names).await {
         Err(error) if strict || lifecycle.draining().is_cancelled() || is_configuration(&error) => Err(error),
         Err(error) => {
-            tracing::error!("{error:#}; what was streamed is stored and served");
+            tracing::error!("{error:#}; rows that were already streamed are stored and served");
             Ok(Exit::Done)
         }
         Ok(exit) => Ok(exit),
@@ -129,20 +130,20 @@ fn is_configuration(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| cause.is::<ConfigError>())
 }
 
-/// The configured store, else one in the data directory.
+/// Opens the configured store, else one in the data directory.
 fn open_store(config: &Config, lifecycle: &Lifecycle) -> anyhow::Result<OpenStore> {
     if config.postgres.url.is_some() {
         let store = Arc::new(PostgresStore::connect(&super::postgres(config)?)?);
         certificates::watch_store(lifecycle, &store);
-        return Ok(OpenStore { store: store.clone(), reader: store, which: collect::Which::Postgres });
+        return Ok(OpenStore { store: store.clone(), reader: store });
     }
     let directory = &config.data.dir;
     let store = Arc::new(SqliteStore::open(directory)?);
-    tracing::info!(directory = %directory.display(), "DATABASE_URL is not set: rows are kept in this directory");
-    Ok(OpenStore { store: store.clone(), reader: store, which: collect::Which::Sqlite })
+    tracing::info!(directory = %directory.display(), "DATABASE_URL is not set: rows are stored in this directory");
+    Ok(OpenStore { store: store.clone(), reader: store })
 }
 
-/// The configured queue, else one in the process; `None` when the process is to end first.
+/// Opens the configured queue, else one inside the process; `None` when the process is told to end before.
 async fn open_queue(config: &Config, lifecycle: &Lifecycle) -> anyhow::Result<Option<Queue>> {
     if config.redis.url.is_some() {
         let redis = config.redis()?;
@@ -176,37 +177,37 @@ async fn open_queue(config: &Config, lifecycle: &Lifecycle) -> anyhow::Result<Op
     Ok(Some(Queue { publisher, consumer, inspector, name: "the queue", ends_with_us: true }))
 }
 
-/// Where sources are remembered. With PostgreSQL nobody else has made the directory.
+/// The file that remembers sources. Creates its directory, which the embedded store does not do where PostgreSQL is used.
 fn registry(config: &Config) -> anyhow::Result<std::path::PathBuf> {
     let directory: &Path = &config.data.dir;
     std::fs::create_dir_all(directory)
         .map_err(|error| {
             ConfigError::usage(format!(
-                "data.dir ({}): {} cannot be made: {error}",
+                "data.dir ({}): {} cannot be created: {error}",
                 config.origin("data.dir"),
                 directory.display()
             ))
         })
-        .context("it says which files are known, and is needed without REDIS_URL")?;
+        .context("without REDIS_URL, a directory is needed to remember sources")?;
     Ok(directory.join(SOURCES))
 }
 
-/// Waits until nothing is in the queue that is not stored.
+/// Waits until everything in the queue is stored.
 async fn all_stored(queue: &dyn Inspector) {
     loop {
         let mut waiting = 0;
         for partition in queue.partitions() {
-            // What cannot be asked is not empty.
+            // A partition that does not answer counts as not empty.
             waiting += queue.backlog(partition).await.map_or(1, |backlog| backlog.entries);
         }
         if waiting == 0 {
             return;
         }
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(DRAINED_POLL_INTERVAL).await;
     }
 }
 
-/// A part of the process, and how it ended.
+/// The task of one role in this process.
 struct RoleTask {
     name: &'static str,
     task: Option<tokio::task::JoinHandle<anyhow::Result<Exit>>>,
@@ -217,7 +218,7 @@ impl RoleTask {
         Self { name, task: Some(task) }
     }
 
-    /// Waits for its end. It ended before: at once.
+    /// Waits until the task ends; returns at once if its end was awaited before.
     async fn ended(&mut self) -> anyhow::Result<()> {
         let Some(task) = &mut self.task else { return Ok(()) };
         let ended = task.await;
@@ -225,7 +226,7 @@ impl RoleTask {
         ended.with_context(|| format!("internal error: {} panicked", self.name))?.map(|_| ())
     }
 
-    /// Waits for it to fail; that it ends well is no reason to return.
+    /// Waits until the task fails; never returns if it ends without an error.
     async fn failed(&mut self) -> anyhow::Result<()> {
         self.ended().await?;
         std::future::pending().await

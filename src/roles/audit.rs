@@ -1,7 +1,7 @@
-//! `telemetry audit`: does every row that was read stand somewhere, once?
+//! `telemetry audit`: checks that every row that was read is accounted for exactly once.
 //!
-//! Per source: rows sent (the queue's position) = stored + rejected + queued + dead + dropped. What is in none of them is missing.
-//! The queue is looked at as the group of this configuration sees it: another group stores into another store.
+//! Per source: rows sent (the position in the queue) = stored + rejected + queued + dead + dropped. Rows that are none of these are
+//! missing. The queue is read from the view of this configuration's group, because other groups use other stores.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -20,19 +20,19 @@ use crate::store::{SourceLedger, Store};
 use crate::transport::redis::RedisTransport;
 use crate::transport::{Inspector, PartitionState, TransportError};
 
-/// Ranges of rows that a line for people names.
-const RANGES: usize = 4;
+/// Maximum ranges of rows that a line of text lists.
+const MAX_RANGES: usize = 4;
 
-/// One source's account; all numbers are rows.
+/// The account of one source; all numbers are rows.
 #[derive(Debug, Default, Serialize)]
 pub struct Account {
-    /// The source's id.
+    /// Id of the source.
     pub source: String,
-    /// Its cluster; empty where nothing of it has been stored yet.
+    /// Cluster of the source; empty where none of its rows is stored yet.
     pub cluster: String,
-    /// Its name.
+    /// Name of the source.
     pub name: String,
-    /// The partition of the queue that it belongs to.
+    /// Partition of the queue that the source belongs to.
     pub partition: u16,
     /// Rows that were read and sent.
     pub read: u64,
@@ -40,31 +40,31 @@ pub struct Account {
     pub published: u64,
     /// Rows that are samples in the store.
     pub stored: u64,
-    /// Of those, the ones that were found stored before (through another id of the same content).
+    /// Rows among `stored` that were already stored, through another id of the same content.
     pub duplicate: u64,
     /// Rejected rows, by reason.
     pub rejected: BTreeMap<&'static str, u64>,
     /// Rows in the queue that are not yet stored.
     pub queued: u64,
-    /// Those rows, as ranges.
+    /// The queued rows, as ranges.
     pub queued_rows: String,
     /// Rows in dead letters.
     pub dead: u64,
-    /// Those rows, as ranges.
+    /// The rows in dead letters, as ranges.
     pub dead_rows: String,
-    /// The dead letters of the source.
+    /// Numbers of the source's dead letters.
     pub dead_letters: Vec<i64>,
     /// Rows of dead letters that were dropped by hand.
     pub dropped: u64,
-    /// Those rows, as ranges.
+    /// The dropped rows, as ranges.
     pub dropped_rows: String,
-    /// Rows that are nowhere.
+    /// Rows that are none of the above.
     pub missing: u64,
     /// The missing rows, as ranges.
     pub missing_rows: String,
-    /// Whether the sum closes.
+    /// Whether the account balances.
     pub closes: bool,
-    /// Why it cannot be told whether it does: its partition does not answer.
+    /// Why the account cannot be checked: the partition does not answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unknown: Option<String>,
 }
@@ -72,17 +72,17 @@ pub struct Account {
 /// What waits in a partition of the queue.
 #[derive(Debug, Serialize)]
 pub struct Waiting {
-    /// The partition.
+    /// Number of the partition.
     pub partition: u16,
-    /// Batches that our group has not acknowledged.
+    /// Batches that the group has not acknowledged.
     pub batches: u64,
-    /// Of those, the ones that a collector has read.
+    /// Batches among them that a collector has read.
     pub pending: u64,
-    /// Age of the oldest.
+    /// Age of the oldest unacknowledged batch.
     pub oldest_seconds: Option<f64>,
-    /// Another group, for whose sake alone batches are kept that ours has done with.
+    /// Another group, for which alone Redis keeps batches that this group has acknowledged.
     pub held_by: Option<String>,
-    /// Why nothing is known of it.
+    /// Why the partition does not answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
 }
@@ -90,17 +90,17 @@ pub struct Waiting {
 /// The whole report.
 #[derive(Debug, Serialize)]
 pub struct Report {
-    /// Whether every sum closes.
+    /// Whether all accounts balance.
     pub closes: bool,
-    /// The consumer group through whose eyes the queue was looked at.
+    /// Name of the consumer group whose view of the queue this is.
     pub group: String,
-    /// The sources.
+    /// The accounts of the sources.
     pub sources: Vec<Account>,
-    /// The queue.
+    /// The partitions of the queue.
     pub partitions: Vec<Waiting>,
 }
 
-/// What the queue knows.
+/// What the queue knows of sources.
 #[derive(Default)]
 struct Sent {
     rows: HashMap<SourceId, u64>,
@@ -108,7 +108,7 @@ struct Sent {
     partitions: Vec<Result<PartitionState, TransportError>>,
 }
 
-/// Runs the command: `Exit::Failed` where a sum does not close.
+/// Runs the command: `Exit::Failed` where an account does not balance.
 pub async fn run(config: Arc<Config>, _: Lifecycle, what: cli::Audit) -> anyhow::Result<Exit> {
     let store = PostgresStore::connect(&super::postgres(&config)?)?;
     let queue = RedisTransport::connect(&config.redis()?).await?;
@@ -127,7 +127,7 @@ pub async fn run(config: Arc<Config>, _: Lifecycle, what: cli::Audit) -> anyhow:
 }
 
 async fn audit(queue: &RedisTransport, store: &dyn Store) -> anyhow::Result<Report> {
-    // In this order: what is queued when it is looked at is stored, or still queued, when the store is looked at later.
+    // The queue is read before the store: what is in the queue now is either still there or stored when the store is read.
     let sent = ask(queue).await?;
     let letters = store.dead_letters().await?;
     let mut ledger: BTreeMap<SourceId, SourceLedger> = store.ledger().await?.into_iter().map(|l| (l.source, l)).collect();
@@ -153,7 +153,7 @@ async fn audit(queue: &RedisTransport, store: &dyn Store) -> anyhow::Result<Repo
     Ok(Report { closes, group: queue.group().to_owned(), sources, partitions })
 }
 
-/// Asks every partition. One that does not answer takes only what it holds with it; where none does there is nothing to say.
+/// Reads every partition. One that does not answer leaves only its own sources unknown; if none answers, the audit fails.
 async fn ask(queue: &RedisTransport) -> Result<Sent, TransportError> {
     let mut sent = Sent::default();
     for partition in Inspector::partitions(queue) {
@@ -194,16 +194,16 @@ fn waiting(partition: Partition, state: &Result<PartitionState, TransportError>)
     }
 }
 
-/// `sent`: the row up to which the queue has accepted the source; `None` where the queue does not know it (any more).
+/// `sent`: the row up to which the queue has accepted the source; `None` where the queue does not know the source (any more).
 fn account(ledger: &SourceLedger, sent: Option<u64>, queued: &RowSet) -> Account {
-    let mut stands = ledger.covered.clone();
-    stands.extend(&ledger.dead);
-    stands.extend(&ledger.dropped);
-    let waiting = queued.minus(&stands);
-    stands.extend(&waiting);
-    // A queue that lost its memory has a smaller position than what is stored.
-    let published = sent.unwrap_or(0).max(stands.end());
-    let missing = RowSet::from(RowRange { first: 0, end: published }).minus(&stands);
+    let mut accounted = ledger.covered.clone();
+    accounted.extend(&ledger.dead);
+    accounted.extend(&ledger.dropped);
+    let waiting = queued.minus(&accounted);
+    accounted.extend(&waiting);
+    // After Redis has lost data, its position may be behind what is stored.
+    let published = sent.unwrap_or(0).max(accounted.end());
+    let missing = RowSet::from(RowRange { first: 0, end: published }).minus(&accounted);
     let rejected: u64 = ledger.rejected.values().sum();
     let adds_up = ledger.valid + rejected == ledger.covered.len();
     let dead = ledger.dead.minus(&ledger.covered);
@@ -230,7 +230,7 @@ fn account(ledger: &SourceLedger, sent: Option<u64>, queued: &RowSet) -> Account
     }
 }
 
-/// `known`: how many sources there are in all.
+/// The report as text. `known`: the number of sources, including those that the report leaves out.
 fn text(report: &Report, known: usize) -> String {
     let mut out = String::new();
     if !report.sources.is_empty() {
@@ -238,7 +238,12 @@ fn text(report: &Report, known: usize) -> String {
     }
     for source in &report.sources {
         for line in differences(source, &report.partitions) {
-            out.push_str(&format!("  {} ({}): {}\n", printable::line(called(source)), source.source, printable::line(&line)));
+            out.push_str(&format!(
+                "  {} ({}): {}\n",
+                printable::line(display_name(source)),
+                source.source,
+                printable::line(&line)
+            ));
         }
     }
     for p in &report.partitions {
@@ -264,7 +269,7 @@ fn text(report: &Report, known: usize) -> String {
     } else if report.closes {
         "Every row that was sent is accounted for, once.\n"
     } else if report.partitions.iter().any(|p| p.error.is_some()) {
-        "A part of the queue does not answer, so not every source can be balanced. Run the audit again when it is back.\n"
+        "Part of the queue does not answer, so not every source can be checked. Run the audit again when it is back.\n"
     } else {
         "Some sources do not balance. Missing rows were accepted by Redis and are neither there nor in the store: run the streamer of the \
          source again, or `telemetry replay --source ID`; rows that are stored already are not stored twice.\n"
@@ -278,13 +283,13 @@ fn table(sources: &[Account]) -> String {
     ];
     let mut sums = [0u64; 7];
     for s in sources {
-        let verdict = if s.closes { "closes" } else { "DOES NOT CLOSE" };
+        let verdict = if s.closes { "balances" } else { "DOES NOT BALANCE" };
         let numbers = [s.read, s.stored, s.rejected.values().sum(), s.queued, s.dead, s.dropped, s.missing];
         sums.iter_mut().zip(numbers).for_each(|(sum, n)| *sum = sum.saturating_add(n));
-        rows.push(row(&s.cluster, called(s), numbers, &s.source, verdict));
+        rows.push(row(&s.cluster, display_name(s), numbers, &s.source, verdict));
     }
     if sources.len() > 1 {
-        rows.push(row("", "together", sums, "", ""));
+        rows.push(row("", "total", sums, "", ""));
     }
     super::table::render(&rows)
 }
@@ -295,19 +300,19 @@ fn row(cluster: &str, name: &str, numbers: [u64; 7], source: &str, verdict: &str
     [cluster, name, read, stored, rejected, queued, dead, dropped, missing, source, verdict]
 }
 
-/// What a source is called.
-fn called(source: &Account) -> &str {
-    if source.name.is_empty() { "not named yet" } else { &source.name }
+/// The name of a source, for people.
+fn display_name(source: &Account) -> &str {
+    if source.name.is_empty() { "(no name yet)" } else { &source.name }
 }
 
-/// Where the rows of a source are that are not in the store.
+/// Where the rows of a source are that are not in the store, one line per place.
 fn differences(s: &Account, partitions: &[Waiting]) -> Vec<String> {
     let mut lines = Vec::new();
     if s.queued > 0 {
         let partition = partitions.iter().find(|p| p.partition == s.partition);
         let oldest = partition
             .and_then(|p| p.oldest_seconds)
-            .map(|s| format!(", whose oldest batch waits for {}", say::age(Duration::from_secs_f64(s))));
+            .map(|s| format!(", whose oldest batch has waited for {}", say::age(Duration::from_secs_f64(s))));
         let rows = ranges(&s.queued_rows);
         lines.push(format!("{} queued in partition {}{}: rows {rows}", s.queued, s.partition, oldest.unwrap_or_default()));
     }
@@ -323,18 +328,17 @@ fn differences(s: &Account, partitions: &[Waiting]) -> Vec<String> {
         lines.push(format!("{} missing: rows {}", s.missing, ranges(&s.missing_rows)));
     } else if !s.closes {
         lines.push(
-            "the store contradicts itself: stored + rejected is not the number of rows that it covers; please report this"
-                .to_owned(),
+            "the store is inconsistent: stored + rejected is not the number of covered rows; please report this".to_owned(),
         );
     }
     lines
 }
 
-/// The first of some ranges (`{[0,5),[9,12)}`), as people write them: 0–4, 9–11.
+/// The first ranges of a set (`{[0,5),[9,12)}`), for people: 0–4, 9–11.
 fn ranges(set: &str) -> String {
     let set: RowSet = set.parse().unwrap_or_default();
-    let mut shown: Vec<String> = set.ranges().iter().take(RANGES).map(|r| say::rows(*r)).collect();
-    let more = set.ranges().len().saturating_sub(RANGES);
+    let mut shown: Vec<String> = set.ranges().iter().take(MAX_RANGES).map(|r| say::rows(*r)).collect();
+    let more = set.ranges().len().saturating_sub(MAX_RANGES);
     if more > 0 {
         shown.push(format!("and {more} more ranges"));
     }
@@ -394,7 +398,7 @@ mod tests {
         let report = Report { closes: false, group: "collectors".to_owned(), sources: vec![source], partitions: vec![partition] };
         let said = text(&report, 1);
         for line in [
-            "9 queued in partition 0, whose oldest batch waits for 1 min 15 s: rows 115–119, 122, 124, 126, and 1 more ranges",
+            "9 queued in partition 0, whose oldest batch has waited for 1 min 15 s: rows 115–119, 122, 124, 126, and 1 more ranges",
             "10 in dead letter 4, 7: rows 100–109",
             "21 missing: rows 110–114, 120–121, 123, 125, and 2 more ranges",
             "for the group `archive` alone",

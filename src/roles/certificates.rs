@@ -1,4 +1,4 @@
-//! The certificates that a role shows: how long they are still good, as a metric, for the life of the process.
+//! Records when the certificates that a role presents expire, as a metric, for the life of the process.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -7,16 +7,16 @@ use crate::runtime::Lifecycle;
 use crate::runtime::observe::{self, Certificate};
 use crate::store::postgres::PostgresStore;
 
-/// How often it is looked.
-const LOOK: Duration = Duration::from_secs(5);
+/// How often the expiry of a certificate is recorded.
+const RECORD_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Looks when a certificate ends, as long as one is shown at all.
+/// Records when a certificate expires, as long as `ends` returns a time.
 pub(super) fn watch(lifecycle: &Lifecycle, of: Certificate, ends: impl Fn() -> Option<SystemTime> + Send + Sync + 'static) {
     let stopping = lifecycle.stopping();
     lifecycle.spawn("certificates", async move {
         while let Some(ends) = ends() {
             observe::certificate(of, ends);
-            if tokio::time::timeout(LOOK, stopping.cancelled()).await.is_ok() {
+            if tokio::time::timeout(RECORD_INTERVAL, stopping.cancelled()).await.is_ok() {
                 break;
             }
         }
@@ -24,8 +24,8 @@ pub(super) fn watch(lifecycle: &Lifecycle, of: Certificate, ends: impl Fn() -> O
     });
 }
 
-/// The one that is shown to PostgreSQL. Connections that were made with one that has been replaced are renewed, so that none is left
-/// with it when it ends.
+/// Records when the certificate that is presented to PostgreSQL expires. Connections that use a replaced certificate are renewed, so
+/// that none still uses it when it expires.
 pub(super) fn watch_store(lifecycle: &Lifecycle, store: &Arc<PostgresStore>) {
     let store = Arc::clone(store);
     watch(lifecycle, Certificate::PostgresClient, move || {

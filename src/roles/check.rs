@@ -1,4 +1,4 @@
-//! `telemetry check`: everything that roles need, looked at once, step by step; what is wrong is said with what to do.
+//! `telemetry check`: checks everything that the roles need, once, step by step, and prints what is wrong and what to do.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::runtime::Exit;
 use crate::store::postgres;
 use crate::transport::redis::{self, Side};
 
-/// What was found of one service.
+/// The steps of one service.
 #[derive(Debug, Serialize)]
 struct Part {
     service: &'static str,
@@ -31,12 +31,12 @@ struct Report {
 pub async fn run(config: Arc<Config>, what: cli::Check) -> anyhow::Result<Exit> {
     if config.redis.url.is_none() && config.postgres.url.is_none() {
         return Err(ConfigError::usage(
-            "there is nothing to check: set REDIS_URL, DATABASE_URL, or both (or url under [redis], [postgres])",
+            "nothing to check: set REDIS_URL, DATABASE_URL, or both (or url under [redis] and [postgres])",
         )
         .into());
     }
     let mut parts = vec![Part { service: "config", steps: vec![configuration(&config)] }];
-    // An edge knows no store; what it may do in Redis is less.
+    // An edge has no store, and needs fewer permissions in Redis.
     let side = if config.postgres.url.is_some() { Side::Central } else { Side::Edge };
     if config.redis.url.is_some() {
         let steps = match config.redis() {
@@ -65,16 +65,17 @@ pub async fn run(config: Arc<Config>, what: cli::Check) -> anyhow::Result<Exit> 
 
 fn configuration(config: &Config) -> Step {
     match super::check_configuration(config) {
-        Ok(()) => Step::ok("settings", "every key and variable is known and makes sense"),
-        Err(error) => Step::failed("settings", error.to_string(), "`telemetry config show` says where each value came from"),
+        Ok(()) => Step::ok("settings", "every key and variable is known and valid"),
+        Err(error) => Step::failed("settings", error.to_string(), "`telemetry config show` shows where each value came from"),
     }
 }
 
-/// Where the text of a line begins, and where it ends: a screen is that wide.
+/// Column at which the text of a line begins.
 const INDENT: usize = 33;
+/// Column at which the text of a line ends.
 const WIDTH: usize = 120;
 
-/// Broken between words, so that it fits; what does not is continued below its beginning.
+/// Breaks a text between words, so that it fits between [`INDENT`] and [`WIDTH`].
 fn wrapped(text: &str) -> String {
     let (mut broken, mut column) = (String::new(), INDENT);
     for word in text.split(' ') {
@@ -92,12 +93,12 @@ fn wrapped(text: &str) -> String {
     broken
 }
 
-/// A line for each step that is not well, the remedy below it; of what is well as much in a line as fits, so that all of it fits on a
-/// screen.
+/// One line per step that has not succeeded, with the remedy below it. Steps that have succeeded share lines, so that the whole
+/// report fits on a screen.
 fn lines(report: &Report) -> String {
     let mut lines: Vec<String> = Vec::new();
     for part in &report.parts {
-        // Whether the last line may take more.
+        // Whether the next step may be appended to the last line.
         let mut open = false;
         for step in &part.steps {
             let plain = step.outcome == Outcome::Ok && step.todo.is_empty();
@@ -111,8 +112,8 @@ fn lines(report: &Report) -> String {
     }
     let plural = if report.warnings == 1 { "" } else { "s" };
     lines.push(match (report.failed, report.warnings) {
-        (0, 0) => "All is good.".to_owned(),
-        (0, warnings) => format!("It works; {warnings} warning{plural}."),
+        (0, 0) => "Everything is in order.".to_owned(),
+        (0, warnings) => format!("No failures, {warnings} warning{plural}."),
         (failed, warnings) => format!("{failed} failed, {warnings} warning{plural}."),
     });
     lines.join("\n") + "\n"

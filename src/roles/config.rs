@@ -11,7 +11,7 @@ pub fn run(what: ConfigCommand, config: &Config) -> anyhow::Result<Exit> {
         ConfigCommand::Show => super::print(&config.show())?,
         ConfigCommand::Check => {
             super::check_configuration(config)?;
-            super::print("the configuration is good\n")?;
+            super::print("The configuration is valid.\n")?;
         }
     }
     Ok(Exit::Done)

@@ -1,6 +1,7 @@
-//! `telemetry demo`: everything in one process on generated data that goes on as if it were live. Nothing of it stays.
+//! `telemetry demo`: runs everything in one process on generated data that looks live, and removes the data at the end.
 //!
-//! A made-up fleet writes its export into a file; `all` follows that file, as it would a real one. What is printed comes from the API.
+//! A simulated fleet writes its export into a file; `all` follows that file as it follows real ones. What the demo prints comes from
+//! the API.
 
 use std::fmt::Write as _;
 use std::fs::File;
@@ -22,30 +23,30 @@ use super::all;
 use super::generate::Generate;
 use crate::cli::{Cli, Demo};
 use crate::config::{self as settings};
-use crate::model::{TimeMs, parse_time};
+use crate::model::{IntervalMs, TimeMs, parse_time};
 use crate::runtime::{self, Exit, Lifecycle};
 
-/// Generated before now.
+/// Length of the history that exists when the demo starts.
 const HISTORY: Duration = Duration::from_secs(15 * 60);
-/// Between two scrapes.
+/// Time between two scrapes.
 const INTERVAL: Duration = Duration::from_secs(5);
-/// The made-up fleet goes on for so long.
-const LONG: Duration = Duration::from_secs(30 * 86_400);
+/// Time after which the simulated fleet ends.
+const FLEET_DURATION: Duration = Duration::from_secs(30 * 86_400);
 const GPUS: u32 = 32;
 const CLUSTER: &str = "demo";
 const TEMPERATURE: &str = "DCGM_FI_DEV_GPU_TEMP";
 const POWER: &str = "DCGM_FI_DEV_POWER_USAGE";
-/// How long the first answer may take.
+/// Timeout of the first answer of the API.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Runs the command. The environment's Redis and PostgreSQL are left alone.
+/// Runs the command. It does not use the Redis and PostgreSQL of the environment.
 pub fn run(demo: &Demo) -> anyhow::Result<Exit> {
     let directory = Directory::make()?;
     let listen = demo.listen.unwrap_or_else(free_address);
     let export = directory.0.join("export");
-    std::fs::create_dir(&export).with_context(|| format!("{} cannot be made", export.display()))?;
+    std::fs::create_dir(&export).with_context(|| format!("{} cannot be created", export.display()))?;
     let (csv, data, address) = (export.display().to_string(), directory.0.join("data").display().to_string(), listen.to_string());
-    let like = Cli::try_parse_from([
+    let equivalent = Cli::try_parse_from([
         "telemetry",
         "--log-level",
         "warn",
@@ -63,7 +64,7 @@ pub fn run(demo: &Demo) -> anyhow::Result<Exit> {
         "off",
     ])
     .context("internal error: the demo's own command line")?;
-    let config = Arc::new(settings::load(&[], [], &like.flags())?);
+    let config = Arc::new(settings::load(&[], [], &equivalent.flags())?);
     let file = export.join("fleet.csv");
     runtime::run(&config, "demo", None, |lifecycle| {
         let config = Arc::clone(&config);
@@ -78,62 +79,62 @@ pub fn run(demo: &Demo) -> anyhow::Result<Exit> {
     })
 }
 
-/// A directory of our own, removed in the end.
+/// A temporary directory, removed when it is dropped.
 struct Directory(PathBuf);
 
 impl Directory {
     fn make() -> anyhow::Result<Self> {
         let path = std::env::temp_dir().join(format!("telemetry-demo-{}-{:08x}", std::process::id(), rand::random::<u32>()));
-        std::fs::create_dir(&path).with_context(|| format!("{} cannot be made", path.display()))?;
+        std::fs::create_dir(&path).with_context(|| format!("{} cannot be created", path.display()))?;
         Ok(Self(path))
     }
 }
 
 impl Drop for Directory {
     fn drop(&mut self) {
-        // What cannot be removed is in the system's directory for that.
+        // What cannot be removed is left in the system's directory for temporary files.
         let _ = std::fs::remove_dir_all(&self.0);
     }
 }
 
-/// 127.0.0.1:8080, or another port where that one is taken.
+/// 127.0.0.1:8080, or a free port where that one is taken.
 fn free_address() -> SocketAddr {
     let at = |port| std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, port)).and_then(|listener| listener.local_addr());
     at(8080).or_else(|_| at(0)).unwrap_or_else(|_| (Ipv4Addr::LOCALHOST, 8080).into())
 }
 
-/// Writes the fleet's export: what lies in the past at once, the rest when its time comes.
+/// Writes the export of the fleet: the history at once, each later row at its time.
 fn start_fleet(lifecycle: &Lifecycle, file: &Path) -> CancellationToken {
     let (ended, path) = (lifecycle.stopping().child_token(), file.to_owned());
     let (told, failed) = (ended.clone(), lifecycle.clone());
     let history = i64::try_from(HISTORY.as_millis()).unwrap_or(0);
     let generate = Generate {
         gpus: GPUS,
-        duration: LONG,
+        duration: FLEET_DURATION,
         interval: INTERVAL,
         seed: 7,
-        start_ms: TimeMs::now().plus_millis(-history).floor_to(1000),
+        start_ms: TimeMs::now().plus_millis(-history).floor_to(IntervalMs::SECOND),
     };
     tokio::task::spawn_blocking(move || {
-        let written = File::create(&path).and_then(|file| generate.write(&mut AsTimeComes::new(file, told.clone())));
+        let written = File::create(&path).and_then(|file| generate.write(&mut PacedWriter::new(file, told.clone())));
         if let Err(error) = written.map(|_| ())
             && !told.is_cancelled()
         {
-            tracing::error!(%error, "{} cannot be written: the demo's fleet has stopped", path.display());
+            tracing::error!(%error, "{} cannot be written: the simulated fleet has stopped", path.display());
             failed.drain();
         }
     });
     ended
 }
 
-/// Passes lines on when the time at their beginning has come.
-struct AsTimeComes {
+/// Writes each line at the time with which it begins.
+struct PacedWriter {
     out: BufWriter<File>,
     line: Vec<u8>,
     ended: CancellationToken,
 }
 
-impl AsTimeComes {
+impl PacedWriter {
     fn new(file: File, ended: CancellationToken) -> Self {
         Self { out: BufWriter::with_capacity(1 << 18, file), line: Vec::new(), ended }
     }
@@ -154,7 +155,7 @@ impl AsTimeComes {
     }
 }
 
-impl Write for AsTimeComes {
+impl Write for PacedWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         for piece in bytes.split_inclusive(|b| *b == b'\n') {
             self.line.extend_from_slice(piece);
@@ -192,7 +193,7 @@ async fn show(address: SocketAddr, draining: CancellationToken) {
     }
 }
 
-/// What the API says, for a terminal.
+/// A summary of answers of the API, for a terminal.
 async fn answers(address: SocketAddr) -> anyhow::Result<String> {
     let clusters = get(address, "/api/v1/clusters").await?;
     let fleet = clusters["data"].get(0).context("nothing is stored yet")?;
@@ -218,7 +219,7 @@ async fn answers(address: SocketAddr) -> anyhow::Result<String> {
          \x20 Its power   {least:.0} W {} {most:.0} W, the last 15 minutes\n\n\
          \x20 Try         curl 'http://{address}/api/v1/gpus?limit=2'\n\
          \x20             curl -H 'Accept: text/csv' 'http://{address}/api/v1/gpus/{uuid}/telemetry?metric={POWER}&start_time=now-1m'\n\n\
-         It goes on until Ctrl-C; nothing of it stays.\n",
+         The demo runs until Ctrl-C, and removes its data then.\n",
         fleet["gpus"],
         fleet["hosts"],
         text(fleet, "name"),
@@ -235,7 +236,7 @@ fn text<'a>(row: &'a Value, key: &str) -> &'a str {
     row[key].as_str().unwrap_or_default()
 }
 
-/// Values as a row of bars between the least and the greatest.
+/// Values as a row of bars, scaled between the smallest and the greatest.
 fn sparkline(values: &[f64]) -> String {
     const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
     let (least, most) = values.iter().fold((f64::MAX, f64::MIN), |(least, most), v| (least.min(*v), most.max(*v)));
@@ -246,7 +247,7 @@ fn sparkline(values: &[f64]) -> String {
     values.iter().map(bar).collect()
 }
 
-/// GET, as JSON.
+/// The JSON answer of a GET request.
 async fn get(address: SocketAddr, path: &str) -> anyhow::Result<Value> {
     let stream = TcpStream::connect(address).await?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;

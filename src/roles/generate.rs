@@ -1,7 +1,8 @@
-//! `telemetry generate`: a synthetic DCGM export, for trying, testing and measuring.
+//! `telemetry generate`: a synthetic DCGM export, for trials, tests and measurements.
 //!
 //! The same arguments give the same bytes. GPUs run jobs that begin and end; memory, temperature, power and clocks follow the
-//! utilisation. The layout is that of a Prometheus export of dcgm-exporter: 12 columns, metric by metric, scraped slightly apart.
+//! utilization. The layout is that of a Prometheus export of dcgm-exporter: 12 columns, metric by metric, with slightly different
+//! times.
 
 use std::io::{self, Write};
 use std::time::Duration;
@@ -10,14 +11,14 @@ use crate::cli;
 use crate::model::TimeMs;
 use crate::runtime::Exit;
 
-/// GPUs of one host.
+/// Number of GPUs of one host.
 const GPUS_PER_HOST: u32 = 8;
 /// Framebuffer of the simulated board, MiB.
 const FRAMEBUFFER: u32 = 81_007;
 const MODEL: &str = "NVIDIA H100 80GB HBM3";
 const DRIVER: &str = "550.90.07";
 
-/// Metric, and in which quarter of the scrape it is taken.
+/// The metrics, each with the quarter of the scrape in which it is taken.
 const METRICS: [(&str, i64); 10] = [
     ("DCGM_FI_DEV_GPU_UTIL", 0),
     ("DCGM_FI_DEV_MEM_COPY_UTIL", 0),
@@ -34,13 +35,13 @@ const METRICS: [(&str, i64); 10] = [
 /// What to generate.
 #[derive(Clone, Copy, Debug)]
 pub struct Generate {
-    /// How many GPUs, eight a host.
+    /// Number of GPUs, eight per host.
     pub gpus: u32,
-    /// Time covered; a step at its very end is not included.
+    /// Time range; a scrape exactly at its end is not included.
     pub duration: Duration,
     /// Time between scrapes, at least 1 ms.
     pub interval: Duration,
-    /// Another seed, other jobs and other uuids.
+    /// Seed of the random values: another seed gives other jobs and uuids.
     pub seed: u64,
     /// Time of the first scrape, ms since 1970.
     pub start_ms: TimeMs,
@@ -76,12 +77,12 @@ impl Random {
     }
 }
 
-/// What a host runs.
+/// The job that a host runs.
 #[derive(Clone, Debug)]
 struct Job {
     number: u32,
     team: &'static str,
-    /// GPUs of the host it holds: the first n.
+    /// Number of GPUs that the job uses: the first ones of the host.
     gpus: u32,
     utilization: u32,
     memory: u32,
@@ -98,15 +99,15 @@ struct Gpu {
     uuid: String,
     hostname: String,
     index: u32,
-    /// The row's cells between time and value, for each metric; the same until the job changes.
+    /// The cells between time and value of a row, for each metric; the same until the job changes.
     middle: Vec<String>,
-    /// The row's end, for each metric.
+    /// The cells after the value of a row, for each metric.
     end: Vec<String>,
-    /// Number of the job the cells were made for.
+    /// Number of the job that the cells describe.
     cells_for: Option<u32>,
     utilization: u32,
     memory: u32,
-    /// Thousandths, so that what is printed is what is meant.
+    /// In thousandths, so that printing needs no rounding.
     celsius_milli: u32,
     power_milli: u32,
 }
@@ -121,7 +122,7 @@ impl Generate {
         out.write_all(b"timestamp,metric_name,gpu_id,device,uuid,modelName,Hostname,container,pod,namespace,value,labels_raw\n")?;
         let interval = i64::try_from(self.interval.as_millis()).unwrap_or(i64::MAX).max(1);
         let steps = self.duration.as_millis().div_ceil(interval.unsigned_abs().into()) as i64;
-        // Whole seconds where the interval leaves room, as exports have them.
+        // Whole seconds where the interval is long enough, as in real exports.
         let apart = if interval >= 4000 { 1000 } else { interval / 4 };
         let (mut rows, mut line) = (0, Vec::with_capacity(1024));
         for step in 0..steps {
@@ -151,12 +152,12 @@ impl Generate {
 }
 
 fn time_text(ms: i64) -> String {
-    // Only a start far outside of what `generate` takes has no such text.
+    // `generate` accepts no start that has no such text.
     jiff::Timestamp::from_millisecond(ms).map_or_else(|_| ms.to_string(), |t| t.to_string())
 }
 
 impl Host {
-    /// Jobs begin and end.
+    /// Begins and ends jobs.
     fn step(&mut self) {
         match &mut self.job {
             Some(job) if job.steps_left > 0 => job.steps_left -= 1,

@@ -1,8 +1,8 @@
-//! `telemetry groups`: the consumer groups of the queue, and how one goes that is gone for good.
+//! `telemetry groups`: lists the consumer groups of the queue, and removes one that is no longer used.
 //!
-//! A batch is kept until every group has done with it. A group that nobody reads for any more (a second store that was given up, a
-//! `redis.group` that was renamed) keeps everything, until publishers have to wait. Nobody but a person knows that it will not
-//! come back: so it is taken away by command.
+//! Redis keeps a batch until every group has acknowledged it. A group without collectors (a second store that was given up, a
+//! `redis.group` that was renamed) holds all batches, until publishers have to wait. Only a person can know that its collectors do not
+//! come back, so a command removes it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,31 +20,32 @@ use crate::runtime::{Exit, Lifecycle};
 use crate::transport::redis::{RedisTransport, Retired};
 use crate::transport::{Inspector, PartitionState, TransportError};
 
-/// A consumer that was heard within this time is at work. One that waits for entries asks again every `redis.block` (2 s).
+/// A consumer that has sent a command within this time is active. A consumer that waits for entries sends one at least every
+/// `redis.block` (1.5 s by default, 60 s at most).
 pub(super) const ACTIVE: Duration = Duration::from_secs(60);
-/// Consumers that are looked at, of each group in each partition.
-pub(super) const CONSUMERS: usize = 32;
+/// Maximum consumers that are read of each group in each partition.
+pub(super) const MAX_CONSUMERS: usize = 32;
 
-/// A group, in all partitions together.
+/// A consumer group, all partitions together.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub(super) struct Group {
-    /// Its name.
+    /// Name of the group.
     pub(super) group: String,
-    /// Whether it is the one of this configuration.
+    /// Whether it is the group of this configuration.
     pub(super) ours: bool,
-    /// In how many partitions it is.
+    /// Number of partitions in which the group exists.
     pub(super) partitions: usize,
-    /// Batches that it has not acknowledged.
+    /// Batches that the group has not acknowledged.
     pub(super) batches: u64,
-    /// Of those, the ones that a consumer has read.
+    /// Batches among them that a consumer has read.
     pub(super) pending: u64,
-    /// Age of the oldest.
+    /// Age of the oldest unacknowledged batch.
     pub(super) oldest_seconds: Option<f64>,
-    /// Consumers at work.
+    /// Number of active consumers.
     pub(super) active_consumers: usize,
-    /// How long ago the last of its consumers was heard; `None` where it has none.
+    /// Time since a consumer of the group was active; `None` where it has no consumers.
     pub(super) idle_seconds: Option<f64>,
-    /// Partitions that keep batches for it alone.
+    /// Partitions in which Redis keeps batches for this group alone.
     pub(super) holds: Vec<Partition>,
 }
 
@@ -57,7 +58,7 @@ pub async fn run(config: Arc<Config>, _: Lifecycle, what: cli::Groups) -> anyhow
     }
 }
 
-/// What the groups of some partitions come to, by name.
+/// The groups of these partitions, summed up by name.
 pub(super) fn together<'a>(states: impl IntoIterator<Item = (Partition, &'a PartitionState)>, ours: &str) -> Vec<Group> {
     let mut groups: BTreeMap<&str, (Group, BTreeMap<&str, u64>)> = BTreeMap::new();
     for (partition, state) in states {
@@ -90,27 +91,27 @@ pub(super) fn together<'a>(states: impl IntoIterator<Item = (Partition, &'a Part
 }
 
 impl Group {
-    /// What is to be known of it, in words.
+    /// The state of the group, in words.
     pub(super) fn state(&self) -> String {
         let seconds = |s: f64| say::age(Duration::from_secs_f64(s));
         if self.active_consumers > 0 {
-            return "at work".to_owned();
+            return "active".to_owned();
         }
         let silent = match self.idle_seconds {
-            Some(idle) => format!("nobody reads for it since {}", seconds(idle)),
-            None => "nobody reads for it".to_owned(),
+            Some(idle) => format!("no active consumer for {}", seconds(idle)),
+            None => "no active consumer".to_owned(),
         };
         if self.holds.is_empty() {
             return silent;
         }
-        format!("{silent}; partition {} held by it alone", say::list(&self.holds))
+        format!("{silent}; holds batches in partition {}", say::list(&self.holds))
     }
 }
 
 async fn list(queue: &RedisTransport, json: bool) -> anyhow::Result<Exit> {
     let mut states = Vec::new();
     for partition in Inspector::partitions(queue) {
-        states.push((partition, queue.look(partition, CONSUMERS).await?));
+        states.push((partition, queue.look(partition, MAX_CONSUMERS).await?));
     }
     let groups = together(states.iter().map(|(partition, state)| (*partition, state)), queue.group());
     if json {
@@ -125,7 +126,7 @@ fn text(groups: &[Group]) -> String {
     if groups.is_empty() {
         return "There are no groups: nothing has been streamed yet.\n".to_owned();
     }
-    let mut rows = vec![["group", "partitions", "batches", "pending", "oldest", "at work", "state"].map(String::from)];
+    let mut rows = vec![["group", "partitions", "batches", "pending", "oldest", "active", "state"].map(String::from)];
     rows.extend(groups.iter().map(|g| {
         let name = if g.ours { format!("{} (ours)", g.group) } else { g.group.clone() };
         let oldest = g.oldest_seconds.map_or_else(|| "-".to_owned(), |s| say::age(Duration::from_secs_f64(s)));
@@ -135,7 +136,7 @@ fn text(groups: &[Group]) -> String {
     let mut out = super::table::render(&rows);
     for group in groups.iter().filter(|g| g.active_consumers == 0 && !g.holds.is_empty() && !g.ours) {
         out.push_str(&format!(
-            "If `{0}` is gone for good, `telemetry groups retire {0}` frees what Redis keeps for it.\n",
+            "If `{0}` is no longer used, `telemetry groups retire {0}` frees the batches that Redis keeps for it.\n",
             printable::line(&group.group)
         ));
     }
@@ -145,29 +146,29 @@ fn text(groups: &[Group]) -> String {
 async fn retire(queue: &RedisTransport, group: &str, force: bool) -> anyhow::Result<Exit> {
     if group == queue.group() && !force {
         bail!(
-            "`{group}` is the group of this configuration (redis.group): what its collectors have not read would never be stored. To \
-             retire it all the same, give --force"
+            "`{group}` is the group of this configuration (redis.group): batches that its collectors have not read would be lost. To \
+             retire it anyway, pass --force"
         );
     }
     let active = if force { Duration::ZERO } else { ACTIVE };
-    // All are looked at before the first is touched: a group at work is left whole.
+    // All partitions are checked before the first one is changed, so that an active group stays complete.
     let mut found = false;
     for partition in Inspector::partitions(queue) {
         let state = queue.look(partition, 1).await?;
         let Some(here) = state.groups.iter().find(|one| one.name == group) else { continue };
         found = true;
         if let Some(consumer) = here.latest.first().filter(|consumer| u128::from(consumer.idle_ms) < active.as_millis()) {
-            return Err(at_work(group, &consumer.name, Duration::from_millis(consumer.idle_ms)));
+            return Err(still_active(group, &consumer.name, Duration::from_millis(consumer.idle_ms)));
         }
     }
     if !found {
-        bail!("there is no group `{group}`; `telemetry groups list` shows those there are");
+        bail!("there is no group `{group}`; `telemetry groups list` lists the groups");
     }
     let (mut unacknowledged, mut trimmed) = (0, 0);
     for partition in Inspector::partitions(queue) {
         match queue.retire(partition, group, active).await.map_err(|error| partly(partition, error))? {
             Retired::Unknown => {}
-            Retired::Active { consumer, idle } => return Err(at_work(group, &consumer, idle)),
+            Retired::Active { consumer, idle } => return Err(still_active(group, &consumer, idle)),
             Retired::Done { unacknowledged: open, trimmed: freed } => {
                 unacknowledged += open;
                 trimmed += freed;
@@ -176,23 +177,25 @@ async fn retire(queue: &RedisTransport, group: &str, force: bool) -> anyhow::Res
     }
     queue.forget_store(group).await?;
     super::print(&format!(
-        "group `{}` is retired: {unacknowledged} batches had not been acknowledged for it; {trimmed} that were kept for it alone are \
-         deleted from Redis\n",
+        "Group `{}` is retired. It had not acknowledged {unacknowledged} batches; {trimmed} batches that were kept for it alone are \
+         deleted from Redis.\n",
         printable::line(group)
     ))?;
     Ok(Exit::Done)
 }
 
-fn at_work(group: &str, consumer: &str, idle: Duration) -> anyhow::Error {
+fn still_active(group: &str, consumer: &str, idle: Duration) -> anyhow::Error {
     anyhow::anyhow!(
-        "group `{group}` is at work: its consumer {consumer} was heard {} ago. Stop its collectors and wait for {}, or give --force",
+        "group `{group}` is active: its consumer {consumer} was seen {} ago. Stop its collectors and wait for {}, or pass --force",
         say::age(idle),
         say::age(ACTIVE)
     )
 }
 
 fn partly(partition: Partition, error: TransportError) -> anyhow::Error {
-    anyhow::Error::from(error).context(format!("partition {partition} was not reached; those before it are done, run it again"))
+    anyhow::Error::from(error).context(format!(
+        "partition {partition} does not answer; the group is retired in the partitions before it, run the command again"
+    ))
 }
 
 #[cfg(test)]
@@ -217,22 +220,22 @@ mod tests {
     }
 
     #[test]
-    fn a_group_is_at_work_where_one_consumer_is() {
+    fn a_group_is_active_where_one_consumer_is() {
         let states = [state("a", 2, 5_000, Some(90_000), true), state("a", 3, 9_000, Some(1_000), false)];
         let all = together(numbered(&states), "a");
         assert_eq!(all.len(), 1);
         assert_eq!((all[0].batches, all[0].oldest_seconds, all[0].active_consumers), (5, Some(9.0), 1));
         assert_eq!(all[0].holds.iter().map(|partition| partition.number()).collect::<Vec<_>>(), [0]);
-        assert_eq!(all[0].state(), "at work");
+        assert_eq!(all[0].state(), "active");
     }
 
     #[test]
-    fn one_that_nobody_reads_for_is_said_to_hold_what_it_holds() {
+    fn a_group_without_consumers_says_what_it_holds() {
         let states = [state("gone", 2, 5_000, Some(90_000), true), state("gone", 0, 0, None, true)];
         let all = together(numbered(&states), "a");
-        assert_eq!(all[0].state(), "nobody reads for it since 1 min 30 s; partition 0, 1 held by it alone");
+        assert_eq!(all[0].state(), "no active consumer for 1 min 30 s; holds batches in partition 0, 1");
         assert!(text(&all).contains("`telemetry groups retire gone`"));
-        // Ours is not to be retired because its collectors rest.
+        // Our own group is not to be retired because its collectors are stopped.
         assert!(!text(&together(numbered(&states), "gone")).contains("retire"));
     }
 }

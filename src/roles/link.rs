@@ -1,4 +1,4 @@
-//! The line to the queue, as every role that has one keeps it: reached in the beginning, watched by a heartbeat.
+//! The connection of a role to Redis: connecting at the start, a heartbeat, and metrics.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -10,18 +10,19 @@ use crate::runtime::observe::{self, Certificate, Component, Target};
 use crate::transport::TransportError;
 use crate::transport::redis::RedisTransport;
 
-/// How often the line is tried. A line that does not answer shows within this and a command's timeout.
+/// Interval of the heartbeat. A lost connection shows after this time and the timeout of a command.
 const HEARTBEAT: Duration = Duration::from_secs(1);
-/// First and longest wait while connecting.
-const WAIT: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
+/// First and longest wait between attempts to connect.
+const CONNECT_BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 
-/// Connects, however long that takes; `None` when the process is to end first. What waiting cannot help is an error at once.
+/// Connects, and retries while errors are transient; `None` when the process is told to end before. Any other error is returned at
+/// once.
 pub(super) async fn connect<T, F>(lifecycle: &Lifecycle, attempt: impl Fn() -> F) -> anyhow::Result<Option<T>>
 where
     F: Future<Output = Result<T, TransportError>>,
 {
-    let mut backoff = Backoff::new(WAIT.0, WAIT.1);
-    let mut said = false;
+    let mut backoff = Backoff::new(CONNECT_BACKOFF.0, CONNECT_BACKOFF.1);
+    let mut reported = false;
     lifecycle.health().set("redis", Err("not reached yet".into()));
     loop {
         match attempt().await {
@@ -30,10 +31,10 @@ where
                 return Ok(Some(line));
             }
             Err(error) if error.is_transient() => {
-                if !said {
+                if !reported {
                     tracing::warn!(%error, "waiting for Redis");
                 }
-                said = true;
+                reported = true;
                 lifecycle.health().set("redis", Err(error.to_string()));
                 tokio::select! {
                     () = tokio::time::sleep(backoff.next()) => {}
@@ -45,7 +46,7 @@ where
     }
 }
 
-/// Pings for the life of the process: feeds the connection gauge and /readyz.
+/// Pings Redis for the life of the process, and records the result in the connection gauge and in /readyz.
 pub(super) fn heartbeat<F>(
     lifecycle: &Lifecycle,
     cluster: &str,
@@ -57,7 +58,7 @@ pub(super) fn heartbeat<F>(
     observe::connection(cluster, component, true);
     let (life, cluster) = (lifecycle.clone(), cluster.to_owned());
     lifecycle.spawn("heartbeat", async move {
-        // It was reached just now.
+        // The connection has just been made.
         let mut up = true;
         loop {
             tokio::select! {
@@ -75,16 +76,24 @@ pub(super) fn heartbeat<F>(
     });
 }
 
-/// Between two looks at what the line itself counts.
-const MEASURE: Duration = Duration::from_secs(5);
+/// Records how many malformed values were read in the queue.
+pub(super) fn count_malformed(queue: &RedisTransport) {
+    for (kind, times) in queue.malformed() {
+        observe::queue_malformed(kind.name(), times);
+    }
+}
 
-/// Tells the metrics, for the life of the process, what went over the line and how long its certificates are good.
+/// How often traffic and certificates are recorded.
+const MEASURE_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Records the traffic of the connections and the expiry of their certificates as metrics, for the life of the process.
 pub(super) fn measure(lifecycle: &Lifecycle, queue: &Arc<RedisTransport>) {
     let (life, queue) = (lifecycle.clone(), Arc::clone(queue));
     lifecycle.spawn("line metrics", async move {
         loop {
             let (sent, received) = queue.traffic();
             observe::wan_bytes(sent, received);
+            count_malformed(&queue);
             let (ours, theirs) = queue.certificates();
             for (of, ends) in [(Certificate::RedisClient, ours), (Certificate::RedisServer, theirs)] {
                 if let Some(ends) = ends {
@@ -92,7 +101,7 @@ pub(super) fn measure(lifecycle: &Lifecycle, queue: &Arc<RedisTransport>) {
                 }
             }
             tokio::select! {
-                () = tokio::time::sleep(MEASURE) => {}
+                () = tokio::time::sleep(MEASURE_INTERVAL) => {}
                 () = life.stopping().cancelled_owned() => return Ok(()),
             }
         }

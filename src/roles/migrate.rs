@@ -1,4 +1,4 @@
-//! `telemetry migrate`: brings the schema up to date and ends.
+//! `telemetry migrate`: updates the schema and ends.
 
 use std::sync::Arc;
 
@@ -11,6 +11,6 @@ use crate::store::postgres::PostgresStore;
 pub async fn run(config: Arc<Config>, _: Lifecycle) -> anyhow::Result<Exit> {
     let store = PostgresStore::connect(&super::postgres(&config)?)?;
     store.migrate().await?;
-    super::print(&format!("The schema is up to date; this store is {}.\n", store.id().await?))?;
+    super::print(&format!("The schema is up to date. The id of this store is {}.\n", store.id().await?))?;
     Ok(Exit::Done)
 }

@@ -1,4 +1,4 @@
-//! One file or folder per command: here queue and store meet, and every role is put together from the rooms.
+//! One file or folder per command. Roles combine the other rooms; the queue and the store are used together only here.
 
 pub mod all;
 pub mod audit;
@@ -38,13 +38,14 @@ use crate::runtime::{self, Exit, Lifecycle};
 use crate::store::StoreError;
 use crate::transport::TransportError;
 
-/// Does what the command line says; `variables` is the environment. Errors are said here, once.
+/// Runs the command of a command line; `variables` is the environment. Errors are printed here, once.
 pub fn dispatch(cli: Cli, variables: impl IntoIterator<Item = (OsString, OsString)>) -> ExitCode {
-    runtime::report(&execute(cli, variables).map_err(name_configuration))
+    runtime::report(&execute(cli, variables).map_err(refusal_as_configuration_error))
 }
 
-/// What a service refuses (a password, a right, another number of partitions, a schema that is newer) is wrong configuration: waiting cannot help.
-fn name_configuration(error: anyhow::Error) -> anyhow::Error {
+/// Turns a refusal by Redis or PostgreSQL (a password, a permission, another number of partitions, a newer schema) into a
+/// configuration error, because waiting does not help.
+fn refusal_as_configuration_error(error: anyhow::Error) -> anyhow::Error {
     let by_queue = error.chain().filter_map(|cause| cause.downcast_ref::<TransportError>());
     let by_store = error.chain().filter_map(|cause| cause.downcast_ref::<StoreError>());
     let refused = by_queue.into_iter().any(|e| matches!(e, TransportError::Refused { .. } | TransportError::Mismatch(_)))
@@ -53,7 +54,7 @@ fn name_configuration(error: anyhow::Error) -> anyhow::Error {
 }
 
 fn execute(cli: Cli, variables: impl IntoIterator<Item = (OsString, OsString)>) -> anyhow::Result<Exit> {
-    // These work without a configuration, and in spite of a broken one.
+    // These commands need no configuration, and work with a broken one.
     match &cli.command {
         Command::Completions { shell } => return completions::run(*shell),
         Command::Generate(generate) => return generate::run(generate),
@@ -63,8 +64,8 @@ fn execute(cli: Cli, variables: impl IntoIterator<Item = (OsString, OsString)>) 
         _ => {}
     }
     let mut config = settings::load(&cli.global.config, variables, &cli.flags())?;
-    // Between the lines of an answer, the way to it is in the way.
-    if cli.command.is_answered() && *config.origin("log.level") == Origin::Default {
+    // Log lines about the connection only disturb the answer.
+    if cli.command.prints_an_answer() && *config.origin("log.level") == Origin::Default {
         config.log.level = "warn".to_owned();
     }
     let config = Arc::new(config);
@@ -89,7 +90,7 @@ fn execute(cli: Cli, variables: impl IntoIterator<Item = (OsString, OsString)>) 
     }
 }
 
-/// A role with an admin server: always if it runs until it is stopped, else where one was asked for.
+/// Runs a role with an admin server: always if it runs until it is stopped, else only where `admin.listen` is set.
 fn role<F, Fut>(config: &Arc<Config>, name: &'static str, long_running: bool, body: F) -> anyhow::Result<Exit>
 where
     F: FnOnce(Arc<Config>, Lifecycle) -> Fut,
@@ -99,7 +100,7 @@ where
     runtime::run(config, name, admin, |lifecycle| body(config.clone(), lifecycle))
 }
 
-/// A command that does one thing and ends: no admin server.
+/// Runs a command that does one thing and ends. It has no admin server.
 fn once<F, Fut>(config: &Arc<Config>, name: &'static str, body: F) -> anyhow::Result<Exit>
 where
     F: FnOnce(Arc<Config>, Lifecycle) -> Fut,
@@ -108,8 +109,8 @@ where
     runtime::run(config, name, None, |lifecycle| body(config.clone(), lifecycle))
 }
 
-/// The store of a configuration, checked as far as can be without reaching it: parameters that contradict each other are refused, and
-/// certificates are read.
+/// The settings of the store, checked as far as possible without a connection: parameters that contradict each other are refused,
+/// and certificates are read.
 fn postgres(config: &Config) -> Result<Postgres, ConfigError> {
     let postgres = config.postgres()?;
     crate::store::postgres::validate(&postgres).map_err(|reason| match reason.split_once(": ") {
@@ -119,14 +120,14 @@ fn postgres(config: &Config) -> Result<Postgres, ConfigError> {
     Ok(postgres)
 }
 
-/// Everything in a configuration that can be checked without reaching a server.
+/// Checks everything in a configuration that can be checked without reaching a server.
 fn check_configuration(config: &Config) -> Result<(), ConfigError> {
     config.check()?;
     if config.postgres.url.is_some() { postgres(config).map(|_| ()) } else { Ok(()) }
 }
 
-/// Prints text for people, or JSON: what a terminal would obey is escaped, except line breaks and tabs. Names go through
-/// [`printable::line`] before they get here.
+/// Prints text for people, or JSON. Terminal control sequences are escaped; line breaks and tabs are kept, so names must have gone
+/// through [`printable::line`] before.
 fn print(text: &str) -> anyhow::Result<()> {
     print_bytes(|out| out.write_all(printable::text(text).as_bytes()))
 }
@@ -136,12 +137,12 @@ fn print_json<T: Serialize + ?Sized>(value: &T) -> anyhow::Result<()> {
     print(&(serde_json::to_string_pretty(value)? + "\n"))
 }
 
-/// Prints an error for people, on one line.
+/// Prints an error to stderr, on one line.
 fn print_error(error: &str) {
     eprintln!("error: {}", printable::line(error.trim_end()));
 }
 
-/// Writes to stdout, byte by byte as it is. A reader that has seen enough (`| head`) is not a failure.
+/// Writes bytes to stdout, unchanged. A reader that closes the pipe early (`| head`) is not a failure.
 pub fn print_bytes(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> anyhow::Result<()> {
     let mut out = io::BufWriter::with_capacity(1 << 16, io::stdout().lock());
     match write(&mut out).and_then(|()| out.flush()) {

@@ -1,4 +1,4 @@
-//! `telemetry probe`: the way to Redis, gone again and again as if for the first time; how long each part takes is on /metrics.
+//! `telemetry probe`: opens a new connection to every node of Redis at an interval, and records how long each step takes in /metrics.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use crate::runtime::{Exit, Lifecycle};
 use crate::transport::redis::{Probed, RedisTransport};
 use crate::transport::{Publisher, TransportError};
 
-/// What latencies to Redis call the other side.
+/// The label `target_cluster` of latencies to Redis.
 const TARGET: &str = "redis";
 
 /// Runs the role.
@@ -24,7 +24,7 @@ pub async fn run(config: Arc<Config>, lifecycle: Lifecycle) -> anyhow::Result<Ex
     });
     link::measure(&lifecycle, &queue);
     tracing::info!(every = ?config.probe.interval, "probing Redis");
-    let mut said = false;
+    let mut reported = false;
     loop {
         match queue.probe().await {
             Ok(nodes) => {
@@ -38,9 +38,9 @@ pub async fn run(config: Arc<Config>, lifecycle: Lifecycle) -> anyhow::Result<Ex
                         }
                     }
                 }
-                said = say(failed.as_ref(), said);
+                reported = report(failed.as_ref(), reported);
             }
-            Err(error) => said = say(Some(&error), said),
+            Err(error) => reported = report(Some(&error), reported),
         }
         tokio::select! {
             () = tokio::time::sleep(config.probe.interval) => {}
@@ -49,11 +49,11 @@ pub async fn run(config: Arc<Config>, lifecycle: Lifecycle) -> anyhow::Result<Ex
     }
 }
 
-/// A failure is said once, and that it is over.
-fn say(failed: Option<&TransportError>, said: bool) -> bool {
-    match (failed, said) {
-        (Some(error), false) => tracing::warn!("the way to Redis does not work: {error}"),
-        (None, true) => tracing::info!("the way to Redis works again"),
+/// Logs when probes begin to fail, and when they succeed again. Returns whether a failure has been reported.
+fn report(failed: Option<&TransportError>, reported: bool) -> bool {
+    match (failed, reported) {
+        (Some(error), false) => tracing::warn!("a probe of Redis failed: {error}"),
+        (None, true) => tracing::info!("probes of Redis succeed again"),
         _ => {}
     }
     failed.is_some()
@@ -69,7 +69,7 @@ fn record(cluster: &str, probed: &Probed) {
     }
     observe::probe_step(ProbeStep::RoundTrip, &node, probed.round_trip);
     observe::clock_ahead(&node, probed.clock_ahead);
-    // Half of the way there and back: what the clocks say of one way is no better known than that.
+    // Half a round trip: a difference of clocks would not be known more exactly than that.
     let one_way: Duration = probed.round_trip / 2;
     observe::latency(cluster, TARGET, Component::Probe, one_way.as_secs_f64());
 }

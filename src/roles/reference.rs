@@ -1,4 +1,4 @@
-//! `telemetry reference DIR` (hidden): docs/reference, written from the code. A test fails where the two differ.
+//! `telemetry reference DIR` (hidden): writes docs/reference from the code. A test fails where the two differ.
 
 use std::fmt::Write;
 use std::path::Path;
@@ -12,7 +12,7 @@ use crate::runtime::{Exit, observe};
 
 /// Writes the documents.
 pub fn run(directory: &Path) -> anyhow::Result<Exit> {
-    std::fs::create_dir_all(directory).with_context(|| format!("{} cannot be made", directory.display()))?;
+    std::fs::create_dir_all(directory).with_context(|| format!("{} cannot be created", directory.display()))?;
     for (name, text) in documents() {
         let path = directory.join(name);
         std::fs::write(&path, text).with_context(|| format!("{} cannot be written", path.display()))?;
@@ -20,7 +20,7 @@ pub fn run(directory: &Path) -> anyhow::Result<Exit> {
     Ok(Exit::Done)
 }
 
-/// File names and contents.
+/// The names and contents of the documents.
 #[must_use]
 pub fn documents() -> Vec<(&'static str, String)> {
     vec![("configuration.md", configuration()), ("cli.md", commands()), ("metrics.md", metrics())]
@@ -42,9 +42,12 @@ fn configuration() -> String {
     );
     line!(
         out,
-        "what is in effect and where it came from, `telemetry config check` says whether it is usable, `telemetry config schema` is"
+        "the values in effect and where each one came from, `telemetry config check` checks whether the configuration is valid, and"
     );
-    line!(out, "the JSON Schema. Unknown keys and variables are refused. An empty variable counts as unset.\n");
+    line!(
+        out,
+        "`telemetry config schema` prints the JSON Schema. Unknown keys and variables are refused. An empty variable counts as unset.\n"
+    );
     line!(
         out,
         "Durations are written \"250ms\", \"5s\", \"1m 30s\"; sizes \"512KiB\", \"1MiB\", or a number of bytes. Lists in a variable are"
@@ -55,8 +58,8 @@ fn configuration() -> String {
         let (inside, name) = key.path.rsplit_once('.').unwrap_or(("", &key.path));
         if section.as_deref() != Some(inside) {
             section = Some(inside.to_owned());
-            let title = if inside.is_empty() { "At the top".to_owned() } else { format!("[{inside}]") };
-            line!(out, "\n## {title}\n\n| key | type | default | variable | what it is |\n|---|---|---|---|---|");
+            let title = if inside.is_empty() { "Top level".to_owned() } else { format!("[{inside}]") };
+            line!(out, "\n## {title}\n\n| key | type | default | variable | description |\n|---|---|---|---|---|");
         }
         let default = key.default.as_ref().map_or_else(|| "not set".to_owned(), |value| format!("`{value}`"));
         let known = WELL_KNOWN.iter().find(|(_, path)| *path == key.path);
@@ -93,8 +96,11 @@ fn command(out: &mut String, command_: &mut clap::Command, path: &str, depth: us
 fn metrics() -> String {
     let mut out = String::new();
     line!(out, "# Metrics\n\n{NOTE}");
-    line!(out, "Served in Prometheus' text format at /metrics on `admin.listen`. Counters are there at 0 from the start.\n");
-    line!(out, "| metric | kind | unit | labels | what it is |\n|---|---|---|---|---|");
+    line!(
+        out,
+        "Served in the Prometheus text format at /metrics on `admin.listen`. Counters start at 0 when the process starts.\n"
+    );
+    line!(out, "| metric | kind | unit | labels | description |\n|---|---|---|---|---|");
     for metric in observe::METRICS {
         let labels: Vec<String> = metric.labels.iter().map(|label| format!("`{label}`")).collect();
         let (name, kind, unit) = (metric.name, metric.kind.name(), metric.unit.as_str());

@@ -1,4 +1,5 @@
-//! `telemetry replay`: sets sources back, so that streamers send them again from the start; what is stored stays single.
+//! `telemetry replay`: sets sources back, so that streamers send them again from the start. Rows that are stored already are not
+//! stored twice.
 
 use std::sync::Arc;
 
@@ -16,7 +17,7 @@ pub async fn run(config: Arc<Config>, _: Lifecycle, what: cli::Replay) -> anyhow
     let mut exit = Exit::Done;
     let mut set_back = 0;
     if what.all {
-        set_back = queue.reset(None).await.context("not every source was set back; run it again, twice does no harm")?;
+        set_back = queue.reset(None).await.context("not all sources are set back; run the command again, that does no harm")?;
     }
     for source in what.source {
         match queue.reset(Some(source)).await? {
@@ -32,8 +33,8 @@ pub async fn run(config: Arc<Config>, _: Lifecycle, what: cli::Replay) -> anyhow
     }
     if set_back > 0 || exit == Exit::Done {
         super::print(&format!(
-            "{set_back} sources are set back to their start. Streamers that follow them send them again by themselves; run the others \
-             again. Rows that are stored already are not stored twice.\n"
+            "{set_back} sources are set back to their start. Streamers that follow them send them again without a restart; run other \
+             streamers again. Rows that are stored already are not stored twice.\n"
         ))?;
     }
     Ok(exit)

@@ -1,4 +1,4 @@
-//! How commands say ages, ranges and lists to people.
+//! How commands print ages, ranges, lists and numbers.
 
 use std::fmt::Display;
 use std::time::Duration;
@@ -19,7 +19,7 @@ pub fn age(age: Duration) -> String {
     }
 }
 
-/// Rows as people count them: the last one is among them.
+/// A range of rows, including the last one: 5–8.
 #[must_use]
 pub fn rows(rows: RowRange) -> String {
     match rows.len() {
@@ -29,7 +29,7 @@ pub fn rows(rows: RowRange) -> String {
     }
 }
 
-/// 1, 2, 5.
+/// Items, separated by commas: 1, 2, 5.
 #[must_use]
 pub fn list<T: Display>(of: &[T]) -> String {
     of.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
@@ -41,7 +41,7 @@ pub fn bytes(bytes: u64) -> String {
     bytesize::ByteSize::b(bytes).display().iec().to_string()
 }
 
-/// Digits in groups: 1,234,567.
+/// A number with its digits in groups: 1,234,567.
 #[must_use]
 pub fn count(n: u64) -> String {
     indicatif::HumanCount(n).to_string()

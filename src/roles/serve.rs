@@ -1,4 +1,5 @@
-//! `telemetry serve`: the store's content over HTTP, until stopped. The queue is looked at where it is configured, and not needed.
+//! `telemetry serve`: serves the content of the store over HTTP, until stopped. Redis is optional; where it is configured, the API
+//! shows the state of the queue.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,13 +17,13 @@ use crate::retry::Backoff;
 use crate::runtime::observe::{self, Certificate, Component};
 use crate::runtime::{Exit, Lifecycle};
 use crate::store::postgres::PostgresStore;
-use crate::store::{Reader, StoreError};
+use crate::store::{Reader, StoreError, StoreKind};
 use crate::transport::redis::RedisTransport;
 use crate::transport::{Backlog, Consumer, Inspector, PartitionState, SourceState, TransportError};
 
-/// How often store and queue are tried. What does not answer shows within this and the time limit of an attempt.
+/// How often store and queue are checked. A server that is away shows after this time and the timeout of an attempt.
 const HEARTBEAT: Duration = Duration::from_secs(1);
-/// How long an attempt may take.
+/// Timeout of an attempt.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Runs the role.
@@ -30,7 +31,7 @@ pub async fn run(config: Arc<Config>, lifecycle: Lifecycle) -> anyhow::Result<Ex
     let store = Arc::new(PostgresStore::connect(&super::postgres(&config)?)?);
     certificates::watch_store(&lifecycle, &store);
     let store: Arc<dyn Reader> = store;
-    // What is wrong in the configuration is said at once; what waiting can help is awaited.
+    // A refusal ends the role at once; a store that is away is waited for.
     if let Ok(Err(refused @ StoreError::Refused { .. })) = tokio::time::timeout(PATIENCE, store.ready()).await {
         return Err(refused.into());
     }
@@ -38,10 +39,10 @@ pub async fn run(config: Arc<Config>, lifecycle: Lifecycle) -> anyhow::Result<Ex
         Some(_) => Some(watch_queue(&config, &lifecycle)?),
         None => None,
     };
-    run_with(&config, &lifecycle, super::collect::Which::Postgres.part(), store, queue).await
+    run_with(&config, &lifecycle, StoreKind::Postgres.health_check(), store, queue).await
 }
 
-/// Serves what `store` has. `name` is what /readyz calls it.
+/// Serves the content of `store`. `name` is the name of the store in /readyz.
 pub(super) async fn run_with(
     config: &Config,
     lifecycle: &Lifecycle,
@@ -60,14 +61,14 @@ pub(super) async fn run_with(
         url = format!("{scheme}://{}", server.address()),
         tokens = settings.tokens_file.is_some(),
         client_certificates = settings.tls_client_ca_file.is_some(),
-        "serving the API and the page; /docs describes it"
+        "serving the API and the page; /docs describes the API"
     );
     if let Some(ends) = server.certificate() {
         certificates::watch(lifecycle, Certificate::Http, move || Some(ends()));
     }
     let keys = settings.tokens_file.is_some() || settings.tls_client_ca_file.is_some();
     if settings.insecure_open && !keys && !settings.listen.ip().is_loopback() {
-        tracing::warn!(address = %server.address(), "served without tokens to everybody who reaches it (http.insecure_open)");
+        tracing::warn!(address = %server.address(), "the API is open to everyone who can reach this address (http.insecure_open)");
     }
     lifecycle.watch(name, HEARTBEAT, PATIENCE, move || {
         let store = Arc::clone(&store);
@@ -90,7 +91,7 @@ fn limits(config: &Http) -> Limits {
     }
 }
 
-/// The queue, once it is reached.
+/// The queue, connected in the background. Until then, questions to it get the error of the last attempt.
 struct LazyQueue {
     partitions: Partitions,
     queue: ArcSwapOption<RedisTransport>,
@@ -133,11 +134,11 @@ impl Inspector for LazyQueue {
     }
 }
 
-/// Reaches for the queue for the life of the process: feeds the connection gauge, and what `/api/v1/pipeline` says.
+/// Connects to the queue and watches the connection, for the life of the process; feeds the connection gauge and `/api/v1/pipeline`.
 pub(super) fn watch_queue(config: &Config, lifecycle: &Lifecycle) -> anyhow::Result<Arc<dyn Inspector>> {
-    let redis = config.redis().context("REDIS_URL is set, and cannot be used")?;
-    let late = Arc::new(LazyQueue { partitions: redis.partitions, queue: ArcSwapOption::empty(), why: ArcSwapOption::empty() });
-    let (life, cluster, shared) = (lifecycle.clone(), config.cluster.clone(), Arc::clone(&late));
+    let redis = config.redis().context("REDIS_URL is set, but cannot be used")?;
+    let lazy = Arc::new(LazyQueue { partitions: redis.partitions, queue: ArcSwapOption::empty(), why: ArcSwapOption::empty() });
+    let (life, cluster, shared) = (lifecycle.clone(), config.cluster.clone(), Arc::clone(&lazy));
     observe::connection(&cluster, Component::ApiGateway, false);
     lifecycle.spawn("queue watch", async move {
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
@@ -157,11 +158,14 @@ pub(super) fn watch_queue(config: &Config, lifecycle: &Lifecycle) -> anyhow::Res
                 },
             };
             observe::connection(&cluster, Component::ApiGateway, up);
+            if let Some(queue) = shared.queue.load_full() {
+                super::link::count_malformed(&queue);
+            }
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
                 () = stopping.cancelled() => return Ok(()),
             }
         }
     });
-    Ok(late)
+    Ok(lazy)
 }

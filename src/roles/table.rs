@@ -1,8 +1,8 @@
-//! Plain text tables for terminals.
+//! Tables as plain text.
 
 use crate::printable;
 
-/// Left-aligned columns, two spaces apart; columns of numbers are right-aligned. The first row is the head.
+/// Renders a table. Columns are two spaces apart and left-aligned; columns of numbers are right-aligned. The first row is the header.
 #[must_use]
 pub fn render<R: AsRef<[String]>>(rows: &[R]) -> String {
     let columns = rows.first().map_or(0, |head| head.as_ref().len());

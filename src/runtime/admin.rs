@@ -1,6 +1,6 @@
-//! The admin server: /livez, /readyz, /metrics. Small on purpose: few connections, short headers, short patience. A new connection
-//! always finds room, since the oldest one makes some: whoever asks whether the process is alive is never behind those who hold
-//! connections or take /metrics slowly.
+//! The admin server: /livez, /readyz, /metrics. It is small on purpose: few connections, short headers, short timeouts. A new
+//! connection is always accepted, and the oldest one is closed where there are too many, so that health checks are never delayed by
+//! clients that hold connections or read /metrics slowly.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -30,11 +30,11 @@ const CONNECTION_TIMEOUT: Duration = Duration::from_secs(15);
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 const PROMETHEUS: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
 
-/// Listens, and serves for the life of the process. Returns where: port 0 takes a free one.
+/// Listens, and serves for the life of the process. Returns the address, since port 0 takes a free port.
 pub(super) async fn serve(lifecycle: &Lifecycle, address: SocketAddr, origin: &Origin) -> anyhow::Result<SocketAddr> {
     let listener = TcpListener::bind(address).await.map_err(|error| {
         anyhow::anyhow!(
-            "admin.listen ({origin}): cannot listen on {address}: {error}; give another address with --admin-listen (port 0 takes a free one, off serves nothing)"
+            "admin.listen ({origin}): cannot listen on {address}: {error}; pass another address with --admin-listen (port 0 takes a free port, off disables the admin server)"
         )
     })?;
     let address = listener.local_addr().unwrap_or(address);
@@ -43,10 +43,11 @@ pub(super) async fn serve(lifecycle: &Lifecycle, address: SocketAddr, origin: &O
     Ok(address)
 }
 
-/// The open connections, by age: whether each is being answered, and what cuts it off.
+/// The open connections, by age.
 #[derive(Debug, Default)]
 struct Connections(Mutex<BTreeMap<u64, Connection>>);
 
+/// An open connection: whether it has sent a request, and the token that closes it.
 #[derive(Clone, Debug, Default)]
 struct Connection {
     answering: Arc<AtomicBool>,
@@ -54,7 +55,7 @@ struct Connection {
 }
 
 impl Connections {
-    /// Takes a connection in. Where there is no room, the oldest that has asked for nothing is cut off, else the oldest of all.
+    /// Adds a connection. Where there are too many, the oldest one without a request is closed, else the oldest of all.
     fn admit(&self, id: u64) -> Connection {
         let connection = Connection::default();
         let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -74,7 +75,7 @@ impl Connections {
     }
 }
 
-/// Serves until the very end: a draining process still says that it drains.
+/// Serves until the end of the process: while it drains, /readyz reports that.
 async fn accept(listener: TcpListener, lifecycle: Lifecycle) -> anyhow::Result<()> {
     let connections = Arc::new(Connections::default());
     let stopping = lifecycle.stopping();
@@ -90,10 +91,10 @@ async fn accept(listener: TcpListener, lifecycle: Lifecycle) -> anyhow::Result<(
                         }
                         connections.closed(id);
                     });
-                    // Those that were cut off for it end now: there are hardly more than there may be.
+                    // Lets the connections that were closed for this one end now, so that there are hardly more than MAX_CONNECTIONS.
                     tokio::task::yield_now().await;
                 }
-                // Out of file descriptors, or a peer that went away: neither is a reason to end.
+                // Out of file descriptors, or the peer went away: neither is a reason to end.
                 Err(error) => {
                     tracing::debug!(%error, "admin server: a connection could not be accepted");
                     tokio::time::sleep(Duration::from_millis(100)).await;
@@ -120,7 +121,7 @@ async fn connection(stream: TcpStream, lifecycle: Lifecycle, answering: Arc<Atom
         .max_buf_size(MAX_HEAD_BYTES)
         .keep_alive(false)
         .serve_connection(TokioIo::new(stream), service);
-    // A peer that hangs or speaks nonsense is its own problem.
+    // A peer that hangs or does not speak HTTP is not our problem.
     let _ = tokio::time::timeout(CONNECTION_TIMEOUT, served).await;
 }
 
@@ -172,7 +173,7 @@ mod tests {
         let lifecycle = Lifecycle::new(Console::default());
         let metrics = PrometheusBuilder::new().build_recorder().handle();
         let free = SocketAddr::from(([127, 0, 0, 1], 0));
-        lifecycle.measured_by(metrics);
+        lifecycle.set_metrics(metrics);
         let address = serve(&lifecycle, free, &Origin::Default).await.expect("a free port");
         (lifecycle, address)
     }
@@ -181,7 +182,7 @@ mod tests {
         let mut stream = TcpStream::connect(address).await.expect("it listens");
         stream.write_all(request.as_bytes()).await.expect("it reads");
         let mut answer = String::new();
-        // It may close before it has read everything: what it said counts.
+        // The server may close before it has read everything; its answer counts.
         let _ = stream.read_to_string(&mut answer).await;
         answer
     }

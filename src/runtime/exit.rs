@@ -1,4 +1,4 @@
-//! How a process ends, and what it says then.
+//! How a process ends: its exit code, and the error that it prints.
 
 use std::process::ExitCode;
 
@@ -8,15 +8,15 @@ use crate::printable;
 /// How a role ended without an error of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
-    /// Done what was asked for: exit code 0.
+    /// It has done its work: exit code 0.
     Done,
-    /// Stopped before its end: exit code 1.
+    /// It was stopped before its work was done: exit code 1.
     Stopped,
-    /// Ended, and what it found is not good (it said so itself, an `audit` that does not close): exit code 1.
+    /// It ended with a bad result that it has reported itself (an `audit` with missing rows): exit code 1.
     Failed,
 }
 
-/// 0 done · 1 failed · 2 wrong usage or configuration.
+/// The exit code: 0 success · 1 failure · 2 wrong usage or configuration.
 #[must_use]
 pub fn exit_code(result: &anyhow::Result<Exit>) -> u8 {
     match result {
@@ -27,13 +27,13 @@ pub fn exit_code(result: &anyhow::Result<Exit>) -> u8 {
     }
 }
 
-/// Says an error, once, with its causes, and gives the exit code.
+/// Prints an error with its causes, and returns the exit code.
 #[must_use]
 pub fn report(result: &anyhow::Result<Exit>) -> ExitCode {
     if let Err(error) = result {
         // `{:#}` is the chain of causes on one line.
         let said = format!("{error:#}");
-        // A fault in a configuration file is shown with its line; nothing else has lines of its own.
+        // An error in a configuration file quotes the line, so it has line breaks of its own; no other error has.
         let is_configuration = error.chain().any(|cause| cause.is::<ConfigError>());
         let shown = if is_configuration { printable::text(said.trim_end()) } else { printable::line(said.trim_end()) };
         eprintln!("error: {shown}");

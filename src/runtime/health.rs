@@ -1,4 +1,4 @@
-//! What /readyz says: which parts of a role are not ready, in words.
+//! The content of /readyz: which parts of a role are not ready, and why.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,17 +8,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub struct Health(Arc<Mutex<BTreeMap<&'static str, Result<(), String>>>>);
 
 impl Health {
-    /// Says that a part is ready, or why not. No secrets: the admin server shows it to whoever asks.
+    /// Records that a part is ready, or why it is not. The reason must not contain secrets: the admin server shows it to everyone.
     pub fn set(&self, component: &'static str, state: Result<(), String>) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(component, state);
     }
 
-    /// Says nothing more about a part.
+    /// Removes a part.
     pub fn forget(&self, component: &'static str) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(component);
     }
 
-    /// One line for each part that is not ready; empty = ready. Before the first part has said anything, nothing is ready.
+    /// One line for each part that is not ready; empty = ready. As long as no part has been recorded, the role is starting.
     #[must_use]
     pub fn not_ready(&self) -> Vec<String> {
         let parts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -29,7 +29,7 @@ impl Health {
         not_ready.collect()
     }
 
-    /// The same without the reasons, which name hosts and errors: for addresses that are open to the public.
+    /// One line for each part that is not ready, without the reasons, which name hosts and errors: for public addresses.
     #[must_use]
     pub fn not_ready_in_brief(&self) -> Vec<String> {
         let parts = self.0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,24 +1,24 @@
-//! Labels that come with the data: bounded in length and in number, so that nobody makes /metrics arbitrarily large.
+//! Labels whose values come from data. Their length and number are bounded, so that data cannot make /metrics arbitrarily large.
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
 
-/// Different values that one kind of label has in this process.
+/// Maximum number of different values of one label.
 const MAX_VALUES: usize = 500;
-/// Bytes of a value.
+/// Maximum length of a value in bytes.
 const MAX_BYTES: usize = 253;
-/// What all further values become.
+/// The value that stands for all values beyond these limits.
 const OTHER: &str = "other";
 
-/// The values that a kind of label has had in this process.
-pub(super) struct Values(Mutex<BTreeSet<String>>);
+/// The values of one label in this process.
+pub(super) struct LabelValues(Mutex<BTreeSet<String>>);
 
-impl Values {
+impl LabelValues {
     pub(super) const fn new() -> Self {
         Self(Mutex::new(BTreeSet::new()))
     }
 
-    /// The value as it is, if there is room for it; else `other`.
+    /// The value itself while the limits allow it, else `other`.
     pub(super) fn bounded<'a>(&self, value: &'a str) -> &'a str {
         if value.len() > MAX_BYTES {
             return OTHER;
@@ -41,12 +41,12 @@ mod tests {
 
     #[test]
     fn what_is_too_long_or_one_too_many_is_other() {
-        let values = Values::new();
+        let values = LabelValues::new();
         assert_eq!(values.bounded(&"x".repeat(MAX_BYTES + 1)), OTHER);
         for n in 0..MAX_VALUES {
             assert_eq!(values.bounded(&n.to_string()), n.to_string());
         }
         assert_eq!(values.bounded("one more"), OTHER);
-        assert_eq!(values.bounded("7"), "7", "those that were there stay");
+        assert_eq!(values.bounded("7"), "7", "known values stay");
     }
 }

@@ -1,4 +1,4 @@
-//! The life of a process: what every task asks whether to go on, and who owns the tasks.
+//! The lifecycle of a process: when it drains and stops, its tasks, and its health.
 
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
@@ -10,9 +10,9 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::{Console, Health, Held, Progress, Pulse};
+use super::{Console, Health, HeldLog, Progress, Pulse};
 
-/// Clones share one life.
+/// The lifecycle of a process. Clones share it.
 #[derive(Clone, Default)]
 pub struct Lifecycle(Arc<Inner>, CancellationToken);
 
@@ -31,14 +31,14 @@ struct Inner {
     metrics: OnceLock<PrometheusHandle>,
     rendering: tokio::sync::Mutex<()>,
     pulses: Mutex<Vec<Arc<Pulse>>>,
-    /// Why it ends hard, if a signal or the deadline said so.
-    hard: Mutex<Option<&'static str>>,
+    /// Why the shutdown is forced: a second signal, or the deadline.
+    forced: Mutex<Option<&'static str>>,
     /// The first failure of a task.
     failure: Mutex<Option<anyhow::Error>>,
 }
 
 impl Lifecycle {
-    /// A life that only its tasks and [`Lifecycle::drain`], [`Lifecycle::stop`] end: for [`super::run`], and for tests.
+    /// A lifecycle that no signal ends, only its tasks, [`Lifecycle::drain`] and [`Lifecycle::stop`]: for [`super::run`] and tests.
     #[must_use]
     pub fn new(console: Console) -> Self {
         let inner = Inner { console, ..Inner::default() };
@@ -46,14 +46,14 @@ impl Lifecycle {
         Self(Arc::new(inner), draining)
     }
 
-    /// The same life with a draining of its own, for what must go on until others have drained: it begins with
-    /// [`Lifecycle::drain`] on what is returned, and with the end of everything.
+    /// The same lifecycle with its own draining, for a part that must go on until others have drained. It drains when
+    /// [`Lifecycle::drain`] is called on the returned value, and when the process stops.
     #[must_use]
     pub fn drained_later(&self) -> Self {
         Self(Arc::clone(&self.0), self.0.stopping.child_token())
     }
 
-    /// Cancelled at the first SIGTERM or SIGINT: finish what is in flight, take nothing new, end.
+    /// Cancelled at the first SIGTERM or SIGINT: finish work in flight, accept nothing new, end.
     #[must_use]
     pub fn draining(&self) -> CancellationToken {
         self.1.clone()
@@ -65,22 +65,23 @@ impl Lifecycle {
         self.0.stopping.clone()
     }
 
-    /// What /readyz says.
+    /// The readiness of the role's parts.
     #[must_use]
     pub fn health(&self) -> Health {
         self.0.health.clone()
     }
 
-    /// What /livez says: alive = it answers, and is not on its way out after a failure. `Err` is a 503 with that text.
+    /// The content of /livez: alive, unless the process is stopping. `Err` is a 503 with that text.
     ///
     /// # Errors
     ///
-    /// Why it is not.
+    /// Why the process is not alive.
     pub fn live(&self) -> Result<&'static str, String> {
         if self.0.stopping.is_cancelled() { Err("stopping\n".to_owned()) } else { Ok("alive\n") }
     }
 
-    /// Asks a part whether it is ready, every `every` and whenever /readyz is asked; no answer within `patience` is a no.
+    /// Checks whether a part is ready, at the interval `every` and at each request of /readyz. No answer within `patience` counts as
+    /// not ready.
     pub fn watch<F>(
         &self,
         component: &'static str,
@@ -104,21 +105,21 @@ impl Lifecycle {
         });
     }
 
-    /// What /readyz of the admin server says; `Err` is a 503 with that text.
+    /// The content of /readyz on the admin server. `Err` is a 503 with that text.
     ///
     /// # Errors
     ///
-    /// What is not ready and why, a line each.
+    /// The parts that are not ready and why, one per line.
     pub async fn ready(&self) -> Result<&'static str, String> {
         self.ask_all().await;
         self.readiness(self.0.health.not_ready())
     }
 
-    /// What /readyz says where anybody may ask: which parts are not ready, without the reasons.
+    /// The content of /readyz on a public address: the parts that are not ready, without the reasons.
     ///
     /// # Errors
     ///
-    /// What is not ready, a line each.
+    /// The parts that are not ready, one per line.
     pub async fn ready_in_brief(&self) -> Result<&'static str, String> {
         self.ask_all().await;
         self.readiness(self.0.health.not_ready_in_brief())
@@ -131,37 +132,38 @@ impl Lifecycle {
 
     fn readiness(&self, mut reasons: Vec<String>) -> Result<&'static str, String> {
         if self.1.is_cancelled() {
-            reasons.insert(0, "draining: finishing what is in flight, then it ends".to_owned());
+            reasons.insert(0, "draining: finishing work in flight before it ends".to_owned());
         }
         if reasons.is_empty() { Ok("ready\n") } else { Err(reasons.join("\n") + "\n") }
     }
 
-    /// What /metrics says. Written on a thread for blocking work, one at a time: a long text holds up no other answer.
+    /// The content of /metrics. It is rendered on a blocking thread, one rendering at a time, so that a long text delays no other
+    /// answer.
     pub async fn metrics_text(&self) -> String {
         let _one = self.0.rendering.lock().await;
         let Some(metrics) = self.0.metrics.get().cloned() else { return String::new() };
         tokio::task::spawn_blocking(move || metrics.render()).await.unwrap_or_default()
     }
 
-    /// Says where metrics are recorded, once.
-    pub(super) fn measured_by(&self, metrics: PrometheusHandle) {
+    /// Sets the recorder whose metrics /metrics shows; only the first call counts.
+    pub(super) fn set_metrics(&self, metrics: PrometheusHandle) {
         let _ = self.0.metrics.set(metrics);
     }
 
-    /// Holds back what is logged to the terminal, as long as what is returned is there.
+    /// Holds back log lines to the terminal until the returned value is dropped.
     #[must_use]
-    pub fn hold_log(&self) -> Held {
+    pub fn hold_log(&self) -> HeldLog {
         self.0.console.hold()
     }
 
-    /// Starts showing progress on stderr: a bar on a terminal, else a log line every 10 s. `total`: bytes to read, where known.
+    /// Starts to show progress on stderr: a bar on a terminal, else a log line every 10 s. `total`: bytes to read, where known.
     #[must_use]
     pub fn progress(&self, total: Option<u64>) -> Progress {
         Progress::start(self, &self.0.console, total)
     }
 
-    /// Runs a task for the life of the process. Its error or panic ends the process with that reason (exit code 1); its end
-    /// without an error does not.
+    /// Runs a task for the life of the process. If it fails or panics, the process ends with that reason (exit code 1); if it ends
+    /// without an error, the process goes on.
     pub fn spawn<F>(&self, name: &'static str, task: F)
     where
         F: Future<Output = anyhow::Result<()>> + Send + 'static,
@@ -171,30 +173,32 @@ impl Lifecycle {
             match AssertUnwindSafe(task).catch_unwind().await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => lifecycle.fail(error.context(name)),
-                // The panic hook has said where.
+                // The panic hook has logged the place.
                 Err(_) => lifecycle.fail(anyhow::anyhow!("internal error: {name} panicked")),
             }
         });
     }
 
-    /// Begins draining, as the first signal does.
+    /// Begins to drain, as the first signal does.
     pub fn drain(&self) {
         self.1.cancel();
     }
 
-    /// Ends everything now.
+    /// Stops everything now.
     pub fn stop(&self) {
         self.1.cancel();
         self.0.stopping.cancel();
     }
 
-    pub(super) fn stop_hard(&self, reason: &'static str) {
-        self.0.hard.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(reason);
+    /// Stops everything now, as a second signal or the deadline does; the first reason is kept.
+    pub(super) fn force_stop(&self, reason: &'static str) {
+        self.0.forced.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(reason);
         self.stop();
     }
 
-    pub(super) fn hard_reason(&self) -> Option<&'static str> {
-        *self.0.hard.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Why the shutdown was forced; `None` where it was not.
+    pub(super) fn forced_because(&self) -> Option<&'static str> {
+        *self.0.forced.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn fail(&self, error: anyhow::Error) {
@@ -206,7 +210,7 @@ impl Lifecycle {
         self.0.failure.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    /// Waits for the tasks, at most this long.
+    /// Waits until the tasks have ended, for at most this time.
     pub(super) async fn join(&self, at_most: Duration) {
         self.0.tasks.close();
         if tokio::time::timeout(at_most, self.0.tasks.wait()).await.is_err() {

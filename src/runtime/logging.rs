@@ -1,4 +1,4 @@
-//! Logs on stderr, beside the progress bar; the panic hook.
+//! Logging to stderr, together with the progress bar; the panic hook.
 
 use std::collections::VecDeque;
 use std::fmt::{self, Write as _};
@@ -13,14 +13,14 @@ use tracing_subscriber::field::RecordFields;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FormatFields, MakeWriter};
 
-use crate::config::{Format, Log};
+use crate::config::{Log, LogFormat};
 use crate::printable;
 
-/// Lines that are remembered while they are held back.
-const HELD: usize = 100;
+/// Maximum number of log lines that are kept while they are held back; older ones are dropped.
+const MAX_HELD_LINES: usize = 100;
 
-/// stderr, shared by log lines and the progress bar: a line moves the bar out of its way. While somebody has the whole terminal, the
-/// lines are held back.
+/// stderr, shared by log lines and the progress bar: the bar is moved below each new line. While a [`HeldLog`] exists, lines are held
+/// back.
 #[derive(Clone, Debug, Default)]
 pub struct Console(Arc<Mutex<Shown>>);
 
@@ -39,20 +39,20 @@ impl Console {
         self.shown().bar = bar;
     }
 
-    /// Holds log lines back from now on, unless they go elsewhere than to the terminal.
-    pub(super) fn hold(&self) -> Held {
+    /// Holds log lines back from now on. Where stderr is not a terminal, they are written as before.
+    pub(super) fn hold(&self) -> HeldLog {
         if io::stderr().is_terminal() {
             self.shown().held.get_or_insert_default();
         }
-        Held(self.clone())
+        HeldLog(self.clone())
     }
 }
 
-/// Log lines are held back as long as this is there; then they are printed.
+/// Holds log lines back while it exists; they are printed when it is dropped.
 #[derive(Debug)]
-pub struct Held(Console);
+pub struct HeldLog(Console);
 
-impl Held {
+impl HeldLog {
     /// The last line that was held back, without colours.
     #[must_use]
     pub fn last_line(&self) -> Option<String> {
@@ -66,11 +66,11 @@ impl Held {
     }
 }
 
-impl Drop for Held {
+impl Drop for HeldLog {
     fn drop(&mut self) {
         let held = self.0.shown().held.take();
         for line in held.into_iter().flatten() {
-            // A closed stderr must not end a process that works.
+            // A closed stderr is not a reason to end the process.
             let _ = io::stderr().write_all(&line);
         }
     }
@@ -81,7 +81,7 @@ impl Write for Console {
         let bar = {
             let mut shown = self.shown();
             if let Some(held) = &mut shown.held {
-                if held.len() == HELD {
+                if held.len() == MAX_HELD_LINES {
                     held.pop_front();
                 }
                 held.push_back(line.to_vec());
@@ -89,7 +89,7 @@ impl Write for Console {
             }
             shown.bar.clone()
         };
-        // A closed stderr must not end a process that works.
+        // A closed stderr is not a reason to end the process.
         let print = || io::stderr().write_all(line).or(Ok(()));
         bar.map_or_else(print, |bar| bar.suspend(print)).map(|()| line.len())
     }
@@ -107,13 +107,13 @@ impl<'a> MakeWriter<'a> for Console {
     }
 }
 
-/// Logging and the panic hook; once a process.
+/// Sets up logging and the panic hook, once per process.
 pub(super) fn init(log: &Log, console: Console) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(directives(&log.level)).context("log.level")?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(console);
     let done = match log.format {
-        Format::Json => builder.json().flatten_event(true).with_current_span(false).with_span_list(false).try_init(),
-        Format::Text => {
+        LogFormat::Json => builder.json().flatten_event(true).with_current_span(false).with_span_list(false).try_init(),
+        LogFormat::Text => {
             let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
             builder.with_ansi(io::stderr().is_terminal() && !plain).fmt_fields(PrintableFields).try_init()
         }
@@ -128,8 +128,8 @@ pub(super) fn init(log: &Log, console: Console) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Fields of a text line. What a terminal would obey is escaped, line breaks too: values come from files and from other clusters, and
-/// an event stays one line.
+/// Formats the fields of a text line. Terminal control sequences and line breaks are escaped, because values come from files and from
+/// other clusters, and an event must stay one line.
 struct PrintableFields;
 
 impl<'writer> FormatFields<'writer> for PrintableFields {
@@ -153,7 +153,7 @@ impl Visit for FieldLine {
         let separator = if self.text.is_empty() { "" } else { " " };
         let written = match field.name() {
             "message" => write!(self.text, "{separator}{shown}"),
-            // As tracing-subscriber's own format has it: the name in italics, the sign dimmed.
+            // The colours of tracing-subscriber's own format: the name in italics, the equals sign dimmed.
             name if self.colours => write!(self.text, "{separator}\x1b[3m{name}\x1b[0m\x1b[2m=\x1b[0m{shown}"),
             name => write!(self.text, "{separator}{name}={shown}"),
         };
@@ -162,7 +162,7 @@ impl Visit for FieldLine {
     }
 }
 
-/// A bare level is ours; libraries say only what they warn of, unless asked by name.
+/// The directives of a level. A bare level applies to this program; libraries log from `warn` up, unless the level names them.
 fn directives(level: &str) -> String {
     let bare = !level.contains(['=', ',']);
     match level.to_ascii_lowercase().as_str() {

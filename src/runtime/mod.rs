@@ -1,8 +1,8 @@
-//! One bootstrap for every role: logs, metrics, admin server, signals, two-phase shutdown, owned tasks.
+//! One bootstrap for every role: logs, metrics, admin server, signals, two-phase shutdown, tasks.
 //!
-//! [`run`] starts a role's body with a [`Lifecycle`]. The first SIGTERM or SIGINT drains (`lifecycle.draining()`), a second one or
-//! `shutdown.deadline` ends hard (`lifecycle.stopping()`). The failure or panic of any task that was spawned through the lifecycle
-//! ends the process with that reason.
+//! [`run`] starts a role's body with a [`Lifecycle`]. The first SIGTERM or SIGINT drains (`lifecycle.draining()`); a second one or
+//! `shutdown.deadline` forces the shutdown (`lifecycle.stopping()`). If a task that was spawned through the lifecycle fails or panics,
+//! the process ends with that reason.
 
 mod admin;
 mod exit;
@@ -10,6 +10,7 @@ mod health;
 mod labels;
 mod lifecycle;
 mod logging;
+mod metric;
 pub mod observe;
 mod progress;
 mod pulse;
@@ -20,7 +21,7 @@ mod signals;
 pub use exit::{Exit, exit_code, report};
 pub use health::Health;
 pub use lifecycle::Lifecycle;
-pub use logging::{Console, Held};
+pub use logging::{Console, HeldLog};
 pub use progress::Progress;
 pub use pulse::Pulse;
 
@@ -33,12 +34,12 @@ use anyhow::Context;
 
 use crate::config::Config;
 
-/// How long the body and tasks may take to end after they were told to stop hard.
+/// Maximum time for the body and the tasks to end after a forced shutdown.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// Runs a role: everything around its body, which gets the lifecycle and says how the process ends.
+/// Runs a role: sets up everything around its body. The body gets the lifecycle, and returns how the process ends.
 ///
-/// `admin`: where to serve /livez, /readyz and /metrics, see [`Config::admin_listen`].
+/// `admin`: the address of the admin server, see [`Config::admin_listen`].
 pub fn run<F, Fut>(config: &Arc<Config>, role: &'static str, admin: Option<SocketAddr>, body: F) -> anyhow::Result<Exit>
 where
     F: FnOnce(Lifecycle) -> Fut,
@@ -55,7 +56,7 @@ where
     let result = runtime.block_on(async {
         let lifecycle = Lifecycle::new(console);
         recorder::keep_up(&lifecycle, metrics.clone());
-        lifecycle.measured_by(metrics);
+        lifecycle.set_metrics(metrics);
         reload::watch(&lifecycle);
         signals::watch(&lifecycle, config.shutdown.deadline).context("signals cannot be watched")?;
         if let Some(address) = admin {
@@ -64,12 +65,12 @@ where
         tracing::info!(role, cluster = config.cluster, version = env!("CARGO_PKG_VERSION"), "started");
         supervise(&lifecycle, tokio::spawn(body(lifecycle.clone()))).await
     });
-    // Blocking reads (a terminal's stdin) cannot be cancelled: they must not keep the process.
+    // Blocking reads (a terminal's stdin) cannot be cancelled; they must not keep the process alive.
     runtime.shutdown_background();
     result
 }
 
-/// Waits for the body, for a task's failure, or for the order to stop hard, whichever is first.
+/// Waits for the body, the failure of a task, or a forced shutdown, whichever comes first.
 async fn supervise(lifecycle: &Lifecycle, mut body: tokio::task::JoinHandle<anyhow::Result<Exit>>) -> anyhow::Result<Exit> {
     let stopping = lifecycle.stopping();
     let ended = tokio::select! {
@@ -77,7 +78,7 @@ async fn supervise(lifecycle: &Lifecycle, mut body: tokio::task::JoinHandle<anyh
         ended = &mut body => Some(ended),
         () = stopping.cancelled() => tokio::time::timeout(GRACE, &mut body).await.ok(),
     };
-    let hard = lifecycle.hard_reason();
+    let forced = lifecycle.forced_because();
     lifecycle.stop();
     lifecycle.join(GRACE).await;
     if let Some(failure) = lifecycle.take_failure() {
@@ -85,11 +86,11 @@ async fn supervise(lifecycle: &Lifecycle, mut body: tokio::task::JoinHandle<anyh
     }
     let result = match ended {
         Some(Ok(result)) => result,
-        // The panic hook has said where.
+        // The panic hook has logged the place.
         Some(Err(_)) => Err(anyhow::anyhow!("internal error: the role panicked")),
         None => Ok(Exit::Stopped),
     };
-    match (result, hard) {
+    match (result, forced) {
         (Ok(_), Some(reason)) => {
             tracing::warn!(reason, "forced shutdown: work in flight was abandoned; accepted rows are safe");
             Ok(Exit::Stopped)
@@ -120,14 +121,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_body_that_was_ended_hard_is_not_done() {
+    async fn a_body_whose_shutdown_was_forced_is_not_done() {
         let life = life();
         let stopping = life.stopping();
         let body = tokio::spawn(async move {
             stopping.cancelled().await;
             Ok(Exit::Done)
         });
-        life.stop_hard("a second signal");
+        life.force_stop("a second signal");
         assert_eq!(supervise(&life, body).await.expect("no error"), Exit::Stopped);
     }
 

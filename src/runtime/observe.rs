@@ -1,299 +1,290 @@
-//! Every metric there is: name, kind, unit, labels, help; and a typed function to record each.
+//! All metrics: name, kind, unit, labels, help; and a typed function that records each.
 
 use std::time::{Duration, SystemTime};
 
 use metrics::{Unit, counter, gauge, histogram};
 
-use super::labels::Values;
-use crate::model::{Partition, Reason};
+use super::labels::LabelValues;
+use super::metric::MetricKind::{Counter, Gauge, Histogram};
+pub use super::metric::{Metric, MetricKind};
+use crate::model::{Partition, Reason, TimeMs};
 
-/// Clusters that appear as labels.
-static CLUSTERS: Values = Values::new();
-/// Consumer groups that appear as labels.
-static GROUPS: Values = Values::new();
+/// Clusters that have become values of a label.
+static CLUSTERS: LabelValues = LabelValues::new();
+/// Consumer groups that have become values of a label.
+static GROUPS: LabelValues = LabelValues::new();
 
-/// What a metric is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// Only grows.
-    Counter,
-    /// Goes up and down.
-    Gauge,
-    /// Buckets.
-    Histogram,
-}
-
-impl Kind {
-    /// Prometheus' name for it.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Counter => "counter",
-            Self::Gauge => "gauge",
-            Self::Histogram => "histogram",
-        }
-    }
-}
-
-/// A metric, as the reference and /metrics describe it.
-#[derive(Clone, Copy, Debug)]
-pub struct Described {
-    /// Its name in Prometheus.
-    pub name: &'static str,
-    /// What it is.
-    pub kind: Kind,
-    /// Base unit.
-    pub unit: Unit,
-    /// Its labels.
-    pub labels: &'static [&'static str],
-    /// What it says.
-    pub help: &'static str,
-}
-
-/// Source time, or the streamer's clock, to commit.
+/// Time from closing a batch to its commit.
 pub const LATENCY: &str = "cross_cluster_latency_seconds";
-/// 1 = connected.
+/// Whether the connection to the queue works.
 pub const CONNECTION: &str = "message_queue_connection_status";
 /// Rows read.
 pub const ROWS_READ: &str = "telemetry_rows_read_total";
-/// Rows that became no sample.
+/// Rows that were rejected.
 pub const ROWS_REJECTED: &str = "telemetry_rows_rejected_total";
-/// Rows the queue has accepted.
+/// Rows that the queue has accepted.
 pub const ROWS_PUBLISHED: &str = "telemetry_rows_published_total";
 /// Samples committed.
 pub const ROWS_STORED: &str = "telemetry_rows_stored_total";
-/// Samples that were stored before.
+/// Samples that were already stored.
 pub const ROWS_DUPLICATE: &str = "telemetry_rows_duplicate_total";
-/// Batches.
+/// Batches that were published or committed.
 pub const BATCHES: &str = "telemetry_batches_total";
-/// Bytes of input.
+/// Bytes of input that were read.
 pub const BYTES_RAW: &str = "telemetry_bytes_raw_total";
-/// Bytes over the wire.
+/// Bytes of batches and dictionaries that were sent.
 pub const BYTES_WIRE: &str = "telemetry_bytes_wire_total";
-/// Entries of the queue that are not acknowledged.
+/// Entries of a partition that are not acknowledged.
 pub const BACKLOG_ENTRIES: &str = "telemetry_backlog_entries";
-/// Age of the oldest of them.
+/// Age of the oldest unacknowledged entry of a partition.
 pub const BACKLOG_OLDEST: &str = "telemetry_backlog_oldest_seconds";
-/// Those a consumer has read.
+/// Entries that a consumer has read and not acknowledged.
 pub const PENDING: &str = "telemetry_pending_entries";
-/// The same for all partitions together: what scaling looks at.
+/// Unacknowledged entries of all partitions together, for autoscaling.
 pub const LAG_ENTRIES: &str = "telemetry_lag_entries";
-/// Age of the oldest of all of them.
+/// Age of the oldest unacknowledged entry of all partitions.
 pub const LAG_SECONDS: &str = "telemetry_lag_seconds";
-/// Entries that a group has not acknowledged.
+/// Entries that a consumer group has not acknowledged.
 pub const GROUP_LAG_ENTRIES: &str = "telemetry_group_lag_entries";
-/// Age of the oldest of them.
+/// Age of the oldest entry that a consumer group has not acknowledged.
 pub const GROUP_LAG_SECONDS: &str = "telemetry_group_lag_seconds";
-/// Dead letters that there are.
+/// Dead letters that are in the store.
 pub const DEAD_LETTERS_KEPT: &str = "telemetry_dead_letters_kept";
-/// When something of a cluster was stored last.
+/// Time of the last commit of rows of a cluster.
 pub const LAST_STORED: &str = "telemetry_last_stored_timestamp_seconds";
-/// Batches buried.
+/// Batches that became dead letters.
 pub const DEAD_LETTERS: &str = "telemetry_dead_letters_total";
-/// Entries that can neither be stored nor be given up.
+/// Entries that can neither be stored nor given up.
 pub const HELD_BACK: &str = "telemetry_held_back_entries";
-/// Duration of publishing.
+/// Values in the queue that were passed over.
+pub const QUEUE_MALFORMED: &str = "telemetry_queue_malformed_total";
+/// Duration of publishing a batch.
 pub const PUBLISH_SECONDS: &str = "telemetry_publish_seconds";
-/// Duration of committing.
+/// Duration of committing a group of batches.
 pub const COMMIT_SECONDS: &str = "telemetry_commit_seconds";
-/// Requests answered.
+/// Requests that were answered.
 pub const HTTP_REQUESTS: &str = "telemetry_http_requests_total";
-/// Duration of answering.
+/// Duration until an answer began.
 pub const QUERY_SECONDS: &str = "telemetry_query_seconds";
-/// Connections of clients.
+/// Open connections of clients of the API.
 pub const HTTP_CONNECTIONS: &str = "telemetry_http_connections";
-/// Connections made again.
+/// Connections that were lost and made again.
 pub const RECONNECTS: &str = "telemetry_reconnects_total";
-/// How long a certificate is still good.
+/// Time until a certificate expires.
 pub const CERTIFICATE_EXPIRY: &str = "telemetry_certificate_expiry_seconds";
-/// Whether a file that changed could not be read again.
+/// Whether a watched file could not be read again.
 pub const RELOAD_FAILED: &str = "telemetry_reload_failed";
 /// Followed files that cannot be read now.
 pub const SOURCE_FILES_UNREADABLE: &str = "telemetry_source_files_unreadable";
-/// Bytes over the line to the queue.
+/// Bytes on the connections to the queue.
 pub const WAN_BYTES: &str = "telemetry_wan_bytes_total";
-/// Duration of the parts of the way to the queue.
+/// Duration of the steps of a probe.
 pub const PROBE_SECONDS: &str = "telemetry_probe_seconds";
-/// Probes that did not arrive.
+/// Probes that failed.
 pub const PROBE_FAILURES: &str = "telemetry_probe_failures_total";
-/// How far a server's clock is ahead.
+/// How far the clock of a server is ahead.
 pub const CLOCK_AHEAD: &str = "telemetry_clock_ahead_seconds";
-/// Version.
+/// Version and role of the process.
 pub const BUILD_INFO: &str = "telemetry_build_info";
-/// When the process began.
+/// Start time of the process.
 pub const START_TIME: &str = "telemetry_start_time_seconds";
 
-const fn described(name: &'static str, kind: Kind, unit: Unit, labels: &'static [&'static str], help: &'static str) -> Described {
-    Described { name, kind, unit, labels, help }
+const fn described(
+    name: &'static str,
+    kind: MetricKind,
+    unit: Unit,
+    labels: &'static [&'static str],
+    help: &'static str,
+) -> Metric {
+    Metric { name, kind, unit, labels, help }
 }
 
 /// Every metric.
-pub const METRICS: [Described; 36] = [
+pub const METRICS: [Metric; 37] = [
     described(
         LATENCY,
-        Kind::Histogram,
+        Histogram,
         Unit::Seconds,
         &["source_cluster", "target_cluster", "component"],
-        "Time from closing a batch in the source cluster until it was committed in the target cluster. One-way: the clocks of both clusters are in it.",
+        "Time from closing a batch in the source cluster to its commit in the target cluster. It is a one-way time, so a difference between the clocks of the clusters is part of it.",
     ),
     described(
         CONNECTION,
-        Kind::Gauge,
+        Gauge,
         Unit::Count,
         &["cluster", "component"],
-        "Whether the connection to the queue works: 1 yes, 0 no. component: streamer, collector, api-gateway, probe.",
+        "Whether the connection to the queue works: 1 = yes, 0 = no. component: streamer, collector, api-gateway or probe.",
     ),
     described(
         ROWS_READ,
-        Kind::Counter,
+        Counter,
         Unit::Count,
         &[],
-        "Rows read from sources, valid or not. read = stored + rejected once everything has arrived.",
+        "Rows that were read from sources, valid or not. When everything has arrived, read = stored + rejected.",
     ),
-    described(ROWS_REJECTED, Kind::Counter, Unit::Count, &["reason"], "Rows that became no sample, by reason."),
-    described(ROWS_PUBLISHED, Kind::Counter, Unit::Count, &[], "Rows the queue has accepted, rejected ones included."),
-    described(ROWS_STORED, Kind::Counter, Unit::Count, &[], "Samples stored, counted once committed."),
-    described(ROWS_DUPLICATE, Kind::Counter, Unit::Count, &[], "Samples that arrived again and were found stored before."),
+    described(ROWS_REJECTED, Counter, Unit::Count, &["reason"], "Rows that were rejected, by reason."),
+    described(ROWS_PUBLISHED, Counter, Unit::Count, &[], "Rows that the queue has accepted, rejected rows included."),
+    described(ROWS_STORED, Counter, Unit::Count, &[], "Samples that were committed to the store."),
+    described(ROWS_DUPLICATE, Counter, Unit::Count, &[], "Samples that arrived again and were already stored."),
     described(
         BATCHES,
-        Kind::Counter,
+        Counter,
         Unit::Count,
         &["direction"],
         "Batches, by direction: published (into the queue) or committed (into the store).",
     ),
-    described(BYTES_RAW, Kind::Counter, Unit::Bytes, &[], "Bytes of input that were read, after decompression."),
-    described(BYTES_WIRE, Kind::Counter, Unit::Bytes, &[], "Bytes of batches and dictionaries that were sent to the queue."),
-    described(BACKLOG_ENTRIES, Kind::Gauge, Unit::Count, &["partition"], "Entries of the queue that are not acknowledged yet."),
-    described(BACKLOG_OLDEST, Kind::Gauge, Unit::Seconds, &["partition"], "Age of the oldest entry that is not acknowledged."),
-    described(PENDING, Kind::Gauge, Unit::Count, &["partition"], "Entries that a collector has read and not acknowledged yet."),
+    described(BYTES_RAW, Counter, Unit::Bytes, &[], "Bytes of input that were read, after decompression."),
+    described(BYTES_WIRE, Counter, Unit::Bytes, &[], "Bytes of batches and dictionaries that were sent to the queue."),
+    described(BACKLOG_ENTRIES, Gauge, Unit::Count, &["partition"], "Entries of a partition that are not acknowledged yet."),
+    described(
+        BACKLOG_OLDEST,
+        Gauge,
+        Unit::Seconds,
+        &["partition"],
+        "Age of the oldest entry of a partition that is not acknowledged yet.",
+    ),
+    described(
+        PENDING,
+        Gauge,
+        Unit::Count,
+        &["partition"],
+        "Entries of a partition that a collector has read and not acknowledged yet.",
+    ),
     described(
         LAG_ENTRIES,
-        Kind::Gauge,
+        Gauge,
         Unit::Count,
         &[],
-        "Entries that this collector's group has not acknowledged yet, all partitions together. Every collector of a group says the same: take the max, not the sum.",
+        "Entries of all partitions that the group of this collector has not acknowledged yet. All collectors of a group report the same number: use max, not sum.",
     ),
     described(
         LAG_SECONDS,
-        Kind::Gauge,
+        Gauge,
         Unit::Seconds,
         &[],
-        "Age of the oldest entry that this collector's group has not acknowledged, in whichever partition; 0 when nothing waits. Scale and alert on it.",
+        "Age of the oldest entry of all partitions that the group of this collector has not acknowledged yet; 0 when nothing waits. Use it for autoscaling and alerts.",
     ),
     described(
         GROUP_LAG_ENTRIES,
-        Kind::Gauge,
+        Gauge,
         Unit::Count,
         &["group"],
-        "Entries that a consumer group, ours or another, has not acknowledged. What one group does not read is kept for all: telemetry groups list.",
+        "Entries that a consumer group has not acknowledged yet, for all groups of the queue. Redis keeps an entry until all groups have acknowledged it; see `telemetry groups list`.",
     ),
     described(
         GROUP_LAG_SECONDS,
-        Kind::Gauge,
+        Gauge,
         Unit::Seconds,
         &["group"],
-        "Age of the oldest entry that a consumer group has not acknowledged; 0 when nothing waits for it, or it was retired.",
+        "Age of the oldest entry that a consumer group has not acknowledged yet; 0 when nothing waits for it, or it was retired.",
     ),
-    described(
-        DEAD_LETTERS_KEPT,
-        Kind::Gauge,
-        Unit::Count,
-        &[],
-        "Dead letters that are in the store now: not yet retried with success, and not dropped.",
-    ),
+    described(DEAD_LETTERS_KEPT, Gauge, Unit::Count, &[], "Dead letters in the store: neither retried with success nor dropped."),
     described(
         LAST_STORED,
-        Kind::Gauge,
+        Gauge,
         Unit::Seconds,
         &["cluster"],
-        "When rows of an edge cluster were committed last, by whichever collector, in seconds since 1970 by the clock of the store.",
+        "Time of the last commit of rows of an edge cluster, by any collector, in seconds since 1970 by the clock of the store.",
     ),
     described(
         DEAD_LETTERS,
-        Kind::Counter,
+        Counter,
         Unit::Count,
         &[],
-        "Batches that could not be stored for a reason of their own and were kept as dead letters.",
+        "Batches that could not be stored because of their content, and became dead letters.",
     ),
     described(
         HELD_BACK,
-        Kind::Gauge,
+        Gauge,
         Unit::Count,
         &[],
         "Entries that stay in the queue because their format is newer than this collector, or because a damaged chunk hides whether they are stored.",
     ),
-    described(PUBLISH_SECONDS, Kind::Histogram, Unit::Seconds, &[], "Time from sending a batch to the queue's answer."),
-    described(COMMIT_SECONDS, Kind::Histogram, Unit::Seconds, &[], "Time of committing a group of batches."),
+    described(
+        QUEUE_MALFORMED,
+        Counter,
+        Unit::Count,
+        &["key"],
+        "Malformed values in Redis that were passed over, each time they were read, by kind of key. The log names each of them once; telemetry check looks for them.",
+    ),
+    described(PUBLISH_SECONDS, Histogram, Unit::Seconds, &[], "Time from sending a batch to the answer of the queue."),
+    described(COMMIT_SECONDS, Histogram, Unit::Seconds, &[], "Duration of committing a group of batches."),
     described(
         HTTP_REQUESTS,
-        Kind::Counter,
+        Counter,
         Unit::Count,
         &["route", "status"],
-        "Requests that were answered, by route (empty: there is none) and HTTP status.",
+        "Requests that were answered, by route (empty: no such route) and HTTP status.",
     ),
     described(
         QUERY_SECONDS,
-        Kind::Histogram,
+        Histogram,
         Unit::Seconds,
         &["route"],
-        "Time from a request's head until its answer began, by route.",
+        "Time from the head of a request to the beginning of its answer, by route.",
     ),
-    described(HTTP_CONNECTIONS, Kind::Gauge, Unit::Count, &[], "Connections of clients of the API that are open."),
+    described(HTTP_CONNECTIONS, Gauge, Unit::Count, &[], "Open connections of clients of the API."),
     described(
         RECONNECTS,
-        Kind::Counter,
+        Counter,
         Unit::Count,
         &["target"],
         "Connections that were lost and made again, by target: redis or postgres.",
     ),
     described(
         CERTIFICATE_EXPIRY,
-        Kind::Gauge,
+        Gauge,
         Unit::Seconds,
         &["target"],
-        "Seconds until a certificate in use ends, negative when it has ended. target: http (the server's own), postgres-client (shown to PostgreSQL), redis-client (shown to Redis), redis-server (shown by Redis).",
+        "Seconds until a certificate in use expires; negative when it has expired. target: http (of this server), postgres-client (presented to PostgreSQL), redis-client (presented to Redis), redis-server (presented by Redis).",
     ),
     described(
         RELOAD_FAILED,
-        Kind::Gauge,
+        Gauge,
         Unit::Count,
         &["what"],
-        "Whether a file that takes effect without a restart has a fault, so that what it said before is still in use: 1 yes, 0 no. what, as in the log: tokens, certificates of HTTPS, certificates of PostgreSQL, Redis certificates, contents of redis.password_file (redis.sentinel_password_file, postgres.password_file).",
+        "Whether a changed file could not be read, so that its previous content is still in use: 1 = yes, 0 = no. what, as in the log: tokens, certificates of HTTPS, certificates of PostgreSQL, Redis certificates, contents of redis.password_file (redis.sentinel_password_file, postgres.password_file).",
     ),
     described(
         SOURCE_FILES_UNREADABLE,
-        Kind::Gauge,
+        Gauge,
         Unit::Count,
         &[],
-        "Followed files that cannot be read now (a missing right, no more open files, an I/O error). They are tried again every few seconds.",
+        "Followed files that cannot be read now (missing permission, too many open files, I/O error). Reading them is retried every few seconds.",
     ),
     described(
         WAN_BYTES,
-        Kind::Counter,
+        Counter,
         Unit::Bytes,
         &["direction"],
-        "Bytes over the line to Redis, by direction: sent or received. Commands and answers as they are written; TLS and TCP add some per cent.",
+        "Bytes on the connections to Redis, by direction: sent or received. Commands and answers without the overhead of TLS and TCP, which adds a few per cent.",
     ),
     described(
         PROBE_SECONDS,
-        Kind::Histogram,
+        Histogram,
         Unit::Seconds,
         &["step", "node"],
-        "Time of a step of a probe to a node of Redis: resolve, connect, tls, round_trip (on a connection that is there; needs no clocks).",
+        "Duration of a step of a probe of a Redis node: resolve, connect, tls, round_trip (on an open connection; independent of clocks).",
     ),
-    described(PROBE_FAILURES, Kind::Counter, Unit::Count, &["node"], "Probes of a node of Redis that failed."),
+    described(PROBE_FAILURES, Counter, Unit::Count, &["node"], "Probes of a Redis node that failed."),
     described(
         CLOCK_AHEAD,
-        Kind::Gauge,
+        Gauge,
         Unit::Seconds,
         &["node"],
-        "How far the clock of a node of Redis is ahead of ours; half of a round trip is the error. What one-way latencies have to be read with.",
+        "How far the clock of a Redis node is ahead of the clock of this process, with an error of half a round trip. One-way latencies contain such differences.",
     ),
-    described(BUILD_INFO, Kind::Gauge, Unit::Count, &["version", "role"], "Always 1; the labels say what runs."),
-    described(START_TIME, Kind::Gauge, Unit::Seconds, &[], "When the process began, in seconds since 1970."),
+    described(
+        BUILD_INFO,
+        Gauge,
+        Unit::Count,
+        &["version", "role"],
+        "Always 1; the labels are the version and the role of the process.",
+    ),
+    described(START_TIME, Gauge, Unit::Seconds, &[], "Start time of the process, in seconds since 1970."),
 ];
 
-/// Who speaks of its connection.
+/// The role that reports on its connection to the queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Component {
     /// `telemetry stream`.
@@ -307,7 +298,7 @@ pub enum Component {
 }
 
 impl Component {
-    /// The label's value.
+    /// The value of the label.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -319,7 +310,7 @@ impl Component {
     }
 }
 
-/// Which way a batch went.
+/// Where a batch was written to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
     /// Into the queue.
@@ -337,7 +328,7 @@ impl Direction {
     }
 }
 
-/// What connections go to.
+/// The server of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Target {
     /// The queue.
@@ -355,47 +346,47 @@ impl Target {
     }
 }
 
-/// Rows were read from a source.
+/// Counts rows that were read from a source.
 pub fn rows_read(rows: u64) {
     counter!(ROWS_READ).increment(rows);
 }
 
-/// Rows became no sample.
+/// Counts rows that were rejected.
 pub fn rows_rejected(reason: Reason, rows: u64) {
     counter!(ROWS_REJECTED, "reason" => reason.name()).increment(rows);
 }
 
-/// The queue accepted rows.
+/// Counts rows that the queue has accepted.
 pub fn rows_published(rows: u64) {
     counter!(ROWS_PUBLISHED).increment(rows);
 }
 
-/// Samples were committed.
+/// Counts samples that were committed.
 pub fn rows_stored(rows: u64) {
     counter!(ROWS_STORED).increment(rows);
 }
 
-/// Samples were found stored before.
+/// Counts samples that were already stored.
 pub fn rows_duplicate(rows: u64) {
     counter!(ROWS_DUPLICATE).increment(rows);
 }
 
-/// Batches were published or committed.
+/// Counts batches that were published or committed.
 pub fn batches(direction: Direction, batches: u64) {
     counter!(BATCHES, "direction" => direction.name()).increment(batches);
 }
 
-/// Bytes of input were read.
+/// Counts bytes of input that were read.
 pub fn bytes_raw(bytes: u64) {
     counter!(BYTES_RAW).increment(bytes);
 }
 
-/// Bytes were sent.
+/// Counts bytes of batches and dictionaries that were sent.
 pub fn bytes_wire(bytes: u64) {
     counter!(BYTES_WIRE).increment(bytes);
 }
 
-/// What waits in a partition.
+/// Sets what waits in a partition.
 pub fn backlog(partition: Partition, entries: u64, pending: u64, oldest: Duration) {
     let label = partition.to_string();
     gauge!(BACKLOG_ENTRIES, "partition" => label.clone()).set(entries as f64);
@@ -403,80 +394,85 @@ pub fn backlog(partition: Partition, entries: u64, pending: u64, oldest: Duratio
     gauge!(BACKLOG_OLDEST, "partition" => label).set(oldest.as_secs_f64());
 }
 
-/// What waits for a group, ours or another, in all partitions.
+/// Sets what waits for any consumer group in all partitions.
 pub fn group_lag(group: &str, entries: u64, oldest: Duration) {
     let group = GROUPS.bounded(group);
     gauge!(GROUP_LAG_ENTRIES, "group" => group.to_owned()).set(entries as f64);
     gauge!(GROUP_LAG_SECONDS, "group" => group.to_owned()).set(oldest.as_secs_f64());
 }
 
-/// What waits for our group, in all partitions.
+/// Sets what waits for the group of this collector in all partitions.
 pub fn lag(entries: u64, oldest: Duration) {
     gauge!(LAG_ENTRIES).set(entries as f64);
     gauge!(LAG_SECONDS).set(oldest.as_secs_f64());
 }
 
-/// Dead letters that the store has.
+/// Sets the number of dead letters in the store.
 pub fn dead_letters_kept(letters: u64) {
     gauge!(DEAD_LETTERS_KEPT).set(letters as f64);
 }
 
-/// When something of a cluster was committed last.
-pub fn last_stored(cluster: &str, at_ms: i64) {
-    // Of several that share a label none would be seen to stand still.
+/// Sets the time of the last commit of rows of a cluster.
+pub fn last_stored(cluster: &str, at: TimeMs) {
+    // Clusters beyond the limit are left out: if they shared the label `other`, one that stands still would not show.
     if CLUSTERS.bounded(cluster) != cluster {
         return;
     }
-    gauge!(LAST_STORED, "cluster" => cluster.to_owned()).set(at_ms as f64 / 1000.0);
+    gauge!(LAST_STORED, "cluster" => cluster.to_owned()).set(at.as_millis() as f64 / 1000.0);
 }
 
-/// Batches became dead letters.
+/// Counts batches that became dead letters.
 pub fn dead_letters(batches: u64) {
     counter!(DEAD_LETTERS).increment(batches);
 }
 
-/// Entries are held back.
+/// Sets the number of entries that are held back.
 pub fn held_back(entries: usize) {
     gauge!(HELD_BACK).set(entries as f64);
 }
 
-/// A batch was answered by the queue after this time.
+/// Sets how many values of a kind of key in the queue were malformed and passed over since the start.
+pub fn queue_malformed(key: &'static str, times: u64) {
+    counter!(QUEUE_MALFORMED, "key" => key).absolute(times);
+}
+
+/// Records how long the queue took to answer a batch.
 pub fn publish(took: Duration) {
     histogram!(PUBLISH_SECONDS).record(took.as_secs_f64());
 }
 
-/// A group was committed in this time.
+/// Records how long the commit of a group took.
 pub fn commit(took: Duration) {
     histogram!(COMMIT_SECONDS).record(took.as_secs_f64());
 }
 
-/// A request was answered; `route` is the pattern of its path.
+/// Counts an answered request and records its duration; `route` is the pattern of its path.
 pub fn http_request(route: &str, status: u16, took: Duration) {
     let labels = [("route", route.to_owned()), ("status", status.to_string())];
     counter!(HTTP_REQUESTS, &labels).increment(1);
     histogram!(QUERY_SECONDS, "route" => route.to_owned()).record(took.as_secs_f64());
 }
 
-/// How many connections of clients are open.
+/// Sets the number of open connections of clients.
 pub fn http_connections(open: usize) {
     gauge!(HTTP_CONNECTIONS).set(open as f64);
 }
 
-/// A connection was lost and made again.
+/// Counts a connection that was lost and made again.
 pub fn reconnect(target: Target) {
     counter!(RECONNECTS, "target" => target.name()).increment(1);
 }
 
-/// A certificate that this process shows.
+/// A certificate that this process presents or sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Certificate {
-    /// To clients of the API.
+    /// The certificate that is presented to clients of the API.
     Http,
-    /// To PostgreSQL.
+    /// The certificate that is presented to PostgreSQL.
     PostgresClient,
-    /// To Redis.
+    /// The certificate that is presented to Redis.
     RedisClient,
-    /// That of Redis, as it was shown last.
+    /// The certificate that Redis presented at the last handshake.
     RedisServer,
 }
 
@@ -491,7 +487,7 @@ impl Certificate {
     }
 }
 
-/// When a certificate ends.
+/// Sets when a certificate expires.
 pub fn certificate(of: Certificate, ends: SystemTime) {
     let left = match ends.duration_since(SystemTime::now()) {
         Ok(left) => left.as_secs_f64(),
@@ -500,26 +496,26 @@ pub fn certificate(of: Certificate, ends: SystemTime) {
     gauge!(CERTIFICATE_EXPIRY, "target" => of.name()).set(left);
 }
 
-/// Whether files that changed could not be read again.
+/// Sets whether changed files could not be read.
 pub fn reload_failed(what: &'static str, failed: bool) {
     gauge!(RELOAD_FAILED, "what" => what).set(f64::from(u8::from(failed)));
 }
 
-/// How many followed files cannot be read now.
+/// Sets the number of followed files that cannot be read now.
 pub fn source_files_unreadable(files: usize) {
     gauge!(SOURCE_FILES_UNREADABLE).set(files as f64);
 }
 
-/// A part of the way to the queue.
+/// A step of a probe of a Redis node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProbeStep {
-    /// The name.
+    /// Resolving the host name.
     Resolve,
-    /// TCP.
+    /// Connecting by TCP.
     Connect,
     /// The TLS handshake.
     Tls,
-    /// A command and its answer.
+    /// A command and its answer on an open connection.
     RoundTrip,
 }
 
@@ -534,33 +530,33 @@ impl ProbeStep {
     }
 }
 
-/// A part of a probe took this long.
+/// Records how long a step of a probe took.
 pub fn probe_step(step: ProbeStep, node: &str, took: Duration) {
     histogram!(PROBE_SECONDS, "step" => step.name(), "node" => node.to_owned()).record(took.as_secs_f64());
 }
 
-/// A probe did not arrive.
+/// Counts a probe that failed.
 pub fn probe_failed(node: &str) {
     counter!(PROBE_FAILURES, "node" => node.to_owned()).increment(1);
 }
 
-/// How far a server's clock is ahead of ours.
+/// Sets how far the clock of a Redis node is ahead of ours.
 pub fn clock_ahead(node: &str, seconds: f64) {
     gauge!(CLOCK_AHEAD, "node" => node.to_owned()).set(seconds);
 }
 
-/// Bytes that went over the line to the queue since the start.
+/// Sets the bytes that were sent to and received from Redis since the start.
 pub fn wan_bytes(sent: u64, received: u64) {
     counter!(WAN_BYTES, "direction" => "sent").absolute(sent);
     counter!(WAN_BYTES, "direction" => "received").absolute(received);
 }
 
-/// Whether the connection to the queue works.
+/// Sets whether the connection to the queue works.
 pub fn connection(cluster: &str, component: Component, up: bool) {
     gauge!(CONNECTION, "cluster" => cluster.to_owned(), "component" => component.name()).set(f64::from(u8::from(up)));
 }
 
-/// A batch of `source` was committed in `target` this long after it was closed. Clocks that differ can make it negative: that
+/// Records the time from closing a batch of `source` to its commit in `target`. A difference of the clocks can make it negative; that
 /// counts as 0.
 pub fn latency(source: &str, target: &str, component: Component, seconds: f64) {
     let labels = [
@@ -582,7 +578,7 @@ mod tests {
         names.dedup();
         assert_eq!(names.len(), METRICS.len());
         for metric in METRICS {
-            assert_eq!(metric.kind == Kind::Counter, metric.name.ends_with("_total"), "{}", metric.name);
+            assert_eq!(metric.kind == Counter, metric.name.ends_with("_total"), "{}", metric.name);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! How far a run is: a bar on a terminal, else a log line every 10 seconds.
+//! Progress of a run: a bar on a terminal, else a log line every 10 seconds.
 
 use std::io::IsTerminal;
 use std::sync::Arc;
@@ -10,8 +10,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Console, Lifecycle};
 
-const LINE_EVERY: Duration = Duration::from_secs(10);
-const BAR_EVERY: Duration = Duration::from_millis(200);
+const LINE_INTERVAL: Duration = Duration::from_secs(10);
+const BAR_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Counts rows and bytes; a task of the lifecycle shows them. Clones share the counters.
 #[derive(Clone, Debug)]
@@ -46,7 +46,7 @@ impl Progress {
         progress
     }
 
-    /// Counts what was read. Cheap: call it once a batch.
+    /// Adds rows and bytes that were read. It is cheap; call it once per batch.
     pub fn advance(&self, rows: u64, bytes: u64) {
         self.counted.rows.fetch_add(rows, Ordering::Relaxed);
         self.counted.bytes.fetch_add(bytes, Ordering::Relaxed);
@@ -80,7 +80,7 @@ impl Counted {
 
 async fn lines(counted: &Counted, done: &CancellationToken) {
     let (mut rows, mut since) = (counted.rows(), Instant::now());
-    while tokio::time::timeout(LINE_EVERY, done.cancelled()).await.is_err() {
+    while tokio::time::timeout(LINE_INTERVAL, done.cancelled()).await.is_err() {
         let per_second = (counted.rows() - rows) as f64 / since.elapsed().as_secs_f64().max(1e-3);
         (rows, since) = (counted.rows(), Instant::now());
         tracing::info!("progress: {}", counted.line(per_second));
@@ -95,7 +95,7 @@ async fn bar(counted: &Counted, done: &CancellationToken, console: &Console) {
     };
     console.show(Some(bar.clone()));
     let start = Instant::now();
-    while tokio::time::timeout(BAR_EVERY, done.cancelled()).await.is_err() {
+    while tokio::time::timeout(BAR_INTERVAL, done.cancelled()).await.is_err() {
         let per_second = counted.rows() as f64 / start.elapsed().as_secs_f64().max(1e-3);
         bar.set_message(format!("{} rows, {} rows/s", HumanCount(counted.rows()), HumanCount(per_second as u64)));
         bar.set_position(counted.bytes());

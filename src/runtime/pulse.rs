@@ -1,4 +1,4 @@
-//! A part that is asked whether it is ready: now and then, and whenever somebody asks us.
+//! Readiness checks of one part of a role: at an interval, and at each request of /readyz.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -11,13 +11,13 @@ use super::Health;
 type Answer = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
 type Ask = Box<dyn Fn() -> Answer + Send + Sync>;
 
-/// Asks one part, one question at a time; who asks meanwhile gets the answer to a question that was put after he came.
+/// Checks one part, one check at a time. Concurrent callers share the result of the next check, never an older one.
 pub struct Pulse {
     component: &'static str,
     patience: Duration,
     ask: Ask,
     health: Health,
-    /// When the last question was put, and whether the answer was good.
+    /// When the last check began, and whether its result was good.
     last: Mutex<Option<(Instant, bool)>>,
 }
 
@@ -27,14 +27,14 @@ impl Pulse {
         Self { component, patience, ask, health, last: Mutex::new(None) }
     }
 
-    /// Asks, and says the answer to [`Health`].
+    /// Checks the part, and records the result in [`Health`].
     pub async fn beat(&self) {
-        let came = Instant::now();
+        let called = Instant::now();
         let mut last = self.last.lock().await;
-        if last.is_some_and(|(put, _)| put >= came) {
+        if last.is_some_and(|(began, _)| began >= called) {
             return;
         }
-        let put = Instant::now();
+        let began = Instant::now();
         let state = match tokio::time::timeout(self.patience, (self.ask)()).await {
             Ok(answer) => answer,
             Err(_) => Err(format!("no answer within {}", humantime::format_duration(self.patience))),
@@ -44,7 +44,7 @@ impl Pulse {
             (Err(error), None | Some(true)) => tracing::warn!(error, "{} does not answer", self.component),
             _ => {}
         }
-        *last = Some((put, state.is_ok()));
+        *last = Some((began, state.is_ok()));
         self.health.set(self.component, state);
     }
 }
@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn who_asks_gets_an_answer_that_is_not_older_than_his_question() {
+    async fn concurrent_callers_share_the_next_answer_and_never_an_older_one() {
         let (asked, health) = (Arc::new(AtomicU32::new(0)), Health::default());
         let count = Arc::clone(&asked);
         let ask: Ask = Box::new(move || {
@@ -73,7 +73,7 @@ mod tests {
         assert_eq!(health.not_ready(), ["store: away"]);
         futures_util::future::join_all((0..100).map(|_| pulse.beat())).await;
         assert!(health.not_ready().is_empty());
-        assert!(asked.load(Ordering::SeqCst) <= 3, "100 that ask at once share answers");
+        assert!(asked.load(Ordering::SeqCst) <= 3, "100 concurrent callers share answers");
     }
 
     #[tokio::test]

@@ -1,4 +1,4 @@
-//! Where metrics are recorded for /metrics, once a process; what they are is in [`observe`](super::observe).
+//! The recorder of metrics behind /metrics, one per process. [`observe`](super::observe) defines the metrics.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -7,18 +7,18 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
 use super::Lifecycle;
 use super::observe::{
-    BUILD_INFO, Direction, Kind, LATENCY, METRICS, RECONNECTS, START_TIME, Target, batches, bytes_raw, bytes_wire, dead_letters,
-    rows_duplicate, rows_published, rows_read, rows_rejected, rows_stored,
+    BUILD_INFO, Direction, LATENCY, METRICS, MetricKind, RECONNECTS, START_TIME, Target, batches, bytes_raw, bytes_wire,
+    dead_letters, rows_duplicate, rows_published, rows_read, rows_rejected, rows_stored,
 };
 use crate::model::Reason;
 
-/// Buckets of latencies between clusters: a local queue to an hour behind.
+/// Buckets of the latency between clusters: from a local queue to an hour behind.
 const LATENCY_BUCKETS: [f64; 16] =
     [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0];
-/// Buckets of what is done in one go.
+/// Buckets of the duration of single operations.
 const DURATION_BUCKETS: [f64; 13] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0];
 
-/// The recorder, once a process; everything described, and what counts at 0 from the start.
+/// Installs the recorder, once per process; describes all metrics, and starts the counters at 0.
 pub(super) fn install(role: &'static str) -> anyhow::Result<PrometheusHandle> {
     let builder = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Full(LATENCY.to_owned()), &LATENCY_BUCKETS)?
@@ -35,14 +35,15 @@ pub(super) fn install(role: &'static str) -> anyhow::Result<PrometheusHandle> {
 fn describe() {
     for metric in METRICS {
         match metric.kind {
-            Kind::Counter => metrics::describe_counter!(metric.name, metric.unit, metric.help),
-            Kind::Gauge => metrics::describe_gauge!(metric.name, metric.unit, metric.help),
-            Kind::Histogram => metrics::describe_histogram!(metric.name, metric.unit, metric.help),
+            MetricKind::Counter => metrics::describe_counter!(metric.name, metric.unit, metric.help),
+            MetricKind::Gauge => metrics::describe_gauge!(metric.name, metric.unit, metric.help),
+            MetricKind::Histogram => metrics::describe_histogram!(metric.name, metric.unit, metric.help),
         }
     }
 }
 
-/// A counter that is not there yet cannot be told from one that was lost: `rate()` misses its first step.
+/// Starts the counters at 0. Without that, `rate()` misses the first step of a counter, and a counter that has not counted yet looks
+/// like one that was lost.
 fn zero() {
     for rows in [rows_read, rows_published, rows_stored, rows_duplicate, bytes_raw, bytes_wire, dead_letters] {
         rows(0);
@@ -58,7 +59,7 @@ fn zero() {
     }
 }
 
-/// Histograms grow without bound unless somebody scrapes or this runs.
+/// Runs the recorder's upkeep. Without it, histograms grow without bound where nobody scrapes.
 pub(super) fn keep_up(lifecycle: &Lifecycle, metrics: PrometheusHandle) {
     let stopping = lifecycle.stopping();
     lifecycle.spawn("metrics upkeep", async move {

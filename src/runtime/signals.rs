@@ -1,4 +1,4 @@
-//! SIGTERM and SIGINT: the first drains, the second or the deadline ends hard.
+//! SIGTERM and SIGINT: the first drains; the second, or the deadline, forces the shutdown.
 
 use std::time::Duration;
 
@@ -6,20 +6,24 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::Lifecycle;
 
-/// Watches from now on.
+/// Handles signals from now on.
 pub(super) fn watch(lifecycle: &Lifecycle, deadline: Duration) -> std::io::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let lifecycle = lifecycle.clone();
-    // Not one of the lifecycle's tasks: it must outlive them to hear the second signal.
+    // Not a task of the lifecycle: it must outlive them to receive the second signal.
     tokio::spawn(async move {
         let name = either(&mut terminate, &mut interrupt).await;
         let shown = humantime::format_duration(deadline).to_string();
-        tracing::info!(signal = name, deadline = shown, "draining: finishing what is in flight; a second signal ends at once");
+        tracing::info!(
+            signal = name,
+            deadline = shown,
+            "draining: finishing work in flight; a second signal ends the process at once"
+        );
         lifecycle.drain();
         tokio::select! {
-            _ = either(&mut terminate, &mut interrupt) => lifecycle.stop_hard("a second signal"),
-            () = tokio::time::sleep(deadline) => lifecycle.stop_hard("the deadline (shutdown.deadline) has passed"),
+            _ = either(&mut terminate, &mut interrupt) => lifecycle.force_stop("a second signal"),
+            () = tokio::time::sleep(deadline) => lifecycle.force_stop("the deadline (shutdown.deadline) has passed"),
         }
     });
     Ok(())

@@ -20,7 +20,7 @@ pub(in crate::store) fn day_of(time: TimeMs) -> Day {
     time.as_millis().div_euclid(DAY_MS)
 }
 
-/// The store's ids behind a series.
+/// The store's ids of a series and of its GPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::store) struct Ids {
     pub(in crate::store) series: SeriesId,
@@ -61,10 +61,10 @@ pub(in crate::store) struct NewChunk<'a> {
 pub(in crate::store) struct Damaged {
     /// The table (or partition) that it is in.
     pub(in crate::store) table: String,
-    /// Its series and its id, as far as those can be read.
+    /// The chunk's series and id, as far as those can be read.
     pub(in crate::store) series: Option<SeriesId>,
     pub(in crate::store) id: Option<i64>,
-    /// What is wrong with it.
+    /// What is wrong with the chunk.
     pub(in crate::store) what: String,
 }
 
@@ -85,7 +85,7 @@ impl Damaged {
 
 /// What is wrong with the samples of a stored chunk, if anything: there are `n` of them, in order of time, from the first time of
 /// `span` to its last, and all in one day.
-pub(in crate::store) fn check_samples(span: (TimeMs, TimeMs), n: i64, times: &[i64], values: &[f64]) -> Result<(), String> {
+pub(in crate::store) fn check_samples(span: (TimeMs, TimeMs), n: i64, times: &[TimeMs], values: &[f64]) -> Result<(), String> {
     let (begin, end) = span;
     if values.is_empty() {
         return Err("it has no values".to_owned());
@@ -99,7 +99,7 @@ pub(in crate::store) fn check_samples(span: (TimeMs, TimeMs), n: i64, times: &[i
     if !times.is_sorted() {
         return Err("its times are not in order".to_owned());
     }
-    if times.first() != Some(&begin.as_millis()) || times.last() != Some(&end.as_millis()) {
+    if times.first() != Some(&begin) || times.last() != Some(&end) {
         return Err("its times do not begin and end where it says".to_owned());
     }
     if day_of(begin) != day_of(end) {
@@ -165,7 +165,7 @@ impl<'a> Chunker<'a> {
         Some(NewChunk { series: self.series, times, values: &self.values[from..self.cut], step: step_of(times) })
     }
 
-    /// What was cut so far: samples, and the spans of their GPUs.
+    /// How many samples were cut into chunks, and the spans of their GPUs.
     pub(in crate::store) fn finish(self) -> (u64, Spans) {
         (self.samples, self.spans)
     }

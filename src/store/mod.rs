@@ -1,12 +1,12 @@
-//! Where samples end: what every implementation promises. `postgres/` is the one for real use,
-//! `sqlite/` the one of `telemetry all` where no PostgreSQL is configured. What both need is in `chunk`, `entry`, `text`.
+//! Stores, where samples end up: what every implementation promises. `postgres/` is the one for real use,
+//! `sqlite/` the one of `telemetry all` where no PostgreSQL is configured. What both need is in `chunk`, `ledger_change`, `text`.
 //!
 //! A commit is one transaction: samples, rejects and the covered ranges of their sources. Rows at positions that are not covered
 //! yet are written as they are; where positions overlap with what is covered (in the source or in its family), a row is written
 //! only if the store has no sample of its series, time and value.
 
 mod chunk;
-mod entry;
+mod ledger_change;
 pub mod postgres;
 mod read;
 pub mod sqlite;
@@ -24,9 +24,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::batch::{Batch, DecodeError, Dictionary};
-use crate::model::{DictionaryId, Reason, RowRange, RowSet, SourceId};
+use crate::model::{DictionaryId, Reason, RowRange, RowSet, SourceId, TimeMs};
 
-/// What can go wrong between us and the store.
+/// What can go wrong between this program and its store.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// Not reachable, starting, timed out, out of disk, too many connections: waiting can help.
@@ -34,15 +34,15 @@ pub enum StoreError {
     Unavailable {
         /// `PostgreSQL at host:port/database`, `SQLite in directory`; no secrets.
         endpoint: String,
-        /// What was seen, with its causes.
+        /// The error, with its causes.
         reason: String,
     },
     /// Wrong password, no such database, missing right, too old a server: waiting cannot help. Says what to do.
-    #[error("{endpoint} refuses us: {reason}")]
+    #[error("{endpoint} cannot be used: {reason}")]
     Refused {
-        /// Likewise.
+        /// `PostgreSQL at host:port/database`, `SQLite in directory`; no secrets.
         endpoint: String,
-        /// What was said, and what to do.
+        /// Why, and what to do.
         reason: String,
     },
     /// The schema is missing or damaged. Says what to do.
@@ -51,10 +51,13 @@ pub enum StoreError {
     /// The schema is that of a newer version of this program, or of another program: waiting cannot help. Says what to do.
     #[error("{0}")]
     Version(String),
-    /// The store is another one than when we began.
-    #[error("this PostgreSQL is another store ({found}) than the one this collector began with ({expected})")]
+    /// The store is another one than when this process began.
+    #[error(
+        "this PostgreSQL is another store ({found}) than the one that this process began with ({expected}): point DATABASE_URL at the \
+         former one, or start the process again"
+    )]
     OtherStore {
-        /// The store's id when we began.
+        /// The store's id when this process began.
         expected: String,
         /// The store's id now.
         found: String,
@@ -75,7 +78,7 @@ impl StoreError {
     }
 }
 
-/// Shorthand.
+/// The result of asking a store.
 pub type Result<T> = std::result::Result<T, StoreError>;
 
 /// A batch with the dictionaries its header names, in that order: every run's series stands in them. A clone shares both, so that
@@ -87,7 +90,7 @@ pub struct Incoming {
 }
 
 impl Incoming {
-    /// The two together.
+    /// A batch and its dictionaries.
     ///
     /// # Errors
     /// A run names a series that is not in the dictionaries.
@@ -102,14 +105,14 @@ impl Incoming {
         &self.batch
     }
 
-    /// Its dictionaries.
+    /// The batch's dictionaries.
     #[must_use]
     pub fn dictionaries(&self) -> &[Arc<Dictionary>] {
         &self.dictionaries
     }
 }
 
-/// What a commit did.
+/// The outcome of a commit.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Committed {
     /// Samples written, by cluster.
@@ -125,11 +128,11 @@ pub struct Committed {
 /// A batch that could not be decoded or stored for a reason of its own, kept for people.
 #[derive(Clone, Debug)]
 pub struct DeadLetter {
-    /// Its number; 0 before it is kept.
+    /// The letter's number; 0 before it is kept.
     pub id: i64,
     /// The source, as the queue's entry says.
     pub source: SourceId,
-    /// The rows, likewise.
+    /// The rows, as the queue's entry says.
     pub rows: RowRange,
     /// Why it could not be stored.
     pub reason: String,
@@ -137,8 +140,8 @@ pub struct DeadLetter {
     pub payload: Bytes,
     /// The dictionaries it named and that were found, encoded.
     pub dictionaries: Vec<(DictionaryId, Bytes)>,
-    /// When it was buried, ms; 0 before.
-    pub buried_ms: i64,
+    /// When the letter was kept; `None` before.
+    pub buried: Option<TimeMs>,
 }
 
 /// The ledger of one source.
@@ -146,9 +149,9 @@ pub struct DeadLetter {
 pub struct SourceLedger {
     /// The source.
     pub source: SourceId,
-    /// Its cluster.
+    /// The source's cluster.
     pub cluster: String,
-    /// Its name for people.
+    /// The source's name for people.
     pub name: String,
     /// Rows that are stored or rejected.
     pub covered: RowSet,
@@ -162,12 +165,12 @@ pub struct SourceLedger {
     pub duplicate: u64,
     /// Covered rows that were rejected, by reason. `valid + sum(rejected) = covered.len()`.
     pub rejected: BTreeMap<Reason, u64>,
-    /// First commit, ms.
-    pub first_commit_ms: i64,
-    /// Last commit, ms.
-    pub last_commit_ms: i64,
-    /// Time of the newest sample, ms.
-    pub newest_sample_ms: Option<i64>,
+    /// The first commit; `None` where nothing was ever committed.
+    pub first_commit: Option<TimeMs>,
+    /// The last commit, likewise.
+    pub last_commit: Option<TimeMs>,
+    /// Time of the newest sample.
+    pub newest_sample: Option<TimeMs>,
 }
 
 impl SourceLedger {
@@ -184,25 +187,72 @@ impl SourceLedger {
             valid: 0,
             duplicate: 0,
             rejected: BTreeMap::new(),
-            first_commit_ms: 0,
-            last_commit_ms: 0,
-            newest_sample_ms: None,
+            first_commit: None,
+            last_commit: None,
+            newest_sample: None,
         }
     }
 }
 
-/// What gauges say of a store.
+/// What the gauges of a collector say about its store.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Standing {
     /// How many dead letters there are.
     pub dead_letters: u64,
-    /// When something of each cluster was committed last, ms.
-    pub last_commit_ms: BTreeMap<String, i64>,
+    /// When something of each cluster was committed last.
+    pub last_commit: BTreeMap<String, TimeMs>,
 }
 
-/// Where samples end.
+/// Which implementation a store is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StoreKind {
+    /// PostgreSQL.
+    Postgres,
+    /// SQLite in a directory.
+    Sqlite,
+}
+
+impl StoreKind {
+    /// The name of its check at /readyz.
+    #[must_use]
+    pub fn health_check(self) -> &'static str {
+        match self {
+            Self::Postgres => "postgresql",
+            Self::Sqlite => "sqlite",
+        }
+    }
+
+    /// The name of the implementation for people.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Postgres => "PostgreSQL",
+            Self::Sqlite => "SQLite",
+        }
+    }
+
+    /// What to do to use the former store again instead of another one.
+    #[must_use]
+    pub fn way_back(self) -> &'static str {
+        match self {
+            Self::Postgres => "point DATABASE_URL at the former one",
+            Self::Sqlite => "give the former directory with --data-dir",
+        }
+    }
+
+    /// Whether each day of samples is a partition, of which there cannot be any number.
+    #[must_use]
+    pub fn has_partitions(self) -> bool {
+        self == Self::Postgres
+    }
+}
+
+/// A store, where samples end up.
 #[async_trait]
 pub trait Store: Send + Sync {
+    /// Which implementation this store is.
+    fn kind(&self) -> StoreKind;
+
     /// Brings the schema up to date (under a lock, so that many may do it at once) and learns the store's id.
     async fn migrate(&self) -> Result<()>;
 
@@ -249,12 +299,12 @@ pub trait Store: Send + Sync {
     /// The ledger of every source.
     async fn ledger(&self) -> Result<Vec<SourceLedger>>;
 
-    /// What gauges say.
+    /// What the gauges say.
     async fn standing(&self) -> Result<Standing>;
 
     /// How far these sources are settled (see [`Committed::settled`]); unknown ones are at 0.
     async fn settled(&self, sources: &[SourceId]) -> Result<Vec<(SourceId, u64)>>;
 
-    /// A round trip.
+    /// A round trip to the store.
     async fn ping(&self) -> Result<()>;
 }

@@ -6,7 +6,7 @@
 use async_trait::async_trait;
 
 use super::{Result, SourceLedger};
-use crate::model::{GpuId, SeriesId};
+use crate::model::{GpuId, SeriesId, TimeMs};
 
 /// Which GPUs are meant. What is `None` does not restrict.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -17,7 +17,7 @@ pub struct GpuFilter {
     pub hostname: Option<String>,
     /// Model name.
     pub model: Option<String>,
-    /// Those that a workload in this namespace has used.
+    /// Namespace of a workload that has used the GPU.
     pub namespace: Option<String>,
     /// UUID.
     pub uuid: Option<String>,
@@ -44,9 +44,9 @@ pub struct GpuPlace {
 /// A GPU (or MIG slice) at one place, as it was described last.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct GpuSummary {
-    /// Where it is.
+    /// Where the GPU is.
     pub place: GpuPlace,
-    /// The store's ids of it: one for each way it was ever described (a driver upgrade makes a new one), the latest last.
+    /// The store's ids of the GPU: one for each way it was ever described (a driver upgrade makes a new one), the latest last.
     pub ids: Vec<GpuId>,
     /// `nvidia0`, …
     pub device: String,
@@ -58,10 +58,10 @@ pub struct GpuSummary {
     pub pci_bus_id: String,
     /// MIG profile.
     pub mig_profile: String,
-    /// Time of its oldest sample, ms. GPUs without samples are not listed.
-    pub first_seen_ms: i64,
-    /// Time of its newest sample, ms.
-    pub last_seen_ms: i64,
+    /// Time of the oldest sample. GPUs without samples are not listed.
+    pub first_seen: TimeMs,
+    /// Time of the newest sample.
+    pub last_seen: TimeMs,
 }
 
 /// A host, with how many GPUs (uuids; where there is none, indexes) it has.
@@ -73,25 +73,25 @@ pub struct HostSummary {
     pub hostname: String,
     /// GPUs, a board with MIG slices once.
     pub gpus: u64,
-    /// Time of its oldest sample, ms.
-    pub first_seen_ms: i64,
-    /// Time of its newest sample, ms.
-    pub last_seen_ms: i64,
+    /// Time of the oldest sample.
+    pub first_seen: TimeMs,
+    /// Time of the newest sample.
+    pub last_seen: TimeMs,
 }
 
 /// An edge cluster.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ClusterSummary {
-    /// Its name.
+    /// The cluster's name.
     pub cluster: String,
     /// Hosts.
     pub hosts: u64,
     /// GPUs, a board with MIG slices once.
     pub gpus: u64,
-    /// Time of its oldest sample, ms.
-    pub first_seen_ms: i64,
-    /// Time of its newest sample, ms.
-    pub last_seen_ms: i64,
+    /// Time of the oldest sample.
+    pub first_seen: TimeMs,
+    /// Time of the newest sample.
+    pub last_seen: TimeMs,
 }
 
 /// Which series are meant.
@@ -105,20 +105,20 @@ pub struct SeriesFilter {
     pub metrics: Vec<String>,
     /// Pod.
     pub pod: Option<String>,
-    /// Only of GPUs that had samples at this time or later, ms: what is silent since long need not be looked through.
-    pub seen_since_ms: Option<i64>,
+    /// Only of GPUs that had samples at this time or later: GPUs that have been silent for long need not be looked through.
+    pub seen_since: Option<TimeMs>,
 }
 
 /// A series.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SeriesRow {
-    /// The store's id of it.
+    /// The store's id of the series.
     pub id: SeriesId,
-    /// The store's id of its GPU.
+    /// The store's id of the series' GPU.
     pub gpu_id: GpuId,
     /// Metric name.
     pub metric: String,
-    /// Namespace, empty where there is none; so below.
+    /// Namespace, empty where there is none; so are pod and container.
     pub namespace: String,
     /// Pod.
     pub pod: String,
@@ -126,41 +126,41 @@ pub struct SeriesRow {
     pub container: String,
 }
 
-/// Chunks by their borders: t_max within one range, t_min within another. All in ms; `from` is included, `before` is not.
+/// Chunks by their borders: t_max within one range, t_min within another. `from` is included, `before` is not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ChunkRange {
     /// t_min ≥ this.
-    pub begins_from_ms: i64,
+    pub begins_from: TimeMs,
     /// t_min < this.
-    pub begins_before_ms: i64,
+    pub begins_before: TimeMs,
     /// t_max ≥ this.
-    pub ends_from_ms: i64,
+    pub ends_from: TimeMs,
     /// t_max < this.
-    pub ends_before_ms: i64,
+    pub ends_before: TimeMs,
 }
 
 /// A chunk, decoded. `times` and `values` have the same length, at least one, times in order (equal ones in the order of their rows).
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Chunk {
-    /// Its series.
+    /// The chunk's series.
     pub series: SeriesId,
     /// A later chunk has a greater id.
     pub id: i64,
-    /// Times, ms.
-    pub times: Vec<i64>,
+    /// Times.
+    pub times: Vec<TimeMs>,
     /// Values.
     pub values: Vec<f64>,
 }
 
-/// What a series has in a range of chunks.
+/// From when to when a series has samples in a range of chunks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Span {
     /// The series.
     pub series: SeriesId,
-    /// Its oldest sample there, ms.
-    pub first_ms: i64,
-    /// Its newest sample there, ms.
-    pub last_ms: i64,
+    /// Time of the oldest sample in the range.
+    pub first: TimeMs,
+    /// Time of the newest sample in the range.
+    pub last: TimeMs,
 }
 
 /// The newest sample of a series.
@@ -168,16 +168,16 @@ pub struct Span {
 pub struct Latest {
     /// The series.
     pub series: SeriesId,
-    /// Its time, ms.
-    pub time_ms: i64,
-    /// Its value; of two with the same time the later one's.
+    /// The sample's time.
+    pub time: TimeMs,
+    /// The sample's value; of two with the same time the later one's.
     pub value: f64,
 }
 
 /// How a store is read. Dropping a future ends the work for it on the server, too.
 #[async_trait]
 pub trait Reader: Send + Sync {
-    /// The clusters, by name (in the order of bytes; so below).
+    /// The clusters, by name (in the order of bytes, as all lists are).
     async fn clusters(&self) -> Result<Vec<ClusterSummary>>;
 
     /// Hosts by (cluster, hostname), those after `after`, at most `limit`.
@@ -192,9 +192,9 @@ pub trait Reader: Send + Sync {
     /// The names of the metrics of the store's series, in order.
     async fn metrics(&self) -> Result<Vec<String>>;
 
-    /// The newest sample of each of these series among the chunks that begin in `[begins_from_ms, begins_before_ms)`; of a chunk its
+    /// The newest sample of each of these series among the chunks that begin in `[begins_from, begins_before)`; of a chunk its
     /// last sample. Series without are left out. In any order.
-    async fn latest(&self, series: &[SeriesId], begins_from_ms: i64, begins_before_ms: i64) -> Result<Vec<Latest>>;
+    async fn latest(&self, series: &[SeriesId], begins_from: TimeMs, begins_before: TimeMs) -> Result<Vec<Latest>>;
 
     /// The chunks of these series in a range, in any order; `None` when they have more than `max_samples` samples in all: ask for
     /// less.

@@ -1,4 +1,4 @@
-//! What a client trusts and shows.
+//! TLS settings of a client: the authorities that it trusts, and the certificate that it presents.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -15,53 +15,53 @@ use super::verify::{Authorities, Trust, Verifier};
 use super::{facts, provider};
 use crate::watched::Watched;
 
-/// How closely the server's certificate is looked at.
+/// What is verified of the server's certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verify {
-    /// Who signed it, and whether it names the server.
+    /// The chain to an authority, and the name of the server.
     Full,
-    /// Who signed it.
+    /// The chain to an authority.
     Chain,
-    /// Not at all.
+    /// Nothing.
     Nothing,
 }
 
-/// What the settings are called, for messages.
+/// The names of the settings, for messages.
 #[derive(Clone, Copy, Debug)]
 pub struct Names {
     /// What logs call the files.
     pub what: &'static str,
-    /// The certificate authority.
+    /// Key of the certificate authority.
     pub ca: &'static str,
-    /// The client's certificate.
+    /// Key of the client certificate.
     pub cert: &'static str,
-    /// Its key.
+    /// Key of the client's private key.
     pub key: &'static str,
 }
 
 /// The settings of a client.
 #[derive(Clone, Debug)]
 pub struct ClientSettings {
-    /// Certificate authorities, PEM text or a path; the system's where there are none.
+    /// Certificate authorities, PEM text or a path; `None`: the authorities of the system.
     pub ca: Option<String>,
-    /// The client's certificate chain.
+    /// Certificate chain of the client, PEM text or a path.
     pub cert: Option<String>,
-    /// Its key.
+    /// Private key of the client, PEM text or a path.
     pub key: Option<SecretString>,
-    /// How closely the server is looked at.
+    /// What is verified of the server's certificate.
     pub verify: Verify,
-    /// What the settings are called.
+    /// The names of the settings.
     pub names: Names,
 }
 
-/// How the handshake is made, where it is not the usual way.
+/// Options of the handshake that differ between servers.
 #[derive(Clone, Debug)]
 pub struct Handshake {
-    /// Versions of TLS.
+    /// Versions of TLS that are offered.
     pub versions: Vec<&'static SupportedProtocolVersion>,
-    /// What is to be spoken (ALPN); empty: that is not said.
+    /// Application protocols that are offered (ALPN); empty: none.
     pub alpn: &'static [&'static str],
-    /// Whether the server is told the name that it was asked for (SNI).
+    /// Whether the name of the server is sent (SNI).
     pub sni: bool,
 }
 
@@ -71,16 +71,16 @@ impl Default for Handshake {
     }
 }
 
-/// What counts for the next handshake.
+/// The configuration of the next handshake.
 #[derive(Clone, Debug)]
 pub struct Current {
-    /// For rustls.
+    /// Configuration for rustls.
     pub config: Arc<ClientConfig>,
-    /// When the certificate that the client shows ends.
+    /// When the client certificate expires; `None` where there is none.
     pub ends: Option<SystemTime>,
 }
 
-/// A client's TLS, read again when its files change.
+/// TLS of a client, read again when its files change.
 #[derive(Debug)]
 pub struct ClientTls {
     watched: Watched<Current>,
@@ -88,7 +88,7 @@ pub struct ClientTls {
 }
 
 impl ClientTls {
-    /// Reads everything once.
+    /// Reads all files, with the default handshake.
     ///
     /// # Errors
     /// The setting and what is wrong with it.
@@ -96,7 +96,7 @@ impl ClientTls {
         Self::load_with(settings, Handshake::default())
     }
 
-    /// The same, with a handshake of one's own.
+    /// Reads all files, with this handshake.
     ///
     /// # Errors
     /// The setting and what is wrong with it.
@@ -104,10 +104,13 @@ impl ClientTls {
         let names = settings.names;
         match (&settings.cert, &settings.key) {
             (Some(_), None) => {
-                return Err(format!("{} is set and {} is not: a client certificate needs its key", names.cert, names.key));
+                return Err(format!(
+                    "{} is set, but {} is not: a client certificate needs its private key",
+                    names.cert, names.key
+                ));
             }
             (None, Some(_)) => {
-                return Err(format!("{} is set and {} is not: a key needs its certificate", names.key, names.cert));
+                return Err(format!("{} is set, but {} is not: a private key needs its certificate", names.key, names.cert));
             }
             _ => {}
         }
@@ -119,13 +122,13 @@ impl ClientTls {
         Ok(Self { watched, server_ends })
     }
 
-    /// What counts now.
+    /// The configuration of the next handshake.
     #[must_use]
     pub fn current(&self) -> Arc<Current> {
         self.watched.get()
     }
 
-    /// When the certificate ends that a server showed last; `None` before the first handshake.
+    /// When the certificate expires that a server presented at the last handshake; `None` before the first one.
     #[must_use]
     pub fn server_ends(&self) -> Option<SystemTime> {
         let ends = self.server_ends.load(Ordering::Relaxed);
@@ -150,7 +153,7 @@ fn read(settings: &ClientSettings, handshake: &Handshake, server_ends: &Arc<Atom
     let trust = match settings.verify {
         Verify::Full => Trust::Full(authorities()?),
         Verify::Chain => Trust::Chain(authorities()?),
-        Verify::Nothing => Trust::Anybody,
+        Verify::Nothing => Trust::All,
     };
     let verifier = Arc::new(Verifier { trust, algorithms, ends: Arc::clone(server_ends) });
     let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
@@ -165,7 +168,7 @@ fn read(settings: &ClientSettings, handshake: &Handshake, server_ends: &Arc<Atom
             let key = private_key(names.key, &Pem::of(key.expose_secret()))?;
             let config = builder
                 .with_client_auth_cert(chain, key)
-                .map_err(|error| format!("{} and {} do not fit: {error}", names.cert, names.key))?;
+                .map_err(|error| format!("{} and {} do not match: {error}", names.cert, names.key))?;
             (config, ends)
         }
         _ => (builder.with_no_client_auth(), None),
@@ -175,16 +178,16 @@ fn read(settings: &ClientSettings, handshake: &Handshake, server_ends: &Arc<Atom
     Ok(Current { config: Arc::new(config), ends })
 }
 
-/// The authorities, and the certificates as they were given.
+/// The authorities, and the certificates of `ca` as they were given.
 fn roots(settings: &ClientSettings) -> Result<(RootCertStore, Vec<CertificateDer<'static>>), String> {
     let mut roots = RootCertStore::empty();
     let Some(ca) = &settings.ca else {
-        // One that cannot be read keeps nobody from using the others.
+        // Certificates that cannot be read are skipped; the others are used.
         let system = rustls_native_certs::load_native_certs();
         roots.add_parsable_certificates(system.certs);
         if roots.is_empty() {
             return Err(format!(
-                "the system has no certificate authorities (package ca-certificates); install them or set {}",
+                "the system has no certificate authorities: install the package ca-certificates, or set {}",
                 settings.names.ca
             ));
         }
@@ -214,7 +217,7 @@ mod tests {
         let said = |s: ClientSettings| ClientTls::load(s).unwrap_err();
         assert!(said(settings(Some(&a.0), Some(&a.0), None)).contains("t.key is not"));
         assert!(said(settings(Some(&a.0), None, Some(&a.1))).contains("t.cert is not"));
-        assert!(said(settings(Some(&a.0), Some(&a.0), Some(&b.1))).contains("do not fit"));
+        assert!(said(settings(Some(&a.0), Some(&a.0), Some(&b.1))).contains("do not match"));
         assert!(said(settings(Some(&a.1), None, None)).contains("t.ca"));
         let good = ClientTls::load(settings(Some(&a.0), Some(&a.0), Some(&a.1))).unwrap();
         assert!(good.current().ends.is_some_and(|ends| ends > SystemTime::now()));

@@ -1,27 +1,27 @@
-//! What a certificate says of itself.
+//! The fields of a certificate that messages, checks and metrics show.
 
 use std::net::IpAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
-/// A certificate in words.
+/// The fields of a certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Facts {
-    /// Whose it is.
+    /// The subject.
     pub subject: String,
-    /// Who signed it.
+    /// The issuer, which has signed it.
     pub issuer: String,
-    /// DNS names and addresses it is good for.
+    /// DNS names and IP addresses that it is valid for.
     pub names: Vec<String>,
-    /// Not before.
+    /// Beginning of its validity (not before).
     pub begins: SystemTime,
-    /// Not after.
+    /// End of its validity (not after).
     pub ends: SystemTime,
 }
 
 impl Facts {
-    /// Whole days until it ends, rounded down; negative when it has ended.
+    /// Whole days until it expires, rounded down; negative when it has expired.
     #[must_use]
     pub fn days_left(&self, now: SystemTime) -> i64 {
         const DAY: u64 = 86_400;
@@ -35,9 +35,9 @@ impl Facts {
 /// Reads a certificate (DER).
 ///
 /// # Errors
-/// What is wrong with it.
+/// Why it cannot be read.
 pub fn facts(der: &[u8]) -> Result<Facts, String> {
-    let (_, certificate) = X509Certificate::from_der(der).map_err(|error| format!("it is no X.509 certificate: {error}"))?;
+    let (_, certificate) = X509Certificate::from_der(der).map_err(|error| format!("it is not an X.509 certificate: {error}"))?;
     let names = match certificate.subject_alternative_name() {
         Ok(Some(names)) => names.value.general_names.iter().filter_map(name).collect(),
         _ => Vec::new(),
@@ -55,7 +55,7 @@ pub fn facts(der: &[u8]) -> Result<Facts, String> {
     })
 }
 
-/// The DNS, URI and e-mail names of a certificate (DER); none where it cannot be read.
+/// The DNS, URI and e-mail names of a certificate (DER); empty where it cannot be read.
 #[must_use]
 pub fn alternative_names(der: &[u8]) -> Vec<String> {
     let Ok((_, certificate)) = X509Certificate::from_der(der) else { return Vec::new() };

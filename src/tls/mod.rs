@@ -1,7 +1,7 @@
-//! TLS as every room needs it: what a client trusts and shows, read again when its files change; certificates and errors in words.
+//! TLS for all rooms: the settings of clients, read again when their files change; certificates; messages for errors.
 //!
-//! TLS 1.2 and 1.3, by rustls with ring. Settings that hold a certificate or key take PEM text or a path to a file; a file takes
-//! effect with the next handshake after it changed.
+//! TLS 1.2 and 1.3, by rustls with ring. Settings for a certificate or key take PEM text or the path of a file. A changed file takes
+//! effect with the next handshake.
 
 mod client;
 mod facts;
@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use tokio_rustls::rustls::crypto::{CryptoProvider, ring};
 
-/// The only provider there is; said where it is needed, so that nothing depends on what another crate has installed.
+/// The crypto provider of the whole program. It is passed explicitly, so that nothing depends on what another crate has installed.
 #[must_use]
 pub fn provider() -> Arc<CryptoProvider> {
     Arc::new(ring::default_provider())

@@ -1,27 +1,27 @@
-//! A setting that is PEM text or a path to it.
+//! Settings that are PEM text or the path of a PEM file.
 
 use std::path::{Path, PathBuf};
 
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
-/// PEM, as a setting gives it. No `Debug`: it may be a key.
+/// The value of a PEM setting. It has no `Debug`, because it may be a private key.
 #[derive(Clone)]
 pub enum Pem {
-    /// The text itself.
+    /// PEM text.
     Text(String),
-    /// Where the text is.
+    /// Path of a PEM file.
     File(PathBuf),
 }
 
 impl Pem {
-    /// Text where it looks like PEM, else a path.
+    /// Takes a setting that contains a PEM header as text, any other as a path.
     #[must_use]
     pub fn of(setting: &str) -> Self {
         if setting.contains("-----BEGIN") { Self::Text(setting.to_owned()) } else { Self::File(setting.trim().into()) }
     }
 
-    /// The file, where it is one.
+    /// The path, where the setting is one.
     #[must_use]
     pub fn file(&self) -> Option<&Path> {
         match self {
@@ -30,22 +30,22 @@ impl Pem {
         }
     }
 
-    /// Its bytes.
+    /// The PEM bytes.
     ///
     /// # Errors
     /// `key` (the setting's name), the file and why it cannot be read.
     pub fn read(&self, key: &str) -> Result<Vec<u8>, String> {
         match self {
-            // `\n` written out is what is left of line breaks in many an environment file.
+            // Many environment files write line breaks as a literal `\n`.
             Self::Text(text) if !text.trim().contains('\n') => Ok(text.replace("\\n", "\n").into_bytes()),
             Self::Text(text) => Ok(text.clone().into_bytes()),
             Self::File(path) => std::fs::read(path).map_err(|error| {
-                format!("{key}: {} cannot be read: {error}; give PEM text or the path of a file with it", path.display())
+                format!("{key}: {} cannot be read: {error}; set PEM text or the path of a PEM file", path.display())
             }),
         }
     }
 
-    /// For messages: the path, or that it is text.
+    /// The path, or "the text given"; for messages.
     fn place(&self) -> String {
         match self {
             Self::Text(_) => "the text given".to_owned(),
@@ -54,7 +54,7 @@ impl Pem {
     }
 }
 
-/// The certificates in it, at least one.
+/// The certificates in a PEM setting, at least one.
 ///
 /// # Errors
 /// `key` and what is wrong.
@@ -62,21 +62,21 @@ pub fn certificates(key: &str, pem: &Pem) -> Result<Vec<CertificateDer<'static>>
     let bytes = pem.read(key)?;
     let certificates: Vec<_> = CertificateDer::pem_slice_iter(&bytes)
         .collect::<Result<_, _>>()
-        .map_err(|error| format!("{key}: {} is no certificate in PEM: {error}", pem.place()))?;
+        .map_err(|error| format!("{key}: {} is not a certificate in PEM: {error}", pem.place()))?;
     if certificates.is_empty() {
-        return Err(format!("{key}: {} has no certificate in it", pem.place()));
+        return Err(format!("{key}: {} contains no certificate", pem.place()));
     }
     Ok(certificates)
 }
 
-/// The private key in it.
+/// The private key in a PEM setting.
 ///
 /// # Errors
 /// `key` and what is wrong; never the text.
 pub fn private_key(key: &str, pem: &Pem) -> Result<PrivateKeyDer<'static>, String> {
     let bytes = pem.read(key)?;
     PrivateKeyDer::from_pem_slice(&bytes).map_err(|error| {
-        format!("{key}: {} is no private key in PEM: {error} (a key with a passphrase has to be stored without one)", pem.place())
+        format!("{key}: {} is not a private key in PEM: {error} (a key with a passphrase cannot be used: remove it)", pem.place())
     })
 }
 

@@ -1,5 +1,5 @@
-//! How a server's certificate is checked: as usual, or as a certificate that is its own authority, or less closely for those who ask
-//! for that; and remembering when it ends.
+//! Verification of a server's certificate: against authorities, as a certificate that is its own authority, or with less checks where
+//! the settings ask for that. It also records when the certificate expires.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,26 +14,26 @@ use tokio_rustls::rustls::{CertificateError, DigitallySignedStruct, Error, Signa
 
 use super::facts;
 
-/// Whose certificates are trusted.
+/// Which certificates are trusted.
 #[derive(Debug)]
 pub(super) enum Trust {
-    /// Those that an authority has signed for this name.
+    /// Certificates that an authority has signed for the name of the server.
     Full(Authorities),
-    /// Those that an authority has signed, whatever name is in them (libpq's verify-ca).
+    /// Certificates that an authority has signed, for any name (libpq's verify-ca).
     Chain(Authorities),
-    /// Anybody's: encrypted, to whomever.
-    Anybody,
+    /// All certificates: the connection is encrypted, but the server may be anyone.
+    All,
 }
 
-/// The usual check, and beside it: a certificate that was itself given as an authority is trusted. That is what `openssl req -x509`
-/// makes (signed by itself, and marked as an authority), and the usual check takes no authority for a server.
+/// The authorities. A certificate that was itself given as an authority is trusted, too: `openssl req -x509` makes such certificates
+/// (self-signed, and marked as an authority), and the usual check refuses an authority as a server.
 #[derive(Debug)]
 pub(super) struct Authorities {
     pub(super) usual: Arc<WebPkiServerVerifier>,
     pub(super) given: Vec<CertificateDer<'static>>,
 }
 
-/// Checks what a server shows, and notes when that which was shown last ends (seconds since 1970).
+/// Verifies the certificates of servers, and records when the last one expires (seconds since 1970).
 #[derive(Debug)]
 pub(super) struct Verifier {
     pub(super) trust: Trust,
@@ -53,7 +53,7 @@ impl Authorities {
         if !self.given.iter().any(|given| given.as_ref() == end_entity.as_ref()) {
             return self.usual.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
         }
-        // What remains of the check: the time, and the name.
+        // The certificate is trusted itself; its validity and its name remain to be checked.
         let time = facts(end_entity).map_err(|_| CertificateError::BadEncoding)?;
         let seconds = |time: SystemTime| UnixTime::since_unix_epoch(time.duration_since(UNIX_EPOCH).unwrap_or_default());
         let (not_before, not_after) = (seconds(time.begins), seconds(time.ends));
@@ -84,14 +84,14 @@ impl ServerCertVerifier for Verifier {
             Trust::Full(authorities) => authorities.check(end_entity, intermediates, server_name, ocsp_response, now),
             Trust::Chain(authorities) => {
                 match authorities.check(end_entity, intermediates, server_name, ocsp_response, now) {
-                    // The chain is looked at first.
+                    // The name is checked last: the chain is good.
                     Err(Error::InvalidCertificate(
                         CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
                     )) => Ok(ServerCertVerified::assertion()),
                     other => other,
                 }
             }
-            Trust::Anybody => Ok(ServerCertVerified::assertion()),
+            Trust::All => Ok(ServerCertVerified::assertion()),
         }
     }
 

@@ -1,10 +1,10 @@
-//! What went wrong in a handshake, in words that say what to do.
+//! Messages for errors of a handshake. `telemetry check` splits a message at its last "; ": what follows is what to do.
 
 use std::io;
 
 use tokio_rustls::rustls::{AlertDescription, CertificateError, Error, InvalidMessage, PeerIncompatible};
 
-/// An error of rustls; `ca` and `cert` are what the settings for the authority and the client's certificate are called.
+/// The message for an error of rustls; `ca` and `cert` are the names of the settings for the authority and the client certificate.
 #[must_use]
 pub fn explain(error: &Error, ca: &str, cert: &str) -> String {
     match error {
@@ -15,26 +15,26 @@ pub fn explain(error: &Error, ca: &str, cert: &str) -> String {
             }
             AlertDescription::UnknownCA | AlertDescription::BadCertificate | AlertDescription::CertificateUnknown => {
                 format!(
-                    "the server does not accept our client certificate ({alert:?}); it must be signed by an authority that the server knows: check {cert}"
+                    "the server does not accept our client certificate ({alert:?}); an authority that the server trusts must sign it: check {cert}"
                 )
             }
             AlertDescription::CertificateExpired => {
-                format!("the server says that our client certificate has expired; renew {cert}")
+                format!("the server reports that our client certificate has expired; renew {cert}")
             }
             AlertDescription::HandshakeFailure => {
                 format!(
-                    "the server broke off the TLS handshake; it may want a client certificate ({cert}), or other ciphers or versions of TLS"
+                    "the server aborted the TLS handshake; it may require a client certificate ({cert}), or other ciphers or versions of TLS"
                 )
             }
-            AlertDescription::ProtocolVersion => "the server wants another version of TLS than 1.2 or 1.3".to_owned(),
-            AlertDescription::UnrecognisedName => "the server does not know the name it was asked for (SNI)".to_owned(),
-            other => format!("the server broke off TLS ({other:?})"),
+            AlertDescription::ProtocolVersion => "the server requires a version of TLS other than 1.2 and 1.3".to_owned(),
+            AlertDescription::UnrecognisedName => "the server does not know the name that was sent to it (SNI)".to_owned(),
+            other => format!("the server aborted TLS ({other:?})"),
         },
         Error::InvalidMessage(InvalidMessage::InvalidContentType | InvalidMessage::UnknownProtocolVersion) => {
-            "what answers there does not speak TLS; is it a plain port?".to_owned()
+            "the server does not speak TLS on this port; is it the plain port?".to_owned()
         }
         Error::PeerIncompatible(PeerIncompatible::ServerDoesNotSupportTls12Or13) => {
-            "the server speaks neither TLS 1.2 nor 1.3".to_owned()
+            "the server supports neither TLS 1.2 nor TLS 1.3".to_owned()
         }
         other => format!("TLS failed: {other}"),
     }
@@ -43,12 +43,12 @@ pub fn explain(error: &Error, ca: &str, cert: &str) -> String {
 fn certificate(wrong: &CertificateError, ca: &str) -> String {
     match wrong {
         CertificateError::UnknownIssuer => {
-            format!("the server's certificate is not signed by an authority we trust; {ca} must have the one that signed it")
+            format!("the server's certificate is not signed by an authority we trust; set {ca} to the authority that signed it")
         }
         CertificateError::BadSignature => {
             format!(
-                "the server's certificate is not signed by an authority we trust: {ca} has one of the same name, with another key; it must \
-                 have the one that signed it"
+                "the server's certificate is not signed by an authority we trust: {ca} has one of the same name, with another key; set it to the \
+                 authority that signed the certificate"
             )
         }
         CertificateError::ExpiredContext { time, not_after } => {
@@ -60,36 +60,36 @@ fn certificate(wrong: &CertificateError, ca: &str) -> String {
             format!("the server's certificate is not valid yet ({wrong}); check the clocks of both sides")
         }
         CertificateError::NotValidForNameContext { presented, .. } if presented.is_empty() => {
-            "the server's certificate is for no name: it has at most a common name, and what counts are subject alternative names; make \
-             one with them on the server"
+            "the server's certificate has no subject alternative names, and a common name does not count; issue a certificate with \
+             subject alternative names for the server"
                 .to_owned()
         }
         CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
             format!(
-                "the server's certificate is for another name ({wrong}); connect by a name that is in it, or set the name to verify"
+                "the server's certificate is for another name ({wrong}); connect by a name that it contains, or set the name to verify"
             )
         }
         CertificateError::Other(other) if other.to_string().contains("CaUsedAsEndEntity") => {
             format!(
-                "the server's own certificate is marked as an authority; {ca} must have the authority that signs server certificates, and the server one that it signed"
+                "the server's certificate is itself an authority; use a certificate for the server that an authority has signed, and set {ca} to that authority"
             )
         }
-        other => format!("the server's certificate is not good: {other}"),
+        other => format!("the server's certificate is not valid: {other}"),
     }
 }
 
-/// What an error calls for.
+/// What helps against an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Remedy {
-    /// The other side does not speak TLS at all.
+    /// The other side does not speak TLS: the address or the scheme is wrong.
     NotTls,
-    /// Waiting: a certificate of the server that has run out, or is not valid yet, is for its people to renew.
+    /// Waiting: the server's certificate has expired or is not valid yet, and its operators renew it.
     Wait,
     /// Changing the configuration of one side.
     Change,
 }
 
-/// What an error calls for.
+/// What helps against an error.
 #[must_use]
 pub fn remedy(error: &Error) -> Remedy {
     match error {
@@ -104,7 +104,7 @@ pub fn remedy(error: &Error) -> Remedy {
     }
 }
 
-/// The error of TLS in an error of a stream, if there is one.
+/// The TLS error inside an I/O error; `None` where there is none.
 #[must_use]
 pub fn within(error: &io::Error) -> Option<&Error> {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = error.get_ref().map(|inner| inner as _);
@@ -117,7 +117,7 @@ pub fn within(error: &io::Error) -> Option<&Error> {
     None
 }
 
-/// As [`explain`], of an error of a stream; `None` where it has nothing of TLS in it.
+/// The message of [`explain`] for the TLS error inside an I/O error; `None` where there is none.
 #[must_use]
 pub fn explain_io(error: &io::Error, ca: &str, cert: &str) -> Option<String> {
     within(error).map(|error| explain(error, ca, cert))

@@ -14,6 +14,10 @@ use futures_util::future::BoxFuture;
 
 use crate::model::{DictionaryId, Digest, FamilyId, Partition, Partitions, Position, RowRange, SourceId};
 
+/// Bytes that a dictionary in the queue can have: what a frame of the greatest size comes to where nothing of it can be
+/// compressed.
+pub const MAX_DICTIONARY_BYTES: usize = 33 << 20;
+
 /// What can go wrong between us and the queue.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum TransportError {
@@ -45,6 +49,16 @@ pub enum TransportError {
     /// The queue inside this process cannot keep its file. Says which, and why.
     #[error("{0}")]
     Local(String),
+    /// A key stands in the way of a whole partition or source: waiting until somebody mends it can help.
+    #[error("Redis at {endpoint}: {reason}")]
+    Blocked {
+        /// host:port.
+        endpoint: String,
+        /// The key.
+        key: String,
+        /// What is wrong with it, and how to mend it.
+        reason: String,
+    },
     /// Something in the queue is not what it should be.
     #[error("{0}")]
     Corrupt(String),
@@ -54,7 +68,7 @@ impl TransportError {
     /// Whether trying again later can help.
     #[must_use]
     pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Unavailable { .. } | Self::Full { .. } | Self::Local(_))
+        matches!(self, Self::Unavailable { .. } | Self::Full { .. } | Self::Local(_) | Self::Blocked { .. })
     }
 }
 
@@ -211,7 +225,8 @@ pub trait Consumer: Send + Sync {
     /// others left lying for `claim_idle`, then new ones. Waits a while for new ones; an empty answer is no error.
     async fn receive(&self, partition: Partition, max: usize) -> Result<Vec<Delivery>>;
 
-    /// A dictionary's bytes; `None` = the queue does not have it.
+    /// A dictionary's bytes; `None` = the queue does not have it. Of one that is longer than [`MAX_DICTIONARY_BYTES`] only the first
+    /// bytes are read: they do not have the digest, so it is found to be damaged.
     async fn dictionary(&self, partition: Partition, id: DictionaryId) -> Result<Option<Bytes>>;
 
     /// Acknowledges entries, notes how far their sources are stored, and trims what every group has done with. Receipts of an

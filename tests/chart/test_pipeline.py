@@ -66,6 +66,8 @@ REFUSED = [
     ({**EDGE, "apiGateway.ingress.enabled": True}, ["apiGateway.ingress.enabled", "apiGateway.enabled"]),
     ({**BOTH, "apiGateway.ingress.enabled": True}, ["apiGateway.ingress.hosts"]),
     ({**BOTH, "apiGateway.tls.enabled": True}, ["apiGateway.tls.existingSecret"]),
+    ({**BOTH, "apiGateway.trustedProxies": ["proxy.example.com"]}, ["/apiGateway/trustedProxies/0"]),
+    ({**BOTH, "apiGateway.trustedProxies": ["10.0.0.0/8"], "config": {"http": {"trusted_proxies": ["10.0.0.0/8"]}}}, ["apiGateway.trustedProxies", "http.trusted_proxies"]),
     ({**BOTH, "apiGateway.tls.existingSecret": "x"}, ["apiGateway.tls.enabled=true"]),
     ({**BOTH, "apiGateway.terminationGracePeriodSeconds": 12}, ["apiGateway.terminationGracePeriodSeconds", "15"]),
     ({**BOTH, "autoscaling.keda.enabled": True}, ["autoscaling.keda.serverAddress"]),
@@ -368,6 +370,17 @@ def test_an_alias_is_verified_by_the_real_name():
     assert env["REDIS_URL"] == "rediss://external-redis:6379" and env["REDIS_TLS_SERVER_NAME"] == "redis.example.com"
 
 
+def test_trusted_proxies_reach_the_gateway_and_nobody_else(tmp_path):
+    docs = render(PIPELINE, {**BOTH, "apiGateway.trustedProxies": ["10.0.0.0/8", "fd00::1"]})
+    files = {name: one(docs, "ConfigMap", f"t-{name}")["data"]["telemetry.toml"] for name in ("api-gateway", "collector", "streamer")}
+    assert "trusted_proxies" not in files["collector"] + files["streamer"]
+    config = tmp_path / "telemetry.toml"
+    config.write_text(files["api-gateway"])
+    shown = run(TELEMETRY, "--config", config, "config", "show").stdout
+    assert 'trusted_proxies = ["10.0.0.0/8", "fd00::1/128"]' in shown, shown
+    assert "trusted_proxies" not in one(render(PIPELINE, BOTH), "ConfigMap", "t-api-gateway")["data"]["telemetry.toml"]
+
+
 def test_the_notes_say_what_runs_and_warn():
     def notes(values, release="t"):
         done = run(HELMS["helm 4"], "install", release, PIPELINE, "--dry-run=client", "--namespace", "telemetry-system", *sets(values))
@@ -376,17 +389,18 @@ def test_the_notes_say_what_runs_and_warn():
     text = notes({**EDGE, "redis.external.tls": True, "redis.external.existingSecret": "redis"}, "telemetry-edge")
     assert "rediss://redis.example.com:6379" in text and "helm test telemetry-edge" in text and "create configmap telemetry-edge-csv" in text
     assert "deployment/telemetry-edge-streamer -- telemetry check" in text and "clusterName is not set" in text
-    assert "without TLS" not in text and "PostgreSQL" not in text
+    assert "does not use TLS" not in text and "PostgreSQL" not in text
     text = notes({**BOTH, "clusterName": "x"})
-    assert "asks for no token" in text and "port-forward service/t-api-gateway" in text
+    assert "requires no token" in text and "port-forward service/t-api-gateway" in text
     text = notes({**BOTH, "redis.enabled": False, "redis.external.host": "h", "redis.external.password": "hunter2", "redis.tls.enabled": True, "redis.tls.insecureSkipVerify": True,
                   "apiGateway.auth.existingSecret": "t"})
-    assert "hunter2" not in text and "insecureSkipVerify" in text and "existingSecret" in text and "asks for no token" not in text
+    assert "hunter2" not in text and "insecureSkipVerify" in text and "existingSecret" in text and "requires no token" not in text
     text = notes({**EDGE, "postgresql.external.host": "db", "networkPolicy.metrics.from": [{"podSelector": {}}]})
-    assert "networkPolicy has rules and is off" in text and "No password for PostgreSQL" not in text
+    assert "networkPolicy has rules, but is disabled" in text and "No password for PostgreSQL" not in text
     ingress = {**BOTH, "apiGateway.ingress.enabled": True, "apiGateway.ingress.hosts": ["telemetry.example.com"]}
-    assert "apiGateway.config.http.trusted_proxies" in notes(ingress) and "trusted_proxies" not in text
+    assert "Set apiGateway.trustedProxies" in notes(ingress) and "trustedProxies" not in text
+    assert "trustedProxies" not in notes({**ingress, "apiGateway.trustedProxies": ["10.0.0.0/8"]})
     for where in ("config", "apiGateway.config"):
-        assert "trusted_proxies" not in notes({**ingress, where: {"http": {"trusted_proxies": ["10.0.0.0/8"]}}}), where
+        assert "trustedProxies" not in notes({**ingress, where: {"http": {"trusted_proxies": ["10.0.0.0/8"]}}}), where
     assert "No password for PostgreSQL" in notes({"postgresql.enabled": False, "postgresql.external.host": "db"})
-    assert "the name in the documentation" in notes({**BOTH, "redis.enabled": False, "redis.external.host": "redis.shared-infra.company.com"})
+    assert "the name of the examples in the documentation" in notes({**BOTH, "redis.enabled": False, "redis.external.host": "redis.shared-infra.company.com"})

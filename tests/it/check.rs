@@ -1,7 +1,9 @@
 //! `telemetry check` at real servers with real faults: it names what is wrong and what to do, and changes nothing.
 
 mod cluster;
+mod commands;
 mod lasting;
+mod queue;
 mod roles;
 
 use serde_json::Value;

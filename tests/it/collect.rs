@@ -2,6 +2,7 @@
 
 use std::process::Command;
 
+use telemetry::model::DictionaryId;
 use telemetry::transport::Consumer;
 use telemetry::transport::redis::RedisTransport;
 
@@ -172,6 +173,100 @@ async fn what_unfolds_beyond_all_bounds_is_a_dead_letter() {
     for words in ["unfolds to", "`dictionaries` has more than 512", "`cluster` has 20971520 bytes"] {
         assert!(reasons.iter().any(|reason| reason.contains(words)), "{words}: {reasons:?}");
     }
+}
+
+/// A dictionary of GPUs, each with eight texts of this length, and a batch of one row of each.
+fn long_texts(source: u128, gpus: usize, length: usize) -> (DictionaryId, Vec<u8>, Vec<u8>) {
+    let (mut dictionary, mut numbers, mut series) = (Vec::new(), Vec::new(), Vec::new());
+    field(1, b"", &mut dictionary);
+    for n in 0..gpus {
+        let mut own = format!("{source}-{n}-").into_bytes();
+        own.resize(length, b't');
+        field(1, &own, &mut dictionary);
+        let number = n as u64 + 1;
+        [number, number, 0, number, number, number, number, number, number]
+            .iter()
+            .for_each(|number| varint(*number, &mut numbers));
+        [n as u64, 0, 0, 0, 0, 0].iter().for_each(|number| varint(*number, &mut series));
+    }
+    field(2, &numbers, &mut dictionary);
+    field(3, &series, &mut dictionary);
+    let mut dictionary = seal(1, &dictionary);
+    dictionary[2] = b'D';
+    let id = DictionaryId::of(&dictionary);
+
+    let mut message = Vec::new();
+    field(1, &source.to_be_bytes(), &mut message);
+    field(2, &source.to_be_bytes(), &mut message);
+    field(3, b"long", &mut message);
+    varint(7 << 3, &mut message);
+    varint(gpus as u64, &mut message);
+    field(8, &id.to_bytes(), &mut message);
+    // Zigzag: the first of each is 0, every next one is one more.
+    let mut ascending = vec![2; gpus];
+    ascending[0] = 0;
+    let mut times = Vec::new();
+    varint(1_735_689_600_000 << 1, &mut times);
+    times.resize(times.len() + gpus - 1, 0);
+    for (tag, content) in [
+        (9, vec![0; gpus]),
+        (10, ascending.clone()),
+        (11, vec![1; gpus]),
+        (12, ascending),
+        (14, times),
+        (16, vec![0; gpus]),
+        (17, vec![0; gpus]),
+    ] {
+        field(tag, &content, &mut message);
+    }
+    (id, dictionary, seal(1, &message))
+}
+
+/// What GPUs are called is bounded, and what dictionaries unfold to is given back once it is stored.
+#[tokio::test(flavor = "multi_thread")]
+async fn long_texts_neither_fill_a_collector_nor_stay_in_it() {
+    let mut place = Place::new().await;
+    place.app = place.app.with("MALLOC_ARENA_MAX", "1").with("TELEMETRY__COLLECT__MAX_MEMORY", "64MiB");
+    let mut collect = place.app.start(&["collect"]);
+    ready(&collect).await;
+    let limited = Command::new("prlimit").arg(format!("--pid={}", collect.pid())).arg(format!("--as={}", 1 << 30)).status();
+    assert!(limited.unwrap().success());
+    const BATCHES: usize = 30;
+    const GPUS: usize = 60;
+    let add = |n: usize, length: usize| {
+        let (id, dictionary, batch) = long_texts(n as u128 + 1, GPUS, length);
+        let partition = n as u16 % PARTITIONS;
+        place.redis.set_dictionary(partition, &id.to_string(), &dictionary);
+        place.redis.add_entry(partition, &source(n + 1), (0, GPUS as u64), &batch);
+    };
+    (0..BATCHES).for_each(|n| add(n, 1 << 16));
+    add(BATCHES, (1 << 16) + 1);
+    wait_for("all GPUs", || async { place.scalar("SELECT count(*) FROM gpu").await == (BATCHES * GPUS) as i64 }).await;
+    wait_for("a dead letter", || async { place.letters().len() == 1 }).await;
+    assert!(place.letters()[0]["reason"].to_string().contains("`texts` has 65537 bytes"), "{:?}", place.letters());
+    assert!(collect.ended().is_none(), "{}", collect.log());
+}
+
+/// What is kept under a dictionary's name and is longer than one can be is not read whole.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dictionary_longer_than_any_is_damaged() {
+    let mut place = Place::new().await;
+    place.app = place.app.with("MALLOC_ARENA_MAX", "1");
+    let mut collect = place.app.start(&["collect"]);
+    ready(&collect).await;
+    let limited = Command::new("prlimit").arg(format!("--pid={}", collect.pid())).arg(format!("--as={}", 1 << 30)).status();
+    assert!(limited.unwrap().success());
+    let key = format!("{{telemetry:1}}:dict:{}", "07".repeat(16));
+    // 500 MiB of zeros.
+    place.redis.ok(&["SETRANGE", &key, "524287999", "x"]);
+    place.redis.add_entry(1, &source(1), (0, 1), &regular(1, 2));
+    place.redis.add_entry(1, &source(1), (0, 2), &regular(1, 2));
+    wait_for("dead letters", || async { place.letters().len() == 2 }).await;
+    let (csv, holds) = place.app.export("a.csv", 2, 20, 1);
+    place.stream(&csv, "healthy", &["--until", "stored"]).exits(0);
+    holds.arrive(&place.database, "healthy").await;
+    assert!(collect.ended().is_none(), "{}", collect.log());
+    assert!(collect.log().contains("longer than one can be"), "{}", collect.log());
 }
 
 /// Many of the largest batches there may be, at once: they wait for each other, within the budget.
@@ -361,7 +456,7 @@ async fn what_a_damaged_chunk_hides_stays_in_the_queue_and_holds_nobody_up() {
     let place = Place::new().await;
     let collect = place.app.start(&["collect"]);
     let (first, holds_first) = place.app.export("a.csv", 1, 20, 1);
-    place.store(&first, "n");
+    place.stream(&first, "n", &["--until", "stored"]).exits(0);
     let client = place.database.client().await;
     client
         .batch_execute("CREATE TABLE undamaged AS SELECT * FROM sample_chunk; UPDATE sample_chunk SET n = n + 1")
@@ -375,7 +470,7 @@ async fn what_a_damaged_chunk_hides_stays_in_the_queue_and_holds_nobody_up() {
     assert!(said.contains("ERROR") && said.contains("is damaged") && said.contains("DELETE FROM sample_chunk_2025"), "{said}");
     // Others go on.
     let (second, holds_second) = place.app.export("b.csv", 2, 30, 2);
-    place.store(&second, "m");
+    place.stream(&second, "m", &["--until", "stored"]).exits(0);
     holds_second.arrive(&place.database, "m").await;
     assert!(place.letters().is_empty(), "it is not given up");
     assert_eq!(place.scalar("SELECT count(*) FROM batch_failure").await, 0, "and it is not the batch's fault");

@@ -61,7 +61,7 @@ const RULES: &[Rule] = &[
         why: "time is passed into the builder, so that batches close the same in a test",
         rooms: &["batch"],
         except: &[],
-        forbidden: &["std::time::SystemTime", "std::time::Instant::now", "jiff", "crate::model::now_ms"],
+        forbidden: &["std::time::SystemTime", "std::time::Instant::now", "jiff", "crate::model::TimeMs::now"],
         broken_by: ("batch/builder.rs", "use std::time::Instant; fn f() { Instant::now(); }"),
     },
     Rule {

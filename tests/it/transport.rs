@@ -1,6 +1,8 @@
 //! What every queue must do (the conformance suite), and what the ones on Redis ([`redis`]) and in the process
 //! ([`memory`]) must do besides.
 
+mod ids;
+mod malformed;
 mod memory;
 mod redis;
 mod refusals;

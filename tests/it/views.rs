@@ -38,7 +38,7 @@ async fn top_shows_an_edge_what_redis_knows() {
     line(&shown, &["published 0 rows/s", "waiting 1 batches, the oldest for"]);
     line(&shown, &["Redis 127.0.0.1", "up for", " of 100.0 MiB", "noeviction"]);
     line(&shown, &["PostgreSQL", "not configured (DATABASE_URL)"]);
-    line(&shown, &["collectors (ours)", "nobody reads for it"]);
+    line(&shown, &["collectors (ours)", "no active consumer"]);
     let rows = indicatif::HumanCount(holds.rows() as u64).to_string();
     let source = line(&shown, &[&rows]);
     assert_eq!(source.matches(&rows).count(), 2, "as many are published as are behind: {source}");
@@ -65,7 +65,7 @@ async fn top_says_who_is_at_work_and_how_far_all_is() {
     let shown = top(&app).exits(0).stdout;
     let rows = indicatif::HumanCount(holds.rows() as u64).to_string();
     assert_eq!(line(&shown, &["edge-t", "a.csv"]).matches(&rows).count(), 2, "published and stored:\n{shown}");
-    line(&shown, &["collectors (ours)", "at work"]);
+    line(&shown, &["collectors (ours)", "active"]);
     line(&shown, &["PostgreSQL 127.0.0.1", "up for"]);
     line(&shown, &["waiting 0 batches"]);
     // While rows come there is a rate.
@@ -209,14 +209,14 @@ async fn a_second_group_has_its_own_account_and_can_be_retired() {
     // What one group has stored says nothing of the other: it goes on where it was.
     let mut late = archive.start(&["collect"]);
     holds.plus(&more_holds).arrive(&theirs, "g").await;
-    app.run(&["groups", "retire", "archive"]).exits(1).says(&["at work", "--force"]);
+    app.run(&["groups", "retire", "archive"]).exits(1).says(&["is active", "--force"]);
     late.kill();
     let (last, last_holds) = app.export("c.csv", 4, 70, 3);
     app.run(&["stream", "--csv", &last, "--cluster", "g", "--until", "stored"]).exits(0);
     app.run(&["groups", "retire", "collectors"]).exits(1).says(&["the group of this configuration", "--force"]);
     app.run(&["groups", "retire", "nobody"]).exits(1).says(&["no group `nobody`", "groups list"]);
     let done = app.run(&["groups", "retire", "archive", "--force"]).exits(0);
-    assert!(done.stdout.contains("1 batches had not been acknowledged for it; 1 that were kept"), "{}", done.stdout);
+    assert!(done.stdout.contains("It had not acknowledged 1 batches; 1 batches that were kept"), "{}", done.stdout);
     let list = said(&app.run(&["groups", "list", "--json"]).exits(0));
     assert_eq!(list.as_array().unwrap().iter().map(|g| g["group"].clone()).collect::<Vec<_>>(), [json!("collectors")]);
     wait_for("a lag of 0", || async { collect.metric("telemetry_group_lag_seconds{group=\"archive\"}") == Some(0.0) }).await;
@@ -277,7 +277,7 @@ async fn of_a_cluster_each_node_is_shown_and_audit_goes_on_when_one_is_away() {
     assert!(!unknown.is_empty() && known.iter().all(|s| s["closes"] == json!(true)) && !known.is_empty(), "{account}");
     let text = app.run(&["audit"]).exits(1).stdout;
     line(&text, &["does not answer"]);
-    line(&text, &["A part of the queue does not answer"]);
+    line(&text, &["Part of the queue does not answer"]);
 }
 
 /// Adds a copy of the first entry that waits, of which its own batch says otherwise.
@@ -321,8 +321,8 @@ async fn a_dead_letter_is_shown_retried_and_dropped() {
     let id = of("the file");
     let shown = said(&app.run(&["dead-letters", "show", &id, "--json"]).exits(0));
     assert_eq!((&shown["cluster"], &shown["samples"]), (&json!("d"), &json!(100)));
-    assert!(shown["dictionaries"][0]["problem"].as_str().unwrap().contains("not kept with the letter"), "{shown}");
-    app.run(&["dead-letters", "retry", &id]).exits(1).says(&["neither with it nor in Redis", "telemetry replay --source"]);
+    assert!(shown["dictionaries"][0]["problem"].as_str().unwrap().contains("not stored with the letter"), "{shown}");
+    app.run(&["dead-letters", "retry", &id]).exits(1).says(&["neither in the letter nor in Redis", "telemetry replay --source"]);
     redis.ok(&["RENAME", "hidden", dictionary]);
     let retried = said(&app.run(&["dead-letters", "retry", "--all", "--json"]).exits(1));
     let outcomes = retried.as_array().unwrap();

@@ -61,7 +61,7 @@ export interface Point {
   container?: string | null;
 }
 
-/** All that was asked for, or the part of it that fits a limit of ours. */
+/** A whole list, or the part of it that fits the limit of the page. */
 export interface Listed<T> {
   data: T[];
   complete: boolean;
@@ -80,9 +80,9 @@ interface Problem {
 
 type Query = Record<string, string | number | null | undefined>;
 
-/** Rows a page of a list has: the most that the API gives. */
+/** Rows per page of a list: the maximum of the API. */
 const PAGE_ROWS = 10_000;
-/** Rows that the page reads of one list: more would not be readable, and the page says that there are more. */
+/** Maximum rows that the page reads of one list. Where there are more, the page says so. */
 const MAX_ROWS = 50_000;
 
 export class ApiError extends Error {
@@ -90,9 +90,9 @@ export class ApiError extends Error {
     message: string,
     /** The HTTP status; 0 when there was no answer. */
     readonly status: number,
-    /** Seconds after which the server wants to be asked again. */
+    /** Seconds after which the server accepts the next attempt (Retry-After). */
     readonly retryAfter: number | null = null,
-    /** What kind of failure it is, in few words. */
+    /** A short title of the failure. */
     readonly title: string = "Something went wrong",
   ) {
     super(message);
@@ -158,14 +158,14 @@ export class Api {
       response = await fetch(url, { headers, signal });
     } catch (error) {
       if (signal.aborted) throw error;
-      throw new ApiError("The server does not answer. Is it running, and is this machine connected?", 0, null, "No answer");
+      throw new ApiError("The server does not answer. Check that it is running, and that this computer is connected.", 0, null, "No answer");
     }
     if (!response.ok) throw await failure(response, path);
     try {
       return (await response.json()) as T;
     } catch (error) {
       if (signal.aborted) throw error;
-      throw new ApiError(`The answer to ${path} is not JSON. Is another server, or a login page, in between?`, response.status);
+      throw new ApiError(`The answer to ${path} is not JSON. Another server or a login page may be in between.`, response.status);
     }
   }
 }

@@ -1,4 +1,4 @@
-// Puts the views together: reads what the address asks for, keeps it fresh, and tells the views.
+// The page: reads the data that the address selects, refreshes it, and updates the views.
 
 import { Api, ApiError, type Cluster, type Gpu, type Latest, type Metric } from "./api.ts";
 import { el, setText } from "./dom.ts";
@@ -14,12 +14,12 @@ import { Notices } from "./views/notices.ts";
 import { Overview } from "./views/overview.ts";
 import { SignIn } from "./views/sign_in.ts";
 
-/** Between two refreshes, in milliseconds. */
+/** Time between two refreshes, in milliseconds. */
 const REFRESH_MS = 10_000;
-/** How often what changes slowly (GPUs, the catalogue) is read again, in milliseconds. */
+/** Time between two reads of what changes slowly (GPUs, the catalogue), in milliseconds. */
 const SLOW_REFRESH_MS = 60_000;
 
-/** What was read last. */
+/** The data that was read last. */
 export interface Model {
   clusters: Cluster[];
   byCluster: Map<string, Cluster>;
@@ -28,13 +28,13 @@ export interface Model {
   /** The metric of the heatmap, and its latest values. */
   metric: Metric | null;
   latest: Latest[];
-  /** The only cluster that the latest values are of; null: all. */
+  /** The cluster of the latest values; null: all clusters. */
   cluster: string | null;
   /** False when there is more than the page reads. */
   complete: boolean;
 }
 
-/** What views may ask of the page. */
+/** The interface of the page for its views. */
 export interface Context {
   address(): Address;
   /** Goes to another address; "push" makes a step for the back button. */
@@ -78,11 +78,11 @@ export class App implements Context {
   private failed = false;
 
   start(): void {
-    const skip = el("a", { class: "skip", href: "#main", on: { click: (event) => (event.preventDefault(), this.main.focus()) } }, "Skip to the content");
+    const skip = el("a", { class: "skip", href: "#main", on: { click: (event) => (event.preventDefault(), this.main.focus()) } }, "Skip to content");
     document.body.append(skip, this.header.element, this.main, this.live, this.signIn.element);
     addEventListener("popstate", () => this.arrive());
     addEventListener("keydown", (event) => {
-      // In the search, Escape empties the field; in the dialog, it closes that.
+      // In the search, Escape clears the field; in the dialog, it closes the dialog.
       const taken = event.target instanceof HTMLInputElement && event.target.type === "search";
       if (event.key === "Escape" && !taken && !this.signIn.element.open) this.gpu.close();
     });
@@ -151,13 +151,13 @@ export class App implements Context {
     const opened = this.here.gpu && differs("gpu");
     this.gpu.open(this.here);
     if (this.model) this.show(this.model);
-    // Only what is not here yet is asked for: a search over hosts asks nothing, another GPU or range not for the fleet.
+    // Reads only what is missing: a search over hosts reads nothing; another GPU or range does not read the fleet.
     const { metric, cluster } = this.here;
     if (this.model === null || this.model.metric?.name !== metric || this.model.cluster !== cluster) void this.run();
     else if (differs("gpu", "charts", "range")) void this.run(this.model);
     if (opened) {
       this.gpu.reveal();
-      this.say(`The GPU ${this.here.gpu?.id} is shown beside the hosts; Escape closes it`);
+      this.say(`GPU ${this.here.gpu?.id} is shown beside the hosts; Escape closes it`);
     } else if (before.gpu && !this.here.gpu) {
       this.say("The GPU is closed");
     }
@@ -188,7 +188,7 @@ export class App implements Context {
     if (this.running !== controller) return;
     this.running = null;
     this.tick();
-    // A store that was away is asked again even while paused: the reader waits for it.
+    // After a 503 the page retries even while it is paused, because the reader waits for data.
     if (!document.hidden && (!this.isPaused || this.retryAt !== null)) this.timer = window.setTimeout(() => this.refresh(), wait);
   }
 
@@ -239,7 +239,7 @@ export class App implements Context {
     this.retryAt = null;
   }
 
-  /** Says what failed; returns after how many milliseconds it is tried again. */
+  /** Shows an error; returns the time until the next attempt, in milliseconds. */
   private fail(error: unknown): number {
     const known = error instanceof Error ? error : new Error(String(error));
     this.failed = true;
@@ -263,8 +263,8 @@ export class App implements Context {
     }
     if (this.retryAt !== null) {
       const seconds = Math.ceil((this.retryAt - Date.now()) / 1000);
-      const before = this.model ? "What is shown is from before. " : "";
-      this.notices.next(before + (seconds > 0 ? `Trying again in ${seconds} s.` : "Trying again…"));
+      const before = this.model ? "The page shows older data. " : "";
+      this.notices.next(before + (seconds > 0 ? `Retrying in ${seconds} s.` : "Retrying…"));
     }
   }
 

@@ -4,7 +4,7 @@ export const ABSENT = "n/a";
 
 export type Zone = "utc" | "local";
 
-/** Units as the catalogue spells them, as people read them. */
+/** Units of the catalogue that are shown differently. */
 const UNITS: Record<string, string> = { C: "°C", us: "µs" };
 
 /** The unit as it is shown: "C" is "°C". */
@@ -60,7 +60,7 @@ export function duration(seconds: number | null | undefined): string {
   return `${Math.floor(size / length)} ${unit}`;
 }
 
-/** How long ago: "just now", "12 s ago", "3 min ago"; a clock that runs ahead is said to. */
+/** How long ago: "just now", "12 s ago", "3 min ago"; a time in the future is shown as ahead of the server's clock. */
 export function age(seconds: number | null | undefined): string {
   if (seconds === null || seconds === undefined || !Number.isFinite(seconds)) return ABSENT;
   if (seconds <= -1) return `${duration(seconds)} ahead of the server's clock`;

@@ -1,8 +1,8 @@
-// What metrics are called on the page, and how their values are drawn.
+// The names of metrics on the page, and how their values are drawn.
 
 import type { Metric } from "./api.ts";
 
-/** Names people use. A metric that is not here is called by its own name without the exporter's prefix. */
+/** Common names of metrics. Other metrics are shown by their own name without the prefix of the exporter. */
 const LABELS: Record<string, string> = {
   DCGM_FI_DEV_GPU_UTIL: "GPU utilisation",
   DCGM_FI_DEV_MEM_COPY_UTIL: "Memory copy utilisation",
@@ -13,9 +13,9 @@ const LABELS: Record<string, string> = {
   DCGM_FI_DEV_MEM_CLOCK: "Memory clock",
   DCGM_FI_DEV_FB_USED: "Memory used",
   DCGM_FI_DEV_FB_FREE: "Memory free",
-  DCGM_FI_DEV_FB_TOTAL: "Memory in all",
+  DCGM_FI_DEV_FB_TOTAL: "Memory total",
   DCGM_FI_DEV_FB_RESERVED: "Memory reserved",
-  DCGM_FI_DEV_FB_USED_PERCENT: "Share of memory used",
+  DCGM_FI_DEV_FB_USED_PERCENT: "Memory used, share",
   DCGM_FI_DEV_ENC_UTIL: "Encoder utilisation",
   DCGM_FI_DEV_DEC_UTIL: "Decoder utilisation",
   DCGM_FI_DEV_XID_ERRORS: "Last XID error",

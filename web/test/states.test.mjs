@@ -34,7 +34,7 @@ test("an empty store says how to fill it", () =>
 test("a store that is away is said, and asked again when it wants to be", () =>
   on({ away: true }, async (page, server) => {
     await page.getByRole("alert").getByText("connection refused").waitFor();
-    await page.getByText(/Trying again in \d s/).waitFor();
+    await page.getByText(/Retrying in \d s/).waitFor();
     assert.equal(await page.locator(".cell").count(), 0, "no number is made up");
     server.options.away = false;
     await page.locator(".cell[data-value]").first().waitFor();
@@ -47,7 +47,7 @@ test("data that was shown stays when the store goes away", () =>
     const before = await page.locator(".cell[data-value]").count();
     server.options.away = true;
     await page.locator("#refresh").click();
-    await page.getByText("What is shown is from before.").waitFor();
+    await page.getByText("The page shows older data.").waitFor();
     assert.equal(await page.locator(".cell[data-value]").count(), before);
   }, { expectFailures: true }));
 
@@ -55,7 +55,7 @@ test("a token is asked for, a wrong one again, and the right one is kept for the
   on({ token: "right" }, async (page) => {
     await page.getByRole("textbox", { name: "Token" }).fill("wrong");
     await page.getByRole("button", { name: "Use this token" }).click();
-    await page.getByText("does not know this token").waitFor();
+    await page.getByText("does not accept this token").waitFor();
     await page.getByRole("textbox", { name: "Token" }).fill("right");
     await page.getByRole("button", { name: "Use this token" }).click();
     await page.locator(".cell[data-value]").first().waitFor();

@@ -37,7 +37,7 @@ app.kubernetes.io/component: redis
 {{ include "redis.fullname" . }}-headless.{{ .Release.Namespace }}.svc.{{ .Values.clusterDomain }}
 {{- end }}
 
-{{/* Whether each node listens on a port of its own. */}}
+{{/* "true" when each node listens on a port of its own. */}}
 {{- define "redis.nodePorts" -}}
 {{- if and .Values.external.enabled (eq .Values.external.type "NodePort") }}true{{ end -}}
 {{- end }}
@@ -63,12 +63,12 @@ app.kubernetes.io/component: redis
 {{- define "redis.tlsSecret" -}}
 {{- .Values.tls.existingSecret | default (printf "%s-tls" (include "redis.fullname" .)) -}}
 {{- end }}
-{{/* "true" when cert-manager makes the certificate. */}}
+{{/* "true" when cert-manager creates the certificate. */}}
 {{- define "redis.certManager" -}}
 {{- with .Values.tls }}{{- if and .enabled (not .existingSecret) (not .cert) }}true{{ end -}}{{- end -}}
 {{- end }}
 
-{{/* The rights of one user, as Redis writes them, from acl.yaml. {root, sides: [edge, central]} */}}
+{{/* The ACL rules of one user, from acl.yaml. {root, sides: [edge, central]} */}}
 {{- define "redis.rights" -}}
 {{- $acl := .root.Files.Get "acl.yaml" | fromYaml -}}
 {{- $rights := list -}}
@@ -150,7 +150,7 @@ app.kubernetes.io/component: redis
 {{- mulf (regexFind "^[0-9.]+" $text | float64) (get $factors $unit | default 1 | float64) | int64 -}}
 {{- end }}
 
-{{/* What contradicts itself or is missing. */}}
+{{/* Values that are missing or contradict each other. */}}
 {{- define "redis.problems" -}}
 {{- $v := .Values -}}
 {{- $passwords := dict "auth.password" $v.auth.password "auth.edge.password" $v.auth.edge.password "auth.central.password" $v.auth.central.password "auth.admin.password" $v.auth.admin.password "auth.exporter.password" $v.auth.exporter.password -}}
@@ -161,35 +161,35 @@ app.kubernetes.io/component: redis
 {{- end -}}
 {{- if $value }}{{- $given = append $given $key }}{{- end -}}
 {{- if regexMatch "[\\r\\n]+[^\\r\\n]" (toString $value) }}
-- {{ $key }} has a line break within it
+- {{ $key }} has a line break in it: remove it
 {{- end -}}
 {{- if regexMatch "^\\$\\{" (toString $value) }}
-- {{ $key }} is the text ${…}: Helm does not expand variables in values files. Let the shell expand it: --set {{ $key }}="${NAME}"; or name a Secret in auth.existingSecret
+- {{ $key }} is the text ${…}: Helm does not expand variables in values files. Let the shell expand it: --set {{ $key }}="${NAME}"; or set a Secret in auth.existingSecret
 {{- end -}}
 {{- end }}
 {{- if and $given $v.auth.existingSecret }}
-- {{ join ", " $given }} and auth.existingSecret are both set: take one of them away
+- {{ join ", " $given }} and auth.existingSecret are both set: remove one of them
 {{- end }}
 {{- if not (or $v.auth.existingSecret $v.auth.password $v.auth.admin.password) }}
 - nodes need a password for each other: set auth.existingSecret (a Secret with admin-password), auth.admin.password or auth.password
 {{- end }}
 {{- if and (not $v.auth.existingSecret) $v.auth.admin.password (not (or $v.auth.password $v.auth.edge.password $v.auth.central.password)) }}
-- nobody could use it: set auth.edge.password and auth.central.password, or auth.password
+- no client can log in: set auth.edge.password and auth.central.password, or auth.password
 {{- end }}
 {{- with $v.tls }}
 {{- if not .enabled -}}
 {{- if or .existingSecret .ca .cert .key .certManager.issuerRef }}
-- certificates are given, and tls.enabled=false: set tls.enabled=true, or take them away
+- certificates are set, but tls.enabled=false: set tls.enabled=true, or remove them
 {{- end -}}
 {{- else }}
 {{- if and .existingSecret (or .ca .cert .key .certManager.issuerRef) }}
-- tls.existingSecret goes with none of tls.ca, cert, key and certManager.issuerRef
+- tls.existingSecret cannot be combined with tls.ca, cert, key or certManager.issuerRef: put everything into the Secret
 {{- end }}
 {{- if and (or .ca .cert .key) (not (and .ca .cert .key)) }}
-- tls.ca, tls.cert and tls.key are set together or not at all
+- tls.ca, tls.cert and tls.key must be set together
 {{- end }}
 {{- if and .cert .certManager.issuerRef }}
-- tls.cert and tls.certManager.issuerRef are both set: take one of them away
+- tls.cert and tls.certManager.issuerRef are both set: remove one of them
 {{- end }}
 {{- end }}
 {{- end }}
@@ -203,41 +203,41 @@ app.kubernetes.io/component: redis
 {{- $word := splitList " " (trim .) | first | lower -}}
 {{- if or (has $word (list "port" "tls-port" "bind" "dir" "user" "aclfile" "requirepass" "masterauth" "masteruser" "maxmemory" "appendonly" "cluster-enabled" "cluster-config-file" "cluster-node-timeout")) (hasPrefix "cluster-announce-" $word) (hasPrefix "cluster-preferred-" $word) (hasPrefix "tls-" $word) }}{{- $owned = append $owned $word }}{{- end -}}
 {{- if and (eq $word "maxmemory-policy") (not (regexMatch "\\snoeviction\\s*$" .)) }}
-- extraConfig: {{ trim . }} would throw parts of the queue away; only noeviction keeps it
+- extraConfig: {{ trim . }} lets Redis evict parts of the queue; only noeviction keeps it
 {{- end -}}
 {{- end -}}
 {{- with $owned }}
-- extraConfig sets {{ uniq . | join ", " }}, which this chart sets: use its own value for it
+- extraConfig sets {{ uniq . | join ", " }}, which this chart sets: use the value of the chart instead
 {{- end }}
 {{- with $v.resources.limits }}{{- with .memory }}
 {{- $data := include "redis.bytes" (lower $v.maxmemory) | int64 }}{{- $limit := include "redis.bytes" . | int64 }}
 {{- if ge $data $limit }}
-- maxmemory={{ $v.maxmemory }} is not below resources.limits.memory={{ . }}: Kubernetes would kill the node before it is full. Leave a third for buffers, and for the copy that an AOF rewrite makes
+- maxmemory={{ $v.maxmemory }} is not below resources.limits.memory={{ . }}: Kubernetes would kill the node before it is full. Leave a third for buffers and for the copy that an AOF rewrite makes
 {{- end }}
 {{- end }}{{- end }}
 {{- with $v.external }}
 {{- if and .enabled .loadBalancerSourceRanges (ne .type "LoadBalancer") }}
-- external.loadBalancerSourceRanges is set, and external.type={{ .type }}: it would bar nobody; use networkPolicy.cidrs
+- external.loadBalancerSourceRanges is set, but has no effect with external.type={{ .type }}: use networkPolicy.cidrs
 {{- end }}
 {{- $nodes := include "redis.nodes" $ | int }}
 {{- if and .enabled (not .domain) (not .hostnames) }}
 - external.enabled=true needs external.domain (nodes are {{ include "redis.fullname" $ }}-<n>.<domain>) or external.hostnames
 {{- end }}
 {{- if and .domain .hostnames }}
-- external.domain and external.hostnames are both set: take one of them away
+- external.domain and external.hostnames are both set: remove one of them
 {{- end }}
 {{- if and .hostnames (ne (len .hostnames) $nodes) }}
 - external.hostnames has {{ len .hostnames }} names, and there are {{ $nodes }} nodes (cluster.shards × (1 + cluster.replicas))
 {{- end }}
 {{- if and (not .enabled) (or .domain .hostnames) }}
-- external.domain or external.hostnames is set, and external.enabled=false: set external.enabled=true
+- external.domain or external.hostnames is set, but external.enabled=false: set external.enabled=true
 {{- end }}
 {{- if and .enabled (eq .type "NodePort") (or (lt (int .nodePortBase) 1024) (gt (int (add (int .nodePortBase) $nodes)) 55535)) }}
-- external.nodePortBase={{ int .nodePortBase }}: there must be {{ $nodes }} ports from there on that are free on every Kubernetes node, between 1024 and 55535 (the bus is 10000 higher)
+- external.nodePortBase={{ int .nodePortBase }}: {{ $nodes }} ports from this one on must be free on every Kubernetes node, between 1024 and 55535 (the cluster bus uses the port + 10000)
 {{- end }}
 {{- end }}
 {{- if and $v.exporter.enabled (include "redis.nodePorts" .) }}
-- exporter.enabled=true and external.type=NodePort: each node has a port of its own then, which the exporter beside it cannot know; run one exporter outside with all nodes as targets
+- exporter.enabled=true cannot be combined with external.type=NodePort: each node then has its own port, which the exporter in its pod does not know; run one exporter outside the chart, with all nodes as targets
 {{- end }}
 {{- if and $v.exporter.serviceMonitor.enabled (not $v.exporter.enabled) }}
 - exporter.serviceMonitor.enabled=true needs exporter.enabled=true

@@ -7,70 +7,70 @@ TelemetryRedisUnreachable:
   for: 2m
   severity: critical
   runbook: line-cut
-  summary: "{{ `{{ $labels.component }} of {{ $labels.cluster }} does not reach Redis` }}"
-  description: "{{ `For two minutes no command has been answered. Nothing is lost: streamers wait, and go on by themselves.` }}"
+  summary: "{{ `{{ $labels.component }} of {{ $labels.cluster }} cannot reach Redis` }}"
+  description: "{{ `Redis has not answered for two minutes. Nothing is lost: streamers wait, and continue by themselves.` }}"
 TelemetryQueueLag:
   expr: max by (namespace, group) (telemetry_group_lag_seconds{ {{- $namespace -}} }) > {{ $t.lagSeconds }}
   for: 5m
   severity: warning
   runbook: lag
   summary: "{{ `Group {{ $labels.group }} is {{ $value | humanizeDuration }} behind` }}"
-  description: "{{ `Its oldest batch has waited that long for being stored: collectors are too few or too slow, PostgreSQL is, or nobody reads for the group any more.` }}"
+  description: "{{ `Its oldest batch has waited that long: there are too few collectors, PostgreSQL is too slow, or the group has no active collectors.` }}"
 TelemetryNothingStored:
   expr: sum by (namespace) (max by (namespace, partition) (telemetry_backlog_entries{ {{- $namespace -}} })) > 0 and sum by (namespace) (rate(telemetry_batches_total{direction="committed", {{ $namespace -}} }[5m])) == 0
   for: 5m
   severity: critical
   runbook: postgres-down
-  summary: "{{ `Batches wait, and collectors store none` }}"
-  description: "{{ `{{ $value }} entries wait in the queue. PostgreSQL is away, or refuses: /readyz of the collectors says why.` }}"
+  summary: "{{ `Batches wait, but collectors store none` }}"
+  description: "{{ `{{ $value }} entries wait in the queue. PostgreSQL is unreachable or refuses writes: /readyz of the collectors shows the reason.` }}"
 TelemetryNoData:
-  # What was seen within a day: it is missed also when no collector is there to say so.
+  # Over the last day, so that it fires also while no collector exports the metric.
   expr: time() - max by (namespace, cluster) (last_over_time(telemetry_last_stored_timestamp_seconds{ {{- $namespace -}} }[1d])) > {{ mul (int $t.noDataMinutes) 60 }} < {{ mul (int $t.noDataDays) 86400 }}
   for: 5m
   severity: warning
   runbook: no-data
   summary: "{{ `No data from {{ $labels.cluster }} for {{ $value | humanizeDuration }}` }}"
-  description: "{{ `Nothing of it was stored meanwhile. After ` }}{{ int $t.noDataDays }}{{ ` days it is taken for gone.` }}"
+  description: "{{ `No rows of this cluster were stored in this time. After ` }}{{ int $t.noDataDays }}{{ ` days it is considered removed, and the alert ends.` }}"
 TelemetryLatency:
   expr: histogram_quantile(0.99, sum by (namespace, source_cluster, le) (rate(cross_cluster_latency_seconds_bucket{component="collector", {{ $namespace -}} }[10m]))) > {{ $t.latencySeconds }}
   for: 10m
   severity: warning
   runbook: latency
-  summary: "{{ `From {{ $labels.source_cluster }} to the store it takes {{ $value | humanizeDuration }}` }}"
-  description: "{{ `99th percentile of ten minutes. The clocks of both clusters are in it.` }}"
+  summary: "{{ `The latency from {{ $labels.source_cluster }} to the store is {{ $value | humanizeDuration }}` }}"
+  description: "{{ `99th percentile of the last ten minutes. It contains the difference between the clocks of the clusters.` }}"
 TelemetryDeadLetters:
   expr: max by (namespace) (telemetry_dead_letters_kept{ {{- $namespace -}} }) > 0
   for: 1m
   severity: warning
   runbook: dead-letters
-  summary: "{{ `Batches that could not be stored: {{ $value }}` }}"
-  description: "{{ `They are kept in PostgreSQL until somebody decides: telemetry dead-letters list.` }}"
+  summary: "{{ `Batches that cannot be stored: {{ $value }}` }}"
+  description: "{{ `They are kept in PostgreSQL as dead letters until you retry or drop them: telemetry dead-letters list.` }}"
 TelemetryEntriesHeldBack:
   expr: max by (namespace) (telemetry_held_back_entries{ {{- $namespace -}} }) > 0
   for: 5m
   severity: warning
   runbook: held-back
   summary: "{{ `Entries are held back: {{ $value }}` }}"
-  description: "{{ `Nothing is lost: they wait in the queue. Either their format is newer than the collectors, or a damaged chunk hides whether they are stored; the log of the collectors says which.` }}"
+  description: "{{ `Nothing is lost: they wait in the queue. Either their format is newer than the collectors, or a damaged chunk hides whether they are stored; the log of the collectors shows which.` }}"
 TelemetryFilesUnreadable:
   expr: max by (namespace, pod) (telemetry_source_files_unreadable{ {{- $namespace -}} }) > 0
   for: 10m
   severity: warning
   runbook: unreadable-files
   summary: "{{ `Streamer {{ $labels.pod }} cannot read files: {{ $value }}` }}"
-  description: "{{ `They are tried again every few seconds. The log of the streamer names them and the reason: rights, open files, a volume.` }}"
+  description: "{{ `They are retried every few seconds. The log of the streamer names them and the reason: permissions, open files, a volume.` }}"
 TelemetryRejectedRows:
   expr: sum by (namespace) (rate(telemetry_rows_rejected_total{ {{- $namespace -}} }[15m])) / (sum by (namespace) (rate(telemetry_rows_read_total{ {{- $namespace -}} }[15m])) > 0) > {{ $t.rejectedRatio }}
   for: 15m
   severity: warning
   runbook: rejected-rows
   summary: "{{ `{{ $value | humanizePercentage }} of the rows are rejected` }}"
-  description: "{{ `telemetry_rows_rejected_total says for which reason; the view rejected_rows in PostgreSQL has the rows.` }}"
+  description: "{{ `telemetry_rows_rejected_total shows the reasons; the view rejected_rows in PostgreSQL shows the rows.` }}"
 TelemetryCertificateExpires:
   expr: min by (namespace, target) (telemetry_certificate_expiry_seconds{ {{- $namespace -}} }) < {{ mul (int $t.certificateDays) 86400 }}
   for: 15m
   severity: warning
   runbook: certificate
-  summary: "{{ `The certificate of {{ $labels.target }} ends in {{ $value | humanizeDuration }}` }}"
-  description: "{{ `Renewed files are read without a restart: whoever renews it has not.` }}"
+  summary: "{{ `The certificate of {{ $labels.target }} expires in {{ $value | humanizeDuration }}` }}"
+  description: "{{ `It has not been renewed yet. A renewed file is read without a restart.` }}"
 {{- end }}

@@ -1,12 +1,12 @@
-{{/* How a component reaches Redis and PostgreSQL: variables, volumes and mounts. Passwords and keys are files of a mounted Secret, which
-     the binary reads again when they change; nothing of them is in a pod's specification. */}}
+{{/* The connections of a component to Redis and PostgreSQL: variables, volumes and mounts. Passwords and keys are files of a mounted
+     Secret, which the program reads again when they change; the specification of a pod contains none of them. */}}
 
-{{/* "true" when Redis is to be spoken to by TLS. */}}
+{{/* "true" when the connection to Redis uses TLS. */}}
 {{- define "telemetry.redis.tls" -}}
 {{- if or .Values.redis.tls.enabled .Values.redis.external.tls }}true{{ end -}}
 {{- end }}
 
-{{/* "true" when the release says where Redis is. */}}
+{{/* "true" when the values set the address of Redis. */}}
 {{- define "telemetry.redis.configured" -}}
 {{- if or .Values.redis.enabled .Values.redis.external.host }}true{{ end -}}
 {{- end }}
@@ -22,7 +22,7 @@
 {{ ternary "rediss" "redis" (eq (include "telemetry.redis.tls" .) "true") }}://{{ include "telemetry.hostPort" (dict "host" $host "port" $port) }}
 {{- end }}
 
-{{/* Secret and key with Redis' password: {name, key}, or nothing. */}}
+{{/* Secret and key of the password for Redis: {name, key}, or nothing. */}}
 {{- define "telemetry.redis.password" -}}
 {{- $made := printf "%s-redis" (include "telemetry.fullname" .) -}}
 {{- $from := ternary .Values.redis.auth .Values.redis.external .Values.redis.enabled -}}
@@ -46,7 +46,7 @@ cert: {{ $tls.existingSecretKeys.cert | quote }}
 key: {{ $tls.existingSecretKeys.key | quote }}
 {{- else if $tls.certificate.create -}}
 name: {{ include "telemetry.fullname" . }}-redis-tls
-{{- /* Issuers whose authority is public give no ca.crt. */}}
+{{- /* Issuers with a public authority provide no ca.crt. */}}
 ca: {{ $tls.existingSecretKeys.ca | quote }}
 cert: tls.crt
 key: tls.key
@@ -86,7 +86,7 @@ key: {{ ternary "tls.key" "" (not (empty $tls.cert)) | quote }}
 {{- $items = append $items (dict "key" .ca "path" "ca.crt") -}}
 {{- $env = append $env (dict "name" "REDIS_CA_CERT" "value" "/etc/telemetry/redis-tls/ca.crt") -}}
 {{- end -}}
-{{- /* With redis.enabled certificate and key are the server's: no client gets them. */}}
+{{- /* With redis.enabled, certificate and key belong to the server: clients do not get them. */}}
 {{- if and .cert (not $.Values.redis.enabled) -}}
 {{- $items = concat $items (list (dict "key" .cert "path" "tls.crt") (dict "key" .key "path" "tls.key")) -}}
 {{- $env = append $env (dict "name" "REDIS_CLIENT_CERT" "value" "/etc/telemetry/redis-tls/tls.crt") -}}
@@ -109,7 +109,7 @@ key: {{ ternary "tls.key" "" (not (empty $tls.cert)) | quote }}
 {{- if or .Values.postgresql.enabled .Values.postgresql.external.host }}true{{ end -}}
 {{- end }}
 
-{{/* Secret and key with PostgreSQL's password: {name, key}, or nothing. */}}
+{{/* Secret and key of the password for PostgreSQL: {name, key}, or nothing. */}}
 {{- define "telemetry.postgres.password" -}}
 {{- $from := ternary .Values.postgresql.auth .Values.postgresql.external .Values.postgresql.enabled -}}
 {{- if $from.existingSecret -}}

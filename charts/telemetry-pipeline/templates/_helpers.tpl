@@ -1,10 +1,10 @@
-{{/* Names. A release's name is single in its namespace, so objects are named by it; as a part of another chart, by the chart's, too. */}}
+{{/* Names. The name of a release is unique in its namespace, so objects are named after it; in a subchart, after the chart, too. */}}
 
 {{- define "telemetry.name" -}}
 {{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" -}}
 {{- end }}
 
-{{/* At most 40 characters, so that every suffix fits into 63; a name that is cut keeps a hash of the whole, so that no two become one. */}}
+{{/* At most 40 characters, so that every suffix fits into 63. A shortened name gets a hash of the whole name, so that names stay unique. */}}
 {{- define "telemetry.fullname" -}}
 {{- $name := default (ternary .Release.Name (printf "%s-%s" .Release.Name .Chart.Name) .Chart.IsRoot) .Values.fullnameOverride -}}
 {{- if gt (len $name) 40 -}}
@@ -34,7 +34,7 @@ apiGateway: {label: api-gateway, role: serve}
 probe: {label: network-probe, role: probe}
 {{- end }}
 
-{{/* Labels. Nothing that changes with a version is among the selectors. */}}
+{{/* Labels. Selectors contain nothing that changes with a version. */}}
 
 {{- define "telemetry.selectorLabels" -}}
 app.kubernetes.io/name: {{ include "telemetry.name" .root }}
@@ -55,7 +55,7 @@ app.kubernetes.io/component: {{ .component }}
 {{- toYaml (merge $labels (default dict .extra) .root.Values.commonLabels) -}}
 {{- end }}
 
-{{/* Labels of pods: without versions, so that a new version of the chart alone replaces no pod. */}}
+{{/* Labels of pods: without versions, so that a new version of the chart alone does not replace pods. */}}
 {{- define "telemetry.podLabels" -}}
 {{- omit (include "telemetry.labels" . | fromYaml) "helm.sh/chart" "app.kubernetes.io/version" | toYaml -}}
 {{- end }}
@@ -84,7 +84,7 @@ app.kubernetes.io/component: {{ .component }}
 {{- range .env }}{{- if eq .name $name }}true{{- end }}{{- end }}
 {{- end }}
 
-{{/* A configuration section as TOML. JSON's strings, numbers, booleans and lists of them are TOML's, too. */}}
+{{/* A configuration section as TOML. Strings, numbers, booleans and lists are written as JSON, which is valid TOML. */}}
 {{- define "telemetry.toml" -}}
 {{- $path := .path -}}
 {{- $scalars := dict }}{{- $tables := dict -}}

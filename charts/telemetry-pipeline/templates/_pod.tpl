@@ -1,4 +1,4 @@
-{{/* The one pod template. Takes {root, key}: key of the component in the values. */}}
+{{/* The pod template of all components. Takes {root, key}: key of the component in the values. */}}
 
 {{/* Everything that differs between components, as a dict: {label, role, args, env, volumes, mounts, ports, config, preStop}. */}}
 {{- define "telemetry.component" -}}
@@ -52,6 +52,7 @@
 {{- if eq .key "apiGateway" -}}
 {{- $ports = prepend $ports (dict "name" "http" "containerPort" 8080 "protocol" "TCP") -}}
 {{- $_ := set $own "http" (dict "listen" (include "telemetry.hostPort" (dict "host" $root.Values.listenAddress "port" 8080))) -}}
+{{- with $v.trustedProxies }}{{- $_ := set $own.http "trusted_proxies" . }}{{- end -}}
 {{- if semverCompare ">=1.30-0" $root.Capabilities.KubeVersion.Version }}{{- $preStop = int $v.preStopSeconds }}{{- end -}}
 {{- if $v.auth.existingSecret -}}
 {{- $env = append $env (dict "name" "TELEMETRY_API_TOKENS_FILE" "value" "/etc/telemetry/api/tokens") -}}
@@ -81,7 +82,7 @@
 {{- include "telemetry.toml" (dict "path" "" "table" .) | trim -}}
 {{- end }}
 
-{{/* Variables of a container: those of the user first in rank, so each name is there once. */}}
+{{/* Variables of a container: the user's override the chart's, so each name appears once. */}}
 {{- define "telemetry.env" -}}
 {{- $extra := .extra -}}
 {{- $env := list -}}
@@ -116,7 +117,7 @@ spec:
 {{- $root := .root }}{{- $v := get $root.Values .key }}{{- $c := .component -}}
 serviceAccountName: {{ include "telemetry.serviceAccountName" $root }}
 automountServiceAccountToken: false
-# Variables of Services in the namespace (REDIS_PORT=tcp://…) are not ours.
+# Without variables of the Services in the namespace (REDIS_PORT=tcp://…), which the program would not understand.
 enableServiceLinks: false
 {{- with $root.Values.imagePullSecrets }}
 imagePullSecrets:
@@ -136,7 +137,7 @@ containers:
       {{- toYaml (.args | default $c.args) | nindent 6 }}
     env:
       {{- $env := $c.env }}
-      {{- /* What the role is told by a flag. */}}
+      {{- /* What a flag of the role sets. */}}
       {{- if and .args (has "--insecure-open" $c.args) }}{{- $env = append $env (dict "name" "TELEMETRY__HTTP__INSECURE_OPEN" "value" "true") }}{{- end }}
       {{- include "telemetry.env" (dict "own" $env "extra" (default list $v.extraEnv)) | nindent 6 }}
     {{- with $v.extraEnvFrom }}
@@ -208,8 +209,8 @@ topologySpreadConstraints:
 {{- end }}
 {{- end }}
 
-{{/* Changes with the Secrets that this chart makes of values, and that the component mounts. The binary reads files again by itself;
-     that the pods are renewed makes a value that does not work show during the upgrade, not later. */}}
+{{/* Checksum of the Secrets that the chart creates from values and that the component mounts. The program reads files again by itself;
+     new pods make a value that does not work show during the upgrade, not later. */}}
 {{- define "telemetry.secretsChecksum" -}}
 {{- $v := .root.Values }}{{- $secrets := list -}}
 {{- if $v.redis.enabled -}}

@@ -1,4 +1,4 @@
-{{/* What contradicts itself or is missing: all of it at once, each with its key and what to do. */}}
+{{/* Values that are missing or contradict each other: all problems at once, each with its key and what to do. */}}
 
 {{- define "telemetry.problems" -}}
 {{- $v := .Values }}{{- $redis := $v.redis }}{{- $pg := $v.postgresql -}}
@@ -29,19 +29,19 @@
 {{- if $redis.enabled -}}
 {{- range $key := list "host" "username" "password" "existingSecret" "externalNameService" -}}
 {{- if get $redis.external $key }}
-- redis.external.{{ $key }} is set, and redis.enabled=true runs a Redis in this release: set redis.enabled=false for the external one{{ if has $key (list "password" "existingSecret") }}, or give the password of the one in this release as redis.auth.{{ $key }}{{ end }}
+- redis.external.{{ $key }} is set, but redis.enabled=true runs a Redis in this release: set redis.enabled=false to use the external one{{ if has $key (list "password" "existingSecret") }}, or set the password of the one in this release as redis.auth.{{ $key }}{{ end }}
 {{- end -}}
 {{- end -}}
 {{- else -}}
 {{- range $key := list "password" "existingSecret" -}}
 {{- if get $redis.auth $key }}
-- redis.auth.{{ $key }} is for the Redis of this release, and redis.enabled=false: use redis.external.{{ $key }}
+- redis.auth.{{ $key }} is for the Redis of this release, but redis.enabled=false: use redis.external.{{ $key }}
 {{- end -}}
 {{- end -}}
 {{- end }}
 {{- range $path, $of := dict "redis.external" $redis.external "redis.auth" $redis.auth "postgresql.auth" $pg.auth "postgresql.external" $pg.external -}}
 {{- if and $of.password $of.existingSecret }}
-- {{ $path }}.password and {{ $path }}.existingSecret are both set: take one of them away (the Secret is the better one)
+- {{ $path }}.password and {{ $path }}.existingSecret are both set: remove one of them (the Secret is safer)
 {{- end -}}
 {{- end }}
 {{- range $path, $of := dict "redis.external" $redis.external "redis.auth" $redis.auth "postgresql.auth" $pg.auth "postgresql.external" $pg.external -}}
@@ -51,7 +51,7 @@
 {{- end }}
 {{- range $path, $of := dict "redis.external" $redis.external "redis.auth" $redis.auth "postgresql.auth" $pg.auth "postgresql.external" $pg.external -}}
 {{- if regexMatch "[\\r\\n]+[^\\r\\n]" (toString $of.password) }}
-- {{ $path }}.password has a line break within it
+- {{ $path }}.password contains a line break: remove it
 {{- end -}}
 {{- end }}
 {{- range $path, $host := dict "redis.external.host" $redis.external.host "postgresql.external.host" $pg.external.host "redis.tls.serverName" $redis.tls.serverName "listenAddress" $v.listenAddress -}}
@@ -64,7 +64,7 @@
 - redis.external.existingSecretUsernameKey needs redis.external.existingSecret
 {{- end }}
 {{- if and .existingSecretUsernameKey .username }}
-- redis.external.username and redis.external.existingSecretUsernameKey are both set: take one of them away
+- redis.external.username and redis.external.existingSecretUsernameKey are both set: remove one of them
 {{- end }}
 {{- if and .username (not (or .password .existingSecret)) }}
 - redis.external.username is set without a password: set redis.external.existingSecret or redis.external.password
@@ -77,7 +77,7 @@
 {{- /* TLS to Redis. */}}
 {{- $a := $redis.external.tls }}{{- $b := $redis.tls.enabled }}
 {{- if and (not (kindIs "invalid" $a)) (not (kindIs "invalid" $b)) (ne $a $b) }}
-- redis.external.tls={{ $a }} and redis.tls.enabled={{ $b }} contradict each other: they are two spellings of the same, set one of them
+- redis.external.tls={{ $a }} and redis.tls.enabled={{ $b }} contradict each other: they are the same setting, set one of them
 {{- end }}
 {{- with $redis.tls }}
 {{- if not (include "telemetry.redis.tls" $) -}}
@@ -85,7 +85,7 @@
 {{- range $key := list "ca" "cert" "key" "existingSecret" "serverName" "insecureSkipVerify" }}{{- if get $redis.tls $key }}{{- $given = append $given (printf "redis.tls.%s" $key) }}{{- end }}{{- end -}}
 {{- if .certificate.create }}{{- $given = append $given "redis.tls.certificate.create" }}{{- end -}}
 {{- if $given }}
-- {{ join ", " $given }} given, but TLS to Redis is off: set redis.tls.enabled=true, or take {{ ternary "it" "them" (eq (len $given) 1) }} away
+- {{ join ", " $given }} set, but TLS to Redis is off: set redis.tls.enabled=true, or remove {{ ternary "it" "them" (eq (len $given) 1) }}
 {{- end -}}
 {{- end }}
 {{- if and .cert (not .key) }}
@@ -95,19 +95,19 @@
 - redis.tls.key is set without redis.tls.cert
 {{- end }}
 {{- if and .existingSecret (or .ca .cert .key .certificate.create) }}
-- redis.tls.existingSecret goes with none of redis.tls.ca, cert, key and certificate.create: put everything into the Secret
+- redis.tls.existingSecret cannot be combined with redis.tls.ca, cert, key or certificate.create: put everything into the Secret
 {{- end }}
 {{- if and .certificate.create (or .ca .cert .key) }}
-- redis.tls.certificate.create goes with none of redis.tls.ca, cert and key: cert-manager makes them
+- redis.tls.certificate.create cannot be combined with redis.tls.ca, cert or key: cert-manager creates them
 {{- end }}
 {{- if and .certificate.create (not .certificate.issuerRef.name) }}
 - redis.tls.certificate.create needs redis.tls.certificate.issuerRef.name, the cert-manager issuer
 {{- end }}
 {{- if ne (empty .existingSecretKeys.cert) (empty .existingSecretKeys.key) }}
-- redis.tls.existingSecretKeys.cert and redis.tls.existingSecretKeys.key are set together or not at all
+- redis.tls.existingSecretKeys.cert and redis.tls.existingSecretKeys.key must be set together
 {{- end }}
 {{- if and $redis.enabled (include "telemetry.redis.tls" $) (not (or .existingSecret .certificate.create .cert)) }}
-- the Redis of this release is to speak TLS and has no certificate: set redis.tls.existingSecret, redis.tls.cert and redis.tls.key, or redis.tls.certificate.create
+- the Redis of this release uses TLS, but has no certificate: set redis.tls.existingSecret, redis.tls.cert and redis.tls.key, or redis.tls.certificate.create
 {{- end }}
 {{- end }}
 
@@ -118,11 +118,11 @@
 {{- end }}
 {{- range $key := list "password" "existingSecret" -}}
 {{- if get $pg.external $key }}
-- postgresql.external.{{ $key }} is set, and postgresql.enabled=true runs a PostgreSQL in this release: set postgresql.enabled=false for the external one, or give the password of the one in this release as postgresql.auth.{{ $key }}
+- postgresql.external.{{ $key }} is set, but postgresql.enabled=true runs a PostgreSQL in this release: set postgresql.enabled=false to use the external one, or set the password of the one in this release as postgresql.auth.{{ $key }}
 {{- end -}}
 {{- end }}
 {{- if $pg.external.host }}
-- postgresql.external.host is set, and postgresql.enabled=true runs a PostgreSQL in this release: set postgresql.enabled=false for the external one
+- postgresql.external.host is set, but postgresql.enabled=true runs a PostgreSQL in this release: set postgresql.enabled=false to use the external one
 {{- end }}
 {{- else -}}
 {{- if not $pg.external.host -}}
@@ -140,19 +140,19 @@
 {{- if or $v.collector.enabled $v.apiGateway.enabled -}}
 {{- range $key := list "password" "existingSecret" -}}
 {{- if get $pg.auth $key }}
-- postgresql.auth.{{ $key }} is for the PostgreSQL of this release, and postgresql.enabled=false: use postgresql.external.{{ $key }}
+- postgresql.auth.{{ $key }} is for the PostgreSQL of this release, but postgresql.enabled=false: use postgresql.external.{{ $key }}
 {{- end -}}
 {{- end -}}
 {{- end }}
 {{- with $pg.external -}}
 {{- if and .tls.ca .tls.existingSecret }}
-- postgresql.external.tls.ca and postgresql.external.tls.existingSecret are both set: take one of them away
+- postgresql.external.tls.ca and postgresql.external.tls.existingSecret are both set: remove one of them
 {{- end }}
 {{- if and (or .tls.ca .tls.existingSecret) (has .sslmode (list "disable" "prefer")) }}
-- postgresql.external.tls is set, and sslmode={{ .sslmode }} does not verify anything: set postgresql.external.sslmode=verify-full
+- postgresql.external.tls is set, but sslmode={{ .sslmode }} does not verify anything: set postgresql.external.sslmode=verify-full
 {{- end }}
 {{- if ne (empty .tls.existingSecretKeys.cert) (empty .tls.existingSecretKeys.key) }}
-- postgresql.external.tls.existingSecretKeys.cert and postgresql.external.tls.existingSecretKeys.key are set together or not at all
+- postgresql.external.tls.existingSecretKeys.cert and postgresql.external.tls.existingSecretKeys.key must be set together
 {{- end }}
 {{- end -}}
 {{- end }}
@@ -171,15 +171,15 @@
 - streamer.csv.source=volume needs streamer.csv.volume, such as {nfs: {server: …, path: …}}
 {{- end }}
 {{- if and .configMap.name .configMap.data }}
-- streamer.csv.configMap.name and streamer.csv.configMap.data are both set: take one of them away
+- streamer.csv.configMap.name and streamer.csv.configMap.data are both set: remove one of them
 {{- end }}
 {{- range $source, $given := dict "persistentVolumeClaim" .persistentVolumeClaim.claimName "hostPath" .hostPath.path "volume" .volume "configMap" (or .configMap.name .configMap.data) }}
 {{- if and $given (ne $source $v.streamer.csv.source) }}
-- streamer.csv.{{ $source }} is set, and streamer.csv.source={{ $v.streamer.csv.source }}: set streamer.csv.source={{ $source }}, or take it away
+- streamer.csv.{{ $source }} is set, but streamer.csv.source={{ $v.streamer.csv.source }}: set streamer.csv.source={{ $source }}, or remove it
 {{- end }}
 {{- end }}
 {{- if gt (len (toJson .configMap.data)) 1000000 }}
-- streamer.csv.configMap.data has more than a ConfigMap holds (1 MiB): put the files on a volume, or compress them (`kubectl create configmap NAME --from-file=run.csv.gz`, streamer.csv.configMap.name=NAME)
+- streamer.csv.configMap.data is larger than a ConfigMap can be (1 MiB): put the files on a volume, or compress them (`kubectl create configmap NAME --from-file=run.csv.gz`, streamer.csv.configMap.name=NAME)
 {{- end }}
 {{- range .patterns }}
 {{- if or (hasPrefix "/" .) (contains ".." .) }}
@@ -189,7 +189,7 @@
 {{- if not .patterns }}
 {{- range $name, $_ := .configMap.data }}
 {{- if not (regexMatch "\\.csv(\\.gz)?$" $name) }}
-- streamer.csv.configMap.data.{{ $name }} is not read: streamers take *.csv and *.csv.gz; rename it, or name it in streamer.csv.patterns
+- streamer.csv.configMap.data.{{ $name }} is not read: streamers read *.csv and *.csv.gz; rename it, or add it to streamer.csv.patterns
 {{- end }}
 {{- end }}
 {{- end }}
@@ -207,26 +207,29 @@
 {{- if and .ingress.enabled (not .ingress.hosts) }}
 - apiGateway.ingress.enabled=true needs apiGateway.ingress.hosts
 {{- end }}
+{{- if and .trustedProxies (or (dig "http" "trusted_proxies" nil .config) (dig "http" "trusted_proxies" nil $v.config)) }}
+- apiGateway.trustedProxies and http.trusted_proxies in config are both set: remove it from config
+{{- end }}
 {{- if and .tls.enabled (not (or .tls.existingSecret .tls.certificate.create)) }}
 - apiGateway.tls.enabled=true needs apiGateway.tls.existingSecret (tls.crt, tls.key), or apiGateway.tls.certificate.create
 {{- end }}
 {{- if and (not .tls.enabled) (or .tls.existingSecret .tls.certificate.create) }}
-- apiGateway.tls has a certificate and is off: set apiGateway.tls.enabled=true
+- apiGateway.tls has a certificate, but is disabled: set apiGateway.tls.enabled=true
 {{- end }}
 {{- if and .tls.existingSecret .tls.certificate.create }}
-- apiGateway.tls.existingSecret and apiGateway.tls.certificate.create are both set: take one of them away
+- apiGateway.tls.existingSecret and apiGateway.tls.certificate.create are both set: remove one of them
 {{- end }}
 {{- if and .tls.certificate.create (not .tls.certificate.issuerRef.name) }}
 - apiGateway.tls.certificate.create needs apiGateway.tls.certificate.issuerRef.name, the cert-manager issuer
 {{- end }}
 {{- if and .service.nodePort (eq .service.type "ClusterIP") }}
-- apiGateway.service.nodePort is set, and apiGateway.service.type=ClusterIP has none: set the type to NodePort or LoadBalancer
+- apiGateway.service.nodePort is set, but a Service of type ClusterIP has no node port: set apiGateway.service.type to NodePort or LoadBalancer
 {{- end }}
 {{- if and .service.loadBalancerSourceRanges (ne .service.type "LoadBalancer") }}
-- apiGateway.service.loadBalancerSourceRanges is set, and apiGateway.service.type={{ .service.type }}: it would bar nobody; set the type to LoadBalancer, or networkPolicy.apiGateway.from
+- apiGateway.service.loadBalancerSourceRanges is set, but has no effect with apiGateway.service.type={{ .service.type }}: set the type to LoadBalancer, or use networkPolicy.apiGateway.from
 {{- end }}
 {{- if lt (int .terminationGracePeriodSeconds) (int (add .preStopSeconds 10)) }}
-- apiGateway.terminationGracePeriodSeconds={{ int .terminationGracePeriodSeconds }} leaves no time to drain after preStopSeconds={{ int .preStopSeconds }}: at least {{ add .preStopSeconds 10 }}
+- apiGateway.terminationGracePeriodSeconds={{ int .terminationGracePeriodSeconds }} leaves no time to drain after preStopSeconds={{ int .preStopSeconds }}: set at least {{ add .preStopSeconds 10 }}
 {{- end }}
 {{- end }}
 
@@ -235,7 +238,7 @@
 {{- $names := list -}}
 {{- range (get $v $key).extraEnv -}}
 {{- if has .name $names }}
-- {{ $key }}.extraEnv has {{ .name }} twice
+- {{ $key }}.extraEnv contains {{ .name }} twice: remove one of them
 {{- end -}}
 {{- $names = append $names .name -}}
 {{- end -}}
@@ -245,25 +248,25 @@
 {{- range $key, $inside := dict "redis" $redis.enabled "postgresql" $pg.enabled -}}
 {{- $of := get $v.networkPolicy $key -}}
 {{- if and $v.networkPolicy.enabled $inside (or $of.cidrs $of.to $of.extraPorts) }}
-- networkPolicy.{{ $key }} is for an external one, and {{ $key }}.enabled=true: only the one of this release is reached; take it away
+- networkPolicy.{{ $key }} is for an external server, but {{ $key }}.enabled=true uses the one of this release: remove networkPolicy.{{ $key }}
 {{- end -}}
 {{- end }}
 {{- $alerts := include "telemetry.alerts" . | fromYaml -}}
 {{- range $v.monitoring.prometheusRule.disabled -}}
 {{- if not (hasKey $alerts .) }}
-- monitoring.prometheusRule.disabled: there is no alert {{ . }}; there are {{ keys $alerts | sortAlpha | join ", " }}
+- monitoring.prometheusRule.disabled: there is no alert {{ . }}; the alerts are {{ keys $alerts | sortAlpha | join ", " }}
 {{- end -}}
 {{- end }}
 
 {{- /* Scaling. */}}
 {{- with $v.autoscaling }}
 {{- if and .keda.enabled (not .keda.serverAddress) }}
-- autoscaling.keda.enabled=true needs autoscaling.keda.serverAddress, the Prometheus to ask
+- autoscaling.keda.enabled=true needs autoscaling.keda.serverAddress, the URL of the Prometheus to query
 {{- end }}
 {{- range $key := list "collector" "apiGateway" "keda" -}}
 {{- $scale := get $v.autoscaling $key -}}
 {{- if gt (int $scale.minReplicas) (int $scale.maxReplicas) }}
-- autoscaling.{{ $key }}.minReplicas={{ int $scale.minReplicas }} is more than maxReplicas={{ int $scale.maxReplicas }}
+- autoscaling.{{ $key }}.minReplicas={{ int $scale.minReplicas }} is greater than maxReplicas={{ int $scale.maxReplicas }}
 {{- end -}}
 {{- end }}
 {{- end }}
@@ -280,7 +283,7 @@
 {{- end }}
 {{- end }}
 
-{{/* Keys of the configuration file → the value that sets them. */}}
+{{/* Keys of the configuration file that other values set → the message that names the value. */}}
 {{- define "telemetry.ownedKeys" -}}
 cluster: set clusterName
 log.format: set log.format
@@ -295,7 +298,7 @@ postgres.url: set postgresql.external
 postgres.password: set postgresql.external.existingSecret; this becomes a ConfigMap
 postgres.password_file: set postgresql.external.existingSecret
 stream.csv: set streamer.csv
-stream.follow: streamers always follow their files here
+stream.follow: remove it, streamers of this chart always follow their files
 http.listen: set listenAddress; the port is 8080
 http.tokens_file: set apiGateway.auth.existingSecret
 http.insecure_open: leave apiGateway.auth.existingSecret empty
@@ -304,7 +307,7 @@ http.tls_key_file: set apiGateway.tls
 shutdown.deadline: set terminationGracePeriodSeconds of the component
 {{- end }}
 
-{{/* ${NAME} in a value: whoever wrote it thought that Helm expands variables. */}}
+{{/* ${NAME} in a value: the user expects Helm to expand variables, which it does not. */}}
 {{- define "telemetry.unexpanded" -}}
 {{- $path := .path -}}
 {{- if kindIs "map" .value -}}
@@ -313,8 +316,8 @@ shutdown.deadline: set terminationGracePeriodSeconds of the component
 {{- range $i, $value := .value }}{{- include "telemetry.unexpanded" (dict "path" (printf "%s[%d]" $path $i) "value" $value) }}{{- end -}}
 {{- else if kindIs "string" .value -}}
 {{- if regexMatch (ternary "^\\$\\{" "\\$\\{[A-Za-z_][A-Za-z0-9_]*\\}" (hasSuffix "password" $path)) .value }}
-- {{ $path }} is the text {{ ternary "${…}" .value (hasSuffix "password" $path) }}: Helm does not expand variables in values files. Leave it out of the file, and let the shell expand it: --set {{ $path }}="${NAME}"
-{{- if hasSuffix "password" $path }}; or name a Secret in {{ $path | trimSuffix "password" }}existingSecret{{ end }}
+- {{ $path }} is the text {{ ternary "${…}" .value (hasSuffix "password" $path) }}: Helm does not expand variables in values files. Remove it from the file, and let the shell expand it: --set {{ $path }}="${NAME}"
+{{- if hasSuffix "password" $path }}; or set a Secret in {{ $path | trimSuffix "password" }}existingSecret{{ end }}
 {{- end -}}
 {{- end -}}
 {{- end }}

@@ -11,10 +11,10 @@ use tokio_postgres::config::Host;
 pub use self::ssl_mode::SslMode;
 pub use self::tls_parameters::TlsParameters;
 
-/// Where a store is, without secrets. As text: `host:port/database`, with several hosts `a:5432,b:5433/database`.
+/// The hosts and the database of a URL, without secrets. As text: `host:port/database`, with several hosts `a:5432,b:5433/database`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
-    /// At least one: the host's name or address, or the directory of its socket; and its port.
+    /// One or more hosts: the name or address, or the directory of the socket; and the port.
     pub hosts: Vec<(String, u16)>,
     /// The database.
     pub database: String,
@@ -88,7 +88,7 @@ pub fn parse(url: &str) -> Result<(Config, Endpoint, TlsParameters), String> {
     Ok((config, endpoint, tls))
 }
 
-/// What the client would refuse without saying where, or take without saying a word.
+/// Finds the mistakes that the client would refuse without saying where they are, or accept silently.
 fn check_parts(rest: &str) -> Result<(), String> {
     if rest.chars().any(|c| c.is_whitespace() || c.is_control()) {
         return Err(

@@ -7,25 +7,25 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum SslMode {
-    /// Without TLS.
+    /// Never TLS.
     Disable,
-    /// Without; with TLS where the server insists on it.
+    /// Without TLS, except where the server insists on it.
     Allow,
-    /// With TLS; without where the server has none.
+    /// With TLS, except where the server has none.
     Prefer,
-    /// With TLS, to whomever; with an authority given, as verify-ca.
+    /// Always TLS, and the server is not verified; where an authority is given, as verify-ca.
     Require,
-    /// With TLS, to a server that the authority has signed.
+    /// Always TLS, with a server whose certificate the authority has signed.
     VerifyCa,
-    /// With TLS, to a server that the authority has signed for the name we connect to.
+    /// Always TLS, with a server whose certificate the authority has signed for the name that is connected to.
     VerifyFull,
 }
 
 impl SslMode {
-    /// All, from the weakest on.
+    /// All modes, the weakest first.
     pub const ALL: [Self; 6] = [Self::Disable, Self::Allow, Self::Prefer, Self::Require, Self::VerifyCa, Self::VerifyFull];
 
-    /// As it is written.
+    /// The mode as it is written in a URL.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {

@@ -14,11 +14,11 @@ pub struct TlsParameters {
     pub cert: Option<String>,
     /// `sslkey`.
     pub key: Option<String>,
-    /// TLS from the first byte on, without asking whether the server has it.
+    /// `sslnegotiation`: whether TLS begins with the first byte, without asking the server whether it has TLS.
     pub direct: Option<bool>,
-    /// Whether to name the host in the handshake.
+    /// `sslsni`: whether the handshake names the host.
     pub sni: Option<bool>,
-    /// Not below TLS 1.3.
+    /// `ssl_min_protocol_version`: whether nothing older than TLS 1.3 is accepted.
     pub newest: Option<bool>,
 }
 

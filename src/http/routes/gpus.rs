@@ -20,7 +20,7 @@ pub(super) async fn gpu(State(api): State<Api>, id: Result<Path<String>, PathRej
     let gpu = api.0.gpu(&id, cluster.as_deref()).await?;
     let latest = api.0.latest_of_gpu(&gpu).await?.into_iter().map(|(mig, row)| LatestValue::of(mig, row)).collect();
     let mut shown = Gpu::from(gpu.summary);
-    shown.first_seen = crate::query::time_text(gpu.span.0);
+    shown.first_seen = gpu.span.0.to_string();
     answer(&GpuDetail { gpu: shown, latest })
 }
 

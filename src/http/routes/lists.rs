@@ -7,7 +7,7 @@ use axum::http::{HeaderMap, Uri};
 use super::{Answer, Api, answer, params, segment, tagged};
 use crate::http::dto::{Cluster, Gpu, Host, List, Metric};
 use crate::http::problem::{Problem, ProblemBody};
-use crate::model::now_ms;
+use crate::model::TimeMs;
 use crate::query::{ClusterParam, FilterParams, ListRequest, PageParams};
 
 /// The edge clusters: what is stored of each, and how fresh it is.
@@ -15,7 +15,7 @@ use crate::query::{ClusterParam, FilterParams, ListRequest, PageParams};
     responses((status = 200, body = List<Cluster>), (status = "default", body = ProblemBody, content_type = "application/problem+json")))]
 pub(super) async fn clusters(State(api): State<Api>, uri: Uri) -> Answer {
     params(&uri)?.end().map_err(Problem::from)?;
-    let now = now_ms();
+    let now = TimeMs::now();
     let data: Vec<Cluster> = api.0.clusters().await?.into_iter().map(|cluster| Cluster::of(cluster, now)).collect();
     // No tag: ages are of the moment.
     answer(&List { data, next_cursor: None })

@@ -16,7 +16,7 @@ use crate::http::ahead::{Made, ahead};
 use crate::http::dto::{List, Row};
 use crate::http::problem::{Problem, ProblemBody};
 use crate::http::rows::{CSV_HEAD, Form, Writer, page};
-use crate::model::now_ms;
+use crate::model::TimeMs;
 use crate::query::{ClusterParam, Samples, Telemetry, TelemetryParams, TelemetryRequest};
 
 /// Bytes after which a piece of a download is sent.
@@ -41,7 +41,7 @@ pub(super) async fn gpu_telemetry(
     let Some(form) = Form::accepted(accept.as_deref()) else {
         return Err(Problem::not_acceptable("application/json, application/x-ndjson and text/csv are what there is"));
     };
-    let request = TelemetryRequest::parse(params(&uri)?, &id, &api.0, now_ms())?;
+    let request = TelemetryRequest::parse(params(&uri)?, &id, &api.0, TimeMs::now())?;
     let gpu = api.0.gpu(&id, request.cluster.as_deref()).await?;
     if form == Form::Json {
         let (rows, series) = api.0.telemetry_page(&gpu, &request).await?;

@@ -17,41 +17,6 @@ use crate::transport::{Consumer, Inspector, Receipt, Redelivery};
 /// First and longest wait between attempts at a store that is away.
 const STORE_WAIT: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 
-/// Which store it is, for what is said.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::roles) enum Which {
-    /// The configured one.
-    Postgres,
-    /// The one in a directory.
-    Sqlite,
-}
-
-impl Which {
-    /// What /readyz calls it.
-    pub(in crate::roles) fn part(self) -> &'static str {
-        match self {
-            Self::Postgres => "postgresql",
-            Self::Sqlite => "sqlite",
-        }
-    }
-
-    /// What people call it.
-    pub(in crate::roles) fn name(self) -> &'static str {
-        match self {
-            Self::Postgres => "PostgreSQL",
-            Self::Sqlite => "SQLite",
-        }
-    }
-
-    /// How to go back to another one.
-    pub(super) fn former(self) -> &'static str {
-        match self {
-            Self::Postgres => "point DATABASE_URL at the former one",
-            Self::Sqlite => "give the former directory with --data-dir",
-        }
-    }
-}
-
 /// A decoded batch on its way to a writer.
 #[derive(Debug)]
 pub(super) struct Ready {
@@ -69,7 +34,6 @@ pub(super) struct CollectContext {
     pub(super) queue: Arc<dyn Consumer>,
     pub(super) inspector: Arc<dyn Inspector>,
     pub(super) store: Arc<dyn Store>,
-    pub(super) which: Which,
     pub(super) dictionaries: Cache,
     pub(super) budget: Budget,
     pub(super) in_hand: InHand,

@@ -2,16 +2,15 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use super::context::{CollectContext, Ready, Which};
+use super::context::{CollectContext, Ready};
 use super::dictionaries::{self, LoadError};
 use super::memory::{Share, TooMuch};
 use super::store_access::with_store;
 use crate::batch::{self, Batch, DecodeError, frame_bytes};
-use crate::model::{DictionaryId, Reason, TimeMs};
+use crate::model::{DictionaryId, IntervalMs, Reason, TimeMs};
 use crate::store::Incoming;
 use crate::transport::{Delivery, TransportError};
 
-const DAY_MS: i64 = 86_400_000;
 /// Whose first delivery was not decoded, since its collector ended for another reason, is decoded once in any case.
 const FEWEST_ATTEMPTS: u32 = 2;
 
@@ -176,8 +175,8 @@ async fn decode_batch(
         return Err(DecodeFailure::Incurable(BatchFault::new(reason, named)));
     }
     let batch = reject_by_time(context, batch);
-    if context.which == Which::Postgres {
-        let days = batch.time_ms.iter().map(|time| time.floor_to(DAY_MS)).collect::<BTreeSet<_>>().len();
+    if context.store.kind().has_partitions() {
+        let days = batch.time_ms.iter().map(|time| time.floor_to(IntervalMs::DAY)).collect::<BTreeSet<_>>().len();
         let most = context.config.collect.max_days;
         if days > most {
             let reason = format!(

@@ -32,7 +32,6 @@ use crate::store::postgres::PostgresStore;
 use crate::transport::redis::RedisTransport;
 use crate::transport::{Consumer, Inspector};
 
-pub(super) use context::Which;
 use context::{CollectContext, InHand};
 
 /// Decoded batches that wait for a writer, all partitions together.
@@ -43,7 +42,7 @@ pub async fn run(config: Arc<Config>, lifecycle: Lifecycle) -> anyhow::Result<Ex
     let store = Arc::new(PostgresStore::connect(&super::postgres(&config)?)?);
     certificates::watch_store(&lifecycle, &store);
     let redis = config.redis()?;
-    lifecycle.health().set(Which::Postgres.part(), Err("not reached yet".into()));
+    lifecycle.health().set(Store::kind(&*store).health_check(), Err("not reached yet".into()));
     let Some(queue) = link::connect(&lifecycle, || RedisTransport::connect(&redis)).await? else { return Ok(Exit::Done) };
     let line = queue.clone();
     link::heartbeat(&lifecycle, &config.cluster, Component::Collector, move || {
@@ -57,7 +56,7 @@ pub async fn run(config: Arc<Config>, lifecycle: Lifecycle) -> anyhow::Result<Ex
         consumer = redis.consumer,
         "collecting from Redis"
     );
-    run_with(config, lifecycle, (queue.clone(), queue), (store, Which::Postgres)).await
+    run_with(config, lifecycle, (queue.clone(), queue), store).await
 }
 
 /// Collects from a queue (two views of it) into a store.
@@ -65,9 +64,9 @@ pub(super) async fn run_with(
     config: Arc<Config>,
     lifecycle: Lifecycle,
     (queue, inspector): (Arc<dyn Consumer>, Arc<dyn Inspector>),
-    (store, which): (Arc<dyn Store>, Which),
+    store: Arc<dyn Store>,
 ) -> anyhow::Result<Exit> {
-    lifecycle.health().set(which.part(), Err("not reached yet".into()));
+    lifecycle.health().set(store.kind().health_check(), Err("not reached yet".into()));
     let context = Arc::new(CollectContext {
         dictionaries: dictionaries::Cache::default(),
         budget: memory::Budget::new(config.collect.max_memory),
@@ -77,7 +76,6 @@ pub(super) async fn run_with(
         queue,
         inspector,
         store,
-        which,
         config,
         lifecycle: lifecycle.clone(),
     });

@@ -37,7 +37,7 @@ pub(super) async fn open_store(context: &CollectContext) -> anyhow::Result<bool>
             tracing::warn!("waiting: {error:#}");
         }
         said = true;
-        context.lifecycle.health().set(context.which.part(), Err(error.to_string()));
+        context.lifecycle.health().set(context.store.kind().health_check(), Err(error.to_string()));
         if !context.rest(backoff.next()).await {
             return Ok(false);
         }
@@ -47,7 +47,7 @@ pub(super) async fn open_store(context: &CollectContext) -> anyhow::Result<bool>
 /// Asks the store whether it answers, now and then and whenever /readyz is asked.
 pub(super) fn watch(context: &CollectContext) {
     let store = context.store.clone();
-    context.lifecycle.watch(context.which.part(), PING, PATIENCE, move || {
+    context.lifecycle.watch(context.store.kind().health_check(), PING, PATIENCE, move || {
         let store = store.clone();
         async move { store.ping().await.map_err(|error| error.to_string()) }
     });
@@ -64,11 +64,11 @@ pub(super) fn is_transient(error: &anyhow::Error) -> bool {
 pub(super) async fn same_store(context: &CollectContext) -> anyhow::Result<()> {
     let id = context.store.id().await?;
     let marked = context.queue.mark_store(&id).await?;
-    let name = context.which.name();
+    let name = context.store.kind().name();
     let remedy = format!(
         "To send everything again into this one, run `telemetry replay --all` and (for files that were read to their end) the \
          streamers again; what is stored stays single. Else {}.",
-        context.which.former()
+        context.store.kind().way_back()
     );
     if marked != id {
         bail!("this {name} is another store ({id}) than the one that was committed to so far ({marked}). {remedy}");
@@ -113,7 +113,7 @@ where
             Ok(()) => match attempt().await {
                 Ok(done) => {
                     if away {
-                        tracing::info!("{} is back", context.which.name());
+                        tracing::info!("{} is back", context.store.kind().name());
                         observe::reconnect(Target::Postgres);
                         context.lifecycle.health().set(STORING, Ok(()));
                     }

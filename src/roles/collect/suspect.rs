@@ -196,7 +196,7 @@ async fn bury(context: &Arc<CollectContext>, group: Vec<(Failed, Place)>) -> any
         let dictionaries = named_dictionaries(context, &delivery.receipt, &fault.dictionaries).await;
         let Delivery { receipt, source, rows, payload, .. } = delivery;
         *by_reason.entry(fault.reason.clone()).or_default() += 1;
-        letters.push((DeadLetter { id: 0, source, rows, reason: fault.reason, payload, dictionaries, buried_ms: 0 }, entry));
+        letters.push((DeadLetter { id: 0, source, rows, reason: fault.reason, payload, dictionaries, buried: None }, entry));
         receipts.push(receipt);
         places.push(place);
     }

@@ -40,8 +40,8 @@ pub(super) fn start(context: &Arc<CollectContext>) {
             match s.store.standing().await {
                 Ok(standing) => {
                     observe::dead_letters_kept(standing.dead_letters);
-                    for (cluster, at_ms) in &standing.last_commit_ms {
-                        observe::last_stored(cluster, *at_ms);
+                    for (cluster, at) in &standing.last_commit {
+                        observe::last_stored(cluster, *at);
                     }
                 }
                 Err(error) => tracing::debug!(%error, "asking the store for what gauges say"),

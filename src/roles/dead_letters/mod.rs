@@ -1,4 +1,4 @@
-//! `telemetry dead-letters`: batches that could not be stored for a reason of their own.
+//! `telemetry dead-letters`: lists, shows, retries and drops batches that cannot be stored because of their content.
 
 mod show;
 
@@ -56,13 +56,13 @@ pub async fn run(config: Arc<Config>, _: Lifecycle, what: cli::DeadLetters) -> a
 }
 
 impl cli::Letters {
-    /// The letters that are meant.
+    /// The numbers of the selected dead letters.
     async fn ids(self, store: &dyn Store) -> anyhow::Result<Vec<i64>> {
         if self.all { Ok(store.dead_letters().await?.iter().map(|letter| letter.id).collect()) } else { Ok(self.ids) }
     }
 }
 
-/// What became of a letter.
+/// The outcome for one dead letter.
 #[derive(Debug, Serialize)]
 struct Outcome {
     id: i64,
@@ -75,9 +75,9 @@ struct Outcome {
 #[derive(Debug, Serialize)]
 #[serde(tag = "outcome", rename_all = "snake_case")]
 enum Done {
-    /// Its rows are in the store.
+    /// The rows are in the store.
     Stored { stored: u64, duplicate: u64, rejected: u64 },
-    /// Its rows are given up.
+    /// The rows are given up.
     Dropped { source: String, first_row: u64, end_row: u64 },
 }
 
@@ -90,14 +90,14 @@ impl Outcome {
     }
 }
 
-/// Says the last outcome to people, as soon as it is known.
+/// Prints the last outcome as text, as soon as it is known.
 fn say_outcome(outcomes: &[Outcome], json: bool) -> anyhow::Result<()> {
     let Some(Outcome { id, error, done }) = outcomes.last().filter(|_| !json) else { return Ok(()) };
     match (error, done) {
         (Some(error), _) => super::print_error(&format!("dead letter {id}: {error}")),
         (None, Some(Done::Stored { stored, duplicate, rejected })) => {
             super::print(&format!(
-                "dead letter {id}: stored {stored} samples; {duplicate} were stored before, {rejected} rows are rejected\n"
+                "dead letter {id}: stored {stored} samples; {duplicate} were already stored, {rejected} rows are rejected\n"
             ))?;
         }
         (None, Some(Done::Dropped { source, first_row, end_row })) => {
@@ -115,7 +115,7 @@ fn ended(outcomes: &[Outcome], json: bool) -> anyhow::Result<Exit> {
     } else if outcomes.is_empty() {
         super::print("There are no dead letters.\n")?;
     }
-    // Each is tried, also after one that failed.
+    // All letters are tried, also after one has failed.
     Ok(if outcomes.iter().all(|outcome| outcome.error.is_none()) { Exit::Done } else { Exit::Failed })
 }
 
@@ -123,22 +123,18 @@ async fn find(store: &dyn Store, id: i64) -> anyhow::Result<DeadLetter> {
     store
         .dead_letter(id)
         .await?
-        .with_context(|| format!("there is no dead letter {id}; `telemetry dead-letters list` shows those there are"))
+        .with_context(|| format!("there is no dead letter {id}; `telemetry dead-letters list` lists them"))
 }
 
 async fn give_up(store: &dyn Store, id: i64) -> anyhow::Result<Done> {
     let letter = find(store, id).await?;
     if !store.drop_letter(id).await? {
-        bail!("it is gone: somebody else has retried or dropped it");
+        bail!("the letter no longer exists: another process has retried or dropped it");
     }
     Ok(Done::Dropped { source: letter.source.to_string(), first_row: letter.rows.first, end_row: letter.rows.end })
 }
 
-fn time(ms: i64) -> String {
-    jiff::Timestamp::from_millisecond(ms).map_or_else(|_| ms.to_string(), |t| t.to_string())
-}
-
-/// A letter in a list.
+/// A dead letter in a list.
 #[derive(Serialize)]
 struct Listed {
     id: i64,
@@ -148,7 +144,7 @@ struct Listed {
     source: String,
     first_row: u64,
     end_row: u64,
-    /// Its rows came again, and are in the store: the letter can be dropped.
+    /// Whether its rows have arrived again and are stored, so that the letter can be dropped.
     stored_since: bool,
     reason: String,
 }
@@ -163,7 +159,7 @@ async fn list(store: &dyn Store, json: bool) -> anyhow::Result<()> {
             let of = known.get(&l.source);
             Listed {
                 id: l.id,
-                buried: time(l.buried_ms),
+                buried: l.buried.map(|time| time.to_string()).unwrap_or_default(),
                 cluster: of.map(|s| s.cluster.clone()).unwrap_or_default(),
                 name: of.map(|s| s.name.clone()).unwrap_or_default(),
                 source: l.source.to_string(),
@@ -183,7 +179,7 @@ async fn list(store: &dyn Store, json: bool) -> anyhow::Result<()> {
     let mut rows = vec![["id", "buried", "cluster", "name", "source", "rows", "reason"].map(String::from)];
     rows.extend(listed.into_iter().map(|l| {
         let range = say::rows(crate::model::RowRange { first: l.first_row, end: l.end_row });
-        let reason = if l.stored_since { format!("(stored since: drop it) {}", l.reason) } else { l.reason };
+        let reason = if l.stored_since { format!("(stored meanwhile: drop it) {}", l.reason) } else { l.reason };
         [l.id.to_string(), l.buried, l.cluster, l.name, l.source, range, reason]
     }));
     super::print(&super::table::render(&rows))
@@ -198,20 +194,20 @@ async fn retry(config: &Config, store: &dyn Store, id: i64) -> anyhow::Result<Do
             Some((_, bytes)) => bytes.clone(),
             None => from_queue(config, &letter, digest).await?,
         };
-        dictionaries.push(Arc::new(Dictionary::decode(&bytes, digest).context("its dictionary")?));
+        dictionaries.push(Arc::new(Dictionary::decode(&bytes, digest).context("its dictionary cannot be decoded")?));
     }
     let incoming = Incoming::new(batch, dictionaries).context("it still cannot be decoded")?;
     let committed = store.revive(id, &incoming).await.context("it still cannot be stored")?;
     Ok(Done::Stored { stored: committed.stored.values().sum(), duplicate: committed.duplicate, rejected: committed.rejected })
 }
 
-/// The letter was kept without this dictionary; the queue may have got it since.
+/// Reads a dictionary that the letter was kept without from the queue, which may have received it meanwhile.
 async fn from_queue(config: &Config, letter: &DeadLetter, digest: DictionaryId) -> anyhow::Result<Bytes> {
     let queue = RedisTransport::connect(&config.redis()?).await?;
     queue.dictionary(letter.source.partition(Consumer::partitions(&*queue)), digest).await?.with_context(|| {
         format!(
-            "its dictionary {digest} is neither with it nor in Redis; `telemetry replay --source {}` has the source sent again, then \
-             drop the letter",
+            "its dictionary {digest} is neither in the letter nor in Redis; send the source again with `telemetry replay --source {}`, \
+             then drop the letter",
             letter.source
         )
     })

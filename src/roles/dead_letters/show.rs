@@ -1,18 +1,17 @@
-//! What can be read of a dead letter: whose rows it holds, and the first of them.
+//! The readable content of a dead letter: its source, its series, and its first rows.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use serde::Serialize;
 
-use super::time;
 use crate::batch::{self, Batch, Dictionary};
 use crate::model::Series;
 use crate::printable;
 use crate::roles::{say, table};
 use crate::store::DeadLetter;
 
-/// A dead letter, as far as it can be read.
+/// A dead letter, as far as it can be decoded.
 #[derive(Debug, Serialize)]
 pub(super) struct Shown {
     id: i64,
@@ -22,10 +21,10 @@ pub(super) struct Shown {
     end_row: u64,
     reason: String,
     payload_bytes: usize,
-    /// Why the payload cannot be read.
+    /// Why the payload cannot be decoded.
     #[serde(skip_serializing_if = "Option::is_none")]
     undecodable: Option<String>,
-    /// Dictionaries that its batch names, and whether each can be read.
+    /// The dictionaries of the batch, and whether each can be decoded.
     dictionaries: Vec<Named>,
     #[serde(flatten)]
     content: Option<Content>,
@@ -34,7 +33,7 @@ pub(super) struct Shown {
 #[derive(Debug, Serialize)]
 struct Named {
     digest: String,
-    /// What is wrong with it.
+    /// Why the dictionary cannot be decoded.
     #[serde(skip_serializing_if = "Option::is_none")]
     problem: Option<String>,
 }
@@ -47,14 +46,14 @@ struct Content {
     closed: String,
     samples: usize,
     series_count: usize,
-    /// Those with most samples first.
+    /// The series with the most samples first.
     series: Vec<SeriesShown>,
-    /// In the order of the file.
+    /// The rows in the order of the file.
     rows: Vec<RowShown>,
     rejected: BTreeMap<&'static str, usize>,
 }
 
-/// A series. What a dictionary that cannot be read would say is empty.
+/// A series. Its labels are empty where the dictionary cannot be decoded.
 #[derive(Clone, Debug, Default, Serialize)]
 struct SeriesShown {
     samples: usize,
@@ -77,11 +76,11 @@ struct RowShown {
 }
 
 impl Shown {
-    /// Reads a letter; of series and rows so many at most.
+    /// Decodes a letter, with at most `most` series and rows.
     pub(super) fn new(letter: &DeadLetter, most: usize) -> Self {
         let mut shown = Self {
             id: letter.id,
-            buried: time(letter.buried_ms),
+            buried: letter.buried.map(|time| time.to_string()).unwrap_or_default(),
             source: letter.source.to_string(),
             first_row: letter.rows.first,
             end_row: letter.rows.end,
@@ -107,7 +106,7 @@ impl Shown {
         shown
     }
 
-    /// For people.
+    /// The letter as text.
     pub(super) fn text(&self) -> String {
         let mut out = String::new();
         let rows = say::rows(crate::model::RowRange { first: self.first_row, end: self.end_row });
@@ -135,7 +134,7 @@ impl Shown {
 
 fn dictionary(letter: &DeadLetter, digest: crate::model::DictionaryId) -> Result<Dictionary, String> {
     let kept = letter.dictionaries.iter().find(|(d, _)| *d == digest);
-    let (_, bytes) = kept.ok_or("not kept with the letter; `retry` looks for it in Redis")?;
+    let (_, bytes) = kept.ok_or("not stored with the letter; `retry` looks for it in Redis")?;
     Dictionary::decode(bytes, digest).map_err(|error| error.to_string())
 }
 
@@ -158,14 +157,7 @@ impl Content {
         samples.sort_unstable_by_key(|(row, ..)| *row);
         let row = |(row, at, run): &(u64, usize, &batch::Run)| {
             let SeriesShown { metric, hostname, gpu_index, .. } = SeriesShown::new(0, series_of(run));
-            RowShown {
-                row: *row,
-                time: time(batch.time_ms[*at].as_millis()),
-                metric,
-                hostname,
-                gpu_index,
-                value: batch.value[*at],
-            }
+            RowShown { row: *row, time: batch.time_ms[*at].to_string(), metric, hostname, gpu_index, value: batch.value[*at] }
         };
         let mut rejected = BTreeMap::new();
         for reject in &batch.rejects {
@@ -174,7 +166,7 @@ impl Content {
         Self {
             cluster: batch.header.cluster.clone(),
             name: batch.header.name.clone(),
-            closed: time(batch.header.created_ms.as_millis()),
+            closed: batch.header.created_ms.to_string(),
             samples: batch.row.len(),
             series_count: batch.runs.len(),
             rows: samples.iter().take(most).map(row).collect(),

@@ -542,7 +542,7 @@ impl<'a> Source<'a> {
         };
         match safe.await {
             Ok(safe) => Ok(safe),
-            Err(TransportError::Unavailable { .. } | TransportError::Full { .. }) => Ok(false),
+            Err(TransportError::Unavailable { .. } | TransportError::Full { .. } | TransportError::Blocked { .. }) => Ok(false),
             Err(error) => Err(error.into()),
         }
     }

@@ -145,7 +145,7 @@ impl Window {
     /// Waits for the first batch's answer and acts on it.
     async fn settle_first(&mut self) -> Result<(), Halt> {
         let mut backoff = Backoff::new(WAIT.0, WAIT.1);
-        let mut full = false;
+        let mut waits = false;
         loop {
             let Some(first) = self.in_flight.front_mut() else { return Ok(()) };
             let Some(answer) = first.answer.take() else {
@@ -158,7 +158,7 @@ impl Window {
             };
             match answer {
                 Ok(Published::Accepted) => {
-                    if full {
+                    if waits {
                         self.lifecycle.health().forget("queue");
                     }
                     self.accepted();
@@ -178,20 +178,29 @@ impl Window {
                     self.attach(&digests);
                 }
                 Ok(Published::Full) | Err(TransportError::Full { .. }) => {
-                    if !full {
+                    if !waits {
                         tracing::warn!(source = %self.source, "the queue is full; waiting for collectors to make room");
                     }
-                    full = true;
+                    waits = true;
                     self.lifecycle.health().set("queue", Err("full; waiting for collectors to make room".into()));
                     self.forget_answers().await;
                     self.rest(&mut backoff).await?;
                 }
                 Err(error) if error.is_transient() => {
                     tracing::debug!(source = %self.source, %error, "publishing to Redis");
+                    if let TransportError::Blocked { .. } = &error {
+                        waits = true;
+                        self.lifecycle.health().set("queue", Err(error.to_string()));
+                    }
                     self.forget_answers().await;
                     self.rest(&mut backoff).await?;
                     let to = self.where_it_is(&mut backoff).await?;
-                    self.go_on_from(to)?;
+                    if let Err(halt) = self.go_on_from(to) {
+                        if waits {
+                            self.lifecycle.health().forget("queue");
+                        }
+                        return Err(halt);
+                    }
                     if self.in_flight.is_empty() {
                         return Ok(());
                     }

@@ -1,4 +1,4 @@
-//! The lists on a screen.
+//! Draws the lists on a screen.
 
 use std::time::Instant;
 
@@ -11,23 +11,27 @@ use ratatui::widgets::{Block, Borders, Cell, Clear, Paragraph, Row, Sparkline, T
 use super::keys::{HELP, Keys};
 use super::lists::{Line, Mark, Tab, View};
 
-/// Lines from which on the partitions are shown above every other list.
+/// Height of a screen from which the partitions are shown above the other lists.
 const TALL: u16 = 30;
-/// Columns of the curve, and those that a screen must have for it.
-const CURVE: (u16, u16) = (24, 110);
-/// Widest column but the last, and its share of a narrow screen.
-const WIDEST: (u16, u16) = (32, 4);
-/// Narrowest last column that is worth showing.
-const LEAST: u16 = 12;
-/// Between columns.
+/// Width of the curve of rates.
+const CURVE_WIDTH: u16 = 24;
+/// Width of a screen from which the curve is shown.
+const CURVE_MIN_SCREEN: u16 = 110;
+/// Maximum width of all columns except the last.
+const MAX_COLUMN: u16 = 32;
+/// On a narrow screen, a column gets at most this part of the width: a quarter.
+const MAX_COLUMN_SHARE: u16 = 4;
+/// Minimum width at which the last column is shown.
+const MIN_LAST_COLUMN: u16 = 12;
+/// Space between columns.
 const GAP: u16 = 2;
 
-/// Draws everything; `said` is the last line of the log.
-pub(super) fn draw(frame: &mut Frame<'_>, view: &View, keys: &mut Keys, said: Option<&str>, now: Instant) {
+/// Draws everything; `log_line` is the last line of the log.
+pub(super) fn draw(frame: &mut Frame<'_>, view: &View, keys: &mut Keys, log_line: Option<&str>, now: Instant) {
     let area = frame.area();
     let connections = view.connections(now);
     let partitions = u16::try_from(view.queue.partitions.len()).unwrap_or(u16::MAX);
-    // Half of the screen is for the list that was chosen.
+    // A third of the screen at most for partitions and connections each; the rest is for the selected list.
     let above = if area.height >= TALL && keys.tab != Tab::Partitions { (partitions + 2).min(area.height / 3) } else { 0 };
     let tops = u16::try_from(connections.len()).unwrap_or(u16::MAX).min(area.height / 3);
     let [title, summary, lines, upper, lower, foot] = Layout::vertical([
@@ -42,7 +46,7 @@ pub(super) fn draw(frame: &mut Frame<'_>, view: &View, keys: &mut Keys, said: Op
 
     frame.render_widget(Paragraph::new(heading(view, keys)), title);
     let (rates, mark) = view.summary();
-    let columns = if area.width >= CURVE.1 { CURVE.0 } else { 0 };
+    let columns = if area.width >= CURVE_MIN_SCREEN { CURVE_WIDTH } else { 0 };
     let [words, curve] = Layout::horizontal([Constraint::Min(0), Constraint::Length(columns)]).areas(summary);
     frame.render_widget(Paragraph::new(rates).style(style(mark)), words);
     let history = &view.queue.history;
@@ -58,8 +62,8 @@ pub(super) fn draw(frame: &mut Frame<'_>, view: &View, keys: &mut Keys, said: Op
     let shown = view.list(keys.tab, keys.sort());
     let (tab, sort) = (keys.tab, keys.sort());
     list(frame, lower, tab, sort, &shown, |fits, lines| keys.scroll(fits, lines));
-    let said = said.map_or_else(|| "q quit  Tab list  s sort  p pause  ? help".to_owned(), str::to_owned);
-    frame.render_widget(Paragraph::new(said).style(Style::new().add_modifier(Modifier::DIM)), foot);
+    let footer = log_line.map_or_else(|| "q quit  Tab list  s sort  p pause  ? help".to_owned(), str::to_owned);
+    frame.render_widget(Paragraph::new(footer).style(Style::new().add_modifier(Modifier::DIM)), foot);
     if keys.help {
         help(frame, area);
     }
@@ -80,7 +84,7 @@ fn heading(view: &View, keys: &Keys) -> TextLine<'static> {
     TextLine::from(spans)
 }
 
-/// A list in a frame; `scroll` is told how many lines fit of how many, and says which is the first.
+/// Draws a list; `scroll` gets the number of lines that fit and the number of all lines, and returns the first line to show.
 fn list(frame: &mut Frame<'_>, area: Rect, tab: Tab, sort: usize, lines: &[Line], scroll: impl FnOnce(usize, usize) -> usize) {
     let fits = usize::from(area.height.saturating_sub(2));
     let first = scroll(fits, lines.len());
@@ -113,9 +117,9 @@ fn list(frame: &mut Frame<'_>, area: Rect, tab: Tab, sort: usize, lines: &[Line]
     frame.render_widget(table, area);
 }
 
-/// Of the columns those that have room, as wide as what is in them; the last one takes what is left.
+/// The widths of the columns that fit, each as wide as its content; the last one takes the rest.
 fn widths(tab: Tab, lines: &[Line], room: u16) -> Vec<u16> {
-    let most = usize::from(WIDEST.0.min(room / WIDEST.1));
+    let most = usize::from(MAX_COLUMN.min(room / MAX_COLUMN_SHARE));
     let mut widths: Vec<u16> = Vec::new();
     let mut used = 0;
     for (column, name) in tab.head().iter().enumerate() {
@@ -125,8 +129,8 @@ fn widths(tab: Tab, lines: &[Line], room: u16) -> Vec<u16> {
         let width = u16::try_from(if last { widest } else { widest.min(most) }).unwrap_or(room);
         let gap = if column == 0 { 0 } else { GAP };
         if used + gap + width > room && column > 0 {
-            // What is cut off at the end of the last column (a reason in words) can be read in part.
-            if last && used + gap + LEAST <= room {
+            // The last column may be cut off, because part of its text (a reason) is still useful.
+            if last && used + gap + MIN_LAST_COLUMN <= room {
                 widths.push(room - used - gap);
             }
             break;
@@ -137,7 +141,7 @@ fn widths(tab: Tab, lines: &[Line], room: u16) -> Vec<u16> {
     widths
 }
 
-/// What does not fit loses its beginning: ends of paths and ids tell more. In words, the end.
+/// Shortens a text that does not fit: paths and ids lose their beginning, because the end tells more; other text loses its end.
 fn shorten(text: &str, width: u16) -> String {
     let (length, width) = (text.chars().count(), usize::from(width));
     if length <= width {
@@ -284,7 +288,7 @@ mod tests {
         has(&shown, &["PostgreSQL db.example.test:5432/telemetry", "up for 5 s, 3.0 ms"]);
         has(&shown, &["1,234", "617", "held by archive"]);
         has(&shown, &["Sources (1–29 of 60)"]);
-        // The one that is most behind first; the one that the store knows has a name.
+        // The source that is furthest behind comes first; the source that the store knows has a name.
         let first = shown.iter().position(|line| line.contains("behind")).expect("a head") + 1;
         assert!(shown[first].contains("1,000,059") && shown[first].contains("250"), "{}", shown[first]);
         press(&mut keys, KeyCode::End);
@@ -292,7 +296,7 @@ mod tests {
         has(&shown, &["Sources (32–60 of 60)"]);
         has(&shown, &["edge-a", "gpus.csv", "1,000"]);
         press(&mut keys, KeyCode::Char('4'));
-        has(&screen(&view, &mut keys, (150, 40), now), &["archive", "nobody reads for it; partition 1 held by it alone"]);
+        has(&screen(&view, &mut keys, (150, 40), now), &["archive", "no active consumer; holds batches in partition 1"]);
         press(&mut keys, KeyCode::Char('3'));
         has(&screen(&view, &mut keys, (150, 40), now), &["collector-1", "617", "1 min 30 s"]);
     }

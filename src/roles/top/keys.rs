@@ -1,19 +1,19 @@
-//! Which list is shown, how it is sorted, how far it is scrolled.
+//! The state that keys change: which list is shown, how it is sorted, how far it is scrolled.
 
 use ratatui::crossterm::event::{Event, KeyCode, KeyEventKind, KeyModifiers};
 
 use super::lists::Tab;
 
-/// What a key asks for.
+/// What to do after an event of the terminal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Asked {
-    /// The end.
+pub(super) enum Action {
+    /// End the command.
     Quit,
-    /// What is shown may be another.
+    /// Draw the screen again.
     Draw,
 }
 
-/// What the user chose.
+/// What the user has selected.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Keys {
     pub(super) tab: Tab,
@@ -21,20 +21,20 @@ pub(super) struct Keys {
     scrolls: [usize; Tab::ALL.len()],
     paused: bool,
     pub(super) help: bool,
-    /// Lines of the list that fit on the screen, and lines that it has: as drawn last.
+    /// Lines of the list that fit on the screen, and lines of the whole list, when it was last drawn.
     fits: usize,
     lines: usize,
 }
 
-/// What the keys do, for people.
+/// The keys and what they do, for the help.
 pub(super) const HELP: [(&str, &str); 7] = [
     ("q, Esc, Ctrl-C", "quit"),
     ("Tab, ← →, 1–4", "another list"),
     ("↑ ↓, j k", "scroll by a line"),
-    ("PgUp PgDn, Home End", "scroll by a screen, to the ends"),
-    ("s", "sort by another column"),
-    ("p, Space", "pause: nothing is asked until it goes on"),
-    ("?", "this help"),
+    ("PgUp PgDn, Home End", "scroll by a screen, to the first or last line"),
+    ("s", "sort by the next column"),
+    ("p, Space", "pause or resume the updates"),
+    ("?", "show or hide this help"),
 ];
 
 impl Keys {
@@ -42,12 +42,12 @@ impl Keys {
         self.paused
     }
 
-    /// By which of the tab's sorts.
+    /// The selected one of [`Tab::sorts`].
     pub(super) fn sort(&self) -> usize {
         self.sorts[self.at()]
     }
 
-    /// The first line that is shown, now that so many fit of so many.
+    /// The first line to show, where `fits` of `lines` lines fit on the screen.
     pub(super) fn scroll(&mut self, fits: usize, lines: usize) -> usize {
         (self.fits, self.lines) = (fits, lines);
         self.move_to(self.scrolls[self.at()]);
@@ -67,19 +67,19 @@ impl Keys {
         self.tab = Tab::ALL[(self.at() + by) % Tab::ALL.len()];
     }
 
-    /// Takes a key.
-    pub(super) fn press(&mut self, event: &Event) -> Asked {
-        let Event::Key(key) = event else { return Asked::Draw };
+    /// Handles an event.
+    pub(super) fn press(&mut self, event: &Event) -> Action {
+        let Event::Key(key) = event else { return Action::Draw };
         if key.kind == KeyEventKind::Release {
-            return Asked::Draw;
+            return Action::Draw;
         }
         if key.modifiers.contains(KeyModifiers::CONTROL) {
-            return if key.code == KeyCode::Char('c') { Asked::Quit } else { Asked::Draw };
+            return if key.code == KeyCode::Char('c') { Action::Quit } else { Action::Draw };
         }
         let (line, page) = (self.scrolls[self.at()], self.fits.max(1));
         match key.code {
             KeyCode::Esc if self.help => self.help = false,
-            KeyCode::Char('q') | KeyCode::Esc => return Asked::Quit,
+            KeyCode::Char('q') | KeyCode::Esc => return Action::Quit,
             KeyCode::Char('?') => self.help = !self.help,
             KeyCode::Char('p' | ' ') => self.paused = !self.paused,
             KeyCode::Char('s') => {
@@ -97,7 +97,7 @@ impl Keys {
             KeyCode::End => self.move_to(usize::MAX),
             _ => {}
         }
-        Asked::Draw
+        Action::Draw
     }
 }
 
@@ -107,7 +107,7 @@ mod tests {
 
     use super::*;
 
-    fn press(keys: &mut Keys, code: KeyCode) -> Asked {
+    fn press(keys: &mut Keys, code: KeyCode) -> Action {
         keys.press(&Event::Key(KeyEvent::new(code, KeyModifiers::NONE)))
     }
 
@@ -124,7 +124,7 @@ mod tests {
             (KeyCode::End, 15),
             (KeyCode::Home, 0),
         ] {
-            assert_eq!(press(&mut keys, code), Asked::Draw);
+            assert_eq!(press(&mut keys, code), Action::Draw);
             assert_eq!(keys.scroll(10, 25), line, "{code:?}");
         }
         press(&mut keys, KeyCode::End);
@@ -147,12 +147,12 @@ mod tests {
         assert!(keys.is_paused());
         press(&mut keys, KeyCode::Char('?'));
         assert!(keys.help);
-        assert_eq!(press(&mut keys, KeyCode::Esc), Asked::Draw, "first the help goes");
+        assert_eq!(press(&mut keys, KeyCode::Esc), Action::Draw, "Esc closes the help first");
         assert!(!keys.help);
-        assert_eq!(press(&mut keys, KeyCode::Esc), Asked::Quit);
-        assert_eq!(press(&mut keys, KeyCode::Char('q')), Asked::Quit);
+        assert_eq!(press(&mut keys, KeyCode::Esc), Action::Quit);
+        assert_eq!(press(&mut keys, KeyCode::Char('q')), Action::Quit);
         let interrupt = Event::Key(KeyEvent::new(KeyCode::Char('c'), KeyModifiers::CONTROL));
-        assert_eq!(keys.press(&interrupt), Asked::Quit);
-        assert_eq!(keys.press(&Event::Resize(1, 1)), Asked::Draw);
+        assert_eq!(keys.press(&interrupt), Action::Quit);
+        assert_eq!(keys.press(&Event::Resize(1, 1)), Action::Draw);
     }
 }

@@ -1,4 +1,4 @@
-//! What is seen, as lists of cells.
+//! The state of queue and store as lists of cells.
 
 use std::cmp::Ordering;
 use std::collections::BTreeSet;
@@ -7,22 +7,22 @@ use std::time::{Duration, Instant};
 use super::Connection;
 use super::queue::QueueSeen;
 use super::store::StoreSeen;
-use crate::model::{Partition, SourceId, now_ms};
+use crate::model::{Partition, SourceId, TimeMs};
 use crate::printable;
 use crate::roles::{groups, say};
 
-/// An oldest entry that waits longer than this is marked.
+/// A partition whose oldest entry has waited longer than this is marked.
 const LATE: Duration = Duration::from_secs(60);
-/// Where something is not known.
+/// Text of a cell whose value is not known.
 const UNKNOWN: &str = "-";
 
-/// Everything that is shown.
+/// Everything that the screen shows.
 #[derive(Clone, Debug)]
 pub(super) struct View {
     pub(super) queue: QueueSeen,
-    /// `None`: no database is configured.
+    /// The state of the store; `None` where no database is configured.
     pub(super) store: Option<StoreSeen>,
-    /// Between two looks.
+    /// Time between two updates.
     pub(super) interval: Duration,
     groups: Vec<groups::Group>,
 }
@@ -32,13 +32,13 @@ pub(super) struct View {
 pub(super) enum Mark {
     #[default]
     Plain,
-    /// Somebody should look.
+    /// It needs attention.
     Notable,
-    /// Something does not work.
+    /// It does not work.
     Bad,
 }
 
-/// A cell, and what it is sorted by.
+/// A cell, and how it is sorted.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Cell {
     pub(super) text: String,
@@ -47,8 +47,9 @@ pub(super) struct Cell {
 
 #[derive(Clone, Debug, PartialEq)]
 enum By {
+    /// By its text.
     Text,
-    /// The greatest first, what is not known last.
+    /// By a number: the greatest first, unknown ones last.
     Number(Option<f64>),
 }
 
@@ -59,7 +60,7 @@ pub(super) struct Line {
     pub(super) mark: Mark,
 }
 
-/// The lists there are.
+/// The lists.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Tab {
     #[default]
@@ -99,14 +100,14 @@ impl Tab {
                 "id",
             ],
             Self::Partitions => {
-                &["partition", "node", "waiting", "pending", "oldest", "batches/s", "last batch", "kept", "at work", "state"]
+                &["partition", "node", "waiting", "pending", "oldest", "batches/s", "last batch", "kept", "active", "state"]
             }
-            Self::Consumers => &["partition", "group", "consumer", "pending", "last heard"],
-            Self::Groups => &["group", "waiting", "pending", "oldest", "at work", "last heard", "state"],
+            Self::Consumers => &["partition", "group", "consumer", "pending", "last seen"],
+            Self::Groups => &["group", "waiting", "pending", "oldest", "active", "last seen", "state"],
         }
     }
 
-    /// The columns that it can be sorted by, the first one unless told otherwise.
+    /// The columns by which the list can be sorted; the first one is the default.
     pub(super) fn sorts(self) -> &'static [usize] {
         match self {
             Self::Sources => &[2, 4, 5, 0, 1],
@@ -129,7 +130,7 @@ fn rate(per_second: Option<f64>) -> Cell {
     Cell { text: per_second.map_or_else(|| UNKNOWN.to_owned(), |r| say::count(r.round() as u64)), by: By::Number(per_second) }
 }
 
-fn few(per_second: Option<f64>) -> Cell {
+fn small_rate(per_second: Option<f64>) -> Cell {
     Cell { text: per_second.map_or_else(|| UNKNOWN.to_owned(), |r| format!("{r:.1}")), by: By::Number(per_second) }
 }
 
@@ -137,18 +138,18 @@ fn age(age: Option<Duration>) -> Cell {
     Cell { text: age.map_or_else(|| UNKNOWN.to_owned(), say::age), by: By::Number(age.map(|a| a.as_secs_f64())) }
 }
 
-/// The smallest first: a partition's number.
+/// The number of a partition; sorted with the smallest first.
 fn number(n: u64) -> Cell {
     Cell { text: n.to_string(), by: By::Number(Some(-(n as f64))) }
 }
 
-fn ago(ms: Option<i64>, now: i64) -> Cell {
-    // Clocks differ: what is of the future is new.
-    age(ms.map(|ms| Duration::from_millis(u64::try_from(now - ms).unwrap_or(0))))
+fn ago(time: Option<TimeMs>, now: TimeMs) -> Cell {
+    // Clocks differ: a time in the future counts as now.
+    age(time.map(|time| now.since(time)))
 }
 
 impl Cell {
-    /// Whether it stands right.
+    /// Whether the cell is right-aligned.
     pub(super) fn is_number(&self) -> bool {
         matches!(self.by, By::Number(_))
     }
@@ -162,7 +163,7 @@ impl View {
         Self { groups, queue, store, interval }
     }
 
-    /// A list, sorted by the column of this number among [`Tab::sorts`].
+    /// A list, sorted by the column at index `sort` of [`Tab::sorts`].
     pub(super) fn list(&self, tab: Tab, sort: usize) -> Vec<Line> {
         let mut lines = match tab {
             Tab::Sources => self.sources(),
@@ -177,7 +178,7 @@ impl View {
     }
 
     fn sources(&self) -> Vec<Line> {
-        let now = now_ms();
+        let now = TimeMs::now();
         let stored = self.store.as_ref().filter(|store| store.at.is_some());
         let known: BTreeSet<SourceId> =
             self.queue.sources.keys().chain(stored.iter().flat_map(|store| store.sources.keys())).copied().collect();
@@ -185,7 +186,7 @@ impl View {
             let queued = self.queue.sources.get(id);
             let kept = stored.and_then(|store| store.sources.get(id));
             let published = queued.map(|q| q.published);
-            // An edge knows what is stored only by what collectors say to the queue.
+            // Without a store, what is stored is known only from what collectors report to the queue.
             let settled = if stored.is_some() { Some(kept.map_or(0, |k| k.settled)) } else { queued.map(|q| q.committed) };
             let behind = published.zip(settled).map(|(published, settled)| published.saturating_sub(settled));
             let dead = kept.map(|k| k.dead);
@@ -197,9 +198,9 @@ impl View {
                     count(behind),
                     count(published),
                     rate(queued.and_then(|q| q.rate)),
-                    ago(kept.and_then(|k| k.newest_sample_ms), now),
+                    ago(kept.and_then(|k| k.newest_sample), now),
                     count(kept.map_or_else(|| settled.filter(|_| stored.is_none()), |k| Some(k.stored))),
-                    ago(kept.map(|k| k.last_commit_ms).filter(|ms| *ms > 0), now),
+                    ago(kept.and_then(|k| k.last_commit), now),
                     count(kept.map(|k| k.rejected)),
                     count(dead),
                     queued.map_or_else(|| count(None), |q| number(q.partition.number().into())),
@@ -208,7 +209,7 @@ impl View {
             }
         };
         let mut lines: Vec<Line> = known.iter().map(line).collect();
-        // Where the sort says nothing: those at work first, then those that were last.
+        // The order of lines that sort as equal: sources with the highest rate first, then those that were stored last.
         lines.sort_by(|a, b| compare(&a.cells[4], &b.cells[4]).then_with(|| compare(&b.cells[7], &a.cells[7])));
         lines
     }
@@ -237,7 +238,7 @@ impl View {
                     count(backlog.map(|b| b.entries)),
                     count(backlog.map(|b| b.pending)),
                     age(oldest),
-                    few(seen.rate),
+                    small_rate(seen.rate),
                     age(state.and_then(|s| s.newest_ms).map(Duration::from_millis)),
                     count(state.map(|s| s.entries)),
                     count(active),
@@ -292,10 +293,10 @@ impl View {
         self.groups.iter().map(line).collect()
     }
 
-    /// Rates, and what waits, in a line.
+    /// The rates and the backlog, in one line.
     pub(super) fn summary(&self) -> (String, Mark) {
         let per_second = |rate: Option<f64>| rate.map_or_else(|| UNKNOWN.to_owned(), |r| say::count(r.round() as u64));
-        // Without a store that answers: what collectors say to the queue.
+        // Without a store that answers: what collectors report to the queue.
         let stored = self.store.as_ref().and_then(|store| store.rate).or(self.queue.committed);
         let (mut waiting, mut oldest) = (0, Duration::ZERO);
         for state in self.queue.partitions.iter().filter_map(|p| p.state.as_ref()) {
@@ -318,7 +319,7 @@ impl View {
         (said, if oldest >= LATE { Mark::Notable } else { Mark::Plain })
     }
 
-    /// What we are connected to, a line each.
+    /// The connections, one line each.
     pub(super) fn connections(&self, now: Instant) -> Vec<(String, Mark)> {
         let mut lines = Vec::new();
         for (address, seen) in &self.queue.nodes {
@@ -336,12 +337,14 @@ impl View {
             lines.push((printable::line(&said).into_owned(), mark(seen)));
         }
         if lines.is_empty() {
-            lines.push(("Redis   not asked yet".to_owned(), Mark::Plain));
+            lines.push(("Redis   connecting".to_owned(), Mark::Plain));
         }
         lines.push(match &self.store {
-            None => {
-                ("PostgreSQL   not configured (DATABASE_URL): stored is what collectors say to the queue".to_owned(), Mark::Plain)
-            }
+            None => (
+                "PostgreSQL   not configured (DATABASE_URL): stored rows are those that collectors report to the queue"
+                    .to_owned(),
+                Mark::Plain,
+            ),
             Some(store) => {
                 let mut said = format!("PostgreSQL {}   {}", store.endpoint, state(&store.connection, now));
                 if let Some(problem) = &store.problem {
@@ -358,7 +361,7 @@ impl View {
 fn mark(seen: &super::queue::NodeSeen) -> Mark {
     let node = seen.node.as_ref();
     let full = node.is_some_and(|n| n.max_memory > 0 && n.used_memory >= n.max_memory / 10 * 9);
-    // A policy that is not known, where the server does not say it, is not marked.
+    // Some servers do not report their eviction policy: an unknown policy is not marked.
     let evicts = node.is_some_and(|n| !n.policy.is_empty() && n.policy != "noeviction");
     match seen.connection.state {
         Some(Err(_)) => Mark::Bad,
@@ -370,7 +373,7 @@ fn mark(seen: &super::queue::NodeSeen) -> Mark {
 fn state(connection: &Connection, now: Instant) -> String {
     let since = say::age(now.saturating_duration_since(connection.since));
     match &connection.state {
-        None => "not asked yet".to_owned(),
+        None => "connecting".to_owned(),
         Some(Ok(round_trip)) => format!("up for {since}, {:.1} ms", round_trip.as_secs_f64() * 1000.0),
         Some(Err(why)) => format!("DOWN for {since}: {why}"),
     }

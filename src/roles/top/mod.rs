@@ -1,14 +1,15 @@
-//! `telemetry top`: how the pipeline is, live in a terminal or once as text.
+//! `telemetry top`: the state of the pipeline, live in a terminal or once as text.
 //!
 //! | file | what |
 //! |---|---|
-//! | `queue`, `store` | what is asked of Redis and of PostgreSQL, each at its own pace, and the rates that follow from it |
-//! | `lists` | what is seen, as lists of cells: pure |
-//! | `keys` | which list is shown, how it is sorted, how far it is scrolled: pure |
+//! | `queue`, `store` | read the state of Redis and of PostgreSQL, each at its own pace, and compute rates |
+//! | `lists` | the state as lists of cells; pure |
+//! | `keys` | which list is shown, how it is sorted, how far it is scrolled; pure |
 //! | `draw`, `text` | the lists on a screen, and as text |
-//! | `screen` | the terminal: taken, and given back however the process ends |
+//! | `screen` | takes the terminal, and restores it however the process ends |
 //!
-//! What is asked is bounded: of each partition one script and one page of sources a look, and the store at most a tenth of the time.
+//! The load is bounded: each update runs a few commands per partition and reads one page of its sources, and queries take at most a
+//! tenth of the store's time.
 
 mod draw;
 mod keys;
@@ -25,7 +26,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use tokio::sync::watch;
 
-use self::keys::{Asked, Keys};
+use self::keys::{Action, Keys};
 use self::lists::View;
 use self::queue::QueueLooker;
 use self::screen::Screen;
@@ -36,15 +37,15 @@ use crate::runtime::{Exit, Lifecycle};
 use crate::store::postgres::PostgresStore;
 use crate::transport::redis::RedisTransport;
 
-/// How often the screen is drawn at least: ages grow also while nothing is asked.
-const DRAW: Duration = Duration::from_millis(500);
+/// The screen is drawn at least this often, because ages grow between updates.
+const REDRAW_INTERVAL: Duration = Duration::from_millis(500);
 
-/// A connection, as it answered last.
+/// The state of a connection.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Connection {
-    /// How long the last answer took, or why there was none; `None` before anything was heard.
+    /// How long the last answer took, or why there was none; `None` before the first attempt.
     state: Option<Result<Duration, String>>,
-    /// Since when it is up, or down.
+    /// Since when the connection is up, or down.
     since: Instant,
 }
 
@@ -61,12 +62,12 @@ impl Connection {
     }
 }
 
-/// Runs the command: `Exit::Failed` where it prints once, and Redis does not answer.
+/// Runs the command. `Exit::Failed` where it prints once and Redis does not answer.
 pub async fn run(config: Arc<Config>, lifecycle: Lifecycle, what: cli::Top) -> anyhow::Result<Exit> {
     let redis = config.redis()?;
     let queue = match RedisTransport::connect(&redis).await {
         Ok(queue) => queue,
-        // It is looked for as long as there is somebody who waits for it.
+        // A Redis that is away is tried again as long as the command runs.
         Err(error) if error.is_transient() => RedisTransport::new(&redis)?,
         Err(error) => return Err(error.into()),
     };
@@ -82,7 +83,7 @@ pub async fn run(config: Arc<Config>, lifecycle: Lifecycle, what: cli::Top) -> a
     live(lifecycle, queue, store, what.interval).await
 }
 
-/// Looks twice, since a rate needs two, and prints.
+/// Reads the state twice, since a rate needs two points, and prints it.
 async fn once(mut queue: QueueLooker, mut store: Option<StoreLooker>, interval: Duration) -> anyhow::Result<Exit> {
     let look = async |queue: &mut QueueLooker, store: &mut Option<StoreLooker>| {
         let of_store = async {
@@ -102,7 +103,7 @@ async fn once(mut queue: QueueLooker, mut store: Option<StoreLooker>, interval: 
     Ok(if answers { Exit::Done } else { Exit::Failed })
 }
 
-/// Shows it until somebody has seen enough.
+/// Shows the state on the screen until the user quits.
 async fn live(
     lifecycle: Lifecycle,
     mut queue: QueueLooker,
@@ -133,29 +134,29 @@ async fn live(
     let draining = lifecycle.draining();
     loop {
         let view = View::new(queue_seen.borrow_and_update().clone(), store_seen.borrow_and_update().clone(), interval);
-        let said = screen.last_line();
-        screen.draw(|frame| draw::draw(frame, &view, &mut keys, said.as_deref(), Instant::now()))?;
+        let log_line = screen.last_line();
+        screen.draw(|frame| draw::draw(frame, &view, &mut keys, log_line.as_deref(), Instant::now()))?;
         tokio::select! {
             biased;
             () = draining.cancelled() => break,
             key = pressed.recv() => match key {
-                // The terminal is gone: nobody looks any more.
+                // The terminal is gone.
                 None => break,
                 Some(event) => match keys.press(&event) {
-                    Asked::Quit => break,
-                    Asked::Draw => { paused.send_replace(keys.is_paused()); }
+                    Action::Quit => break,
+                    Action::Draw => { paused.send_replace(keys.is_paused()); }
                 },
             },
-            // A task that ends says so elsewhere; what was seen stays on the screen.
+            // If a task ends, the lifecycle reports it; the last state stays on the screen.
             Ok(()) = queue_seen.changed() => {}
             Ok(()) = store_seen.changed() => {}
-            () = tokio::time::sleep(DRAW) => {}
+            () = tokio::time::sleep(REDRAW_INTERVAL) => {}
         }
     }
     Ok(Exit::Done)
 }
 
-/// Looks again and again; `pause` is how long after a look that took so long.
+/// Reads the state repeatedly; `pause` returns the pause after a read that took a given time.
 async fn keep_looking(
     lifecycle: Lifecycle,
     paused: watch::Receiver<bool>,
@@ -171,11 +172,11 @@ async fn keep_looking(
     }
 }
 
-/// Waits, and as long as it is paused; `false` when the process is to end.
+/// Waits for `time`, and while the updates are paused; `false` when the process is told to end.
 async fn rest(lifecycle: &Lifecycle, mut paused: watch::Receiver<bool>, time: Duration) -> bool {
     let waited = async {
         tokio::time::sleep(time).await;
-        // Its sender is gone only when the process ends.
+        // The sender is dropped only when the process ends.
         let _ = paused.wait_for(|paused| !paused).await;
     };
     tokio::select! {

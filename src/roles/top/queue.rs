@@ -1,4 +1,4 @@
-//! What Redis says: what waits in each partition, for whom, and how far each source is.
+//! Reads the state of the queue from Redis: what waits in each partition, for which group, and the progress of each source.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -8,109 +8,109 @@ use futures_util::future::join_all;
 
 use super::Connection;
 use crate::model::{Partition, Partitions, SourceId};
-use crate::roles::groups::CONSUMERS;
+use crate::roles::groups::MAX_CONSUMERS;
 use crate::transport::redis::{Node, RedisTransport};
 use crate::transport::{Inspector, PartitionState, SourceState, TransportError};
 
-/// How many rates are remembered, for the curve.
+/// Number of rates that are kept for the curve.
 const HISTORY: usize = 120;
 
-/// A source as the queue has it.
+/// The state of a source in the queue.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct QueuedSource {
     /// Rows that the queue has accepted.
     pub(super) published: u64,
-    /// The row up to which, from 0 on, everything is stored.
+    /// The row up to which, from 0, everything is stored.
     pub(super) committed: u64,
     pub(super) partition: Partition,
-    /// Rows published a second.
+    /// Rows published per second.
     pub(super) rate: Option<f64>,
-    /// Rows committed a second.
+    /// Rows committed per second.
     committed_rate: Option<f64>,
     at: Instant,
     round: u64,
 }
 
-/// A partition.
+/// The last known state of a partition.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct PartitionSeen {
-    /// The server that holds it; empty before it was reached.
+    /// Address of the server that holds the partition; empty before the first answer.
     pub(super) address: String,
-    /// As it was seen last; `None` before.
+    /// The last answer; `None` before the first one.
     pub(super) state: Option<PartitionState>,
-    /// Why it was not seen now.
+    /// Why the last read failed.
     pub(super) error: Option<String>,
-    /// Batches published a second.
+    /// Batches published per second.
     pub(super) rate: Option<f64>,
-    /// When it was seen last.
+    /// Time of the last answer.
     pub(super) at: Option<Instant>,
 }
 
-/// A server.
+/// The last known state of a Redis server.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct NodeSeen {
     pub(super) connection: Connection,
-    /// What it said last.
+    /// The last answer; `None` before the first one.
     pub(super) node: Option<Node>,
     pub(super) partitions: Vec<Partition>,
 }
 
-/// What was seen.
+/// The last known state of the queue.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct QueueSeen {
-    /// The group of this configuration.
+    /// Name of the group of this configuration.
     pub(super) group: String,
     pub(super) count: Partitions,
     pub(super) partitions: Vec<PartitionSeen>,
-    /// By address.
+    /// The servers, by address.
     pub(super) nodes: BTreeMap<String, NodeSeen>,
     pub(super) sources: HashMap<SourceId, QueuedSource>,
-    /// Whether every source has been seen once.
+    /// Whether every source has been read once.
     pub(super) complete: bool,
-    /// Rows published a second, all sources together.
+    /// Rows published per second, all sources together.
     pub(super) published: Option<f64>,
-    /// Rows committed a second.
+    /// Rows committed per second, all sources together.
     pub(super) committed: Option<f64>,
-    /// The last rates of publishing, rows a second.
+    /// The last rates of published rows per second.
     pub(super) history: Vec<u64>,
 }
 
 #[cfg(test)]
 impl QueuedSource {
-    /// One for tests of what is shown.
+    /// A source for tests.
     pub(super) fn fixed(published: u64, rate: f64, at: Instant) -> Self {
         Self { published, committed: 0, partition: Partition::FIRST, rate: Some(rate), committed_rate: None, at, round: 0 }
     }
 }
 
 impl QueueSeen {
-    /// Whether any part of it answered the last time.
+    /// Whether any partition answered the last read.
     pub(super) fn answers(&self) -> bool {
         self.partitions.iter().any(|partition| partition.error.is_none())
     }
 }
 
-/// Asks, and remembers for the rates.
+/// Reads the state of the queue, and keeps it for the rates.
 pub(super) struct QueueLooker {
     queue: Arc<RedisTransport>,
-    /// The round through each partition's sources.
+    /// The round through the sources of each partition.
     rounds: Vec<Round>,
     seen: QueueSeen,
 }
 
-/// A round through the sources of a partition: a page a look.
+/// A round through the sources of a partition: each look reads one page.
 #[derive(Clone, Default)]
 struct Round {
-    /// Where it goes on; empty at the end.
+    /// Cursor of the next page; empty at the end of a round.
     cursor: String,
     number: u64,
-    /// When the one before began: what it did not meet has come since.
+    /// When the previous round began: a source that it did not contain is newer.
     before: Option<Instant>,
     began: Option<Instant>,
 }
 
-/// What one partition said; or why not, and where it is.
-type Said = Result<(PartitionState, Node, Vec<SourceState>, String), (TransportError, Option<String>)>;
+/// The answer of one partition, or the error and the address of the partition.
+type Answer = Result<(PartitionState, Node, Vec<SourceState>, String), (TransportError, Option<String>)>;
 
 impl QueueLooker {
     pub(super) fn new(queue: Arc<RedisTransport>) -> Self {
@@ -130,12 +130,12 @@ impl QueueLooker {
         Self { queue, rounds: vec![Round::default(); partitions], seen }
     }
 
-    /// What was seen last.
+    /// The last known state.
     pub(super) fn seen(&self) -> QueueSeen {
         self.seen.clone()
     }
 
-    /// Looks until every source has been seen again.
+    /// Reads until every source has been read again.
     pub(super) async fn look_whole(&mut self) {
         let done = |looker: &Self| looker.rounds.iter().all(|round| round.cursor.is_empty());
         self.look().await;
@@ -144,25 +144,25 @@ impl QueueLooker {
         }
     }
 
-    /// Looks at every partition, and on at a page of its sources.
+    /// Reads every partition, and the next page of its sources.
     pub(super) async fn look(&mut self) {
         let ask = |(partition, round): (Partition, &Round)| {
             let (queue, mut cursor) = (self.queue.clone(), round.cursor.clone());
             async move {
                 let looked = async {
-                    let state = queue.look(partition, CONSUMERS).await?;
+                    let state = queue.look(partition, MAX_CONSUMERS).await?;
                     let node = queue.node(partition).await?;
                     let sources = queue.some_sources(partition, &mut cursor).await?;
                     Ok((state, node, sources))
                 };
                 match looked.await {
                     Ok((state, node, sources)) => Ok((state, node, sources, cursor)),
-                    // A node of a cluster that is away is still where the others say it is.
+                    // The other nodes of a cluster know the address of one that is away.
                     Err(error) => Err((error, queue.address(partition).await)),
                 }
             }
         };
-        let said: Vec<Said> = join_all(self.seen.count.iter().zip(&self.rounds).map(ask)).await;
+        let said: Vec<Answer> = join_all(self.seen.count.iter().zip(&self.rounds).map(ask)).await;
         let now = Instant::now();
         let mut nodes: BTreeMap<String, (Result<Node, String>, Vec<Partition>)> = BTreeMap::new();
         for (partition, said) in self.seen.count.iter().zip(said) {
@@ -188,7 +188,7 @@ impl QueueLooker {
             };
             let (known, partitions) = nodes.entry(address).or_insert_with(|| (node.clone(), Vec::new()));
             partitions.push(partition);
-            // One partition that answers shows that the server does.
+            // If one of its partitions answers, the server does.
             if node.is_ok() {
                 *known = node;
             }
@@ -197,7 +197,7 @@ impl QueueLooker {
         self.sum();
     }
 
-    /// What is read of a source makes a rate with what was read of it before, however long ago that is.
+    /// Takes a page of sources. The rate of a source is the difference to its previous read, however long ago that was.
     fn take(&mut self, partition: Partition, sources: Vec<SourceState>, cursor: String, now: Instant) {
         let round = &mut self.rounds[partition.index()];
         round.began.get_or_insert(now);
@@ -210,7 +210,7 @@ impl QueueLooker {
             };
             let per_second = |new: u64, old: u64| {
                 let passed = now.duration_since(since?).as_secs_f64();
-                // One that was set back has no rate.
+                // A source that was set back has no rate.
                 (new >= old && passed > 0.0).then(|| (new - old) as f64 / passed)
             };
             let seen = QueuedSource {
@@ -281,10 +281,12 @@ impl PartitionSeen {
     }
 }
 
-/// Why a partition did not answer; where it is is said beside it.
+/// Why a partition did not answer, without the address, which is shown beside it.
 fn reason(error: TransportError) -> String {
     match error {
-        TransportError::Unavailable { reason, .. } | TransportError::Refused { reason, .. } => reason,
+        TransportError::Unavailable { reason, .. }
+        | TransportError::Refused { reason, .. }
+        | TransportError::Blocked { reason, .. } => reason,
         other => other.to_string(),
     }
 }

@@ -1,4 +1,4 @@
-//! The terminal: taken for a while, and given back however the process ends.
+//! Takes the terminal, and restores it however the process ends.
 
 use std::io::{self, Stdout};
 use std::time::Duration;
@@ -10,19 +10,19 @@ use ratatui::crossterm::{cursor, execute};
 use ratatui::{Frame, Terminal};
 use tokio::sync::mpsc;
 
-use crate::runtime::{Held, Lifecycle};
+use crate::runtime::{HeldLog, Lifecycle};
 
-/// How long a key is waited for before it is looked whether anybody still wants one.
-const KEY: Duration = Duration::from_millis(100);
+/// How long a key is awaited before the thread checks whether the receiver still exists.
+const KEY_POLL: Duration = Duration::from_millis(100);
 
-/// The terminal while it is ours. Given back when dropped, also by a panic; what was logged meanwhile is printed then.
+/// The terminal in full-screen mode. It is restored when this is dropped, also by a panic; then the held log lines are printed.
 pub(super) struct Screen {
     terminal: Terminal<CrosstermBackend<Stdout>>,
-    // After the terminal: its lines are printed when the screen is as it was.
-    held: Held,
+    // Dropped after the terminal, so that its lines are printed on the restored screen.
+    held: HeldLog,
 }
 
-/// Gives the terminal back.
+/// Restores the terminal when it is dropped.
 struct Restore;
 
 impl Drop for Restore {
@@ -33,7 +33,7 @@ impl Drop for Restore {
 }
 
 impl Screen {
-    /// Takes it. Log lines are held back from now on.
+    /// Takes the terminal. Log lines are held back from now on.
     pub(super) fn take(lifecycle: &Lifecycle) -> io::Result<Self> {
         let held = lifecycle.hold_log();
         let restore = Restore;
@@ -44,22 +44,22 @@ impl Screen {
         Ok(Self { terminal, held })
     }
 
-    /// Draws.
+    /// Draws a frame.
     pub(super) fn draw(&mut self, draw: impl FnOnce(&mut Frame<'_>)) -> io::Result<()> {
         self.terminal.draw(draw).map(|_| ())
     }
 
-    /// The last line that was logged.
+    /// The last log line.
     pub(super) fn last_line(&self) -> Option<String> {
         self.held.last_line()
     }
 
-    /// What is pressed from now on, and changes of size.
+    /// The events of the terminal from now on: keys, and changes of its size.
     pub(super) fn keys(&self) -> mpsc::Receiver<Event> {
         let (tell, pressed) = mpsc::channel(16);
         tokio::task::spawn_blocking(move || {
             while !tell.is_closed() {
-                match event::poll(KEY) {
+                match event::poll(KEY_POLL) {
                     Ok(false) => {}
                     Ok(true) => {
                         let Ok(event) = event::read() else { return };

@@ -1,52 +1,52 @@
-//! What PostgreSQL says: how far each source is stored.
+//! Reads the state of the store from PostgreSQL: the progress of each source.
 
 use std::collections::HashMap;
 use std::future::Future;
 use std::time::{Duration, Instant};
 
 use super::Connection;
-use crate::model::SourceId;
+use crate::model::{SourceId, TimeMs};
 use crate::store::postgres::PostgresStore;
 use crate::store::{Store, StoreError};
 
-/// How long an answer may take before the store counts as away.
+/// Timeout of an answer; after it, the store counts as away.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A source as the store has it.
+/// The state of a source in the store.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct StoredSource {
     pub(super) cluster: String,
     pub(super) name: String,
-    /// Samples.
+    /// Number of samples.
     pub(super) stored: u64,
     pub(super) rejected: u64,
     /// Rows in dead letters.
     pub(super) dead: u64,
     /// Rows that are covered, dead or dropped.
     pub(super) settled: u64,
-    pub(super) newest_sample_ms: Option<i64>,
-    pub(super) last_commit_ms: i64,
-    /// Rows that were stored or rejected, a second.
+    pub(super) newest_sample: Option<TimeMs>,
+    pub(super) last_commit: Option<TimeMs>,
+    /// Rows per second that were stored or rejected.
     pub(super) rate: Option<f64>,
 }
 
-/// What was seen.
+/// The last known state of the store.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct StoreSeen {
-    /// host:port/database.
+    /// The database, as host:port/database.
     pub(super) endpoint: String,
     pub(super) connection: Connection,
-    /// Why it cannot say more than that it is there.
+    /// Why the sources cannot be read although the server answers.
     pub(super) problem: Option<String>,
-    /// When the sources were seen; `None` before.
+    /// When the sources were last read; `None` before the first time.
     pub(super) at: Option<Instant>,
     pub(super) sources: HashMap<SourceId, StoredSource>,
-    /// Rows that were stored or rejected, a second.
+    /// Rows per second that were stored or rejected, all sources together.
     pub(super) rate: Option<f64>,
     pub(super) dead_letters: u64,
 }
 
-/// Asks, and remembers for the rates.
+/// Reads the state of the store, and keeps it for the rates.
 pub(super) struct StoreLooker {
     store: PostgresStore,
     seen: StoreSeen,
@@ -66,12 +66,12 @@ impl StoreLooker {
         Self { store, seen }
     }
 
-    /// What was seen last.
+    /// The last known state.
     pub(super) fn seen(&self) -> StoreSeen {
         self.seen.clone()
     }
 
-    /// Looks. A store that does not answer is seen as it was before, and as away.
+    /// Reads the state. While the store does not answer, its last state stays, and the connection counts as down.
     pub(super) async fn look(&mut self) {
         let begun = Instant::now();
         let there = within(self.store.ping()).await.map(|()| begun.elapsed());
@@ -114,8 +114,8 @@ impl StoreLooker {
                 rejected,
                 dead: one.dead.minus(&one.covered).len(),
                 settled: settled.len(),
-                newest_sample_ms: one.newest_sample_ms,
-                last_commit_ms: one.last_commit_ms,
+                newest_sample: one.newest_sample,
+                last_commit: one.last_commit,
                 rate,
                 cluster: one.cluster,
                 name: one.name,
@@ -127,11 +127,11 @@ impl StoreLooker {
     }
 }
 
-/// An answer, if it comes in time.
+/// Awaits an answer, with a timeout.
 async fn within<T>(answer: impl Future<Output = Result<T, StoreError>>) -> Result<T, String> {
     match tokio::time::timeout(PATIENCE, answer).await {
         Ok(answer) => answer.map_err(|error| match error {
-            // Where it is is said beside it.
+            // The address is shown beside the reason.
             StoreError::Unavailable { reason, .. } | StoreError::Refused { reason, .. } => reason,
             other => other.to_string(),
         }),

@@ -1,11 +1,11 @@
-//! Everything, once, as text.
+//! The state as text, for `--once`.
 
 use std::time::Instant;
 
 use super::lists::{Tab, View};
 use crate::roles::table;
 
-/// Summary, connections, and every list.
+/// Renders the summary, the connections and all lists.
 pub(super) fn render(view: &View, now: Instant) -> String {
     let mut out = format!("{}\n", view.summary().0);
     for (line, _) in view.connections(now) {

@@ -33,8 +33,8 @@ pub(super) fn encode(out: &mut BytesMut, chunk: &NewChunk<'_>) {
     let (Some(first), Some(last)) = (chunk.times.first(), chunk.times.last()) else { return };
     out.put_i16(7);
     put_i64(out, chunk.series.to_store());
-    put_i64(out, to_micros(first.as_millis()));
-    put_i64(out, to_micros(last.as_millis()));
+    put_i64(out, to_micros(*first));
+    put_i64(out, to_micros(*last));
     put_i32(out, count(chunk.times.len()));
     if let Some(step) = chunk.step {
         put_i32(out, step);
@@ -80,9 +80,8 @@ fn decode_columns(row: &Row) -> std::result::Result<Chunk, String> {
     let (begin, end): (TimeMs, TimeMs) = (column(row, 2, "t_min")?, column(row, 3, "t_max")?);
     let n: i32 = column(row, 4, "n")?;
     let Doubles(values) = column(row, 7, "values")?;
-    let begin_ms = begin.as_millis();
-    let at = |offset: i64| begin_ms.checked_add(offset).ok_or("its times overflow");
-    let times: Vec<i64> = match column::<Option<Ints>>(row, 6, "offsets")? {
+    let at = |offset: i64| begin.checked_plus_millis(offset).ok_or("its times overflow");
+    let times: Vec<TimeMs> = match column::<Option<Ints>>(row, 6, "offsets")? {
         Some(Ints(offsets)) => offsets.iter().map(|offset| at(i64::from(*offset))).collect::<std::result::Result<_, _>>()?,
         None => {
             let step = column::<Option<i32>>(row, 5, "step_ms")?.ok_or("it has neither offsets nor a step")?;

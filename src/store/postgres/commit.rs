@@ -12,8 +12,8 @@ use futures_util::future::{join, join3};
 use rand::Rng;
 
 use super::copy;
-use super::error::{Fault, Result};
-use super::ledger::{self, Cover, EntryColumns, Wanted};
+use super::error::{PostgresError, Result};
+use super::ledger::{self, ChangeColumns, Coverage, GroupSources};
 use super::partitions;
 use super::pool::Session;
 use super::types::range_text;
@@ -21,26 +21,26 @@ use super::{PostgresStore, overlap, series};
 use crate::batch::Batch;
 use crate::model::{FamilyId, GpuId, RowRange, RowSet, SourceId, TimeMs};
 use crate::store::chunk::{Part, Spans, day_of};
-use crate::store::entry::Entry;
+use crate::store::ledger_change::LedgerChange;
 use crate::store::{Committed, Incoming, StoreError};
 
-/// How often a commit that lost against another one is tried.
+/// Attempts at a commit that loses against another one.
 const ATTEMPTS: u32 = 8;
 
 const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE";
 
-/// One statement, in id order, and only what changes: GPUs are shared by every collector.
-const SEEN: &str = "WITH n AS (SELECT * FROM unnest($1::bigint[], $2::timestamptz[], $3::timestamptz[]) AS n (id, oldest, newest)), \
+/// Widens the times of GPUs in one statement, in the order of ids, and only where they change: GPUs are shared by every collector.
+const UPDATE_GPU_TIMES: &str = "WITH n AS (SELECT * FROM unnest($1::bigint[], $2::timestamptz[], $3::timestamptz[]) AS n (id, oldest, newest)), \
      l AS (SELECT g.id, n.oldest, n.newest FROM gpu g JOIN n ON n.id = g.id \
             WHERE g.first_seen IS NULL OR n.oldest < g.first_seen OR n.newest > g.last_seen \
             ORDER BY g.id FOR NO KEY UPDATE OF g) \
      UPDATE gpu g SET first_seen = least(g.first_seen, l.oldest), last_seen = greatest(g.last_seen, l.newest) FROM l WHERE g.id = l.id";
 
-/// What a transaction collects on its way.
+/// What is entered at the end of a transaction.
 #[derive(Default)]
 struct Work {
     committed: Committed,
-    entries: BTreeMap<SourceId, Entry>,
+    changes: BTreeMap<SourceId, LedgerChange>,
     spans: Spans,
 }
 
@@ -66,7 +66,7 @@ pub(super) async fn commit(store: &PostgresStore, group: &[Incoming], letter: Op
 
 async fn try_commit(store: &PostgresStore, group: &[Incoming], letter: Option<i64>) -> Result<Committed> {
     let session = store.connections.session().await?;
-    let wanted = Wanted::new(group.iter().map(|incoming| &incoming.batch().header));
+    let wanted = GroupSources::new(group.iter().map(|incoming| &incoming.batch().header));
     // Before anything is registered: not into another store.
     store.check_id(&session).await?;
     let cover = ledger::learn(&session, &wanted).await?;
@@ -90,7 +90,7 @@ async fn try_commit(store: &PostgresStore, group: &[Incoming], letter: Option<i6
 }
 
 /// Whether no batch overlaps with what its family covers, nor with another of the group.
-fn is_disjoint(group: &[Incoming], cover: &Cover) -> bool {
+fn is_disjoint(group: &[Incoming], cover: &Coverage) -> bool {
     let mut taken: HashMap<FamilyId, RowSet> = HashMap::new();
     group.iter().all(|incoming| {
         let (header, rows) = (&incoming.batch().header, incoming.batch().rows);
@@ -112,7 +112,7 @@ async fn begin(store: &PostgresStore, session: &Session) -> Result<()> {
 async fn fast(
     store: &PostgresStore,
     session: &Session,
-    wanted: &Wanted<'_>,
+    wanted: &GroupSources<'_>,
     group: &[Incoming],
     parts: &[Part<'_>],
 ) -> Result<Option<Committed>> {
@@ -120,7 +120,7 @@ async fn fast(
     let mut rejected = Vec::new();
     for part in parts {
         let batch = part.batch;
-        work.entries.entry(batch.header.source).or_default().take_new(batch, &mut rejected);
+        work.changes.entry(batch.header.source).or_default().take_new(batch, &mut rejected);
         count_stored(&mut work.committed, batch, batch.row.len() as u64);
         work.committed.rejected += batch.rejects.len() as u64;
     }
@@ -140,12 +140,12 @@ async fn fast(
 async fn slow(
     store: &PostgresStore,
     session: &Session,
-    wanted: &Wanted<'_>,
+    wanted: &GroupSources<'_>,
     parts: &[Part<'_>],
     letter: Option<i64>,
 ) -> Result<Committed> {
     begin(store, session).await?;
-    session.query(ledger::LOCK, &[&wanted.ids, &wanted.families]).await?;
+    session.query(ledger::LOCK_SOURCES, &[&wanted.ids, &wanted.families]).await?;
     let cover = ledger::learn(session, wanted).await?;
     if let Some(id) = letter {
         take_letter(session, id, parts).await?;
@@ -173,9 +173,9 @@ async fn write_overlapping(session: &Session, part: &Part<'_>, family: &RowSet, 
     let batch = part.batch;
     let covered: Vec<bool> = batch.row.iter().map(|row| family.contains(*row)).collect();
     let stored = overlap::stored(session, part, &covered).await?;
-    let entry = work.entries.entry(batch.header.source).or_default();
+    let change = work.changes.entry(batch.header.source).or_default();
     let mut rejected = Vec::new();
-    work.committed.rejected += entry.take_overlapping(batch, own, &stored, &mut rejected);
+    work.committed.rejected += change.take_overlapping(batch, own, &stored, &mut rejected);
     work.committed.duplicate += stored.iter().filter(|is_stored| **is_stored).count() as u64;
 
     let keep: Vec<bool> = stored.iter().map(|is_stored| !is_stored).collect();
@@ -200,19 +200,19 @@ fn count_stored(committed: &mut Committed, batch: &Batch, samples: u64) {
 /// Locks the families (again, on the slow path: that costs nothing), enters what was collected in the ledger and at the GPUs, all in
 /// one round trip, and says how far the sources are settled. Returned with what was covered
 /// before.
-async fn finish(session: &Session, wanted: &Wanted<'_>, work: Work) -> Result<(Cover, Committed)> {
-    let columns = EntryColumns::new(&work.entries);
+async fn finish(session: &Session, wanted: &GroupSources<'_>, work: Work) -> Result<(Coverage, Committed)> {
+    let columns = ChangeColumns::new(&work.changes);
     let mut gpus: Vec<GpuId> = work.spans.keys().copied().collect();
     gpus.sort_unstable();
     let oldest: Vec<TimeMs> = gpus.iter().map(|gpu| work.spans[gpu].0).collect();
     let newest: Vec<TimeMs> = gpus.iter().map(|gpu| work.spans[gpu].1).collect();
     // All are prepared before the first is sent, so that they are sent in this order.
-    let lock = session.prepare(ledger::LOCK).await?;
-    let learn = session.prepare(ledger::LEARN).await?;
-    let dead = session.prepare(ledger::DEAD).await?;
-    let add = session.prepare(ledger::ADD).await?;
+    let lock = session.prepare(ledger::LOCK_SOURCES).await?;
+    let learn = session.prepare(ledger::SELECT_COVERED).await?;
+    let dead = session.prepare(ledger::SELECT_DEAD_ROWS).await?;
+    let add = session.prepare(ledger::ADD_TO_SOURCES).await?;
     let add_rejects = session.prepare(ledger::ADD_REJECTS).await?;
-    let seen = session.prepare(SEEN).await?;
+    let seen = session.prepare(UPDATE_GPU_TIMES).await?;
     let ((locked, learned, dead), (added, rejects, seen)) = join(
         join3(
             session.query_prepared(&lock, &[&wanted.ids, &wanted.families]),
@@ -239,12 +239,12 @@ async fn finish(session: &Session, wanted: &Wanted<'_>, work: Work) -> Result<(C
     }
     let mut committed = work.committed;
     committed.settled = ledger::settled(session, &added, &dead)?;
-    Ok((Cover::read(session, &learned)?, committed))
+    Ok((Coverage::read(session, &learned)?, committed))
 }
 
 /// Removes the dead letter that the (only) batch was made from.
 async fn take_letter(session: &Session, id: i64, parts: &[Part<'_>]) -> Result<()> {
-    let bad = |why: String| Fault::from(StoreError::BadBatch(why));
+    let bad = |why: String| PostgresError::from(StoreError::BadBatch(why));
     let rows = session.query("DELETE FROM dead_letter WHERE id = $1 RETURNING source_id, rows::text", &[&id]).await?;
     let Some(row) = rows.first() else { return Err(bad(format!("there is no dead letter {id}"))) };
     let source = row.get(0);

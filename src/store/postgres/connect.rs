@@ -24,43 +24,43 @@ use crate::address::postgres::{Endpoint, parse};
 use crate::config::{Postgres, SslMode};
 use crate::watched::Secret;
 
-/// A server that does not take our certificate says so after its side of the handshake, and what it said can be lost with the
-/// connection: so often it is asked again.
-const ASK_AGAIN: u32 = 2;
+/// Further attempts at a handshake that broke: a server that rejects the client certificate says so after its side of the handshake,
+/// and the message can be lost with the connection.
+const HANDSHAKE_RETRIES: u32 = 2;
 
 /// A client and the task that drives its connection.
-type Made = (Client, JoinHandle<()>);
+type Connected = (Client, JoinHandle<()>);
 
 /// Makes connections. Clones share everything.
 #[derive(Clone)]
 pub(super) struct Connector(Arc<Inner>);
 
 struct Inner {
-    /// Without hosts.
+    /// The client's configuration without hosts.
     base: Config,
     targets: Vec<Target>,
     random: bool,
     endpoint: Arc<Endpoint>,
     tls: Option<Tls>,
     password: Option<Secret>,
-    /// For one host.
+    /// How long connecting to one host may take.
     timeout: Duration,
-    /// Whether a connection was ever made: then what is refused now may be changing on one side before it does on the other.
+    /// Whether a connection was ever made: then a refusal may be a rotation that has reached one side only.
     worked: AtomicBool,
 }
 
-/// Where to connect to.
+/// One host to connect to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Target {
-    /// Its name, or the directory of its socket.
+    /// The host's name, or the directory of its socket.
     pub(super) host: Option<Host>,
-    /// Its address, where the name is not to be resolved.
+    /// The host's address (`hostaddr`), where the name is not to be resolved.
     pub(super) address: Option<IpAddr>,
     pub(super) port: u16,
 }
 
 impl Connector {
-    /// From the configuration; files are read, nothing is connected.
+    /// A connector for a configuration. Files are read, nothing is connected.
     pub(super) fn new(config: &Postgres) -> Result<Self, String> {
         let (parsed, endpoint, asked) = parse(config.url.expose_secret())?;
         let tls = Tls::wanted(asked, &config.tls)?;
@@ -79,42 +79,42 @@ impl Connector {
         })))
     }
 
-    /// Where it leads.
+    /// The hosts and the database, without secrets.
     pub(super) fn endpoint(&self) -> Arc<Endpoint> {
         Arc::clone(&self.0.endpoint)
     }
 
-    /// What the pool needs to be told of who connects.
+    /// The client's configuration, as the pool asks for it.
     pub(super) fn config(&self) -> Config {
         self.0.base.clone()
     }
 
-    /// How long all hosts together may take.
+    /// How long connecting may take, all hosts together.
     pub(super) fn timeout(&self) -> Duration {
         self.0.timeout.saturating_mul(u32::try_from(self.0.targets.len()).unwrap_or(u32::MAX).max(1))
     }
 
-    /// What a user should know of how it connects.
+    /// What is weak about how it connects, and what to do.
     pub(super) fn warning(&self) -> Option<&'static str> {
         self.0.tls.as_ref().and_then(Tls::warning)
     }
 
-    /// When the certificate that we show ends.
+    /// When the client certificate expires.
     pub(super) fn certificate_ends(&self) -> Option<SystemTime> {
         self.0.tls.as_ref().and_then(Tls::ends)
     }
 
-    /// Connections made before this were made with certificates that have been replaced.
+    /// Connections made before this time were made with certificates that have been replaced.
     pub(super) fn stale_before(&self) -> Option<Instant> {
         self.0.tls.as_ref().map(Tls::since)
     }
 
-    /// A connection was made, and is good.
+    /// Notes that a connection was made and accepted.
     pub(super) fn has_worked(&self) {
         self.0.worked.store(true, Ordering::Relaxed);
     }
 
-    /// What there is to log in with.
+    /// What a login is made with.
     pub(super) fn login(&self) -> Login {
         Login {
             certificate: self.0.tls.as_ref().is_some_and(|tls| tls.shows),
@@ -129,20 +129,20 @@ impl Connector {
         &self.0.targets
     }
 
-    /// How TLS is done, if it is.
+    /// How TLS is done; `None`: without TLS.
     pub(super) fn tls(&self) -> Option<&Tls> {
         self.0.tls.as_ref()
     }
 
-    /// How it connects, in words.
+    /// The TLS mode and the user, in words.
     pub(super) fn describe(&self) -> String {
         let mode = self.0.tls.as_ref().map_or(SslMode::Disable, |tls| tls.mode);
         let user = self.0.base.get_user().map_or_else(String::new, |user| format!(" as {user}"));
         format!("sslmode={}{user}", mode.name())
     }
 
-    /// Connects to the first host that takes us.
-    pub(super) async fn connect_any(&self) -> Result<Made, Error> {
+    /// Connects to the first host that accepts the connection.
+    pub(super) async fn connect_any(&self) -> Result<Connected, Error> {
         let mut order: Vec<&Target> = self.0.targets.iter().collect();
         if self.0.random {
             order.shuffle(&mut rand::rng());
@@ -173,14 +173,14 @@ impl Connector {
 }
 
 impl Connect for Connector {
-    fn connect(&self, _: &Config) -> Pin<Box<dyn Future<Output = Result<Made, Error>> + Send + '_>> {
+    fn connect(&self, _: &Config) -> Pin<Box<dyn Future<Output = Result<Connected, Error>> + Send + '_>> {
         Box::pin(self.connect_any())
     }
 }
 
 impl Inner {
     /// Connects to a host in the ways that the mode allows.
-    async fn reach(&self, target: &Target) -> Result<Made, Error> {
+    async fn reach(&self, target: &Target) -> Result<Connected, Error> {
         let Some(tls) = self.tls.as_ref().filter(|_| target.name().is_some()) else {
             return self.log_in(target, None, Wire::Disable).await;
         };
@@ -210,26 +210,26 @@ impl Inner {
     }
 
     /// Connects with the password there is; where it is refused, with the one that the file has by now.
-    async fn log_in(&self, target: &Target, tls: Option<&Tls>, mode: Wire) -> Result<Made, Error> {
-        let Some(secret) = &self.password else { return self.hand_shake(target, tls, mode, None).await };
+    async fn log_in(&self, target: &Target, tls: Option<&Tls>, mode: Wire) -> Result<Connected, Error> {
+        let Some(secret) = &self.password else { return self.handshake(target, tls, mode, None).await };
         let used = secret.get();
-        let refused = match self.hand_shake(target, tls, mode, Some(&used)).await {
+        let refused = match self.handshake(target, tls, mode, Some(&used)).await {
             Err(error) if error.code() == Some(&SqlState::INVALID_PASSWORD) => error,
             other => return other,
         };
         match secret.other_than(&used) {
-            Some(other) => self.hand_shake(target, tls, mode, Some(&other)).await,
+            Some(other) => self.handshake(target, tls, mode, Some(&other)).await,
             None => Err(refused),
         }
     }
 
-    async fn hand_shake(
+    async fn handshake(
         &self,
         target: &Target,
         tls: Option<&Tls>,
         mode: Wire,
         password: Option<&SecretString>,
-    ) -> Result<Made, Error> {
+    ) -> Result<Connected, Error> {
         let mut config = self.base.clone();
         target.set(&mut config);
         config.ssl_mode(mode);
@@ -246,7 +246,7 @@ impl Inner {
             match open(&config, Tls::connector(&current)).await {
                 // Certificates that were replaced meanwhile: the connection would count as one with the new ones.
                 Ok(_) if !Arc::ptr_eq(&current, &tls.current()) => {}
-                Err(error) if tls.shows && asked < ASK_AGAIN && was_cut_off(&error) => asked += 1,
+                Err(error) if tls.shows && asked < HANDSHAKE_RETRIES && was_cut_off(&error) => asked += 1,
                 outcome => return outcome,
             }
         }
@@ -294,7 +294,7 @@ fn targets(config: &Config) -> Vec<Target> {
         .collect()
 }
 
-/// Everything but the hosts, with what we set ourselves.
+/// The client's configuration without hosts: from the URL, with the settings of this program.
 fn base(parsed: &Config, timeout: Duration) -> Config {
     let mut base = Config::new();
     if let Some(user) = parsed.get_user() {
@@ -322,7 +322,7 @@ fn base(parsed: &Config, timeout: Duration) -> Config {
 }
 
 /// Opens a connection and drives it, for as long as the client is there.
-async fn open<T>(config: &Config, tls: T) -> Result<Made, Error>
+async fn open<T>(config: &Config, tls: T) -> Result<Connected, Error>
 where
     T: MakeTlsConnect<Socket> + Send,
     T::Stream: TlsStream + Send + 'static,

@@ -11,10 +11,10 @@ use super::chunk;
 use super::error::Result;
 use super::pool::Session;
 use crate::store::chunk::{Chunker, Part, Spans};
-use crate::store::entry::Rejected;
+use crate::store::ledger_change::RejectedRows;
 
-/// How much is sent at once.
-const PIECE: usize = 256 << 10;
+/// Bytes that are sent at once.
+const BYTES_PER_SEND: usize = 256 << 10;
 
 const HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
 const INT8_OID: u32 = 20;
@@ -31,9 +31,9 @@ pub(super) async fn samples(session: &Session, parts: &[Part<'_>]) -> Result<(u6
     let mut sink = pin!(session.within(session.raw().copy_in::<_, Bytes>(&statement)).await?);
     while let Some(next) = chunker.next() {
         chunk::encode(&mut buffer, &next);
-        if buffer.len() >= PIECE {
+        if buffer.len() >= BYTES_PER_SEND {
             session.within(sink.as_mut().feed(buffer.split().freeze())).await?;
-            buffer.reserve(PIECE + PIECE / 4);
+            buffer.reserve(BYTES_PER_SEND + BYTES_PER_SEND / 4);
         }
     }
     end(session, sink, buffer).await?;
@@ -41,7 +41,7 @@ pub(super) async fn samples(session: &Session, parts: &[Part<'_>]) -> Result<(u6
 }
 
 /// Writes rejected rows.
-pub(super) async fn rejects(session: &Session, rejected: &[Rejected]) -> Result<()> {
+pub(super) async fn rejects(session: &Session, rejected: &[RejectedRows]) -> Result<()> {
     if rejected.is_empty() {
         return Ok(());
     }
@@ -50,7 +50,7 @@ pub(super) async fn rejects(session: &Session, rejected: &[Rejected]) -> Result<
     let mut buffer = begin();
     for group in rejected {
         put_rejected(&mut buffer, group);
-        if buffer.len() >= PIECE {
+        if buffer.len() >= BYTES_PER_SEND {
             session.within(sink.as_mut().feed(buffer.split().freeze())).await?;
         }
     }
@@ -58,7 +58,7 @@ pub(super) async fn rejects(session: &Session, rejected: &[Rejected]) -> Result<
 }
 
 fn begin() -> BytesMut {
-    let mut buffer = BytesMut::with_capacity(PIECE + PIECE / 4);
+    let mut buffer = BytesMut::with_capacity(BYTES_PER_SEND + BYTES_PER_SEND / 4);
     buffer.put_slice(HEADER);
     buffer
 }
@@ -70,7 +70,7 @@ async fn end(session: &Session, mut sink: std::pin::Pin<&mut CopyInSink<Bytes>>,
     Ok(())
 }
 
-fn put_rejected(out: &mut BytesMut, group: &Rejected) {
+fn put_rejected(out: &mut BytesMut, group: &RejectedRows) {
     let Some((first, _)) = group.rows.first() else { return };
     out.put_i16(6);
     out.put_i32(16);

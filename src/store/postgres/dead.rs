@@ -9,7 +9,7 @@ use super::PostgresStore;
 use super::error::Result;
 use super::ledger;
 use super::pool::Session;
-use super::types::{Time, clean, parse_range, range_text};
+use super::types::{clean, parse_range, range_text};
 use crate::model::{DictionaryId, SourceId};
 use crate::store::DeadLetter;
 
@@ -110,11 +110,11 @@ fn letter(session: &Session, row: &Row) -> Result<DeadLetter> {
     Ok(DeadLetter {
         id: row.get(0),
         source: row.get(1),
-        rows: parse_range(row.get(2)).map_err(|why| session.odd(&why))?,
+        rows: parse_range(row.get(2)).map_err(|why| session.unexpected(&why))?,
         reason: row.get(3),
         payload: Bytes::new(),
         dictionaries: Vec::new(),
-        buried_ms: row.get::<_, Time>(4).0,
+        buried: Some(row.get(4)),
     })
 }
 

@@ -1,4 +1,4 @@
-//! What PostgreSQL's errors mean to us: wait, ask a person, or put the batch aside.
+//! What PostgreSQL's errors mean for a role: wait, ask a person, or put the batch aside.
 //!
 //! Connectivity is never a batch's fault: only SQLSTATE classes 22 and 23 (the data is not acceptable) and 54 (it is too large for
 //! a limit of the server) are. Whatever is not known counts as unavailable, so that the batch is tried again, loudly, and not
@@ -17,30 +17,30 @@ use crate::address::postgres::Endpoint;
 use crate::store::StoreError;
 use crate::tls::{Remedy, explain, remedy, within};
 
-/// What there is to log in with.
+/// What a login is made with: decides whether a refused one is worth waiting for, and which hint helps.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Login {
-    /// We show a certificate.
+    /// Whether this program shows a client certificate.
     pub(super) certificate: bool,
-    /// TLS from the first byte on.
+    /// Whether TLS begins with the first byte (`sslnegotiation=direct`).
     pub(super) direct: bool,
-    /// It was good before: what is refused now may be changing on one side before it does on the other, and waiting can help.
+    /// Whether a login was accepted before: a rotation may have reached one side and not yet the other, and waiting can help.
     pub(super) worked: bool,
-    /// The password can become another one without a restart.
+    /// Whether the password is read from where it can change without a restart.
     pub(super) password_can_change: bool,
 }
 
 /// A store error with the SQLSTATE it came from, for those who can do something about certain states.
 #[derive(Debug)]
-pub(super) struct Fault {
+pub(super) struct PostgresError {
     pub(super) error: StoreError,
     pub(super) state: Option<SqlState>,
 }
 
-/// Shorthand.
-pub(super) type Result<T> = std::result::Result<T, Fault>;
+/// The result of a piece of work in PostgreSQL.
+pub(super) type Result<T> = std::result::Result<T, PostgresError>;
 
-impl Fault {
+impl PostgresError {
     /// Whether doing the same transaction again at once can help: it lost against another one, or a partition went away under it.
     pub(super) fn is_worth_a_retry(&self) -> bool {
         self.state.as_ref().is_some_and(|state| {
@@ -51,15 +51,15 @@ impl Fault {
     }
 }
 
-impl From<StoreError> for Fault {
+impl From<StoreError> for PostgresError {
     fn from(error: StoreError) -> Self {
         Self { error, state: None }
     }
 }
 
-impl From<Fault> for StoreError {
-    fn from(fault: Fault) -> Self {
-        fault.error
+impl From<PostgresError> for StoreError {
+    fn from(failed: PostgresError) -> Self {
+        failed.error
     }
 }
 
@@ -90,12 +90,12 @@ pub(super) fn chain(error: &tokio_postgres::Error) -> String {
     text
 }
 
-/// What an error of a statement means.
-pub(super) fn from_postgres(endpoint: &Endpoint, error: &tokio_postgres::Error) -> Fault {
+/// The error of a statement, with what it means for a role.
+pub(super) fn from_postgres(endpoint: &Endpoint, error: &tokio_postgres::Error) -> PostgresError {
     let reason = chain(error);
     let at = format!("PostgreSQL at {endpoint}");
     let Some(state) = error.code() else {
-        return Fault { error: StoreError::Unavailable { endpoint: at, reason }, state: None };
+        return PostgresError { error: StoreError::Unavailable { endpoint: at, reason }, state: None };
     };
     let code = state.code();
     let refused = |what: &str| StoreError::Refused { endpoint: at.clone(), reason: format!("{reason}: {what}") };
@@ -108,21 +108,22 @@ pub(super) fn from_postgres(endpoint: &Endpoint, error: &tokio_postgres::Error) 
         _ if is_missing_partition(state) => StoreError::Unavailable { endpoint: at, reason },
         // Not a lack that passes: the batch touches more days than the server can lock at once. Kept, it can be retried.
         "53200" if reason.contains("max_locks_per_transaction") => StoreError::BadBatch(format!(
-            "{reason}: it touches more days than PostgreSQL can lock at once; raise max_locks_per_transaction, then `telemetry dead-letters retry`"
+            "{reason}: the batch touches more days than PostgreSQL can lock at once; raise max_locks_per_transaction, then run \
+             `telemetry dead-letters retry`"
         )),
         _ if ["22", "23", "54"].iter().any(|class| code.starts_with(class)) => StoreError::BadBatch(reason),
         _ => StoreError::Unavailable { endpoint: at, reason },
     };
-    Fault { error, state: Some(state.clone()) }
+    PostgresError { error, state: Some(state.clone()) }
 }
 
-/// What an error of connecting means to those who connect by themselves.
+/// The store's error for a connection that is made outside of the pool.
 pub(super) fn login_fault(endpoint: &Endpoint, login: Login, error: &tokio_postgres::Error) -> StoreError {
     from_login(endpoint, login, error).error
 }
 
-/// What an error of connecting means.
-fn from_login(endpoint: &Endpoint, login: Login, error: &tokio_postgres::Error) -> Fault {
+/// The error of connecting, with what it means for a role.
+fn from_login(endpoint: &Endpoint, login: Login, error: &tokio_postgres::Error) -> PostgresError {
     let at = format!("PostgreSQL at {endpoint}");
     let (reason, may_change) = match (error.code(), refusal(error)) {
         (Some(state), _) if state.code().starts_with("28") => {
@@ -143,18 +144,18 @@ fn from_login(endpoint: &Endpoint, login: Login, error: &tokio_postgres::Error) 
         _ => return from_postgres(endpoint, error),
     };
     let said = if login.worked && may_change {
-        StoreError::Unavailable { endpoint: at, reason: format!("{reason}; it was good before: waiting for it to be put right") }
+        StoreError::Unavailable { endpoint: at, reason: format!("{reason} (accepted earlier; retrying)") }
     } else {
         StoreError::Refused { endpoint: at, reason }
     };
-    Fault { error: said, state: error.code().cloned() }
+    PostgresError { error: said, state: error.code().cloned() }
 }
 
-/// What to do about a refused login. The server's words are all there is to tell them apart by.
+/// What to do about a refused login. Only the server's words tell the causes apart.
 fn hint(error: &tokio_postgres::Error, login: Login) -> String {
     let said = error.as_db_error().map_or("", |error| error.message());
     if said.contains("requires a valid client certificate") {
-        return format!("the server wants a client certificate: set {CERT} and its key");
+        return format!("the server requires a client certificate: set {CERT} and its key");
     }
     if said.contains("certificate authentication failed") {
         return format!(
@@ -162,7 +163,7 @@ fn hint(error: &tokio_postgres::Error, login: Login) -> String {
         );
     }
     if said.contains("pg_hba.conf") && said.contains("no encryption") {
-        return "the server does not take this user without TLS: use sslmode=verify-full, or add a line to its pg_hba.conf"
+        return "the server does not accept this user without TLS: use sslmode=verify-full, or add a line to its pg_hba.conf"
             .to_owned();
     }
     if said.contains("pg_hba.conf") {
@@ -191,7 +192,7 @@ pub(super) fn is_tls(error: &tokio_postgres::Error) -> bool {
     rustls_error(error).is_some() || error.to_string() == "error performing TLS handshake"
 }
 
-/// What waiting cannot help, of what comes without an SQLSTATE: in words, with what to do.
+/// The reason and remedy of an error without an SQLSTATE, where waiting cannot help.
 fn refusal(error: &tokio_postgres::Error) -> Option<String> {
     if let Some(tls) = rustls_error(error) {
         let passes = match tls {
@@ -206,21 +207,23 @@ fn refusal(error: &tokio_postgres::Error) -> Option<String> {
     let cause = error.source().map(ToString::to_string).unwrap_or_default();
     match (error.to_string().as_str(), cause.as_str()) {
         ("error performing TLS handshake", "server does not support TLS") => Some(
-            "the server has no TLS, and sslmode wants it: switch it on there (ssl = on, with a certificate), or use sslmode=prefer where \
-             the network is protected otherwise"
+            "the server has no TLS, and sslmode asks for it: turn it on there (ssl = on, with a certificate), or use sslmode=prefer \
+             where the network is protected by other means"
                 .to_owned(),
         ),
         ("invalid configuration", "password missing") => Some(
-            "it wants a password and none is configured: put it in DATABASE_URL, DB_PASSWORD or DB_PASSWORD_FILE".to_owned(),
+            "the server asks for a password and none is configured: set it in DATABASE_URL, DB_PASSWORD or DB_PASSWORD_FILE".to_owned(),
         ),
         ("authentication error", "server did not use channel binding") => Some(
             "channel_binding=require, and the server did not offer it: it needs TLS (sslmode=require or stricter) and a password stored as \
              scram-sha-256"
                 .to_owned(),
         ),
-        ("authentication error", cause) => Some(format!("the password cannot be checked as the server wants it ({cause})")),
+        ("authentication error", cause) => {
+            Some(format!("the server asks for a kind of password check that is not supported ({cause}): use scram-sha-256"))
+        }
         ("error performing TLS handshake", _) if is_bad_name(error) => {
-            Some(format!("the host of DATABASE_URL is no name that a certificate can have: {cause}"))
+            Some(format!("the host of DATABASE_URL is not a name that a certificate can contain: {cause}"))
         }
         _ => None,
     }
@@ -245,8 +248,8 @@ pub(super) fn was_cut_off(error: &tokio_postgres::Error) -> bool {
     error.is_closed() || io_error(error).is_some_and(cut)
 }
 
-/// What an error of the pool means.
-pub(super) fn from_pool(endpoint: &Endpoint, login: Login, error: PoolError) -> Fault {
+/// The error of the pool, with what it means for a role.
+pub(super) fn from_pool(endpoint: &Endpoint, login: Login, error: PoolError) -> PostgresError {
     let reason = match error {
         PoolError::Backend(error) => return from_login(endpoint, login, &error),
         PoolError::PostCreateHook(HookError::Backend(error)) => return from_postgres(endpoint, &error),

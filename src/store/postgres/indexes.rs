@@ -10,9 +10,9 @@ use tokio_postgres::error::SqlState;
 use super::error::Result;
 use super::pool::Session;
 
-/// How long writers may be held up at a time.
+/// How long writers may be held up by one attempt.
 const LOCK_WAIT_MS: u32 = 100;
-/// How long they are let go on then.
+/// How long writers go on undisturbed between two attempts.
 const LOCK_PAUSE: Duration = Duration::from_millis(400);
 
 /// An index of a partitioned table.

@@ -11,20 +11,20 @@ use tokio_postgres::Row;
 
 use super::error::Result;
 use super::pool::Session;
-use super::types::{Time, clean, parse_range, row_set};
+use super::types::{clean, parse_range, row_set};
 use crate::batch::Header;
 use crate::model::{FamilyId, Reason, RowSet, SourceId, TimeMs};
-use crate::store::entry::Entry;
+use crate::store::ledger_change::LedgerChange;
 use crate::store::{SourceLedger, Standing};
 
-/// What the sources of some families cover.
-pub(super) const LEARN: &str =
+/// Selects what the sources of some families cover.
+pub(super) const SELECT_COVERED: &str =
     "SELECT id, family, cluster <> '', covered::text FROM source WHERE id = ANY($1) OR family = ANY($2)";
-/// [`LEARN`] comes after it: whoever waits for a lock does so with a snapshot from before, which may lack a source that was registered,
+/// [`SELECT_COVERED`] comes after it: whoever waits for a lock does so with a snapshot from before, which may lack a source that was registered,
 /// locked and committed to meanwhile.
-pub(super) const LOCK: &str = "SELECT id FROM source WHERE id = ANY($1) OR family = ANY($2) ORDER BY id FOR UPDATE";
-pub(super) const DEAD: &str = "SELECT source_id, rows::text FROM dead_letter WHERE source_id = ANY($1)";
-pub(super) const ADD: &str = "UPDATE source s \
+pub(super) const LOCK_SOURCES: &str = "SELECT id FROM source WHERE id = ANY($1) OR family = ANY($2) ORDER BY id FOR UPDATE";
+pub(super) const SELECT_DEAD_ROWS: &str = "SELECT source_id, rows::text FROM dead_letter WHERE source_id = ANY($1)";
+pub(super) const ADD_TO_SOURCES: &str = "UPDATE source s \
      SET covered = s.covered + n.rows::int8multirange, valid = s.valid + n.valid, duplicate = s.duplicate + n.duplicate, \
          extra = s.extra + n.extra, first_commit = coalesce(s.first_commit, clock_timestamp()), \
          last_commit = greatest(s.last_commit, clock_timestamp()), newest_sample = greatest(s.newest_sample, n.newest) \
@@ -36,13 +36,13 @@ pub(super) const ADD_REJECTS: &str = "INSERT INTO source_reject (source_id, reas
      ON CONFLICT (source_id, reason) DO UPDATE SET n = source_reject.n + excluded.n";
 
 /// The sources of a group and their families.
-pub(super) struct Wanted<'a> {
+pub(super) struct GroupSources<'a> {
     headers: BTreeMap<SourceId, &'a Header>,
     pub(super) ids: Vec<SourceId>,
     pub(super) families: Vec<FamilyId>,
 }
 
-impl<'a> Wanted<'a> {
+impl<'a> GroupSources<'a> {
     pub(super) fn new(headers: impl Iterator<Item = &'a Header>) -> Self {
         let headers: BTreeMap<SourceId, &Header> = headers.map(|header| (header.source, header)).collect();
         let families: BTreeSet<FamilyId> = headers.values().map(|header| header.family).collect();
@@ -51,7 +51,7 @@ impl<'a> Wanted<'a> {
 }
 
 /// A source as the ledger has it.
-struct Member {
+struct CoveredSource {
     id: SourceId,
     family: FamilyId,
     /// Whether it was registered by a batch (and not for a dead letter, which does not know the family).
@@ -59,29 +59,29 @@ struct Member {
     covered: RowSet,
 }
 
-/// What the families of a group cover.
-pub(super) struct Cover {
-    members: Vec<Member>,
+/// The rows that the families of a group cover.
+pub(super) struct Coverage {
+    members: Vec<CoveredSource>,
 }
 
-impl Cover {
+impl Coverage {
     pub(super) fn read(session: &Session, rows: &[Row]) -> Result<Self> {
         let members = rows
             .iter()
             .map(|row| {
-                let covered = row_set(row.get(3)).map_err(|why| session.odd(&why))?;
-                Ok(Member { id: row.get(0), family: row.get(1), named: row.get(2), covered })
+                let covered = row_set(row.get(3)).map_err(|why| session.unexpected(&why))?;
+                Ok(CoveredSource { id: row.get(0), family: row.get(1), named: row.get(2), covered })
             })
             .collect::<Result<_>>()?;
         Ok(Self { members })
     }
 
-    /// What a source covers.
+    /// The rows that a source covers.
     pub(super) fn of(&self, source: SourceId) -> RowSet {
         self.members.iter().find(|member| member.id == source).map(|member| member.covered.clone()).unwrap_or_default()
     }
 
-    /// What a source and the others of its family cover.
+    /// The rows that a source and the others of its family cover.
     pub(super) fn of_family(&self, header: &Header) -> RowSet {
         let family = header.family;
         let mut all = RowSet::new();
@@ -93,12 +93,12 @@ impl Cover {
 }
 
 /// Learns what is covered, without a lock.
-pub(super) async fn learn(session: &Session, wanted: &Wanted<'_>) -> Result<Cover> {
-    Cover::read(session, &session.query(LEARN, &[&wanted.ids, &wanted.families]).await?)
+pub(super) async fn learn(session: &Session, wanted: &GroupSources<'_>) -> Result<Coverage> {
+    Coverage::read(session, &session.query(SELECT_COVERED, &[&wanted.ids, &wanted.families]).await?)
 }
 
 /// Makes rows for the sources that have none, and names those that were made without a batch.
-pub(super) async fn register(session: &Session, wanted: &Wanted<'_>, cover: &Cover) -> Result<()> {
+pub(super) async fn register(session: &Session, wanted: &GroupSources<'_>, cover: &Coverage) -> Result<()> {
     let named: BTreeSet<SourceId> = cover.members.iter().filter(|member| member.named).map(|member| member.id).collect();
     let new: Vec<&Header> = wanted.headers.iter().filter(|(id, _)| !named.contains(id)).map(|(_, header)| *header).collect();
     if new.is_empty() {
@@ -120,9 +120,9 @@ pub(super) async fn register(session: &Session, wanted: &Wanted<'_>, cover: &Cov
     Ok(())
 }
 
-/// The entries of a commit as the parameters of [`ADD`] and [`ADD_REJECTS`].
+/// The changes of a commit as the parameters of [`ADD_TO_SOURCES`] and [`ADD_REJECTS`].
 #[derive(Default)]
-pub(super) struct EntryColumns {
+pub(super) struct ChangeColumns {
     pub(super) ids: Vec<SourceId>,
     pub(super) rows: Vec<String>,
     pub(super) valid: Vec<i64>,
@@ -134,17 +134,17 @@ pub(super) struct EntryColumns {
     pub(super) rejected: Vec<i64>,
 }
 
-impl EntryColumns {
-    pub(super) fn new(entries: &BTreeMap<SourceId, Entry>) -> Self {
+impl ChangeColumns {
+    pub(super) fn new(changes: &BTreeMap<SourceId, LedgerChange>) -> Self {
         let mut columns = Self::default();
-        for (id, entry) in entries {
+        for (id, change) in changes {
             columns.ids.push(*id);
-            columns.rows.push(entry.rows.to_string());
-            columns.valid.push(entry.valid.cast_signed());
-            columns.duplicate.push(entry.duplicate.cast_signed());
-            columns.extra.push(entry.extra.cast_signed());
-            columns.newest.push(entry.newest);
-            for (reason, n) in &entry.rejected {
+            columns.rows.push(change.rows.to_string());
+            columns.valid.push(change.valid.cast_signed());
+            columns.duplicate.push(change.duplicate.cast_signed());
+            columns.extra.push(change.extra.cast_signed());
+            columns.newest.push(change.newest);
+            for (reason, n) in &change.rejected {
                 columns.reject_ids.push(*id);
                 columns.reasons.push(i16::from(reason.code()));
                 columns.rejected.push(n.cast_signed());
@@ -161,11 +161,11 @@ pub(super) fn settled(session: &Session, rows: &[Row], dead: &[Row]) -> Result<V
     for row in rows {
         let set = sets.entry(row.get(0)).or_default();
         for column in [1, 2] {
-            set.extend(&row_set(row.get(column)).map_err(|why| session.odd(&why))?);
+            set.extend(&row_set(row.get(column)).map_err(|why| session.unexpected(&why))?);
         }
     }
     for row in dead {
-        let range = parse_range(row.get(1)).map_err(|why| session.odd(&why))?;
+        let range = parse_range(row.get(1)).map_err(|why| session.unexpected(&why))?;
         sets.entry(row.get(0)).or_default().insert(range);
     }
     Ok(sets.into_iter().map(|(id, set)| (id, set.ranges().first().filter(|r| r.first == 0).map_or(0, |r| r.end))).collect())
@@ -175,7 +175,7 @@ pub(super) fn settled(session: &Session, rows: &[Row], dead: &[Row]) -> Result<V
 pub(super) async fn settled_of(session: &Session, sources: &[SourceId]) -> Result<Vec<(SourceId, u64)>> {
     let (of_sources, of_dead) = (
         session.prepare("SELECT id, covered::text, dropped::text FROM source WHERE id = ANY($1)").await?,
-        session.prepare(DEAD).await?,
+        session.prepare(SELECT_DEAD_ROWS).await?,
     );
     // Dead letters first: one that is revived between the two is then counted in both, not in neither.
     let (dead, rows) =
@@ -184,7 +184,7 @@ pub(super) async fn settled_of(session: &Session, sources: &[SourceId]) -> Resul
     Ok(sources.iter().map(|source| (*source, known.get(source).copied().unwrap_or(0))).collect())
 }
 
-/// What gauges say. Sources that were made for a dead letter alone have no cluster, and no commit.
+/// What the gauges say. Sources that were made for a dead letter alone have no cluster, and no commit.
 pub(super) async fn standing(session: &Session) -> Result<Standing> {
     let rows = session
         .query(
@@ -198,7 +198,7 @@ pub(super) async fn standing(session: &Session) -> Result<Standing> {
         match row.get::<_, Option<i64>>(2) {
             Some(letters) => standing.dead_letters = letters.cast_unsigned(),
             None => {
-                standing.last_commit_ms.insert(row.get(0), row.get::<_, Time>(1).0);
+                standing.last_commit.insert(row.get(0), row.get(1));
             }
         }
     }
@@ -223,7 +223,7 @@ pub(super) async fn all(session: &Session) -> Result<Vec<SourceLedger>> {
 }
 
 fn one(session: &Session, row: &Row) -> Result<SourceLedger> {
-    let set = |column: usize| row_set(row.get(column)).map_err(|why| session.odd(&why));
+    let set = |column: usize| row_set(row.get(column)).map_err(|why| session.unexpected(&why));
     let (covered, dropped, dead) = (set(3)?, set(4)?, set(5)?);
     let reasons: Vec<i16> = row.get::<_, Option<_>>(8).unwrap_or_default();
     let counts: Vec<i64> = row.get::<_, Option<_>>(9).unwrap_or_default();
@@ -232,10 +232,9 @@ fn one(session: &Session, row: &Row) -> Result<SourceLedger> {
         .zip(counts)
         .map(|(code, n)| {
             let reason = u8::try_from(code).ok().and_then(Reason::from_code);
-            Ok((reason.ok_or_else(|| session.odd(&format!("the reject reason {code}")))?, n.cast_unsigned()))
+            Ok((reason.ok_or_else(|| session.unexpected(&format!("the reject reason {code}")))?, n.cast_unsigned()))
         })
         .collect::<Result<_>>()?;
-    let ms = |column: usize| row.get::<_, Option<Time>>(column).map(|time| time.0);
     Ok(SourceLedger {
         source: row.get(0),
         cluster: row.get(1),
@@ -246,8 +245,8 @@ fn one(session: &Session, row: &Row) -> Result<SourceLedger> {
         valid: row.get::<_, i64>(6).cast_unsigned(),
         duplicate: row.get::<_, i64>(7).cast_unsigned(),
         rejected,
-        first_commit_ms: ms(10).unwrap_or(0),
-        last_commit_ms: ms(11).unwrap_or(0),
-        newest_sample_ms: ms(12),
+        first_commit: row.get(10),
+        last_commit: row.get(11),
+        newest_sample: row.get(12),
     })
 }

@@ -19,7 +19,7 @@ struct Migration {
     version: i32,
     name: &'static str,
     sql: &'static str,
-    /// What a program must know of the schema, at least, to use it with this applied.
+    /// The oldest schema version whose programs can use the schema once this migration is applied.
     compatible_from: i32,
     /// An index that `sql` replaces, built without holding writers up where there are samples already.
     index: Option<Index>,
@@ -43,10 +43,10 @@ const FIRST_RELEASE: i32 = 2;
 /// The oldest version that this program can use as it is.
 const NEEDED: i32 = 2;
 
-/// Between two looks whether another program has finished migrating.
+/// How often it is checked whether another program has finished migrating.
 const LOCK_POLL: Duration = Duration::from_millis(100);
 
-/// What is in the schema, for who looks at rights.
+/// The tables of the schema, as rights are checked on them.
 pub(super) const TABLES: [&str; 13] = [
     "schema_migration",
     "store",
@@ -135,7 +135,7 @@ const SCHEMA_MIGRATION: &str = "CREATE TABLE schema_migration (version int PRIMA
 const SCHEMA_STEP: &str = "CREATE TABLE IF NOT EXISTS schema_step (version int PRIMARY KEY, name text NOT NULL, \
      checksum text NOT NULL, compatible_from int NOT NULL, applied_at timestamptz NOT NULL DEFAULT now())";
 
-/// Everything is made in the first schema of the search path: there must be one.
+/// Fails where the search path leads to no schema: tables are made in the first schema of it.
 async fn check_search_path(session: &Session) -> Result<()> {
     let rows = session.query("SELECT current_schema() IS NULL, current_setting('search_path')", &[]).await?;
     let Some(row) = rows.first().filter(|row| row.get::<_, bool>(0)) else { return Ok(()) };
@@ -156,7 +156,7 @@ async fn check_server(session: &Session) -> Result<()> {
             &[],
         )
         .await?;
-    let Some(row) = rows.first() else { return Err(session.odd("no server version")) };
+    let Some(row) = rows.first() else { return Err(session.unexpected("no server version")) };
     let (number, version, encoding): (i32, &str, &str) = (row.get(0), row.get(1), row.get(2));
     let endpoint = format!("PostgreSQL at {}", session.endpoint);
     if number < OLDEST_SERVER {
@@ -186,18 +186,18 @@ impl From<&tokio_postgres::Row> for Noted {
     }
 }
 
-/// What was applied, against what this program knows.
+/// The applied migrations, compared with those that this program knows.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Applied {
-    /// All of it, and perhaps more that this program can live with.
+    /// All of them, and perhaps newer ones that this program can use.
     Current,
     /// Only up to this version, which this program can use.
     Usable(i32),
     /// Only up to this version, which is too old.
     Older(i32),
-    /// One that this program does not know and cannot live with.
+    /// One that this program neither knows nor can use.
     Newer(i32, String),
-    /// One of another content.
+    /// One with another content than this program knows.
     Changed(i32, String),
 }
 
@@ -213,11 +213,11 @@ pub(super) fn needed() -> i32 {
 
 /// Reads what was applied. `schema_step` has a row more to say where both have one.
 pub(super) const NOTED: &str = "SELECT version, name, checksum, NULL::int FROM schema_migration ORDER BY version";
-/// The same where `schema_step` is there.
+/// [`NOTED`] for a schema that has the table `schema_step`.
 pub(super) const NOTED_IN_STEPS: &str = "SELECT version, name, checksum, compatible_from FROM schema_step \
      UNION ALL SELECT version, name, checksum, NULL FROM schema_migration m \
      WHERE NOT EXISTS (SELECT FROM schema_step s WHERE s.version = m.version) ORDER BY version";
-/// Which of the two. A user who was given rights before there was the table goes on by what it knew then.
+/// Whether [`NOTED_IN_STEPS`] is to be used. A user who was granted rights before the table was made cannot read it, and uses [`NOTED`].
 pub(super) const HAS_STEPS: &str = "SELECT coalesce(has_table_privilege(to_regclass('schema_step'), 'SELECT'), false)";
 
 /// Compares what was applied, in order.

@@ -1,4 +1,5 @@
-//! The store in PostgreSQL (14 or later, no extension): the only place that knows its client.
+//! The store in PostgreSQL (14 or later, no extension). Only this room connects with the PostgreSQL client; `address/postgres` uses its
+//! parser of URLs.
 //!
 //! | file | what |
 //! |---|---|
@@ -47,7 +48,7 @@ use self::connect::Connector;
 pub use self::diagnose::diagnose;
 use self::pool::{Connections, Session};
 use self::series::Caches;
-use super::{Committed, DeadLetter, Incoming, Result, SourceLedger, Standing, Store, StoreError};
+use super::{Committed, DeadLetter, Incoming, Result, SourceLedger, Standing, Store, StoreError, StoreKind};
 use crate::address::postgres::Endpoint;
 use crate::config::Postgres;
 use crate::model::SourceId;
@@ -65,8 +66,8 @@ pub fn validate(config: &Postgres) -> std::result::Result<(), String> {
 pub struct PostgresStore {
     connector: Connector,
     connections: Connections,
-    /// One more connection, so that whether the server answers can be asked while the others are busy.
-    pulse: Connections,
+    /// One more connection: whether the server answers can be asked while the others are busy.
+    ping_connection: Connections,
     caches: Arc<Caches>,
     /// The store's id when it was first seen.
     id: OnceLock<String>,
@@ -93,8 +94,8 @@ impl PostgresStore {
         let caches = Arc::new(Caches::new(config.series_cache));
         let on_new = Arc::clone(&caches);
         let connections = Connections::new(&connector, config, config.pool_size, move || on_new.forget())?;
-        let pulse = Connections::new(&connector, config, 1, || {})?.sharing_with(&connections);
-        Ok(Self { connector, connections, pulse, caches, id: OnceLock::new() })
+        let ping_connection = Connections::new(&connector, config, 1, || {})?.sharing_with(&connections);
+        Ok(Self { connector, connections, ping_connection, caches, id: OnceLock::new() })
     }
 
     /// When the certificate ends that is shown to the server, where one is.
@@ -106,10 +107,10 @@ impl PostgresStore {
     /// Renews what is idle and was made with certificates that have been replaced.
     pub fn renew(&self) {
         self.connections.renew();
-        self.pulse.renew();
+        self.ping_connection.renew();
     }
 
-    /// Where it is, without secrets.
+    /// The hosts and the database, without secrets.
     #[must_use]
     pub fn endpoint(&self) -> &Endpoint {
         &self.connections.endpoint
@@ -119,7 +120,7 @@ impl PostgresStore {
     async fn check_id(&self, session: &Session) -> error::Result<String> {
         let rows = session.query("SELECT id::text FROM store", &[]).await?;
         let Some(found) = rows.first().map(|row| row.get::<_, String>(0)) else {
-            return Err(session.odd("no row in the table `store`"));
+            return Err(session.unexpected("no row in the table `store`"));
         };
         let expected = self.id.get_or_init(|| found.clone());
         if *expected == found {
@@ -131,8 +132,12 @@ impl PostgresStore {
 
 #[async_trait]
 impl Store for PostgresStore {
+    fn kind(&self) -> StoreKind {
+        StoreKind::Postgres
+    }
+
     async fn migrate(&self) -> Result<()> {
-        let session = self.connections.session().await?.without_hurry();
+        let session = self.connections.session().await?.without_time_limit();
         migrate::migrate(&session).await?;
         self.check_id(&session).await?;
         session.done();
@@ -225,7 +230,7 @@ impl Store for PostgresStore {
     }
 
     async fn ping(&self) -> Result<()> {
-        let session = self.pulse.session().await?;
+        let session = self.ping_connection.session().await?;
         session.batch("SELECT 1").await?;
         session.done();
         Ok(())

@@ -78,7 +78,7 @@ async fn ask(
         // One that is damaged may hold what is looked for: nobody can say that it is not stored.
         let chunk = chunk::decode(session, &row)?;
         let identities = chunk.times.iter().zip(&chunk.values);
-        let identities = identities.map(|(time, value)| (chunk.series, TimeMs::from_millis(*time), value.to_bits()));
+        let identities = identities.map(|(time, value)| (chunk.series, *time, value.to_bits()));
         found.extend(identities.filter(|identity| wanted.contains(identity)));
     }
     Ok(())

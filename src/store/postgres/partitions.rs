@@ -12,23 +12,24 @@ use super::pool::Session;
 use super::series::Caches;
 use crate::store::chunk::Day;
 
-const LOCK: &str = "SELECT pg_advisory_xact_lock(hashtextextended('telemetry partitions ' || coalesce(current_schema(), ''), 0))";
+const LOCK_PARTITIONS: &str =
+    "SELECT pg_advisory_xact_lock(hashtextextended('telemetry partitions ' || coalesce(current_schema(), ''), 0))";
 
 /// How many partitions one transaction makes: each costs the server a few locks until the transaction ends.
-const AT_ONCE: usize = 64;
+const PARTITIONS_PER_TRANSACTION: usize = 64;
 
-/// Sees to it that these days have their partitions.
+/// Makes the partitions of these days that are missing.
 pub(super) async fn ensure(session: &Session, caches: &Arc<Caches>, days: &BTreeSet<Day>) -> Result<()> {
     let unknown = caches.unknown_days(days.iter().copied());
     if unknown.is_empty() {
         return Ok(());
     }
     let epoch = caches.epoch();
-    for some in unknown.chunks(AT_ONCE) {
+    for some in unknown.chunks(PARTITIONS_PER_TRANSACTION) {
         let missing = missing(session, some).await?;
         if !missing.is_empty() {
             session.batch("BEGIN").await?;
-            session.query(LOCK, &[]).await?;
+            session.query(LOCK_PARTITIONS, &[]).await?;
             for day in self::missing(session, &missing).await? {
                 session.batch(&creation(day)).await?;
             }
@@ -39,7 +40,7 @@ pub(super) async fn ensure(session: &Session, caches: &Arc<Caches>, days: &BTree
     Ok(())
 }
 
-/// Those of the days that have no partition.
+/// The days among these that have no partition.
 async fn missing(session: &Session, days: &[Day]) -> Result<Vec<Day>> {
     let names: Vec<String> = days.iter().map(|day| name_of(*day)).collect();
     let rows = session

@@ -9,7 +9,7 @@ use tokio_postgres::types::ToSql;
 use tokio_postgres::{Row, Statement};
 
 use super::connect::Connector;
-use super::error::{Fault, Result, from_pool, from_postgres};
+use super::error::{PostgresError, Result, from_pool, from_postgres};
 use super::pooler;
 use crate::address::postgres::Endpoint;
 use crate::config::Postgres;
@@ -19,17 +19,17 @@ use crate::store::StoreError;
 pub(super) type Params<'a> = &'a [&'a (dyn ToSql + Sync)];
 
 /// A statement whose client has gone ends, where the server's system can notice that (Linux can).
-const NOTICE_THE_GONE: &str = "DO $$ BEGIN PERFORM set_config('client_connection_check_interval', '1s', false); \
+const DETECT_GONE_CLIENTS: &str = "DO $$ BEGIN PERFORM set_config('client_connection_check_interval', '1s', false); \
                                EXCEPTION WHEN OTHERS THEN NULL; END $$";
 
-/// What the server is given beyond its own statement timeout before we stop waiting for it: a frozen one keeps connections alive.
+/// How long an answer is awaited beyond the server's own statement timeout: a frozen server keeps connections alive.
 pub(super) const GRACE: Duration = Duration::from_secs(5);
 
 /// A connection that was taken longer ago than this is tried before it is taken again: it may be dead without knowing. One that has
 /// just been used would cost each question a round trip.
-const FRESH: Duration = Duration::from_secs(1);
+const TRUSTED_IDLE_TIME: Duration = Duration::from_secs(1);
 
-/// The pool and where it leads.
+/// A pool of connections to one database.
 #[derive(Clone)]
 pub(super) struct Connections {
     pool: Pool,
@@ -54,7 +54,7 @@ impl Connections {
         let settings = Arc::new(format!(
             "SET statement_timeout = {}; SET idle_in_transaction_session_timeout = {}; SET TIME ZONE 'UTC'; \
              SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'; \
-             {NOTICE_THE_GONE}",
+             {DETECT_GONE_CLIENTS}",
             config.statement_timeout.as_millis().min(i32::MAX as u128),
             config.idle_transaction_timeout.as_millis().min(i32::MAX as u128)
         ));
@@ -69,7 +69,7 @@ impl Connections {
             .recycle_timeout(Some(config.connect_timeout))
             .runtime(Runtime::Tokio1)
             .pre_recycle(Hook::async_fn(|client, metrics| {
-                let verify = metrics.last_used() > FRESH;
+                let verify = metrics.last_used() > TRUSTED_IDLE_TIME;
                 Box::pin(async move {
                     if verify {
                         client.simple_query("").await.map_err(HookError::Backend)?;
@@ -96,7 +96,7 @@ impl Connections {
         Ok(Self { pool, connector: connector.clone(), endpoint, limit, unshared: Arc::default() })
     }
 
-    /// The same way to the same server as another pool: what is known of the way is known to both.
+    /// Shares with another pool to the same server what is known about poolers on the way.
     pub(super) fn sharing_with(mut self, other: &Self) -> Self {
         self.unshared = Arc::clone(&other.unshared);
         self
@@ -115,7 +115,7 @@ impl Connections {
         }
     }
 
-    /// A connection of one's own.
+    /// A connection for the caller alone.
     pub(super) async fn session(&self) -> Result<Session> {
         if self.unshared.get().is_none() {
             match pooler::is_between(&self.connector).await {
@@ -151,8 +151,8 @@ impl Session {
         self.object.as_ref().expect("the connection is there until done() or drop takes it")
     }
 
-    /// For work that takes as long as it takes.
-    pub(super) fn without_hurry(mut self) -> Self {
+    /// The session without the time limit of a statement, for migrations.
+    pub(super) fn without_time_limit(mut self) -> Self {
         self.limit = Duration::from_secs(24 * 3600);
         self
     }
@@ -174,13 +174,13 @@ impl Session {
         }
     }
 
-    pub(super) fn unavailable(&self, reason: String) -> Fault {
+    pub(super) fn unavailable(&self, reason: String) -> PostgresError {
         StoreError::Unavailable { endpoint: format!("PostgreSQL at {}", self.endpoint), reason }.into()
     }
 
-    /// Something in the database is not what we wrote.
-    pub(super) fn odd(&self, what: &str) -> Fault {
-        StoreError::Schema(format!("PostgreSQL at {} holds what this program did not write: {what}", self.endpoint)).into()
+    /// The error for something in the database that this program cannot have written.
+    pub(super) fn unexpected(&self, what: &str) -> PostgresError {
+        StoreError::Schema(format!("PostgreSQL at {} holds something that this program did not write: {what}. Restore it from a backup, or use another database", self.endpoint)).into()
     }
 
     /// A statement, prepared once a connection.

@@ -10,13 +10,13 @@ use tokio_postgres::{Client, Error, SimpleQueryMessage};
 
 use super::connect::Connector;
 
-/// What was found, and what to do.
+/// The finding, in words.
 pub(super) const FOUND: &str = "a connection pooler in transaction or statement mode is between this program and PostgreSQL: \
      connections share server processes, and prepared statements get mixed up";
-/// What helps.
+/// What to do about it.
 pub(super) const REMEDY: &str = "set pool_mode = session for this database in the pooler (PgBouncer: [databases] … pool_mode=session), or connect to PostgreSQL itself";
 
-/// Which server process answers. Another server may have one of the same number.
+/// Asks which server process answers. Another server may have one of the same number.
 const PROCESS: &str = "SELECT pg_backend_pid(), inet_server_addr(), inet_server_port(), pg_postmaster_start_time()";
 /// A pooler gives out the process that became free last, or takes turns; other clients may come between.
 const TRIES: u32 = 3;

@@ -12,9 +12,9 @@ use tokio_postgres::types::{ToSql, Type};
 
 use super::error::Result;
 use super::pool::{Params, Session};
-use super::types::{Time, clean};
+use super::types::clean;
 use super::{PostgresStore, chunk};
-use crate::model::{GpuId, SeriesId};
+use crate::model::{GpuId, SeriesId, TimeMs};
 use crate::store::{
     self, Chunk, ChunkRange, ClusterSummary, GpuFilter, GpuPlace, GpuSummary, HostSummary, Latest, Reader, SeriesFilter,
     SeriesRow, SourceLedger, Span, Store,
@@ -46,7 +46,7 @@ impl Value for String {
 impl Value for Vec<String> {
     const TYPE: Type = Type::TEXT_ARRAY;
 }
-impl Value for Time {
+impl Value for TimeMs {
     const TYPE: Type = Type::TIMESTAMPTZ;
 }
 
@@ -100,8 +100,8 @@ impl Conditions {
         session.query(sql, &values).await
     }
 
-    /// The same, where the best way depends on how many things are meant: it is looked for each time, in the same round trip.
-    async fn query_anew(&self, session: &Session, sql: &str) -> Result<Vec<Row>> {
+    /// The rows of a query whose best plan depends on how much it asks for: it is planned each time, in the same round trip.
+    async fn query_planned_anew(&self, session: &Session, sql: &str) -> Result<Vec<Row>> {
         let values: Vec<(&(dyn ToSql + Sync), Type)> =
             self.values.iter().map(|(value, type_)| (&**value as &(dyn ToSql + Sync), type_.clone())).collect();
         session.within(session.raw().query_typed(sql, &values)).await
@@ -114,10 +114,6 @@ fn rows(limit: usize) -> i64 {
 
 fn count(row: &Row, at: usize) -> u64 {
     row.get::<_, i64>(at).unsigned_abs()
-}
-
-fn ms(row: &Row, at: usize) -> i64 {
-    row.get::<_, Time>(at).0
 }
 
 #[async_trait]
@@ -134,8 +130,8 @@ impl Reader for PostgresStore {
             cluster: row.get(0),
             hosts: count(row, 1),
             gpus: count(row, 2),
-            first_seen_ms: ms(row, 3),
-            last_seen_ms: ms(row, 4),
+            first_seen: row.get(3),
+            last_seen: row.get(4),
         };
         Ok(found.iter().map(summary).collect())
     }
@@ -162,8 +158,8 @@ impl Reader for PostgresStore {
             cluster: row.get(0),
             hostname: row.get(1),
             gpus: count(row, 2),
-            first_seen_ms: ms(row, 3),
-            last_seen_ms: ms(row, 4),
+            first_seen: row.get(3),
+            last_seen: row.get(4),
         };
         Ok(found.iter().map(summary).collect())
     }
@@ -218,8 +214,8 @@ impl Reader for PostgresStore {
                 where_.add(condition, clean(value).into_owned());
             }
         }
-        if let Some(since) = filter.seen_since_ms {
-            where_.add("g.last_seen >= ?", Time(since));
+        if let Some(since) = filter.seen_since {
+            where_.add("g.last_seen >= ?", since);
         }
         let limit = where_.parameter(rows(limit));
         let sql = format!(
@@ -227,7 +223,7 @@ impl Reader for PostgresStore {
                FROM series s JOIN gpu g ON g.id = s.gpu_id WHERE g.first_seen IS NOT NULL{} ORDER BY s.id LIMIT {limit}",
             where_.text
         );
-        let found = where_.query_anew(&session, &sql).await?;
+        let found = where_.query_planned_anew(&session, &sql).await?;
         session.done();
         let series = |row: &Row| SeriesRow {
             id: row.get(0),
@@ -247,7 +243,7 @@ impl Reader for PostgresStore {
         Ok(found.iter().map(|row| row.get(0)).collect())
     }
 
-    async fn latest(&self, series: &[SeriesId], begins_from_ms: i64, begins_before_ms: i64) -> store::Result<Vec<Latest>> {
+    async fn latest(&self, series: &[SeriesId], begins_from: TimeMs, begins_before: TimeMs) -> store::Result<Vec<Latest>> {
         let session = self.connections.session().await?;
         let sql = format!(
             "SELECT c.* FROM unnest($1::bigint[]) AS s (id) CROSS JOIN LATERAL \
@@ -255,7 +251,7 @@ impl Reader for PostgresStore {
                ORDER BY t_max DESC, id DESC LIMIT 1) c",
             chunk::COLUMNS
         );
-        let newest = latest(&session, &sql, &[&series, &Time(begins_from_ms), &Time(begins_before_ms)]).await?;
+        let newest = latest(&session, &sql, &[&series, &begins_from, &begins_before]).await?;
         session.done();
         Ok(newest)
     }
@@ -275,7 +271,7 @@ impl Reader for PostgresStore {
         let times = borders(range);
         let found = session.query(&sql, &[&series, &times[0], &times[1], &times[2], &times[3]]).await?;
         session.done();
-        Ok(found.iter().map(|row| Span { series: row.get(0), first_ms: ms(row, 1), last_ms: ms(row, 2) }).collect())
+        Ok(found.iter().map(|row| Span { series: row.get(0), first: row.get(1), last: row.get(2) }).collect())
     }
 
     async fn ledger(&self) -> store::Result<Vec<SourceLedger>> {
@@ -283,7 +279,7 @@ impl Reader for PostgresStore {
     }
 
     async fn ready(&self) -> store::Result<()> {
-        let session = self.pulse.session().await?;
+        let session = self.ping_connection.session().await?;
         super::migrate::check_current(&session).await?;
         session.done();
         Ok(())
@@ -305,16 +301,16 @@ fn gpu(row: &Row) -> GpuSummary {
         driver_version: row.get(8),
         pci_bus_id: row.get(9),
         mig_profile: row.get(10),
-        first_seen_ms: ms(row, 11),
-        last_seen_ms: ms(row, 12),
+        first_seen: row.get(11),
+        last_seen: row.get(12),
     }
 }
 
 /// Chunks of series in a range: $1 are the series, the rest are its [`borders`].
 const IN_RANGE: &str = "series_id = ANY($1) AND t_max >= $2 AND t_max < $3 AND t_min >= $4 AND t_min < $5";
 
-fn borders(range: &ChunkRange) -> [Time; 4] {
-    [range.ends_from_ms, range.ends_before_ms, range.begins_from_ms, range.begins_before_ms].map(Time)
+fn borders(range: &ChunkRange) -> [TimeMs; 4] {
+    [range.ends_from, range.ends_before, range.begins_from, range.begins_before]
 }
 
 /// The last sample of each chunk. The chunks are read one after the other and whole: the server cannot say whether one is damaged.
@@ -324,8 +320,8 @@ async fn latest(session: &Session, sql: &str, params: Params<'_>) -> Result<Vec<
     let mut newest = Vec::new();
     while let Some(row) = session.within(rows.try_next()).await? {
         let chunk = chunk::decode(session, &row)?;
-        if let (Some(time_ms), Some(value)) = (chunk.times.last(), chunk.values.last()) {
-            newest.push(Latest { series: chunk.series, time_ms: *time_ms, value: *value });
+        if let (Some(time), Some(value)) = (chunk.times.last(), chunk.values.last()) {
+            newest.push(Latest { series: chunk.series, time: *time, value: *value });
         }
     }
     Ok(newest)

@@ -43,5 +43,5 @@ pub(super) async fn check(session: &Session, endpoint: &Endpoint) -> Result<()> 
         ),
         None => return Ok(()),
     };
-    Err(StoreError::Refused { endpoint: endpoint.to_string(), reason }.into())
+    Err(StoreError::Refused { endpoint: format!("PostgreSQL at {endpoint}"), reason }.into())
 }

@@ -5,7 +5,7 @@
 //! series without samples.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use super::error::Result;
 use super::pool::Session;
@@ -15,7 +15,10 @@ use crate::model::{DictionaryId, Digest, Gpu, Series};
 use crate::store::Incoming;
 use crate::store::chunk::{Day, Ids, Resolved};
 
-/// What is known of the database. Forgotten whenever a connection has to be made: the database behind it may have been restored or
+/// Bytes of texts in the parameters of one statement.
+const STATEMENT_BYTES: usize = 4 << 20;
+
+/// Caches of ids and partitions in the database. They are emptied whenever a connection has to be made: the database behind it may have been restored or
 /// failed over meanwhile, and ids that were seen may not be there any more.
 pub(super) struct Caches {
     inner: Mutex<Inner>,
@@ -24,10 +27,11 @@ pub(super) struct Caches {
 
 #[derive(Default)]
 struct Inner {
-    /// How often everything was forgotten.
+    /// How often the caches were emptied.
     epoch: u64,
     series: HashMap<u128, Ids>,
-    dictionaries: HashMap<(String, DictionaryId), (Arc<Dictionary>, Resolved)>,
+    /// Only the ids are kept: how large a dictionary is, is for the collector to bound.
+    dictionaries: HashMap<(String, DictionaryId), (Weak<Dictionary>, Resolved)>,
     /// Series in `dictionaries`.
     entries: usize,
     /// Days that have a partition.
@@ -44,13 +48,13 @@ impl Caches {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Forgets everything.
+    /// Empties the caches.
     pub(super) fn forget(&self) {
         let mut inner = self.lock();
         *inner = Inner { epoch: inner.epoch + 1, ..Inner::default() };
     }
 
-    /// Changes when everything was forgotten: what was learned before must not be added after.
+    /// A number that changes when the caches are emptied: what was learned before must not be added after.
     pub(super) fn epoch(&self) -> u64 {
         self.lock().epoch
     }
@@ -61,7 +65,7 @@ impl Caches {
         days.filter(|day| !inner.days.contains(day)).collect()
     }
 
-    /// Notes days that have a partition.
+    /// Adds days that have a partition.
     pub(super) fn know_days(&self, epoch: u64, days: &[Day]) {
         let mut inner = self.lock();
         if inner.epoch == epoch {
@@ -69,11 +73,12 @@ impl Caches {
         }
     }
 
-    /// A dictionary's ids. A digest may be wrong, so contents are compared (at once, where it is the very same dictionary).
+    /// A dictionary's ids, where it is the very same that was resolved before: a digest that an edge chose proves nothing.
     fn dictionary(&self, cluster: &str, digest: DictionaryId, dictionary: &Arc<Dictionary>) -> Option<Resolved> {
         let inner = self.lock();
         let (known, ids) = inner.dictionaries.get(&(cluster.to_owned(), digest))?;
-        (Arc::ptr_eq(known, dictionary) || known == dictionary).then(|| Arc::clone(ids))
+        // As long as there is a reference of whichever kind, no other dictionary has its address.
+        std::ptr::eq(known.as_ptr(), Arc::as_ptr(dictionary)).then(|| Arc::clone(ids))
     }
 
     fn know_dictionary(&self, epoch: u64, cluster: &str, digest: DictionaryId, dictionary: &Arc<Dictionary>, ids: &Resolved) {
@@ -86,9 +91,9 @@ impl Caches {
             inner.entries = 0;
         }
         inner.entries += ids.len();
-        if let Some((old, _)) = inner.dictionaries.insert((cluster.to_owned(), digest), (Arc::clone(dictionary), Arc::clone(ids)))
-        {
-            inner.entries -= old.series.len();
+        let known = (Arc::downgrade(dictionary), Arc::clone(ids));
+        if let Some((_, old)) = inner.dictionaries.insert((cluster.to_owned(), digest), known) {
+            inner.entries -= old.len();
         }
     }
 
@@ -144,7 +149,9 @@ async fn resolve_dictionary(
         let mut learned = select_series(session, &missing).await?;
         missing.retain(|key, _| !learned.contains_key(key));
         if !missing.is_empty() {
-            insert_series(session, cluster, &missing).await?;
+            for some in in_parts(&missing) {
+                insert_series(session, cluster, &some).await?;
+            }
             learned.extend(select_series(session, &missing).await?);
         }
         caches.know_series(epoch, &learned);
@@ -155,6 +162,25 @@ async fn resolve_dictionary(
             found.get(key).copied().ok_or_else(|| session.unavailable("a series vanished while it was registered".to_owned()))
         })
         .collect()
+}
+
+/// Series in the same order, as many as one statement takes: its parameters are copies of their texts.
+fn in_parts<'a>(series: &BTreeMap<u128, &'a Series>) -> Vec<BTreeMap<u128, &'a Series>> {
+    let mut parts: Vec<BTreeMap<u128, &Series>> = Vec::new();
+    let mut bytes = 0;
+    for (key, one) in series {
+        bytes += one.text_bytes();
+        match parts.last_mut() {
+            Some(part) if bytes <= STATEMENT_BYTES => {
+                part.insert(*key, one);
+            }
+            _ => {
+                bytes = one.text_bytes();
+                parts.push(BTreeMap::from([(*key, *one)]));
+            }
+        }
+    }
+    parts
 }
 
 async fn select_series(session: &Session, wanted: &BTreeMap<u128, &Series>) -> Result<HashMap<u128, Ids>> {

@@ -11,28 +11,28 @@ use crate::address::postgres::TlsParameters;
 use crate::config::{PostgresTls, SslMode};
 use crate::tls::{ClientSettings, ClientTls, Current, Handshake, Names, Verify};
 
-/// What the settings are called where either may be meant.
+/// Names of settings in messages, where either of two places may be meant.
 pub(super) const CA: &str = "sslrootcert (postgres.tls.ca)";
 pub(super) const CERT: &str = "sslcert (postgres.tls.cert)";
-/// The authorities of the system.
+/// The value of `sslrootcert` that stands for the authorities of the system.
 const SYSTEM: &str = "system";
 
-/// TLS as it is to be done. `None` in its place: not at all.
+/// How TLS is done. `None` in its place: without TLS.
 #[derive(Debug)]
 pub(super) struct Tls {
     pub(super) mode: SslMode,
-    /// From the first byte on.
+    /// Whether TLS begins with the first byte, without asking the server first.
     pub(super) direct: bool,
-    /// Whether we show a certificate.
+    /// Whether a client certificate is shown.
     pub(super) shows: bool,
     pub(super) verify: Verify,
     client: ClientTls,
-    /// What was current when it was last asked for, and since when.
+    /// The certificates of the latest handshake, and since when they are in use.
     seen: Mutex<(Arc<Current>, Instant)>,
 }
 
 impl Tls {
-    /// What both ask for.
+    /// TLS as the parameters of the URL and the keys of the configuration ask for it together.
     pub(super) fn wanted(asked: TlsParameters, keys: &PostgresTls) -> Result<Option<Self>, String> {
         let mode = one("mode", "sslmode", asked.mode, keys.mode)?;
         let key_of_url = asked.key.clone().map(SecretString::from);
@@ -93,21 +93,22 @@ impl Tls {
         Ok(Some(Self { mode, direct, shows, verify, client, seen }))
     }
 
-    /// What a user should know of it.
+    /// What is weak about this configuration, and what to do.
     pub(super) fn warning(&self) -> Option<&'static str> {
         match self.mode {
             SslMode::Require if self.verify == Verify::Nothing => Some(
-                "sslmode=require without sslrootcert encrypts, and verifies nothing: whoever is on the way can be the server; use \
-                 verify-full",
+                "sslmode=require without sslrootcert encrypts and does not verify the server, so that anybody on the network can pose as \
+                 it: use verify-full",
             ),
             mode if mode < SslMode::Require && self.verify != Verify::Nothing => Some(
-                "sslrootcert is set, and sslmode lets a connection without TLS do: whoever is on the way can have it so; use verify-full",
+                "sslrootcert is set, and sslmode also accepts connections without TLS, which anybody on the network can bring about: use \
+                 verify-full",
             ),
             _ => None,
         }
     }
 
-    /// What counts for the next handshake.
+    /// The certificates for the next handshake.
     pub(super) fn current(&self) -> Arc<Current> {
         let current = self.client.current();
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
@@ -117,24 +118,24 @@ impl Tls {
         current
     }
 
-    /// Connections that were made before have been made with other certificates.
+    /// Since when the current certificates are in use: older connections were made with others.
     pub(super) fn since(&self) -> Instant {
         self.current();
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).1
     }
 
-    /// When the certificate that we show ends.
+    /// When the client certificate expires.
     pub(super) fn ends(&self) -> Option<SystemTime> {
         self.current().ends
     }
 
-    /// For the client.
+    /// The connector that the PostgreSQL client takes.
     pub(super) fn connector(current: &Current) -> MakeRustlsConnect {
         MakeRustlsConnect::new((*current.config).clone())
     }
 }
 
-/// What is given in one of two places, or the same in both.
+/// The value of a setting that may be given in the URL, in the configuration, or the same in both.
 fn one<T: PartialEq>(key: &str, parameter: &str, asked: Option<T>, set: Option<T>) -> Result<Option<T>, String> {
     match (asked, set) {
         (Some(asked), Some(set)) if asked != set => Err(format!(

@@ -11,44 +11,26 @@ pub(super) use crate::store::text::{clean, parse_range, range_text, row_set};
 /// 2000-01-01T00:00:00Z in ms since 1970: where PostgreSQL's timestamps begin.
 const EPOCH_MS: i64 = 946_684_800_000;
 
-/// PostgreSQL's microseconds since 2000 of a time in ms since 1970. The times we take (1990 to 2100) are far from overflowing.
-pub(super) fn to_micros(ms: i64) -> i64 {
-    ms.saturating_sub(EPOCH_MS).saturating_mul(1000)
+/// A time in PostgreSQL's microseconds since 2000. The times we take (1990 to 2100) are far from overflowing.
+pub(super) fn to_micros(time: TimeMs) -> i64 {
+    time.as_millis().saturating_sub(EPOCH_MS).saturating_mul(1000)
 }
-
-/// A `timestamptz`, in ms since 1970.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Time(pub(super) i64);
 
 /// A time is a `timestamptz`.
 impl ToSql for TimeMs {
-    fn to_sql(&self, type_: &Type, out: &mut BytesMut) -> Result<IsNull, Box<dyn Error + Sync + Send>> {
-        Time(self.as_millis()).to_sql(type_, out)
-    }
-    accepts!(TIMESTAMPTZ);
-    to_sql_checked!();
-}
-
-impl<'a> FromSql<'a> for TimeMs {
-    fn from_sql(type_: &Type, raw: &'a [u8]) -> Result<Self, Box<dyn Error + Sync + Send>> {
-        Time::from_sql(type_, raw).map(|time| Self::from_millis(time.0))
-    }
-    accepts!(TIMESTAMPTZ);
-}
-
-impl ToSql for Time {
     fn to_sql(&self, _: &Type, out: &mut BytesMut) -> Result<IsNull, Box<dyn Error + Sync + Send>> {
-        out.put_i64(to_micros(self.0));
+        out.put_i64(to_micros(*self));
         Ok(IsNull::No)
     }
     accepts!(TIMESTAMPTZ);
     to_sql_checked!();
 }
 
-impl<'a> FromSql<'a> for Time {
+impl<'a> FromSql<'a> for TimeMs {
+    /// What is finer than a millisecond is cut off.
     fn from_sql(_: &Type, raw: &'a [u8]) -> Result<Self, Box<dyn Error + Sync + Send>> {
         let micros = i64::from_be_bytes(raw.try_into()?);
-        Ok(Self(micros.div_euclid(1000).saturating_add(EPOCH_MS)))
+        Ok(Self::from_millis(micros.div_euclid(1000).saturating_add(EPOCH_MS)))
     }
     accepts!(TIMESTAMPTZ);
 }

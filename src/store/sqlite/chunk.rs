@@ -7,7 +7,7 @@
 use rusqlite::types::FromSql;
 use rusqlite::{Connection, Row, params};
 
-use super::error::{Fault, Result};
+use super::error::{Result, SqliteError};
 use crate::model::TimeMs;
 use crate::store::Chunk;
 use crate::store::chunk::{Damaged, MAX_SAMPLES, NewChunk, check_samples};
@@ -70,7 +70,7 @@ impl Decoder {
     /// The row is damaged: it is named, with what is wrong and what to do.
     pub(super) fn decode(&mut self, row: &Row<'_>) -> Result<Chunk> {
         self.decode_columns(row).map_err(|what| {
-            Fault::Damaged(Damaged { table: "chunk".to_owned(), series: row.get(0).ok(), id: row.get(1).ok(), what })
+            SqliteError::Damaged(Damaged { table: "chunk".to_owned(), series: row.get(0).ok(), id: row.get(1).ok(), what })
         })
     }
 
@@ -83,13 +83,13 @@ impl Decoder {
             .get_ref(5)
             .and_then(|data| Ok(data.as_blob()?))
             .map_err(|error| format!("the column data cannot be read: {error}"))?;
-        let (times, values) = self.decode_samples(data, begin.as_millis(), n)?;
+        let (times, values) = self.decode_samples(data, begin, n)?;
         check_samples((begin, end), stated, &times, &values)?;
         Ok(Chunk { series: column(row, 0, "series_id")?, id: column(row, 1, "id")?, times, values })
     }
 
     /// Times and values of a chunk of `n` samples that begins at `first`, or what is wrong with it.
-    fn decode_samples(&mut self, data: &[u8], first: i64, n: usize) -> std::result::Result<(Vec<i64>, Vec<f64>), String> {
+    fn decode_samples(&mut self, data: &[u8], first: TimeMs, n: usize) -> std::result::Result<(Vec<TimeMs>, Vec<f64>), String> {
         let (kind, body) = data.split_first().ok_or("its data is empty")?;
         if kind & !(REGULAR | COMPRESSED) != 0 {
             return Err(format!("its data is of the unknown kind {kind}"));
@@ -111,7 +111,8 @@ impl Decoder {
                 Some(step) => step,
                 None => take(&mut rest).ok_or_else(short)?,
             };
-            time = time.checked_add_unsigned(distance).ok_or("its times overflow")?;
+            let distance = i64::try_from(distance).ok();
+            time = distance.and_then(|distance| time.checked_plus_millis(distance)).ok_or("its times overflow")?;
             times.push(time);
         }
         if rest.len() != n * 8 {
@@ -179,14 +180,14 @@ mod tests {
             }).collect();
             let values: Vec<f64> = samples.iter().map(|(_, bits)| f64::from_bits(*bits)).collect();
             let data = encode(&NewChunk { series: SeriesId::default(), times: &times, values: &values, step: regular.then_some(1000) });
-            let (found_times, found) = Decoder::default().decode_samples(&data, first, samples.len()).unwrap();
-            prop_assert_eq!(found_times, times.iter().map(|time| time.as_millis()).collect::<Vec<_>>());
+            let (found_times, found) = Decoder::default().decode_samples(&data, times[0], samples.len()).unwrap();
+            prop_assert_eq!(found_times, times);
             prop_assert!(found.iter().zip(&values).all(|(a, b)| a.to_bits() == b.to_bits()));
         }
 
         #[test]
         fn nonsense_is_an_error(data in prop::collection::vec(any::<u8>(), 0..200), n in 1usize..100) {
-            if let Ok((times, values)) = Decoder::default().decode_samples(&data, 0, n) {
+            if let Ok((times, values)) = Decoder::default().decode_samples(&data, TimeMs::EPOCH, n) {
                 prop_assert!(times.len() == n && values.len() == n);
             }
         }

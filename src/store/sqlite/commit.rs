@@ -6,12 +6,12 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::connections::{SeriesIds, Writer};
-use super::error::{Fault, Result};
+use super::error::{Result, SqliteError};
 use super::{chunk, ledger, series};
 use crate::batch::Batch;
 use crate::model::{FamilyId, RowSet, SeriesId, SourceId, TimeMs};
 use crate::store::chunk::{Chunker, Part, Spans};
-use crate::store::entry::{Entry, Rejected};
+use crate::store::ledger_change::{LedgerChange, RejectedRows};
 use crate::store::text::range_text;
 use crate::store::{Committed, Incoming, StoreError};
 
@@ -46,8 +46,8 @@ fn within(connection: &Connection, series: &mut SeriesIds, group: &[Incoming], l
             new.clear();
             work.write_overlapping(connection, &part, family, own)?;
         } else {
-            let entry = work.entries.entry(header.source).or_default();
-            entry.take_new(batch, &mut work.rejected);
+            let change = work.changes.entry(header.source).or_default();
+            change.take_new(batch, &mut work.rejected);
             work.committed.rejected += batch.rejects.len() as u64;
             new.push(part);
         }
@@ -58,12 +58,12 @@ fn within(connection: &Connection, series: &mut SeriesIds, group: &[Incoming], l
     work.finish(connection)
 }
 
-/// What a transaction collects on its way.
+/// What is entered at the end of a transaction.
 #[derive(Default)]
 struct Work {
     committed: Committed,
-    entries: BTreeMap<SourceId, Entry>,
-    rejected: Vec<Rejected>,
+    changes: BTreeMap<SourceId, LedgerChange>,
+    rejected: Vec<RejectedRows>,
     spans: Spans,
 }
 
@@ -92,8 +92,8 @@ impl Work {
     fn write_overlapping(&mut self, connection: &Connection, part: &Part<'_>, family: &RowSet, own: &RowSet) -> Result<()> {
         let batch = part.batch;
         let stored = stored(connection, part, family)?;
-        let entry = self.entries.entry(batch.header.source).or_default();
-        self.committed.rejected += entry.take_overlapping(batch, own, &stored, &mut self.rejected);
+        let change = self.changes.entry(batch.header.source).or_default();
+        self.committed.rejected += change.take_overlapping(batch, own, &stored, &mut self.rejected);
         self.committed.duplicate += stored.iter().filter(|is_stored| **is_stored).count() as u64;
         let keep: Vec<bool> = stored.iter().map(|is_stored| !is_stored).collect();
         self.write(connection, &[Part { batch, ids: part.ids, keep: Some(&keep) }])
@@ -107,10 +107,10 @@ impl Work {
         for (gpu, (oldest, newest)) in &self.spans {
             seen.execute(params![gpu, oldest, newest])?;
         }
-        for (source, entry) in &self.entries {
-            ledger::add(connection, *source, entry, &self.rejected)?;
+        for (source, change) in &self.changes {
+            ledger::add(connection, *source, change, &self.rejected)?;
         }
-        let sources: Vec<SourceId> = self.entries.keys().copied().collect();
+        let sources: Vec<SourceId> = self.changes.keys().copied().collect();
         self.committed.settled = ledger::settled(connection, &sources)?;
         Ok(self.committed)
     }
@@ -131,12 +131,12 @@ fn stored(connection: &Connection, part: &Part<'_>, covered: &RowSet) -> Result<
         let wanted_identities: HashSet<Identity> =
             wanted.iter().map(|i| (series, batch.time_ms[*i], batch.value[*i].to_bits())).collect();
         let mut found: HashSet<Identity> = HashSet::new();
-        let mut rows = statement.query([series.to_store(), from.as_millis(), to.as_millis()])?;
+        let mut rows = statement.query(params![series, from, to])?;
         while let Some(row) = rows.next()? {
             // One that is damaged may hold what is looked for: nobody can say that it is not stored.
             let chunk = decoder.decode(row)?;
             let identities = chunk.times.iter().zip(&chunk.values);
-            let identities = identities.map(|(time, value)| (series, TimeMs::from_millis(*time), value.to_bits()));
+            let identities = identities.map(|(time, value)| (series, *time, value.to_bits()));
             found.extend(identities.filter(|identity| wanted_identities.contains(identity)));
         }
         for i in wanted {
@@ -148,7 +148,7 @@ fn stored(connection: &Connection, part: &Part<'_>, covered: &RowSet) -> Result<
 
 /// Removes the dead letter that the (only) batch was made from.
 fn take_letter(connection: &Connection, id: i64, group: &[Incoming]) -> Result<()> {
-    let bad = |why: String| Fault::Store(StoreError::BadBatch(why));
+    let bad = |why: String| SqliteError::Store(StoreError::BadBatch(why));
     let found: Option<(Vec<u8>, String)> = connection
         .query_row("DELETE FROM dead_letter WHERE id = ?1 RETURNING source_id, rows", [id], |row| Ok((row.get(0)?, row.get(1)?)))
         .optional()?;

@@ -18,7 +18,7 @@ use crate::store::chunk::Ids;
 /// Questions that are answered at the same time.
 const READERS: usize = 4;
 /// Steps of SQLite's virtual machine between two looks at whether the caller of a read has gone: well under a millisecond.
-const STEPS_BETWEEN_LOOKS: i32 = 1000;
+const STEPS_BETWEEN_CANCEL_CHECKS: i32 = 1000;
 
 /// Ids of series, by key.
 pub(super) type SeriesIds = HashMap<u128, Ids>;
@@ -101,7 +101,7 @@ impl Connections {
                 None => open::reader(&path)?,
             };
             // Not SQLite's interrupt: that ends only what runs at that moment, and is lost between two statements.
-            connection.progress_handler(STEPS_BETWEEN_LOOKS, Some(move || cancelled.load(Ordering::Relaxed)))?;
+            connection.progress_handler(STEPS_BETWEEN_CANCEL_CHECKS, Some(move || cancelled.load(Ordering::Relaxed)))?;
             let done = work(&connection);
             connection.progress_handler(0, None::<fn() -> bool>)?;
             lock(&idle).push(connection);

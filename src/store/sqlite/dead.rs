@@ -6,20 +6,20 @@ use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use super::connections::Writer;
-use super::error::{Fault, Result};
+use super::error::{Result, SqliteError};
 use super::ledger;
-use crate::model::{DictionaryId, SourceId, now_ms};
+use crate::model::{DictionaryId, IntervalMs, SourceId, TimeMs};
 use crate::store::DeadLetter;
 use crate::store::text::{clean, parse_range, range_text};
 
-/// Failures of entries that were stored or buried elsewhere in the end are forgotten after this, ms.
-const FORGET_MS: i64 = 30 * 86_400_000;
+/// Failures of entries that were stored or buried elsewhere in the end are forgotten after this.
+const FORGET_AFTER: IntervalMs = IntervalMs::DAY.times(30);
 
 /// Notes a failure; how many that makes.
 pub(super) fn note_failure(writer: &mut Writer, entry: &str, reason: &str) -> Result<u32> {
     let transaction = writer.connection.transaction()?;
-    let now = now_ms();
-    transaction.execute("DELETE FROM batch_failure WHERE last_ms < ?1", [now - FORGET_MS])?;
+    let now = TimeMs::now();
+    transaction.execute("DELETE FROM batch_failure WHERE last_ms < ?1", [now.minus(FORGET_AFTER)])?;
     let failures = transaction.query_row(
         "INSERT INTO batch_failure (entry, failures, last_reason, last_ms) VALUES (?1, 1, ?2, ?3) \
          ON CONFLICT (entry) DO UPDATE SET failures = failures + 1, last_reason = excluded.last_reason, last_ms = excluded.last_ms \
@@ -48,7 +48,7 @@ pub(super) fn bury_all(writer: &mut Writer, letters: &[(DeadLetter, String)]) ->
         )?;
         let kept = transaction.execute(
             "INSERT INTO dead_letter (source_id, rows, reason, payload, buried_ms) VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT DO NOTHING",
-            params![&source[..], range_text(letter.rows), clean(&letter.reason), &letter.payload[..], now_ms()],
+            params![&source[..], range_text(letter.rows), clean(&letter.reason), &letter.payload[..], TimeMs::now()],
         )?;
         if kept > 0 {
             let id = transaction.last_insert_rowid();
@@ -99,11 +99,11 @@ fn letter(row: &Row<'_>) -> Result<DeadLetter> {
     Ok(DeadLetter {
         id: row.get(0)?,
         source: ledger::source(row, 1)?,
-        rows: parse_range(&row.get::<_, String>(2)?).map_err(Fault::Odd)?,
+        rows: parse_range(&row.get::<_, String>(2)?).map_err(SqliteError::Unexpected)?,
         reason: row.get(3)?,
         payload: Bytes::new(),
         dictionaries: Vec::new(),
-        buried_ms: row.get(4)?,
+        buried: Some(row.get(4)?),
     })
 }
 
@@ -115,8 +115,8 @@ pub(super) fn drop_letter(writer: &mut Writer, id: i64) -> Result<bool> {
         .optional()?;
     let Some((source, rows)) = found else { return Ok(false) };
     let dropped: String = transaction.query_row("SELECT dropped FROM source WHERE id = ?1", [&source], |row| row.get(0))?;
-    let mut dropped = ledger::set(Some(&dropped))?;
-    dropped.insert(parse_range(&rows).map_err(Fault::Odd)?);
+    let mut dropped = ledger::parse_rows(Some(&dropped))?;
+    dropped.insert(parse_range(&rows).map_err(SqliteError::Unexpected)?);
     transaction.execute("UPDATE source SET dropped = ?2 WHERE id = ?1", params![source, dropped.to_string()])?;
     transaction.commit()?;
     Ok(true)

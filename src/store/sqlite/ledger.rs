@@ -4,20 +4,20 @@ use std::collections::BTreeMap;
 
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
-use super::error::{Fault, Result};
+use super::error::{Result, SqliteError};
 use crate::batch::Header;
-use crate::model::{Digest, Reason, RowSet, SourceId, now_ms};
-use crate::store::entry::{Entry, Rejected};
+use crate::model::{Digest, Reason, RowSet, SourceId, TimeMs};
+use crate::store::ledger_change::{LedgerChange, RejectedRows};
 use crate::store::text::{clean, parse_range, row_set};
 use crate::store::{SourceLedger, Standing};
 
-pub(super) fn set(text: Option<&str>) -> Result<RowSet> {
-    row_set(text).map_err(Fault::Odd)
+pub(super) fn parse_rows(text: Option<&str>) -> Result<RowSet> {
+    row_set(text).map_err(SqliteError::Unexpected)
 }
 
 pub(super) fn digest(row: &Row<'_>, at: usize) -> Result<Digest> {
     let bytes: Vec<u8> = row.get(at)?;
-    Digest::from_slice(&bytes).ok_or_else(|| Fault::Odd("an id that has not 16 bytes".to_owned()))
+    Digest::from_slice(&bytes).ok_or_else(|| SqliteError::Unexpected("an id that has not 16 bytes".to_owned()))
 }
 
 /// A source's id in a row.
@@ -25,13 +25,13 @@ pub(super) fn source(row: &Row<'_>, at: usize) -> Result<SourceId> {
     digest(row, at).map(SourceId::from_digest)
 }
 
-/// What a source, and it with the others of its family, cover.
+/// The rows that a source covers, and those that its family covers with it.
 pub(super) fn covered(connection: &Connection, header: &Header) -> Result<(RowSet, RowSet)> {
     let mut statement = connection.prepare_cached("SELECT id, covered FROM source WHERE id = ?1 OR family = ?2")?;
     let mut rows = statement.query([&header.source.to_bytes()[..], &header.family.to_bytes()[..]])?;
     let (mut own, mut family) = (RowSet::new(), RowSet::new());
     while let Some(row) = rows.next()? {
-        let covered = set(row.get_ref(1)?.as_str_or_null().map_err(|error| Fault::Odd(error.to_string()))?)?;
+        let covered = parse_rows(row.get_ref(1)?.as_str_or_null().map_err(|error| SqliteError::Unexpected(error.to_string()))?)?;
         family.extend(&covered);
         if source(row, 0)? == header.source {
             own = covered;
@@ -58,12 +58,12 @@ pub(super) fn register(connection: &Connection, header: &Header) -> Result<()> {
 }
 
 /// Enters what a commit adds to a source.
-pub(super) fn add(connection: &Connection, source: SourceId, entry: &Entry, rejected: &[Rejected]) -> Result<()> {
+pub(super) fn add(connection: &Connection, source: SourceId, change: &LedgerChange, rejected: &[RejectedRows]) -> Result<()> {
     let id = source.to_bytes();
     let covered: String =
         connection.prepare_cached("SELECT covered FROM source WHERE id = ?1")?.query_row([&id[..]], |row| row.get(0))?;
-    let mut covered = set(Some(&covered))?;
-    covered.extend(&entry.rows);
+    let mut covered = parse_rows(Some(&covered))?;
+    covered.extend(&change.rows);
     connection
         .prepare_cached(
             "UPDATE source SET covered = ?2, valid = valid + ?3, duplicate = duplicate + ?4, extra = extra + ?5, \
@@ -74,16 +74,16 @@ pub(super) fn add(connection: &Connection, source: SourceId, entry: &Entry, reje
         .execute(params![
             &id[..],
             covered.to_string(),
-            entry.valid.cast_signed(),
-            entry.duplicate.cast_signed(),
-            entry.extra.cast_signed(),
-            now_ms(),
-            entry.newest
+            change.valid.cast_signed(),
+            change.duplicate.cast_signed(),
+            change.extra.cast_signed(),
+            TimeMs::now(),
+            change.newest
         ])?;
     let mut count = connection.prepare_cached(
         "INSERT INTO source_reject (source_id, reason, n) VALUES (?1, ?2, ?3) ON CONFLICT DO UPDATE SET n = n + excluded.n",
     )?;
-    for (reason, n) in &entry.rejected {
+    for (reason, n) in &change.rejected {
         count.execute(params![&id[..], reason.code(), n.cast_signed()])?;
     }
     let mut note = connection.prepare_cached("INSERT INTO reject (source_id, row, line, reason) VALUES (?1, ?2, ?3, ?4)")?;
@@ -110,7 +110,7 @@ fn settled_of(connection: &Connection, source: SourceId) -> Result<u64> {
     let mut all = RowSet::new();
     for text in [covered, dropped] {
         if !text.is_empty() {
-            all.extend(&set(Some(&text))?);
+            all.extend(&parse_rows(Some(&text))?);
         }
     }
     all.extend(&dead(connection, source)?);
@@ -123,12 +123,12 @@ fn dead(connection: &Connection, source: SourceId) -> Result<RowSet> {
     let mut rows = statement.query([&source.to_bytes()[..]])?;
     let mut dead = RowSet::new();
     while let Some(row) = rows.next()? {
-        dead.insert(parse_range(&row.get::<_, String>(0)?).map_err(Fault::Odd)?);
+        dead.insert(parse_range(&row.get::<_, String>(0)?).map_err(SqliteError::Unexpected)?);
     }
     Ok(dead)
 }
 
-/// What gauges say. Sources that were made for a dead letter alone have no cluster, and no commit.
+/// What the gauges say. Sources that were made for a dead letter alone have no cluster, and no commit.
 pub(super) fn standing(connection: &Connection) -> Result<Standing> {
     let letters: i64 = connection.query_row("SELECT count(*) FROM dead_letter", [], |row| row.get(0))?;
     let mut standing = Standing { dead_letters: letters.cast_unsigned(), ..Standing::default() };
@@ -136,7 +136,7 @@ pub(super) fn standing(connection: &Connection) -> Result<Standing> {
         .prepare_cached("SELECT cluster, max(last_commit) FROM source WHERE last_commit IS NOT NULL GROUP BY cluster")?;
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {
-        standing.last_commit_ms.insert(row.get(0)?, row.get(1)?);
+        standing.last_commit.insert(row.get(0)?, row.get(1)?);
     }
     Ok(standing)
 }
@@ -153,7 +153,7 @@ pub(super) fn all(connection: &Connection) -> Result<Vec<SourceLedger>> {
     let mut ledger = Vec::new();
     while let Some(row) = rows.next()? {
         let source = source(row, 0)?;
-        let (covered, dropped) = (set(Some(&row.get::<_, String>(3)?))?, set(Some(&row.get::<_, String>(4)?))?);
+        let (covered, dropped) = (parse_rows(Some(&row.get::<_, String>(3)?))?, parse_rows(Some(&row.get::<_, String>(4)?))?);
         ledger.push(SourceLedger {
             source,
             cluster: row.get(1)?,
@@ -164,9 +164,9 @@ pub(super) fn all(connection: &Connection) -> Result<Vec<SourceLedger>> {
             valid: row.get::<_, i64>(5)?.cast_unsigned(),
             duplicate: row.get::<_, i64>(6)?.cast_unsigned(),
             rejected: rejected.remove(&source).unwrap_or_default(),
-            first_commit_ms: row.get::<_, Option<i64>>(7)?.unwrap_or(0),
-            last_commit_ms: row.get::<_, Option<i64>>(8)?.unwrap_or(0),
-            newest_sample_ms: row.get(9)?,
+            first_commit: row.get(7)?,
+            last_commit: row.get(8)?,
+            newest_sample: row.get(9)?,
         });
     }
     Ok(ledger)
@@ -179,7 +179,7 @@ fn rejected(connection: &Connection) -> Result<BTreeMap<SourceId, BTreeMap<Reaso
     while let Some(row) = rows.next()? {
         let code: i64 = row.get(1)?;
         let reason = u8::try_from(code).ok().and_then(Reason::from_code);
-        let reason = reason.ok_or_else(|| Fault::Odd(format!("the reject reason {code}")))?;
+        let reason = reason.ok_or_else(|| SqliteError::Unexpected(format!("the reject reason {code}")))?;
         rejected.entry(source(row, 0)?).or_default().insert(reason, row.get::<_, i64>(2)?.cast_unsigned());
     }
     Ok(rejected)

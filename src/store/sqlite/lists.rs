@@ -76,8 +76,8 @@ pub(super) fn clusters(connection: &Connection) -> Result<Vec<ClusterSummary>> {
             cluster: row.get(0)?,
             hosts: count(row, 1)?,
             gpus: count(row, 2)?,
-            first_seen_ms: row.get(3)?,
-            last_seen_ms: row.get(4)?,
+            first_seen: row.get(3)?,
+            last_seen: row.get(4)?,
         })
     })
 }
@@ -104,8 +104,8 @@ pub(super) fn hosts(
             cluster: row.get(0)?,
             hostname: row.get(1)?,
             gpus: count(row, 2)?,
-            first_seen_ms: row.get(3)?,
-            last_seen_ms: row.get(4)?,
+            first_seen: row.get(3)?,
+            last_seen: row.get(4)?,
         })
     })
 }
@@ -140,9 +140,8 @@ pub(super) fn gpus(
         if let Some(last) = gpus.last_mut().filter(|last| last.place == described.place) {
             let mut ids = std::mem::take(&mut last.ids);
             ids.extend(&described.ids);
-            let (first, newest) =
-                (last.first_seen_ms.min(described.first_seen_ms), last.last_seen_ms.max(described.last_seen_ms));
-            *last = GpuSummary { ids, first_seen_ms: first, last_seen_ms: newest, ..described };
+            let (first, newest) = (last.first_seen.min(described.first_seen), last.last_seen.max(described.last_seen));
+            *last = GpuSummary { ids, first_seen: first, last_seen: newest, ..described };
         } else if gpus.len() == limit {
             break;
         } else {
@@ -167,8 +166,8 @@ fn gpu(row: &Row<'_>) -> rusqlite::Result<GpuSummary> {
         driver_version: row.get(8)?,
         pci_bus_id: row.get(9)?,
         mig_profile: row.get(10)?,
-        first_seen_ms: row.get(11)?,
-        last_seen_ms: row.get(12)?,
+        first_seen: row.get(11)?,
+        last_seen: row.get(12)?,
     })
 }
 
@@ -187,8 +186,8 @@ pub(super) fn series(connection: &Connection, filter: &SeriesFilter, after: Seri
     }
     conditions.text("s.namespace = ?", filter.gpus.namespace.as_ref());
     conditions.text("s.pod = ?", filter.pod.as_ref());
-    if let Some(since) = filter.seen_since_ms {
-        conditions.add("g.last_seen >= ?", [Value::Integer(since)]);
+    if let Some(since) = filter.seen_since {
+        conditions.add("g.last_seen >= ?", [Value::Integer(since.as_millis())]);
     }
     let sql = format!(
         "SELECT s.id, s.gpu_id, s.metric, s.namespace, s.pod, s.container \

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `open`, `schema.sql` | the directory, its lock, the file: what is ours, what is refused |
 //! | `connections` | one writer, a few readers; work off the runtime's threads, reads ended when nobody waits for them |
-//! | `error` | what SQLite says, in our words |
+//! | `error` | what SQLite's errors mean |
 //! | `chunk` | a chunk as a row of `chunk`, there and back |
 //! | `commit`, `series` | the transaction |
 //! | `ledger`, `dead` | sources and what they cover, dead letters |
@@ -29,7 +29,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use self::connections::Connections;
-use super::{Committed, DeadLetter, Incoming, Result, SourceLedger, Standing, Store};
+use super::{Committed, DeadLetter, Incoming, Result, SourceLedger, Standing, Store, StoreKind};
 use crate::model::SourceId;
 
 /// The store in a directory. Cheap to share behind an `Arc`.
@@ -60,6 +60,10 @@ impl SqliteStore {
 
 #[async_trait]
 impl Store for SqliteStore {
+    fn kind(&self) -> StoreKind {
+        StoreKind::Sqlite
+    }
+
     async fn migrate(&self) -> Result<()> {
         // Done when it was opened.
         Ok(())

@@ -7,8 +7,8 @@ use std::path::Path;
 use rusqlite::{Connection, OpenFlags};
 
 use super::connections::{Connections, Writer};
-use super::error::Fault;
-use crate::model::now_ms;
+use super::error::SqliteError;
+use crate::model::TimeMs;
 use crate::store::{Result, StoreError};
 
 /// "GPUt": says in the file's head whose it is.
@@ -32,14 +32,14 @@ pub(super) fn open(directory: &Path) -> Result<(Connections, String)> {
     let path = directory.join(FILE);
     // Before anything is written.
     look_at(&path).map_err(|fault| match fault {
-        Foreign::No(reason) => refused(reason),
-        Foreign::Newer(version) => StoreError::Version(format!(
-            "{endpoint} is of version {version}, this program knows versions up to {VERSION}: upgrade telemetry, or give another --data-dir"
+        Unusable::NotOurs(reason) => refused(reason),
+        Unusable::Newer(version) => StoreError::Version(format!(
+            "{endpoint} has a schema of version {version}, and this program knows versions up to {VERSION}: upgrade telemetry, or give another --data-dir"
         )),
     })?;
     let lock = lock(directory).map_err(refused)?;
-    let explain = |fault: Fault| match fault {
-        Fault::Sqlite(error) if is_forbidden(&error) => {
+    let explain = |fault: SqliteError| match fault {
+        SqliteError::Sqlite(error) if is_forbidden(&error) => {
             StoreError::Refused { endpoint: endpoint.clone(), reason: format!("{FILE} cannot be written: {error}") }
         }
         fault => fault.explain(&endpoint),
@@ -55,31 +55,33 @@ fn is_forbidden(error: &rusqlite::Error) -> bool {
     matches!(error.sqlite_error_code(), Some(CannotOpen | PermissionDenied | ReadOnly))
 }
 
-/// Why a file is not taken.
-enum Foreign {
-    No(String),
+/// Why a file cannot be used.
+enum Unusable {
+    /// It is not one of this program, or cannot be read; says so.
+    NotOurs(String),
+    /// Its schema has this version, which a later program made.
     Newer(u32),
 }
 
 /// Looks at the file's head without touching it.
-fn look_at(path: &Path) -> std::result::Result<(), Foreign> {
+fn look_at(path: &Path) -> std::result::Result<(), Unusable> {
     let mut head = Vec::new();
     match File::open(path).and_then(|file| file.take(HEAD as u64).read_to_end(&mut head)) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(Foreign::No(format!("{FILE} cannot be read: {error}"))),
+        Err(error) => return Err(Unusable::NotOurs(format!("{FILE} cannot be read: {error}"))),
         // Made and killed before anything was written.
         Ok(0) => return Ok(()),
         Ok(_) => {}
     }
     let number = |at: usize| head.get(at..at + 4).and_then(|bytes| bytes.try_into().ok()).map_or(0, u32::from_be_bytes);
     if !head.starts_with(b"SQLite format 3\0") || number(APPLICATION_AT) != APPLICATION {
-        return Err(Foreign::No(format!("{FILE} in it is not telemetry's: give another directory with --data-dir")));
+        return Err(Unusable::NotOurs(format!("{FILE} in it is not telemetry's: give another directory with --data-dir")));
     }
     let version = number(USER_VERSION_AT);
-    if version > VERSION { Err(Foreign::Newer(version)) } else { Ok(()) }
+    if version > VERSION { Err(Unusable::Newer(version)) } else { Ok(()) }
 }
 
-/// One process a directory. The lock goes with the process, however it ends.
+/// Locks the directory for one process. The lock ends with the process, however that ends.
 fn lock(directory: &Path) -> std::result::Result<File, String> {
     let path = directory.join(LOCK);
     let failed =
@@ -106,9 +108,9 @@ fn prepare(connection: &Connection) -> super::error::Result<String> {
     let version: u32 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
     if version == 0 {
         // In the file's head before the write-ahead log begins: an interrupted beginning is still known as ours.
-        let id = uuid(rand::random());
+        let id = uuid::Builder::from_random_bytes(rand::random()).into_uuid().to_string();
         connection.execute_batch(&format!("BEGIN IMMEDIATE; PRAGMA application_id = {APPLICATION}; {SCHEMA}"))?;
-        connection.execute("INSERT INTO store (one, id, created_ms) VALUES (1, ?1, ?2)", (&id, now_ms()))?;
+        connection.execute("INSERT INTO store (one, id, created_ms) VALUES (1, ?1, ?2)", (&id, TimeMs::now()))?;
         connection.execute_batch(&format!("PRAGMA user_version = {VERSION}; COMMIT"))?;
     }
     // FULL: what is committed is acknowledged to the queue, so it must outlive the machine.
@@ -128,22 +130,4 @@ pub(super) fn reader(path: &Path) -> rusqlite::Result<Connection> {
     connection.execute_batch("PRAGMA query_only = ON; PRAGMA cache_size = -8192; PRAGMA mmap_size = 268435456")?;
     connection.set_prepared_statement_cache_capacity(64);
     Ok(connection)
-}
-
-/// A random UUID (version 4) as text.
-fn uuid(random: u128) -> String {
-    let bits = (random & !(0xf << 76) & !(0x3 << 62)) | (4 << 76) | (2 << 62);
-    let hex = format!("{bits:032x}");
-    format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_id_is_a_uuid_of_version_4() {
-        assert_eq!(uuid(0), "00000000-0000-4000-8000-000000000000");
-        assert_eq!(uuid(u128::MAX), "ffffffff-ffff-4fff-bfff-ffffffffffff");
-    }
 }

@@ -1,11 +1,11 @@
 //! What readers ask (see [`Reader`]): chunks through their index; lists in `lists`.
 
 use async_trait::async_trait;
-use rusqlite::Connection;
+use rusqlite::{Connection, params};
 
 use super::error::Result;
 use super::{SqliteStore, chunk, lists};
-use crate::model::SeriesId;
+use crate::model::{SeriesId, TimeMs};
 use crate::store::{
     self, Chunk, ChunkRange, ClusterSummary, GpuFilter, GpuPlace, GpuSummary, HostSummary, Latest, Reader, SeriesFilter,
     SeriesRow, SourceLedger, Span, Store,
@@ -36,9 +36,9 @@ impl Reader for SqliteStore {
         self.connections.read(lists::metrics).await
     }
 
-    async fn latest(&self, series: &[SeriesId], begins_from_ms: i64, begins_before_ms: i64) -> store::Result<Vec<Latest>> {
+    async fn latest(&self, series: &[SeriesId], begins_from: TimeMs, begins_before: TimeMs) -> store::Result<Vec<Latest>> {
         let series = series.to_vec();
-        self.connections.read(move |connection| latest(connection, &series, begins_from_ms, begins_before_ms)).await
+        self.connections.read(move |connection| latest(connection, &series, begins_from, begins_before)).await
     }
 
     async fn chunks(&self, series: &[SeriesId], range: &ChunkRange, max_samples: usize) -> store::Result<Option<Vec<Chunk>>> {
@@ -60,7 +60,7 @@ impl Reader for SqliteStore {
     }
 }
 
-fn latest(connection: &Connection, series: &[SeriesId], from: i64, before: i64) -> Result<Vec<Latest>> {
+fn latest(connection: &Connection, series: &[SeriesId], from: TimeMs, before: TimeMs) -> Result<Vec<Latest>> {
     let mut statement = connection.prepare_cached(&format!(
         "SELECT {} FROM chunk WHERE series_id = ?1 AND t_min >= ?2 AND t_min < ?3 ORDER BY t_max DESC, id DESC LIMIT 1",
         chunk::COLUMNS
@@ -68,11 +68,11 @@ fn latest(connection: &Connection, series: &[SeriesId], from: i64, before: i64) 
     let mut decoder = chunk::Decoder::default();
     let mut newest = Vec::with_capacity(series.len());
     for id in series {
-        let mut rows = statement.query([id.to_store(), from, before])?;
+        let mut rows = statement.query(params![id, from, before])?;
         let Some(row) = rows.next()? else { continue };
         let chunk = decoder.decode(row)?;
-        if let (Some(time_ms), Some(value)) = (chunk.times.last(), chunk.values.last()) {
-            newest.push(Latest { series: *id, time_ms: *time_ms, value: *value });
+        if let (Some(time), Some(value)) = (chunk.times.last(), chunk.values.last()) {
+            newest.push(Latest { series: *id, time: *time, value: *value });
         }
     }
     Ok(newest)
@@ -81,17 +81,18 @@ fn latest(connection: &Connection, series: &[SeriesId], from: i64, before: i64) 
 /// Chunks of a series in a range: the parameters are its [`borders`].
 const IN_RANGE: &str = "series_id = ?1 AND t_max >= ?2 AND t_max < ?3 AND t_min >= ?4 AND t_min < ?5";
 
-fn borders(series: SeriesId, range: &ChunkRange) -> [i64; 5] {
-    [series.to_store(), range.ends_from_ms, range.ends_before_ms, range.begins_from_ms, range.begins_before_ms]
+fn borders(series: SeriesId, range: &ChunkRange) -> (SeriesId, TimeMs, TimeMs, TimeMs, TimeMs) {
+    (series, range.ends_from, range.ends_before, range.begins_from, range.begins_before)
 }
 
 fn spans(connection: &Connection, series: &[SeriesId], range: &ChunkRange) -> Result<Vec<Span>> {
     let mut statement = connection.prepare_cached(&format!("SELECT min(t_min), max(t_max) FROM chunk WHERE {IN_RANGE}"))?;
     let mut spans = Vec::new();
     for id in series {
-        let found: (Option<i64>, Option<i64>) = statement.query_row(borders(*id, range), |row| Ok((row.get(0)?, row.get(1)?)))?;
-        if let (Some(first_ms), Some(last_ms)) = found {
-            spans.push(Span { series: *id, first_ms, last_ms });
+        let found: (Option<TimeMs>, Option<TimeMs>) =
+            statement.query_row(borders(*id, range), |row| Ok((row.get(0)?, row.get(1)?)))?;
+        if let (Some(first), Some(last)) = found {
+            spans.push(Span { series: *id, first, last });
         }
     }
     Ok(spans)

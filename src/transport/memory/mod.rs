@@ -27,7 +27,7 @@ use super::{
     Backlog, Consumer, ConsumerState, Delivery, GroupState, Identity, Inspector, Lease, Outgoing, PartitionState, Published,
     Publisher, Receipt, Redelivery, Result, SourceState,
 };
-use crate::model::{DictionaryId, FamilyId, Partition, Partitions, Position, RowRange, SourceId, now_ms};
+use crate::model::{DictionaryId, FamilyId, Partition, Partitions, Position, RowRange, SourceId, TimeMs};
 
 /// What the one group is called where groups are listed.
 const GROUP: &str = "collectors";
@@ -161,7 +161,7 @@ impl MemoryTransport {
         if !missing.is_empty() {
             return Published::NeedDictionaries(missing);
         }
-        place.accept(batch, now_ms());
+        place.accept(batch, TimeMs::now());
         drop(state);
         self.shared.arrived[partition.index()].notify_waiters();
         Published::Accepted
@@ -344,11 +344,11 @@ impl Inspector for MemoryTransport {
     async fn backlog(&self, partition: Partition) -> Result<Backlog> {
         let mut state = self.state();
         let entries = &state.partition(partition).entries;
-        let oldest = entries.first_key_value().map_or(0, |(_, entry)| now_ms().saturating_sub(entry.at_ms));
+        let oldest = entries.first_key_value().map_or(Duration::ZERO, |(_, entry)| TimeMs::now().since(entry.at));
         Ok(Backlog {
             entries: entries.len() as u64,
             pending: entries.values().filter(|entry| entry.held.is_some()).count() as u64,
-            oldest_ms: u64::try_from(oldest).unwrap_or(0),
+            oldest_ms: oldest.as_millis() as u64,
         })
     }
 
@@ -372,7 +372,7 @@ impl Inspector for MemoryTransport {
             backlog,
             entries: backlog.entries,
             added: Some(place.accepted()),
-            newest_ms: place.newest_ms.map(|at| u64::try_from(now_ms() - at).unwrap_or(0)),
+            newest_ms: place.newest.map(|at| TimeMs::now().since(at).as_millis() as u64),
             groups: vec![GroupState { latest: group.latest.into_iter().take(consumers).collect(), ..group }],
             held_by: None,
         })

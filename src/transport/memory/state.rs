@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use crate::model::{DictionaryId, Partition, Partitions, Position, RowRange, SourceId};
+use crate::model::{DictionaryId, Partition, Partitions, Position, RowRange, SourceId, TimeMs};
 use crate::transport::{Outgoing, SourceState};
 
 /// Dictionaries of a partition that are kept although no entry needs them: the next batch of their source will.
@@ -25,8 +25,8 @@ pub(super) struct Place {
     pub(super) positions: BTreeMap<SourceId, Position>,
     pub(super) committed: BTreeMap<SourceId, u64>,
     pub(super) dictionaries: HashMap<DictionaryId, Dictionary>,
-    /// When the newest entry there ever was came, ms.
-    pub(super) newest_ms: Option<i64>,
+    /// When the newest entry there ever was came.
+    pub(super) newest: Option<TimeMs>,
     next: u64,
     bytes: usize,
 }
@@ -36,7 +36,7 @@ pub(super) struct Entry {
     pub(super) source: SourceId,
     pub(super) rows: RowRange,
     pub(super) payload: Bytes,
-    pub(super) at_ms: i64,
+    pub(super) at: TimeMs,
     pub(super) held: Option<Held>,
 }
 
@@ -61,7 +61,7 @@ impl Entry {
 
 impl Place {
     /// Takes a batch that was found in order.
-    pub(super) fn accept(&mut self, batch: &Outgoing, at_ms: i64) {
+    pub(super) fn accept(&mut self, batch: &Outgoing, at: TimeMs) {
         let id = self.next;
         self.next += 1;
         for (digest, bytes) in &batch.with {
@@ -73,10 +73,10 @@ impl Place {
             }
         }
         self.bytes += batch.payload.len();
-        self.newest_ms = Some(at_ms);
+        self.newest = Some(at);
         self.positions.insert(batch.source, batch.next);
         let (source, rows, payload) = (batch.source, batch.rows, batch.payload.clone());
-        self.entries.insert(id, Entry { source, rows, payload, at_ms, held: None });
+        self.entries.insert(id, Entry { source, rows, payload, at, held: None });
     }
 
     /// How many entries there ever were.

@@ -3,6 +3,7 @@
 //! A [`Conn`] is one TCP connection and never reconnects: what was sent over it is answered over it or fails. So nothing that was
 //! meant for one primary can reach another. Making a new one is the business of [`super::link::Link`].
 
+use std::num::NonZeroU16;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -23,7 +24,8 @@ use socket2::TcpKeepalive;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::error::{Asked, Change, ends_connection, explain};
+use super::error::{Asked, Change, NotRun, ends_connection, explain};
+use super::malformed::{KeyKind, shown};
 use super::reply;
 use super::script::{self, Script};
 use super::shared::Shared;
@@ -287,12 +289,17 @@ impl Conn {
         let (key, ours) = (shared.keys.meta(partition), shared.config.partitions);
         let known = self.run(&script::ONCE, vec![key.clone()], vec!["partitions".into(), ours.to_string().into()]).await;
         let known = match known {
-            Ok(known) => reply::text(&known)?,
-            // A full Redis that has no number yet: it is written another time.
-            Err(TransportError::Full { .. }) => return Ok(()),
+            Ok(known) => known,
+            // A full Redis that has no number yet: it is written another time. Where nobody can write one, the configuration's counts.
+            Err(TransportError::Full { .. } | TransportError::Blocked { .. }) => return Ok(()),
             Err(error) => return Err(error),
         };
-        if known == ours.to_string() {
+        let Some(known) = reply::exact::<NonZeroU16>(&known) else {
+            let (which, todo) = (format!("the field partitions of {key}"), format!("HSET {key} partitions {ours}"));
+            shared.malformed.note(KeyKind::Partitions, &which, &shown(reply::raw(&known)), &todo);
+            return Ok(());
+        };
+        if known.get() == ours.count() {
             return Ok(());
         }
         Err(TransportError::Mismatch(format!(
@@ -345,6 +352,20 @@ impl Conn {
         })
     }
 
+    /// Runs a command to learn whether the server knows it and the user may run it.
+    pub(super) async fn attempt_command(
+        &self,
+        command: &'static str,
+        args: Vec<Value>,
+    ) -> Result<std::result::Result<Value, NotRun>> {
+        let asked = Asked { command, script: None, keys: Vec::new() };
+        match raw(&self.client, &self.wire, command, args, self.wire.shared.config.command_timeout).await {
+            Ok(value) => Ok(Ok(value)),
+            Err(error) if ends_connection(&error) => Err(self.wire.failed(&asked, &error)),
+            Err(error) => Ok(Err(NotRun::of(&error))),
+        }
+    }
+
     /// Runs a script. It is on its way when this returns.
     pub(super) fn run(&self, script: &'static Script, keys: Vec<String>, args: Vec<Value>) -> BoxFuture<'static, Result<Value>> {
         let mut call: Vec<Value> = Vec::with_capacity(2 + keys.len() + args.len());
@@ -377,6 +398,9 @@ impl Wire {
         let mut explained = explain(&self.address.to_string(), &shared.who, asked, error);
         if super::error::is_about_login(error) {
             explained = shared.lasting(explained);
+        }
+        if let TransportError::Blocked { key, .. } = &explained {
+            shared.malformed.blocked(key, &explained);
         }
         let change = Change::said_by(error, &self.address);
         if let Some(change) = &change {

@@ -9,10 +9,11 @@ use fred::types::Value;
 use futures_util::future::join_all;
 use tokio::time::Instant;
 
+use super::malformed::{KeyKind, quoted, shown};
 use super::session::{Kind, Reading, Seat, Sent, Session};
 use super::{RedisTransport, reply, script};
-use crate::model::{DictionaryId, Partition, Partitions, RowRange, SourceId};
-use crate::transport::{Backlog, Consumer, Delivery, Receipt, Redelivery, Result, TransportError};
+use crate::model::{DictionaryId, Partition, Partitions, SourceId};
+use crate::transport::{Backlog, Consumer, Delivery, MAX_DICTIONARY_BYTES, Receipt, Redelivery, Result, TransportError};
 
 /// Unused dictionaries are looked for once in so many acknowledgements.
 const SWEEP_EVERY: u32 = 64;
@@ -21,6 +22,11 @@ const SWEEP_EVERY: u32 = 64;
 const SWEEP_UNUSED_FOR: Duration = Duration::from_secs(60);
 /// Candidates of one sweep, the longest unused first.
 const SWEEP_MAX: usize = 256;
+/// What a malformed entry is, and what becomes of it.
+pub(super) const ENTRY: &str = "its fields s, f and e are not a source and its rows";
+pub(super) const ENTRY_TODO: &str = "nothing: a collector makes a dead letter of it (telemetry dead-letters list)";
+/// Bytes of a store's mark at most.
+const MARK_BYTES: usize = 128;
 
 #[async_trait]
 impl Consumer for RedisTransport {
@@ -67,7 +73,22 @@ impl Consumer for RedisTransport {
     async fn dictionary(&self, partition: Partition, digest: DictionaryId) -> Result<Option<Bytes>> {
         let key = self.shared.keys.dict(partition, digest);
         let conn = self.link(partition)?.get().await?;
-        Ok(conn.call("GET", vec![key.into()]).await?.into_bytes())
+        let answer = match conn.run(&script::FETCH, vec![key.clone()], vec![MAX_DICTIONARY_BYTES.to_string().into()]).await {
+            // Whatever is there instead, the dictionary is not.
+            Err(TransportError::Blocked { .. }) => return Ok(None),
+            answer => reply::list(answer?),
+        };
+        let mut parts = answer.into_iter();
+        let Some(length) = parts.next() else { return Ok(None) };
+        let length = reply::number(&length)?;
+        if length > MAX_DICTIONARY_BYTES as u64 {
+            tracing::warn!(
+                key,
+                bytes = length,
+                "a dictionary in Redis is longer than one can be; it is damaged, and batches that name it are buried"
+            );
+        }
+        Ok(parts.next().and_then(Value::into_bytes))
     }
 
     async fn acknowledge(&self, partition: Partition, receipts: Vec<Receipt>, settled: &[(SourceId, u64)]) -> Result<usize> {
@@ -84,6 +105,11 @@ impl Consumer for RedisTransport {
         }
         let answer = reply::list(session.writer.run(&script::ACKNOWLEDGE, keys, args).await?);
         let done = reply::number(answer.first().unwrap_or(&Value::Null))?;
+        if answer.get(2).map(reply::number).transpose()? == Some(0) {
+            let key = self.shared.keys.committed(partition, self.group());
+            let wrong = "it is not a hash, so streamers are not told what is stored";
+            self.shared.malformed.note(KeyKind::Committed, &key, wrong, &format!("DEL {key}"));
+        }
         {
             let mut held = session.held();
             for id in &ids {
@@ -178,14 +204,34 @@ impl RedisTransport {
 
     async fn ask_mark(&self, partition: Partition) -> Result<Option<String>> {
         let args = vec![self.shared.keys.meta(partition).into(), self.store_field().into()];
-        let mark = self.link(partition)?.get().await?.call("HGET", args).await?;
-        if mark.is_null() { Ok(None) } else { reply::text(&mark).map(Some) }
+        match self.link(partition)?.get().await?.call("HGET", args).await {
+            Err(TransportError::Blocked { .. }) => Ok(None),
+            mark => {
+                let mark = mark?;
+                Ok(if mark.is_null() { None } else { self.mark_in(partition, &mark) })
+            }
+        }
+    }
+
+    /// A store's mark as it stands in Redis. A malformed one says nothing: the store that is there goes on.
+    fn mark_in(&self, partition: Partition, value: &Value) -> Option<String> {
+        let mark = value.as_string().filter(|_| is_mark(value));
+        if mark.is_none() {
+            let (key, field) = (self.shared.keys.meta(partition), self.store_field());
+            let which = format!("the mark of the store in the field {} of {key}", quoted(field.as_bytes()));
+            let todo = format!("HDEL {key} {}; the next collector that starts writes it anew", quoted(field.as_bytes()));
+            self.shared.malformed.note(KeyKind::Store, &which, &shown(reply::raw(value)), &todo);
+        }
+        mark
     }
 
     async fn set_mark(&self, partition: Partition, store: &str) -> Result<String> {
         let args = vec![self.store_field().into(), store.into()];
         let conn = self.link(partition)?.get().await?;
-        reply::text(&conn.run(&script::ONCE, vec![self.shared.keys.meta(partition)], args).await?)
+        match conn.run(&script::ONCE, vec![self.shared.keys.meta(partition)], args).await {
+            Err(TransportError::Blocked { .. }) => Ok(store.to_owned()),
+            mark => Ok(self.mark_in(partition, &mark?).unwrap_or_else(|| store.to_owned())),
+        }
     }
 
     /// Sends the read that is due, or goes on waiting for the one that was sent, and gives its answer.
@@ -275,7 +321,11 @@ impl RedisTransport {
                 continue;
             }
             let receipt = Receipt { partition, entry: id, epoch: held.epoch };
-            let delivery = delivery(receipt, fields, kind != Kind::New);
+            let (delivery, strange) = delivery(receipt, fields, kind != Kind::New);
+            if strange {
+                let (stream, id) = (self.shared.keys.stream(partition), &delivery.receipt.entry);
+                self.shared.malformed.note(KeyKind::Entries, &format!("entry {id} of {stream}"), ENTRY, ENTRY_TODO);
+            }
             held.entries.insert(delivery.receipt.entry.clone());
             deliveries.push(delivery);
         }
@@ -306,8 +356,17 @@ impl RedisTransport {
         let dicts = keys.dicts(partition);
         let mut candidates = Vec::new();
         for (id, used) in reply::pairs(conn.call("HGETALL", vec![dicts.as_str().into()]).await?) {
-            let (id, used) = (reply::parsed::<DictionaryId>(&id, &dicts)?, reply::text(&used)?);
-            candidates.push((order(&used), id, used));
+            // One whose last use is not known may be needed: it stays.
+            match (reply::exact::<DictionaryId>(&id), used.as_string().and_then(|used| Some((order(&used)?, used)))) {
+                (Some(id), Some((order, used))) => candidates.push((order, id, used)),
+                _ => {
+                    let field = quoted(reply::raw(&id));
+                    let (which, todo) = (format!("the field {field} of {dicts}"), format!("HDEL {dicts} {field}"));
+                    let wrong =
+                        format!("it is to be a dictionary and the id of an entry, and its value: {}", shown(reply::raw(&used)));
+                    self.shared.malformed.note(KeyKind::Dictionaries, &which, &wrong, &todo);
+                }
+            }
         }
         candidates.sort_unstable();
         candidates.truncate(SWEEP_MAX);
@@ -360,25 +419,34 @@ fn entry_id(entry: &Value) -> Result<String> {
     }
 }
 
-/// An entry as a delivery. What the fields do not say stays empty: a broken entry is handed out, so that it is buried like any
-/// other batch that cannot be stored, and not read for ever.
-fn delivery(receipt: Receipt, fields: Value, redelivered: bool) -> Delivery {
-    let mut delivery =
-        Delivery { receipt, redelivered, source: SourceId::UNKNOWN, rows: RowRange { first: 0, end: 0 }, payload: Bytes::new() };
+/// An entry as a delivery, and whether it is malformed. What the fields do not say stays empty: a broken entry is handed out, so that it is
+/// buried like any other batch that cannot be stored, and not read for ever.
+fn delivery(receipt: Receipt, fields: Value, redelivered: bool) -> (Delivery, bool) {
+    let (mut source, mut first, mut end, mut payload) = (None, None, None, Bytes::new());
     for (field, value) in reply::pairs(fields) {
         match field.as_bytes() {
-            Some(b"s") => delivery.source = reply::parsed(&value, "").unwrap_or(SourceId::UNKNOWN),
-            Some(b"f") => delivery.rows.first = reply::number(&value).unwrap_or_default(),
-            Some(b"e") => delivery.rows.end = reply::number(&value).unwrap_or_default(),
-            Some(b"d") => delivery.payload = value.into_bytes().unwrap_or_default(),
+            Some(b"s") => source = reply::exact(&value),
+            Some(b"f") => first = reply::exact(&value),
+            Some(b"e") => end = reply::exact(&value),
+            Some(b"d") => payload = value.into_bytes().unwrap_or_default(),
             _ => {}
         }
     }
-    delivery
+    let rows = reply::rows(first, end);
+    let strange = source.is_none() || rows.is_none();
+    let (source, rows) = (source.unwrap_or(SourceId::UNKNOWN), rows.unwrap_or_default());
+    (Delivery { receipt, source, rows, payload, redelivered }, strange)
 }
 
-/// An entry id, so that it sorts by time.
-fn order(id: &str) -> (u64, u64) {
-    let (ms, sequence) = id.split_once('-').unwrap_or((id, "0"));
-    (ms.parse().unwrap_or(0), sequence.parse().unwrap_or(0))
+/// Whether a value can be the mark of a store.
+pub(super) fn is_mark(value: &Value) -> bool {
+    let mark = reply::raw(value);
+    (1..=MARK_BYTES).contains(&mark.len()) && mark.iter().all(u8::is_ascii_graphic)
+}
+
+/// An entry id, so that it sorts by time; `None` where it is none.
+pub(super) fn order(id: &str) -> Option<(u64, u64)> {
+    let (ms, sequence) = id.split_once('-')?;
+    let exact = |text: &str| text.parse::<u64>().ok().filter(|number| number.to_string() == text);
+    Some((exact(ms)?, exact(sequence)?))
 }

@@ -93,12 +93,96 @@ pub(super) fn lost_group(error: &Error) -> bool {
     matches!(code(error), "NOGROUP" | "UNBLOCKED")
 }
 
+/// Whether the server has no such command: it was renamed or disabled there, or a managed service keeps it back. What Redis answers to the
+/// command itself, within a script and to ACL DRYRUN; then what services and proxies answer.
+fn is_unknown_command(text: &str) -> bool {
+    const ANSWERS: [&str; 6] = [
+        "unknown command",
+        "unknown subcommand",
+        "unknown redis command",
+        "unsupported command",
+        "command is not supported",
+        "command is not available",
+    ];
+    let text = text.to_ascii_lowercase();
+    ANSWERS.iter().any(|answer| text.contains(answer)) || (text.starts_with("err command '") && text.ends_with("' not found"))
+}
+
+fn is_denied(error: &Error) -> bool {
+    let text = error.details();
+    code(error) == "NOPERM" || text.contains("The user executing the script can't") || text.contains("ACL failure in script")
+}
+
+/// Whether a refusal is about keys, and not about a command (HKEYS has the word in it).
+pub(super) fn is_about_keys(text: &str) -> bool {
+    text.contains(" key")
+}
+
+/// Why a server did not run a command.
+pub(super) enum NotRun {
+    /// It has no command of this name (empty where it does not say which).
+    Unknown(String),
+    /// The user may not run it, or not on these keys.
+    Denied {
+        /// Whether it is about the keys.
+        keys: bool,
+    },
+    /// Anything else: it knows the command and would let the user run it.
+    Other,
+}
+
+impl NotRun {
+    /// What an error says of the command.
+    pub(super) fn of(error: &Error) -> Self {
+        let text = error.details();
+        match () {
+            () if is_unknown_command(text) => Self::Unknown(quoted(text).unwrap_or_default().to_owned()),
+            () if is_denied(error) => Self::Denied { keys: is_about_keys(text) },
+            () => Self::Other,
+        }
+    }
+}
+
+/// The first word in quotes.
+fn quoted(text: &str) -> Option<&str> {
+    text.split('\'').nth(1).filter(|word| !word.is_empty())
+}
+
+/// What is wrong with a server that has no such commands, and what to do.
+pub(super) fn lacking(commands: &[&str]) -> String {
+    let several = commands.len() > 1;
+    let (noun, were, them) = if several { ("commands", "they were", "them") } else { ("command", "it was", "it") };
+    format!(
+        "the server does not know the {noun} {}: {were} renamed or disabled there (rename-command), or the service does not offer {them}; \
+         restore {them} there, or use a Redis that has {them}",
+        commands.join(", ")
+    )
+}
+
+/// What is wrong with a user that may not run these commands, or not on these keys, and what to do.
+pub(super) fn denied(who: &Who, commands: &[&str], keys: Option<&str>) -> String {
+    let Who { user, patterns } = who;
+    let (mut missing, mut grant) = (Vec::new(), Vec::new());
+    if !commands.is_empty() {
+        missing.push(format!("the command{} {}", if commands.len() > 1 { "s" } else { "" }, commands.join(", ")));
+        grant.extend(commands.iter().map(|command| format!("+{}", command.to_lowercase())));
+    }
+    if let Some(keys) = keys {
+        missing.push(format!("the keys {keys}"));
+        grant.push(patterns.clone());
+    }
+    format!("user `{user}` has no permission for {}; grant it with ACL SETUSER {user} {}", missing.join(" and "), grant.join(" "))
+}
+
+/// How what is said of a server begins that is there and accepts no writes.
+pub(super) const NO_WRITES: &str = "it accepts no writes now";
+
 /// What proxies answer in place of a Redis that is away: Envoy, and those of cloud providers.
 const NO_SERVER: [&str; 3] = ["no upstream host", "no healthy upstream", "unavailable endpoint"];
 
 /// The error in our words.
 pub(super) fn explain(endpoint: &str, who: &Who, asked: &Asked, error: &Error) -> TransportError {
-    let Who { user, patterns } = who;
+    let Who { user, .. } = who;
     let endpoint = endpoint.to_owned();
     let text = error.details();
     let unavailable = |reason: String| TransportError::Unavailable { endpoint: endpoint.clone(), reason };
@@ -110,7 +194,18 @@ pub(super) fn explain(endpoint: &str, who: &Who, asked: &Asked, error: &Error) -
                 "{text}; bring the missing nodes back, or give their slots to others (redis-cli --cluster fix)"
             ));
         }
-        "LOADING" | "MASTERDOWN" | "READONLY" | "TRYAGAIN" | "BUSY" | "MISCONF" | "NOREPLICAS" | "NOGROUP" | "UNBLOCKED" => {
+        "NOREPLICAS" => {
+            return unavailable(format!(
+                "{NO_WRITES} (NOREPLICAS): fewer replicas are connected and up to date than min-replicas-to-write demands; bring its \
+                 replicas back (min-replicas-max-lag says how far behind they may be), or lower min-replicas-to-write"
+            ));
+        }
+        "MISCONF" => {
+            return unavailable(format!(
+                "{NO_WRITES} (MISCONF): its last snapshot or append-only file could not be written; look at the disk and the log of the server"
+            ));
+        }
+        "LOADING" | "MASTERDOWN" | "READONLY" | "TRYAGAIN" | "BUSY" | "NOGROUP" | "UNBLOCKED" => {
             return unavailable(text.to_owned());
         }
         "DENIED" => {
@@ -130,10 +225,11 @@ pub(super) fn explain(endpoint: &str, who: &Who, asked: &Asked, error: &Error) -
         "WRONGTYPE" => {
             let key = asked.script.and_then(|s| s.key(text)).and_then(|i| asked.keys.get(i)).cloned();
             let key = key.unwrap_or_else(|| asked.keys.join(", "));
-            return TransportError::Corrupt(format!(
-                "Redis at {endpoint}: the key {key} holds another kind of value than it should; is the prefix (redis.prefix) used by \
-                 something else? Delete the key or choose another prefix"
-            ));
+            let reason = format!(
+                "the key {key} holds another kind of value than it should; is the prefix (redis.prefix) used by something else? Delete \
+                 the key (DEL {key}) or choose another prefix"
+            );
+            return TransportError::Blocked { endpoint, key, reason };
         }
         "MOVED" => return unavailable("it no longer has this partition's slot; the node that has it is looked for".to_owned()),
         "ASK" => {
@@ -141,19 +237,20 @@ pub(super) fn explain(endpoint: &str, who: &Who, asked: &Asked, error: &Error) -
         }
         _ => {}
     }
-    if code(error) == "NOPERM" || text.contains("The user executing the script can't") || text.contains("ACL failure in script") {
+    if is_denied(error) {
         let command = asked.script.and_then(|s| s.command(text)).unwrap_or(asked.command);
-        return refused(if text.contains("key") {
-            format!(
-                "user `{user}` has no right to access the keys {}; an administrator can grant it with ACL SETUSER ({patterns})",
-                asked.keys.join(", ")
-            )
-        } else {
-            format!(
-                "user `{user}` has no right to run the command {command}; an administrator can grant it with ACL SETUSER (+{})",
-                command.to_lowercase()
-            )
+        return refused(match is_about_keys(text) {
+            true => denied(who, &[], Some(&asked.keys.join(", "))),
+            false => denied(who, &[command], None),
         });
+    }
+    if is_unknown_command(text) {
+        // A script's line says which command; the answer to EVAL, sent where EVALSHA was not enough, has it in quotes.
+        let in_script = asked.script.and_then(|s| s.command(text));
+        let quoted = quoted(text);
+        let subcommand = quoted.filter(|_| text.contains("subcommand")).map(|name| format!("{} {name}", asked.command));
+        let command = in_script.or(subcommand.as_deref()).or(quoted).unwrap_or(asked.command);
+        return refused(lacking(&[command]));
     }
     if text.contains("max number of clients") {
         return unavailable(
@@ -163,6 +260,14 @@ pub(super) fn explain(endpoint: &str, who: &Who, asked: &Asked, error: &Error) -
     }
     if NO_SERVER.iter().any(|words| text.contains(words)) {
         return unavailable(format!("the proxy before it has no server to hand on to ({text})"));
+    }
+    if text.contains("exhausted the last possible ID") {
+        let key = asked.keys.first().cloned().unwrap_or_default();
+        let reason = format!(
+            "the stream {key} takes no entry any more: it was given one with the greatest id there is. `telemetry check` with DATABASE_URL \
+             set prints the commands that mend it; until then its sources wait"
+        );
+        return TransportError::Blocked { endpoint, key, reason };
     }
     if text.contains("DB index is out of range") {
         return refused("it has no database of this number; correct the number at the end of redis.url".to_owned());

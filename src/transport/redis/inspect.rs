@@ -6,9 +6,11 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use fred::types::Value;
 
+use super::consume::{ENTRY, ENTRY_TODO};
+use super::malformed::{KeyKind, quoted};
 use super::{RedisTransport, reply, script};
 use crate::model::{Partition, Partitions, RowRange, SourceId};
-use crate::transport::{Backlog, ConsumerState, GroupState, Inspector, PartitionState, Result, SourceState};
+use crate::transport::{Backlog, ConsumerState, GroupState, Inspector, PartitionState, Result, SourceState, TransportError};
 
 /// Entries looked at in the first call of [`script::QUEUED`], and in any: Redis reads them with their payloads.
 const PAGE: (u64, u64) = (16, 512);
@@ -16,6 +18,9 @@ const PAGE: (u64, u64) = (16, 512);
 const PAGE_BYTES: u64 = 2 << 20;
 /// Fields of a hash asked for at once.
 const FIELDS: &str = "512";
+/// Bytes of the name of a group or consumer at most.
+const NAME_BYTES: usize = 512;
+const WRONG_NAME: &str = "its name is not text of at most 512 bytes";
 
 /// A server that holds a partition, as it answered just now.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,16 +71,22 @@ impl Inspector for RedisTransport {
         let state = |source| SourceState { source, position: None, committed: 0 };
         let mut cursor = String::new();
         while let Some(page) = self.scan(partition, &positions, &mut cursor).await? {
-            for (source, position) in page {
-                let source = reply::parsed(&source, &positions)?;
-                states.entry(source).or_insert_with(|| state(source)).position = Some(reply::parsed(&position, &positions)?);
+            for (field, position) in page {
+                let Some(source) = self.source_in(&positions, KeyKind::Positions, &field) else { continue };
+                states.entry(source).or_insert_with(|| state(source)).position = self.position_in(&positions, source, &position);
             }
         }
         cursor.clear();
-        while let Some(page) = self.scan(partition, &committed, &mut cursor).await? {
-            for (source, row) in page {
-                let source = reply::parsed(&source, &committed)?;
-                states.entry(source).or_insert_with(|| state(source)).committed = reply::number(&row)?;
+        loop {
+            let page = match self.scan(partition, &committed, &mut cursor).await {
+                // What stands there instead of a hash says of no source that it is committed.
+                Ok(None) | Err(TransportError::Blocked { .. }) => break,
+                Ok(Some(page)) => page,
+                Err(error) => return Err(error),
+            };
+            for (field, row) in page {
+                let Some(source) = self.source_in(&committed, KeyKind::Committed, &field) else { continue };
+                states.entry(source).or_insert_with(|| state(source)).committed = self.committed_in(&committed, source, &row);
             }
         }
         Ok(states.into_values().collect())
@@ -90,8 +101,10 @@ impl Inspector for RedisTransport {
             let page = reply::list(conn.run(&script::QUEUED, vec![stream.clone()], args).await?);
             let [next, bytes, entries @ ..] = page.as_slice() else { return Err(reply::unexpected("a page")) };
             for entry in entries.chunks_exact(3) {
-                let rows = RowRange { first: reply::number(&entry[1])?, end: reply::number(&entry[2])? };
-                queued.push((reply::parsed(&entry[0], &stream)?, rows));
+                match (reply::exact(&entry[0]), reply::rows(reply::exact(&entry[1]), reply::exact(&entry[2]))) {
+                    (Some(source), Some(rows)) => queued.push((source, rows)),
+                    _ => self.shared.malformed.note(KeyKind::Entries, &format!("an entry of {stream}"), ENTRY, ENTRY_TODO),
+                }
             }
             from = reply::text(next)?;
             if from.is_empty() {
@@ -137,8 +150,8 @@ impl Inspector for RedisTransport {
             // -1 where there is none.
             added: reply::number(added).ok(),
             newest_ms: reply::number(newest).ok(),
-            groups: groups.iter().map(|one| group(&reply::list(one.clone()))).collect::<Result<_>>()?,
-            held_by: Some(reply::text(held_by)?).filter(|name| !name.is_empty()),
+            groups: self.groups(partition, groups)?,
+            held_by: Some(String::from_utf8_lossy(reply::raw(held_by)).into_owned()).filter(|name| !name.is_empty()),
         })
     }
 }
@@ -164,15 +177,71 @@ impl RedisTransport {
         if page.is_empty() {
             return Ok(Vec::new());
         }
-        let mut args = vec![Value::from(committed)];
+        let mut args = vec![Value::from(committed.as_str())];
         args.extend(page.iter().map(|(source, _)| source.clone()));
-        let rows = reply::list(self.link(partition)?.get().await?.call("HMGET", args).await?);
-        let one = |((source, position), row): (&(Value, Value), &Value)| {
-            let committed = if row.is_null() { 0 } else { reply::number(row)? };
-            let position = Some(reply::parsed(position, &positions)?);
-            Ok(SourceState { source: reply::parsed(source, &positions)?, position, committed })
+        let rows = match self.link(partition)?.get().await?.call("HMGET", args).await {
+            Err(TransportError::Blocked { .. }) => vec![Value::Null; page.len()],
+            rows => reply::list(rows?),
         };
-        page.iter().zip(&rows).map(one).collect()
+        let one = |((field, position), row): (&(Value, Value), &Value)| {
+            let source = self.source_in(&positions, KeyKind::Positions, field)?;
+            let committed = if row.is_null() { 0 } else { self.committed_in(&committed, source, row) };
+            Some(SourceState { source, position: self.position_in(&positions, source, position), committed })
+        };
+        Ok(page.iter().zip(&rows).filter_map(one).collect())
+    }
+
+    /// The source that a field of a hash names.
+    fn source_in(&self, key: &str, kind: KeyKind, field: &Value) -> Option<SourceId> {
+        let source = reply::exact(field);
+        if source.is_none() {
+            let name = quoted(reply::raw(field));
+            let which = format!("the field {name} of {key}");
+            self.shared.malformed.note(kind, &which, "it is not the id of a source", &format!("HDEL {key} {name}"));
+        }
+        source
+    }
+
+    /// The groups in the answer of `look.lua`.
+    fn groups(&self, partition: Partition, groups: &[Value]) -> Result<Vec<GroupState>> {
+        let (stream, mut states) = (self.shared.keys.stream(partition), Vec::with_capacity(groups.len()));
+        let note = |which: &str, wrong: &str, todo: &str| self.shared.malformed.note(KeyKind::Groups, which, wrong, todo);
+        for one in groups {
+            let one = reply::list(one.clone());
+            let [name, entries, pending, oldest, consumers, ahead, latest @ ..] = one.as_slice() else {
+                return Err(reply::unexpected("a group"));
+            };
+            let shown = quoted(reply::raw(name));
+            let which = format!("the consumer group {shown} of {stream}");
+            if reply::number(ahead)? > 0 {
+                let wrong =
+                    "it stands ahead of the stream's last entry, so nothing is delivered to it, and what it has not read is kept";
+                note(&which, wrong, &super::diagnose::set_back(&stream, &shown));
+            }
+            let Some(name) = name_in(name) else {
+                note(&which, WRONG_NAME, &format!("XGROUP DESTROY {stream} {shown}"));
+                continue;
+            };
+            let mut consumers_seen = Vec::with_capacity(latest.len() / 3);
+            for consumer in latest.chunks_exact(3) {
+                let Some(name) = name_in(&consumer[0]) else {
+                    let consumer = quoted(reply::raw(&consumer[0]));
+                    let todo = format!("XGROUP DELCONSUMER {stream} {shown} {consumer}");
+                    note(&format!("the consumer {consumer} of {stream}"), WRONG_NAME, &todo);
+                    continue;
+                };
+                // A clock that was set back makes the idle time negative.
+                let idle_ms = reply::number(&consumer[2]).unwrap_or(0);
+                consumers_seen.push(ConsumerState { name, pending: reply::number(&consumer[1])?, idle_ms });
+            }
+            states.push(GroupState {
+                name,
+                backlog: backlog(&[entries.clone(), pending.clone(), oldest.clone()])?,
+                consumers: reply::number(consumers)?,
+                latest: consumers_seen,
+            });
+        }
+        Ok(states)
     }
 
     /// The next fields of a hash with their values; `None` when there are no more. The cursor is empty in the beginning and `0` in
@@ -257,20 +326,7 @@ pub(super) fn backlog(answer: &[Value]) -> Result<Backlog> {
     }
 }
 
-fn group(answer: &[Value]) -> Result<GroupState> {
-    let [name, entries, pending, oldest, consumers, latest @ ..] = answer else { return Err(reply::unexpected("a group")) };
-    let consumer = |one: &[Value]| {
-        Ok(ConsumerState {
-            name: reply::text(&one[0])?,
-            pending: reply::number(&one[1])?,
-            // A clock that was set back makes it negative.
-            idle_ms: reply::number(&one[2]).unwrap_or(0),
-        })
-    };
-    Ok(GroupState {
-        name: reply::text(name)?,
-        backlog: backlog(&[entries.clone(), pending.clone(), oldest.clone()])?,
-        consumers: reply::number(consumers)?,
-        latest: latest.chunks_exact(3).map(consumer).collect::<Result<_>>()?,
-    })
+/// A group's or consumer's name; `None` where it cannot be shown as one.
+fn name_in(value: &Value) -> Option<String> {
+    value.as_string().filter(|name| name.len() <= NAME_BYTES)
 }

@@ -17,12 +17,27 @@
 //! | `{prefix:p}:meta` | hash | `partitions`: their number, fixed at first use; `store:<group>`: the store that the group commits to |
 //! | `{prefix:p}:registry:<digest>` | list | the contents that begin with this record, `length:digest:source` each |
 //!
+//! Whoever shares the Redis can write to most of these, so nothing there is believed before it was checked ([`malformed`], and the head of
+//! `common.lua`, which agree on what is well-formed: exactly what is written here). What is malformed is passed over, counted and named:
+//!
+//! | malformed | counts as |
+//! |---|---|
+//! | a position | unknown: the source is sent again from its start, and the next position is written over it |
+//! | a committed row | 0: who waits for the store goes on waiting, and the next acknowledgement is written over it |
+//! | an identity, a field that names no source, a dictionary's last use, the name of a group | not there; the others are |
+//! | the number of partitions, the mark of a store | not said: what is configured goes on |
+//! | an entry | a batch that cannot be stored: it becomes a dead letter |
+//! | a lease without an end | another's, until `redis.lease_ttl` is over |
+//! | a group ahead of its stream | one that has read nothing: everything is kept for it |
+//! | a key of another type; a stream that had the greatest id | in the way ([`TransportError::Blocked`]): what needs it waits |
+//!
 //! # Scripts (`scripts/`, `common.lua` before each)
 //!
 //! | script | does, atomically |
 //! |---|---|
 //! | publish | compares the position, looks for room and for the dictionaries, makes the group, appends, moves the position |
 //! | acknowledge | acknowledges, raises `committed`, trims what every group has done with |
+//! | fetch | reads a dictionary, unless it is longer than one can be |
 //! | sweep | deletes dictionaries that no entry left refers to |
 //! | keep | resets the idle time of entries that are still ours |
 //! | leave | deletes the consumer if it has nothing pending |
@@ -93,6 +108,7 @@ mod keys;
 mod life;
 mod link;
 mod made;
+mod malformed;
 mod publish;
 mod reply;
 mod script;
@@ -114,6 +130,7 @@ use tokio::time::Instant;
 pub use self::diagnose::{Probed, Side, diagnose};
 pub use self::dial::{Fault, Reached, Step};
 pub use self::inspect::{Node, Retired};
+pub use self::malformed::KeyKind;
 pub use crate::address::redis::Address;
 
 use self::client::Conn;
@@ -232,6 +249,12 @@ impl RedisTransport {
     #[must_use]
     pub fn traffic(&self) -> (u64, u64) {
         self.shared.traffic()
+    }
+
+    /// How often values of each kind of key were malformed and passed over since the start.
+    #[must_use]
+    pub fn malformed(&self) -> [(KeyKind, u64); KeyKind::ALL.len()] {
+        self.shared.malformed.counts()
     }
 
     /// When our certificate ends, and that of the server that was reached last.

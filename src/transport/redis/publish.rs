@@ -7,6 +7,7 @@ use fred::types::Value;
 use futures_util::future::{BoxFuture, FutureExt};
 
 use super::client::{Conn, bytes};
+use super::malformed::{KeyKind, shown};
 use super::{RedisTransport, reply, script};
 use crate::model::{FamilyId, Partition, Partitions, Position, SourceId};
 use crate::transport::{Identity, Lease, Outgoing, Published, Publisher, Result, TransportError};
@@ -22,7 +23,7 @@ impl Publisher for RedisTransport {
         let key = self.shared.keys.positions(partition);
         let conn = self.link(partition)?.get().await?;
         let stored = conn.call("HGET", vec![key.as_str().into(), source.to_string().into()]).await?;
-        if stored.is_null() { Ok(None) } else { reply::parsed(&stored, &key).map(Some) }
+        Ok(if stored.is_null() { None } else { self.position_in(&key, source, &stored) })
     }
 
     fn publish(&self, batch: &Outgoing) -> BoxFuture<'static, Result<Published>> {
@@ -49,8 +50,12 @@ impl Publisher for RedisTransport {
         let partition = source.partition(self.shared.config.partitions);
         let key = self.shared.keys.committed(partition, &self.shared.config.group);
         let conn = self.link(partition)?.get().await?;
-        let row = conn.call("HGET", vec![key.into(), source.to_string().into()]).await?;
-        if row.is_null() { Ok(0) } else { reply::number(&row) }
+        let row = match conn.call("HGET", vec![key.as_str().into(), source.to_string().into()]).await {
+            // Nothing can be noted there: nothing is known to be stored.
+            Err(TransportError::Blocked { .. }) => Value::Null,
+            row => row?,
+        };
+        Ok(if row.is_null() { 0 } else { self.committed_in(&key, source, &row) })
     }
 
     async fn lease(&self, source: SourceId, owner: &str) -> Result<Lease> {
@@ -62,10 +67,7 @@ impl Publisher for RedisTransport {
         let answer = conn.run(&script::LEASE, keys, vec![owner.into(), ttl.into(), source.to_string().into()]).await?;
         let answer = reply::list(answer);
         match answer.first().map(reply::text).transpose()?.as_deref() {
-            Some("held") => {
-                let position = answer.get(1).map(|p| reply::parsed(p, &positions)).transpose()?;
-                Ok(Lease::Held(position))
-            }
+            Some("held") => Ok(Lease::Held(answer.get(1).and_then(|position| self.position_in(&positions, source, position)))),
             Some("taken") => Ok(Lease::Taken),
             _ => Err(reply::unexpected("held or taken")),
         }
@@ -81,9 +83,13 @@ impl Publisher for RedisTransport {
     async fn identities(&self, first_record: FamilyId) -> Result<Vec<Identity>> {
         let partition = first_record.partition(self.shared.config.partitions);
         let key = self.shared.keys.registry(partition, first_record);
-        let conn = self.link(partition)?.get().await?;
-        let list = conn.call("LRANGE", vec![key.as_str().into(), 0.into(), (-1).into()]).await?;
-        reply::list(list).iter().map(|item| identity(item, &key)).collect()
+        let only_look = vec!["".into()];
+        match self
+            .registered(&key, self.link(partition)?.get().await?.run(&script::REGISTER, vec![key.clone()], only_look).await?)?
+        {
+            Ok(()) => Err(reply::unexpected("a registry")),
+            Err(now) => Ok(now),
+        }
     }
 
     async fn register(
@@ -95,13 +101,7 @@ impl Publisher for RedisTransport {
         let partition = first_record.partition(self.shared.config.partitions);
         let key = self.shared.keys.registry(partition, first_record);
         let args = std::iter::once(&new).chain(seen).map(|i| identity_text(i).into()).collect();
-        let answer = self.link(partition)?.get().await?.run(&script::REGISTER, vec![key.clone()], args).await?;
-        let answer = reply::list(answer);
-        match answer.first().map(reply::text).transpose()?.as_deref() {
-            Some("done") => Ok(Ok(())),
-            Some("changed") => Ok(Err(answer[1..].iter().map(|item| identity(item, &key)).collect::<Result<_>>()?)),
-            _ => Err(reply::unexpected("done or changed")),
-        }
+        self.registered(&key, self.link(partition)?.get().await?.run(&script::REGISTER, vec![key.clone()], args).await?)
     }
 
     async fn replicated(&self, source: SourceId) -> Result<bool> {
@@ -129,6 +129,48 @@ impl Publisher for RedisTransport {
 }
 
 impl RedisTransport {
+    /// A position as it stands in Redis. One that is malformed counts as if Redis had lost it, here and in the scripts: the source is sent
+    /// again from its start, and what is stored already is found stored. So no row is lost, none is invented, and the position that comes
+    /// next is written over it.
+    pub(super) fn position_in(&self, key: &str, source: SourceId, value: &Value) -> Option<Position> {
+        let position = reply::exact(value);
+        if position.is_none() {
+            let todo =
+                format!("HDEL {key} {source}, or let its streamer send the source again from its start, which writes it anew");
+            let which = format!("the position of source {source} in {key}");
+            self.shared.malformed.note(KeyKind::Positions, &which, &shown(reply::raw(value)), &todo);
+        }
+        position
+    }
+
+    /// The row up to which a source is committed, as it stands in Redis. What is malformed says that nothing is: whoever waits for the
+    /// store goes on waiting, and the next acknowledgement of the source writes it anew.
+    pub(super) fn committed_in(&self, key: &str, source: SourceId, value: &Value) -> u64 {
+        reply::exact(value).unwrap_or_else(|| {
+            let which = format!("the committed row of source {source} in {key}");
+            let todo = format!("HDEL {key} {source}; the next acknowledgement writes it anew");
+            self.shared.malformed.note(KeyKind::Committed, &which, &shown(reply::raw(value)), &todo);
+            0
+        })
+    }
+
+    /// Reads the answer of the registry.
+    fn registered(&self, key: &str, answer: Value) -> Result<std::result::Result<(), Vec<Identity>>> {
+        let answer = reply::list(answer);
+        let [what, strange, identities @ ..] = answer.as_slice() else { return Err(reply::unexpected("done or changed")) };
+        let strange = reply::number(strange)?;
+        if strange > 0 {
+            let todo = format!("LRANGE {key} 0 -1 shows them, LREM {key} 0 ITEM takes one away");
+            let wrong = format!("{strange} of its items are not identities of contents (length:digest:source)");
+            self.shared.malformed.note(KeyKind::Registry, key, &wrong, &todo);
+        }
+        match reply::text(what)?.as_str() {
+            "done" => Ok(Ok(())),
+            "changed" => Ok(Err(identities.iter().map(identity).collect::<Result<_>>()?)),
+            _ => Err(reply::unexpected("done or changed")),
+        }
+    }
+
     fn publish_call(&self, partition: Partition, batch: &Outgoing) -> (Vec<String>, Vec<Value>) {
         let names = &self.shared.keys;
         let mut keys = vec![names.stream(partition), names.positions(partition), names.dicts(partition)];
@@ -162,7 +204,8 @@ async fn published(conn: &Conn, partition: Partition, answer: Value, knew: bool)
         "accepted" => Ok(Published::Accepted),
         "full" => Ok(Published::Full),
         "moved" => match rest.first() {
-            Some(position) => Ok(Published::Moved(Some(reply::parsed(position, "of positions")?))),
+            // The script gives well-formed ones only.
+            Some(position) => Ok(Published::Moved(Some(reply::exact(position).ok_or_else(|| reply::unexpected("a position"))?))),
             None => {
                 if knew {
                     // Redis lost what it knew, perhaps the number of partitions too.
@@ -189,7 +232,7 @@ fn identity_text(identity: &Identity) -> String {
     format!("{}:{}:{}", identity.length, identity.prefix, identity.source)
 }
 
-fn identity(value: &Value, key: &str) -> Result<Identity> {
+fn identity(value: &Value) -> Result<Identity> {
     let text = reply::text(value)?;
     let read = || {
         let mut parts = text.splitn(3, ':');
@@ -199,7 +242,5 @@ fn identity(value: &Value, key: &str) -> Result<Identity> {
             source: parts.next()?.parse().ok()?,
         })
     };
-    read().ok_or_else(|| {
-        TransportError::Corrupt(format!("the key {key} in Redis holds `{text}`, which is no identity of a source"))
-    })
+    read().ok_or_else(|| reply::unexpected("an identity"))
 }

@@ -2,6 +2,7 @@
 
 use fred::types::Value;
 
+use crate::model::RowRange;
 use crate::transport::{Result, TransportError};
 
 /// The elements of an array; nothing for nil.
@@ -24,6 +25,24 @@ pub(super) fn number(value: &Value) -> Result<u64> {
         Value::Integer(n) => u64::try_from(*n).map_err(|_| unexpected("a count")),
         other => text(other)?.parse().map_err(|_| unexpected("a whole number")),
     }
+}
+
+/// What a value stands for, if it is written exactly as it is written here: what scripts take for malformed is `None`, too.
+pub(super) fn exact<T: std::str::FromStr + std::fmt::Display>(value: &Value) -> Option<T> {
+    let text = value.as_string()?;
+    let parsed: T = text.parse().ok()?;
+    (parsed.to_string() == text).then_some(parsed)
+}
+
+/// Rows from the first to before the end, where both are known and in order.
+pub(super) fn rows(first: Option<u64>, end: Option<u64>) -> Option<RowRange> {
+    let (first, end) = (first?, end?);
+    (first <= end).then_some(RowRange { first, end })
+}
+
+/// The bytes of a value, for messages.
+pub(super) fn raw(value: &Value) -> &[u8] {
+    value.as_bytes().unwrap_or_default()
 }
 
 /// Text that stands for something.

@@ -31,8 +31,12 @@ impl Script {
 
     /// The key (counted from 0) that the error is about.
     pub(super) fn key(&self, error: &str) -> Option<usize> {
-        let index = self.line(error)?.split_once("redis.call(")?.1.split_once("KEYS[")?.1;
-        index.split(']').next()?.parse::<usize>().ok()?.checked_sub(1)
+        let call = self.line(error)?.split_once("redis.call(")?.1;
+        match call.split_once("KEYS[") {
+            Some((_, index)) => index.split(']').next()?.parse::<usize>().ok()?.checked_sub(1),
+            // What scripts share is about the stream, which every script that has it has first.
+            None => call.contains("stream").then_some(0),
+        }
     }
 }
 
@@ -56,6 +60,8 @@ scripts! {
     PUBLISH = "publish";
     /// Acknowledges entries and trims.
     ACKNOWLEDGE = "acknowledge";
+    /// Reads a dictionary.
+    FETCH = "fetch";
     /// Removes unused dictionaries.
     SWEEP = "sweep";
     /// Counts what waits.

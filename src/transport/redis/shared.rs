@@ -10,6 +10,7 @@ use super::dial::{self, Encrypt, Fault, Reached};
 use super::error::Who;
 use super::keys::Keys;
 use super::life::Lives;
+use super::malformed::Malformed;
 use super::spare::Spares;
 use super::topology::Topology;
 use crate::address::redis::{Address, Endpoint, validate_url};
@@ -39,6 +40,8 @@ pub(super) struct Shared {
     pub(super) topology: Topology,
     /// Connections that nobody uses yet.
     pub(super) spares: Spares,
+    /// Values that were passed over.
+    pub(super) malformed: Malformed,
     /// TLS, where it is on.
     pub(super) tls: Option<ClientTls>,
     /// As whom we are there, for messages.
@@ -75,6 +78,7 @@ impl Shared {
             topology: Topology::new(config),
             lives: Lives::default(),
             spares: Spares::default(),
+            malformed: Malformed::default(),
             seeds,
             endpoint: text,
             database,

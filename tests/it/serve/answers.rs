@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
-use telemetry::query::time_text;
+use telemetry::model::TimeMs;
 
 use super::{Serving, app};
 use crate::support::app::wait_for;
@@ -39,7 +39,7 @@ async fn serving() -> (Serving, Vec<Line>) {
 
 /// A time in ms.
 fn at(time: &str) -> i64 {
-    telemetry::query::parse_time_parameter(time, 0).unwrap()
+    telemetry::query::parse_time_parameter(time, TimeMs::EPOCH).unwrap().as_millis()
 }
 
 fn text<'a>(row: &'a Value, key: &str) -> &'a str {
@@ -112,8 +112,10 @@ async fn a_history_is_the_file_s_in_every_form() {
     // Both ends belong to the range, and a metric restricts.
     let (first, last) = (expected[3].0, expected[expected.len() / 2].0);
     let metric = &expected[0].1;
-    let some =
-        serving.pages(&format!("{path}?start_time={}&end_time={}&metric={metric}", time_text(first), time_text(last)), 1000);
+    let some = serving.pages(
+        &format!("{path}?start_time={}&end_time={}&metric={metric}", TimeMs::from_millis(first), TimeMs::from_millis(last)),
+        1000,
+    );
     let wanted = expected.iter().filter(|(time, name, _)| (first..=last).contains(time) && name == metric).count();
     assert_eq!(some.len(), wanted);
 }
@@ -305,7 +307,7 @@ async fn a_wrong_password_is_wrong_configuration() {
     let database = Server::shared().empty_database().await;
     let wrong = crate::support::app::App::new("", &database.url).with("DB_PASSWORD", "not-this-one");
     let done = wrong.run(&["serve", "--listen", "127.0.0.1:0", "--admin-listen", "off"]).exits(2);
-    let done = done.says(&["DB_PASSWORD", "refuses us"]);
+    let done = done.says(&["DB_PASSWORD", "cannot be used"]);
     assert!(!done.stderr.contains("not-this-one"));
 }
 

@@ -108,7 +108,7 @@ async fn https_is_verified_and_certificates_are_renewed() {
     let left = serving.role.metric("telemetry_certificate_expiry_seconds{target=\"http\"}").unwrap();
     assert!(left > 0.0, "{left}");
     write(&key_file, "no key");
-    wait_for("the fault is said", || async { renewed().await && serving.role.log().contains("no private key in PEM") }).await;
+    wait_for("the fault is said", || async { renewed().await && serving.role.log().contains("not a private key in PEM") }).await;
     assert!(renewed().await, "the good ones stay");
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use telemetry::model::{DictionaryId, Digest, FamilyId, MAX_TIME, MIN_TIME, Reason, RowRange};
+use telemetry::model::{DictionaryId, Digest, FamilyId, MAX_TIME, MIN_TIME, Reason, RowRange, TimeMs};
 use telemetry::store::{Committed, DeadLetter, Incoming, Standing, Store, StoreError};
 
 use super::rows::*;
@@ -33,8 +33,8 @@ pub async fn rows_are_stored_with_their_range(h: &dyn Harness) {
     assert_eq!(entry.covered, RowRange { first: 0, end: 300 }.into());
     assert_eq!(entry.valid as usize + content.rejects().len(), 300);
     assert_eq!(entry.duplicate, 0);
-    assert_eq!(entry.newest_sample_ms, content.samples().keys().map(|key| key.3).max());
-    assert!(entry.first_commit_ms > 0 && entry.last_commit_ms >= entry.first_commit_ms);
+    assert_eq!(entry.newest_sample.map(TimeMs::as_millis), content.samples().keys().map(|key| key.3).max());
+    assert!(entry.first_commit.is_some() && entry.last_commit >= entry.first_commit);
     let unknown = source("unknown");
     assert_eq!(store.settled(&[unknown, content.source]).await.expect("settled"), [(unknown, 0), (content.source, 300)]);
 }
@@ -157,7 +157,7 @@ pub async fn every_reason_is_kept(h: &dyn Harness) {
     let entry = &ledger(&*store).await[0];
     assert_eq!(entry.rejected, Reason::ALL.into_iter().map(|reason| (reason, 1)).collect());
     assert_eq!(h.rejected().await, content.rejects());
-    assert_eq!(entry.newest_sample_ms, None);
+    assert_eq!(entry.newest_sample, None);
 }
 
 pub async fn odd_texts_do_not_stop_a_batch(h: &dyn Harness) {
@@ -198,7 +198,7 @@ fn letter(content: &Content, rows: std::ops::Range<usize>) -> DeadLetter {
             (DictionaryId::of(b"one"), Bytes::from_static(b"one")),
             (DictionaryId::from_digest(Digest::from_u128(u128::MAX)), Bytes::new()),
         ],
-        buried_ms: 0,
+        buried: None,
     }
 }
 
@@ -214,7 +214,7 @@ pub async fn dead_letters_settle_and_can_be_revived(h: &dyn Harness) {
 
     let letters = store.dead_letters().await.expect("letters");
     assert_eq!(letters.len(), 1);
-    assert!(letters[0].payload.is_empty() && letters[0].buried_ms > 0);
+    assert!(letters[0].payload.is_empty() && letters[0].buried.is_some());
     let (id, sent) = (letters[0].id, letter(&content, 20..40));
     let kept = store.dead_letter(id).await.expect("a letter").expect("it is there");
     assert_eq!((&kept.payload, &kept.dictionaries, &kept.reason), (&sent.payload, &sent.dictionaries, &sent.reason));
@@ -238,13 +238,16 @@ pub async fn what_gauges_say_is_what_there_is(h: &dyn Harness) {
     let content = Content::new("a", plain(20));
     // A source that is known by its dead letter alone belongs to no cluster.
     store.bury(&letter(&Content::new("b", plain(20)), 0..10), "e").await.expect("it is kept");
-    let before = telemetry::model::now_ms();
+    let before = TimeMs::now();
     commit(&*store, &[content.batch(0..10)]).await;
     let standing = store.standing().await.expect("standing");
     assert_eq!(standing.dead_letters, 1);
-    assert_eq!(standing.last_commit_ms.keys().collect::<Vec<_>>(), ["edge"]);
+    assert_eq!(standing.last_commit.keys().collect::<Vec<_>>(), ["edge"]);
     // The store's clock and ours are one; its transaction began a moment before or after ours looked.
-    assert!((before - 60_000..before + 60_000).contains(&standing.last_commit_ms["edge"]), "{standing:?} {before}");
+    assert!(
+        (before.plus_millis(-60_000)..before.plus_millis(60_000)).contains(&standing.last_commit["edge"]),
+        "{standing:?} {before}"
+    );
 }
 
 pub async fn dead_letters_can_be_given_up(h: &dyn Harness) {

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use telemetry::model::TimeMs;
 use telemetry::query::{Limits, Params, Query, QueryError};
 use telemetry::store::sqlite::SqliteStore;
 use telemetry::store::{ChunkRange, Reader, SeriesFilter, Store, StoreError};
@@ -10,12 +11,8 @@ use telemetry::store::{ChunkRange, Reader, SeriesFilter, Store, StoreError};
 use super::rows::*;
 use crate::support::postgres::Server;
 
-const EVERYTHING: ChunkRange = ChunkRange {
-    begins_from_ms: i64::MIN / 2,
-    begins_before_ms: i64::MAX / 2,
-    ends_from_ms: i64::MIN / 2,
-    ends_before_ms: i64::MAX / 2,
-};
+const EVERYTHING: ChunkRange =
+    ChunkRange { begins_from: TimeMs::MIN, begins_before: TimeMs::MAX, ends_from: TimeMs::MIN, ends_before: TimeMs::MAX };
 
 /// One series at times that have no step, so that every time is stored; few enough to be stored uncompressed, or many.
 fn content(n: i64) -> Content {
@@ -28,7 +25,7 @@ async fn everybody_says(store: &Arc<dyn Store>, reader: &Arc<dyn Reader>, conten
     let by_store = [
         ("chunks", reader.chunks(&[series], &EVERYTHING, usize::MAX).await.map(|_| ())),
         ("few chunks", reader.chunks(&[series], &EVERYTHING, 1_000_000).await.map(|_| ())),
-        ("latest", reader.latest(&[series], i64::MIN / 2, i64::MAX / 2).await.map(|_| ())),
+        ("latest", reader.latest(&[series], TimeMs::MIN, TimeMs::MAX).await.map(|_| ())),
         ("the overlap check", store.commit(&[content.all()]).await.map(|_| ())),
         ("that of a sibling", store.commit(&[content.sibling("b").all()]).await.map(|_| ())),
     ];
@@ -37,7 +34,7 @@ async fn everybody_says(store: &Arc<dyn Store>, reader: &Arc<dyn Reader>, conten
     let latest = telemetry::query::LatestRequest::parse(params("cluster=edge"), &query).unwrap();
     let times = "start_time=2025-01-15T00:00:00Z&end_time=2025-01-15T01:00:00Z";
     let question = params(&format!("metric=METRIC_0&step=5m&{times}"));
-    let aggregate = telemetry::query::AggregateRequest::parse(question, &query, DAY).unwrap();
+    let aggregate = telemetry::query::AggregateRequest::parse(question, &query, TimeMs::from_millis(DAY)).unwrap();
     let by_query = [
         ("a page of latest", query.latest(&latest).await.map(|_| ())),
         ("aggregates", query.aggregate(&aggregate).await.map(|_| ())),

@@ -13,12 +13,13 @@ use super::rows::{DAY, Harness, source};
 const NOBODYS: SeriesId = SeriesId::from_store(999_999);
 /// Before every series.
 const FIRST: SeriesId = SeriesId::from_store(0);
-const EVERYTHING: ChunkRange = ChunkRange {
-    begins_from_ms: i64::MIN / 2,
-    begins_before_ms: i64::MAX / 2,
-    ends_from_ms: i64::MIN / 2,
-    ends_before_ms: i64::MAX / 2,
-};
+const EVERYTHING: ChunkRange =
+    ChunkRange { begins_from: TimeMs::MIN, begins_before: TimeMs::MAX, ends_from: TimeMs::MIN, ends_before: TimeMs::MAX };
+
+/// A time in ms since 1970.
+const fn at(millis: i64) -> TimeMs {
+    TimeMs::from_millis(millis)
+}
 
 /// One batch of these samples, and a dictionary of these series, some of which may have none.
 fn batch(cluster: &str, name: &str, content: &[(Series, &[(i64, f64)])]) -> Incoming {
@@ -44,7 +45,7 @@ fn batch(cluster: &str, name: &str, content: &[(Series, &[(i64, f64)])]) -> Inco
         batch.runs.push(Run { dictionary: 0, index, start: batch.row.len(), len: samples.len() });
         for (time, value) in *samples {
             batch.row.push(batch.row.len() as u64);
-            batch.time_ms.push(TimeMs::from_millis(*time));
+            batch.time_ms.push(at(*time));
             batch.value.push(*value);
         }
     }
@@ -93,9 +94,8 @@ pub async fn lists_are_ordered_and_pages_join(h: &dyn Harness) {
     let reader = h.reader();
     reader.ready().await.expect("the schema is there");
     let clusters = reader.clusters().await.unwrap();
-    let counts: Vec<_> =
-        clusters.iter().map(|c| (c.cluster.as_str(), c.hosts, c.gpus, c.first_seen_ms, c.last_seen_ms)).collect();
-    assert_eq!(counts, [("edge-a", 1, 2, DAY, DAY + 5000), ("edge-b", 4, 6, DAY, DAY + 5000)]);
+    let counts: Vec<_> = clusters.iter().map(|c| (c.cluster.as_str(), c.hosts, c.gpus, c.first_seen, c.last_seen)).collect();
+    assert_eq!(counts, [("edge-a", 1, 2, at(DAY), at(DAY + 5000)), ("edge-b", 4, 6, at(DAY), at(DAY + 5000))]);
 
     let all = reader.gpus(&GpuFilter::default(), None, 1000).await.unwrap();
     let found = places(&all);
@@ -161,7 +161,7 @@ pub async fn filters_restrict(h: &dyn Harness) {
     assert_eq!(count(SeriesFilter { gpu_ids: Some(Vec::new()), ..none.clone() }).await, 0);
     assert_eq!(count(SeriesFilter { metrics: vec!["POWER".into(), "no".into()], ..none.clone() }).await, 1);
     assert_eq!(count(SeriesFilter { pod: text("p1"), ..none.clone() }).await, 2);
-    assert_eq!(count(SeriesFilter { seen_since_ms: Some(DAY + 1), ..none.clone() }).await, 2);
+    assert_eq!(count(SeriesFilter { seen_since: Some(at(DAY + 1)), ..none.clone() }).await, 2);
     let research = GpuFilter { namespace: text("research"), ..GpuFilter::default() };
     let found = reader.series(&SeriesFilter { gpus: research, ..none }, FIRST, 10).await.unwrap();
     assert!(found.len() == 2 && found.iter().all(|s| s.namespace == "research" && s.pod == "p1" && s.container.is_empty()));
@@ -175,12 +175,12 @@ pub async fn a_gpu_described_anew_is_one_gpu(h: &dyn Harness) {
     let found = h.reader().gpus(&GpuFilter::default(), None, 10).await.unwrap();
     assert_eq!(found.len(), 1);
     let gpu = &found[0];
-    assert_eq!((gpu.driver_version.as_str(), gpu.first_seen_ms, gpu.last_seen_ms), ("560", DAY, DAY + 9000));
+    assert_eq!((gpu.driver_version.as_str(), gpu.first_seen, gpu.last_seen), ("560", at(DAY), at(DAY + 9000)));
     assert_eq!(gpu.ids.len(), 2);
     let filter = SeriesFilter { gpu_ids: Some(vec![gpu.ids[1]]), ..SeriesFilter::default() };
     let newest = h.reader().series(&filter, FIRST, 10).await.unwrap();
-    let latest = h.reader().latest(&[newest[0].id], i64::MIN / 2, i64::MAX / 2).await.unwrap();
-    assert_eq!(latest[0].time_ms, DAY + 9000, "the latest description comes last");
+    let latest = h.reader().latest(&[newest[0].id], TimeMs::MIN, TimeMs::MAX).await.unwrap();
+    assert_eq!(latest[0].time, at(DAY + 9000), "the latest description comes last");
 }
 
 pub async fn chunks_come_by_their_borders(h: &dyn Harness) {
@@ -198,7 +198,7 @@ pub async fn chunks_come_by_their_borders(h: &dyn Harness) {
     let chunks = reader.chunks(&ids, &EVERYTHING, usize::MAX).await.unwrap().expect("not too many");
     for chunk in &chunks {
         assert!(chunk.times.len() == chunk.values.len() && !chunk.times.is_empty() && chunk.times.is_sorted());
-        let samples = chunk.times.iter().zip(&chunk.values).map(|(time, value)| (*time, value.to_bits()));
+        let samples = chunk.times.iter().zip(&chunk.values).map(|(time, value)| (time.as_millis(), value.to_bits()));
         found.entry(chunk.series).or_default().extend(samples);
     }
     for samples in found.values_mut() {
@@ -211,28 +211,29 @@ pub async fn chunks_come_by_their_borders(h: &dyn Harness) {
     };
     assert_eq!(found[&ids[0]], bits(&regular));
     assert_eq!(found[&ids[1]], bits(&[&odd[..], &[(DAY + 86_400_000, 7.0)]].concat()));
-    let of_odd = chunks.iter().find(|chunk| chunk.series == ids[1] && chunk.times[0] == odd[0].0).unwrap();
+    let of_odd = chunks.iter().find(|chunk| chunk.series == ids[1] && chunk.times[0] == at(odd[0].0)).unwrap();
     assert_eq!(of_odd.values[1..3], [subnormal, f64::MAX], "equal times in the order of their rows");
 
     assert_eq!(reader.chunks(&ids, &EVERYTHING, 104).await.unwrap(), None, "more than 104");
     assert!(reader.chunks(&ids, &EVERYTHING, 105).await.unwrap().is_some());
-    let (first, last) = (odd[0].0, odd[3].0);
+    let (first, last) = (at(odd[0].0), at(odd[3].0));
+    let (after_first, after_last) = (first.plus_millis(1), last.plus_millis(1));
     let one = async |range: ChunkRange| reader.chunks(&ids[1..2], &range, 1000).await.unwrap().unwrap().len();
-    assert_eq!(one(ChunkRange { begins_from_ms: first, begins_before_ms: first + 1, ..EVERYTHING }).await, 1);
-    assert_eq!(one(ChunkRange { begins_from_ms: first + 1, begins_before_ms: last, ..EVERYTHING }).await, 0);
-    assert_eq!(one(ChunkRange { begins_before_ms: first, ..EVERYTHING }).await, 0, "before is not included");
-    assert_eq!(one(ChunkRange { ends_from_ms: last, ends_before_ms: last + 1, ..EVERYTHING }).await, 1);
-    assert_eq!(one(ChunkRange { ends_before_ms: last, ..EVERYTHING }).await, 0);
+    assert_eq!(one(ChunkRange { begins_from: first, begins_before: after_first, ..EVERYTHING }).await, 1);
+    assert_eq!(one(ChunkRange { begins_from: after_first, begins_before: last, ..EVERYTHING }).await, 0);
+    assert_eq!(one(ChunkRange { begins_before: first, ..EVERYTHING }).await, 0, "before is not included");
+    assert_eq!(one(ChunkRange { ends_from: last, ends_before: after_last, ..EVERYTHING }).await, 1);
+    assert_eq!(one(ChunkRange { ends_before: last, ..EVERYTHING }).await, 0);
     assert_eq!(reader.chunks(&[], &EVERYTHING, 10).await.unwrap(), Some(Vec::new()));
 
     let spans = async |range: ChunkRange| {
         let mut spans = reader.spans(&[ids[0], ids[1], NOBODYS], &range).await.unwrap();
         spans.sort_by_key(|span| span.series);
-        spans.iter().map(|span| (span.series, span.first_ms, span.last_ms)).collect::<Vec<_>>()
+        spans.iter().map(|span| (span.series, span.first, span.last)).collect::<Vec<_>>()
     };
-    assert_eq!(spans(EVERYTHING).await, [(ids[0], DAY, DAY + 99_000), (ids[1], first, DAY + 86_400_000)]);
-    assert_eq!(spans(ChunkRange { ends_from_ms: last, ends_before_ms: last + 1, ..EVERYTHING }).await, [(ids[1], first, last)]);
-    assert_eq!(spans(ChunkRange { begins_before_ms: DAY, ..EVERYTHING }).await, []);
+    assert_eq!(spans(EVERYTHING).await, [(ids[0], at(DAY), at(DAY + 99_000)), (ids[1], first, at(DAY + 86_400_000))]);
+    assert_eq!(spans(ChunkRange { ends_from: last, ends_before: after_last, ..EVERYTHING }).await, [(ids[1], first, last)]);
+    assert_eq!(spans(ChunkRange { begins_before: at(DAY), ..EVERYTHING }).await, []);
 }
 
 pub async fn the_newest_sample_is_the_later_one(h: &dyn Harness) {
@@ -242,8 +243,8 @@ pub async fn the_newest_sample_is_the_later_one(h: &dyn Harness) {
     commit(&*store, batch("edge", "2", &[(a, &[(DAY + 1000, 3.0)])])).await;
     let reader = h.reader();
     let ids: Vec<SeriesId> = reader.series(&SeriesFilter::default(), FIRST, 10).await.unwrap().iter().map(|s| s.id).collect();
-    let latest = reader.latest(&ids, DAY, DAY + 86_400_000).await.unwrap();
-    assert_eq!(latest.iter().map(|l| (l.series, l.time_ms, l.value)).collect::<Vec<_>>(), [(ids[0], DAY + 1000, 3.0)]);
-    assert!(reader.latest(&ids, DAY - 86_400_000, DAY).await.unwrap().is_empty());
-    assert!(reader.latest(&[NOBODYS], DAY, DAY + 86_400_000).await.unwrap().is_empty());
+    let latest = reader.latest(&ids, at(DAY), at(DAY + 86_400_000)).await.unwrap();
+    assert_eq!(latest.iter().map(|l| (l.series, l.time, l.value)).collect::<Vec<_>>(), [(ids[0], at(DAY + 1000), 3.0)]);
+    assert!(reader.latest(&ids, at(DAY - 86_400_000), at(DAY)).await.unwrap().is_empty());
+    assert!(reader.latest(&[NOBODYS], at(DAY), at(DAY + 86_400_000)).await.unwrap().is_empty());
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use telemetry::model::{Reason, SeriesId, SourceId};
+use telemetry::model::{Reason, SeriesId, SourceId, TimeMs};
 use telemetry::store::sqlite::SqliteStore;
 use telemetry::store::{ChunkRange, GpuFilter, Reader, SeriesFilter, Store, StoreError};
 use tempfile::TempDir;
@@ -39,15 +39,15 @@ impl Harness for Sqlite {
     async fn samples(&self) -> Multiset {
         let series = self.store.series(&SeriesFilter::default(), SeriesId::default(), usize::MAX).await.unwrap();
         let gpus = self.store.gpus(&GpuFilter::default(), None, usize::MAX).await.unwrap();
-        let (from, before) = (i64::MIN / 2, i64::MAX / 2);
-        let all = ChunkRange { begins_from_ms: from, begins_before_ms: before, ends_from_ms: from, ends_before_ms: before };
+        let (from, before) = (TimeMs::MIN, TimeMs::MAX);
+        let all = ChunkRange { begins_from: from, begins_before: before, ends_from: from, ends_before: before };
         let ids: Vec<SeriesId> = series.iter().map(|series| series.id).collect();
         let mut samples = Multiset::new();
         for chunk in self.store.chunks(&ids, &all, usize::MAX).await.unwrap().unwrap() {
             let series = series.iter().find(|series| series.id == chunk.series).unwrap();
             let place = &gpus.iter().find(|gpu| gpu.ids.contains(&series.gpu_id)).unwrap().place;
             for (time, value) in chunk.times.iter().zip(&chunk.values) {
-                let key = (place.cluster.clone(), place.uuid.clone(), series.metric.clone(), *time, value.to_bits());
+                let key = (place.cluster.clone(), place.uuid.clone(), series.metric.clone(), time.as_millis(), value.to_bits());
                 *samples.entry(key).or_default() += 1;
             }
         }
@@ -151,8 +151,8 @@ async fn who_goes_away_ends_the_work_and_disturbs_nobody() {
     let ids: Vec<SeriesId> =
         h.store.series(&SeriesFilter::default(), SeriesId::default(), 1000).await.unwrap().iter().map(|s| s.id).collect();
     let many: Vec<SeriesId> = ids.iter().copied().cycle().take(200_000).collect();
-    let (from, before) = (i64::MIN / 2, i64::MAX / 2);
-    let all = ChunkRange { begins_from_ms: from, begins_before_ms: before, ends_from_ms: from, ends_before_ms: before };
+    let (from, before) = (TimeMs::MIN, TimeMs::MAX);
+    let all = ChunkRange { begins_from: from, begins_before: before, ends_from: from, ends_before: before };
     for _ in 0..16 {
         // Far more than can be read in that time: it is interrupted, and its connection serves the next.
         let long = h.store.chunks(&many, &all, usize::MAX);

@@ -364,7 +364,7 @@ async fn a_password_is_rotated_under_a_running_collector() {
     client.batch_execute("ALTER ROLE rotated PASSWORD 'another'").await.unwrap();
     client.batch_execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'rotated'").await.unwrap();
     app.run(&["stream", "--csv", &csv, "--cluster", "p"]).exits(0);
-    wait_for("the fault is said", || async { collect.log().contains("it was good before") }).await;
+    wait_for("the fault is said", || async { collect.log().contains("accepted earlier; retrying") }).await;
     assert!(collect.ended().is_none() && collect.get("/readyz").unwrap().0 == 503, "{}", collect.log());
     let next = app.dir.path().join("next");
     std::fs::write(&next, "another\n").unwrap();

@@ -176,6 +176,13 @@ impl RedisServer {
         assert!(matches!(answer, Reply::Text(_)), "{answer:?}");
     }
 
+    /// Puts a dictionary under its name.
+    pub fn set_dictionary(&self, partition: u16, id: &str, dictionary: &[u8]) {
+        let key = format!("{{telemetry:{partition}}}:dict:{id}");
+        let answer = self.try_bytes(&[b"SET", key.as_bytes(), dictionary]).unwrap();
+        assert!(!matches!(answer, Reply::Error(_)), "{answer:?}");
+    }
+
     fn try_command(&self, words: &[&str]) -> std::io::Result<Reply> {
         self.try_bytes(&words.iter().map(|word| word.as_bytes()).collect::<Vec<_>>())
     }

@@ -15,7 +15,7 @@ const RANGE_NAMES: Record<Range, string> = { all: "All", "15m": "15 min", "1h": 
 export class GpuView {
   private readonly title = el("h2", { id: "gpu-title" });
   private readonly facts = el("dl", { class: "facts" });
-  private readonly ranges = el("fieldset", { class: "ranges" }, el("legend", { class: "visually-hidden" }, "Range, back from the newest sample"));
+  private readonly ranges = el("fieldset", { class: "ranges" }, el("legend", { class: "visually-hidden" }, "Time range, ending at the newest sample"));
   private readonly add = el("select", { id: "add-chart", on: { change: () => this.addChart() } });
   private readonly chartList = el("div", { class: "charts" });
   private readonly latest = el("tbody");
@@ -71,7 +71,7 @@ export class GpuView {
     );
   }
 
-  /** Shows the panel of the address's GPU, or hides it, before anything is read. */
+  /** Shows the panel of the GPU in the address, or hides it, before anything is read. */
   open({ gpu }: Address): void {
     this.element.hidden = gpu === null;
     const key = gpu ? JSON.stringify(gpu) : "";
@@ -120,12 +120,12 @@ export class GpuView {
     for (const chart of this.charts.values()) chart.recolour();
   }
 
-  /** Brings the panel into sight where it lies below the heatmap. The focus stays: who walks the grid goes on there. */
+  /** Scrolls to the panel where it is below the heatmap. The focus stays in the grid, for readers who use the keyboard. */
   reveal(): void {
     if (this.element.getBoundingClientRect().top > innerHeight * 0.7) this.element.scrollIntoView({ block: "start" });
   }
 
-  /** Closes the panel; a focus inside of it goes back to the GPU's cell. */
+  /** Closes the panel; a focus inside it moves back to the cell of the GPU. */
   close(): void {
     const { gpu } = this.context.address();
     if (!gpu) return;
@@ -200,7 +200,7 @@ export class GpuView {
             "aria-pressed": String(on),
             "aria-label": `Chart ${metricLabel(row.metric_name)}`,
             disabled: full,
-            title: full ? `At most ${MAX_CHARTS} charts` : only ? "The last chart stays" : null,
+            title: full ? `At most ${MAX_CHARTS} charts` : only ? "The last chart cannot be removed" : null,
             on: { click: () => this.toggle(row.metric_name) },
           },
           on ? "shown" : "show",
@@ -209,7 +209,7 @@ export class GpuView {
     );
   }
 
-  /** The metrics that are charted: those of the address, else the heatmap's, else the first this GPU has. */
+  /** The metrics that are charted: those of the address, else the metric of the heatmap, else the first metric of this GPU. */
   private charted(address: Address): string[] {
     const has = new Set(this.metrics.map((metric) => metric.name));
     const wanted = address.charts.length > 0 ? address.charts : address.metric ? [address.metric] : [];

@@ -32,7 +32,7 @@ export class GpuChart {
     const label = metricLabel(metric.name);
     this.remove = el(
       "button",
-      { type: "button", class: "button quiet small", "aria-label": `Remove the chart of ${label}`, title: "Remove this chart", on: { click: onRemove } },
+      { type: "button", class: "button quiet small", "aria-label": `Remove the chart ${label}`, title: "Remove this chart", on: { click: onRemove } },
       "✕",
     );
     this.details.append(
@@ -73,7 +73,7 @@ export class GpuChart {
     const id = gpuId(gpu);
     const last = Date.parse(gpu.last_seen ?? "");
     const first = Date.parse(gpu.first_seen ?? "");
-    if (!id || Number.isNaN(last)) return setText(this.caption, "No samples of this GPU are stored.");
+    if (!id || Number.isNaN(last)) return setText(this.caption, "No samples are stored for this GPU.");
     const back = RANGES[range];
     const from = back === null ? (Number.isNaN(first) ? last : first) : last - back * 1000;
     const step = stepFor((last - from) / 1000);
@@ -112,13 +112,13 @@ export class GpuChart {
       this.caption,
       got.data.length === 0
         ? "No samples in this range."
-        : how + (drawn.more > 0 ? `, ${plural(drawn.more, "workload")} more than shown` : "") + (got.complete ? "" : ", only the first part of the range"),
+        : how + (drawn.more > 0 ? `, ${plural(drawn.more, "more workload")} not shown` : "") + (got.complete ? "" : ", first part of the range only"),
     );
     setText(this.summary, plural(got.data.length, "point"));
     this.fillTable();
   }
 
-  /** The table is filled only while it is open: a thousand rows cost time that nobody sees. */
+  /** Fills the table only while it is open, because a thousand rows take time. */
   private fillTable(): void {
     if (!this.details.open) return this.table.replaceChildren();
     this.table.replaceChildren(

@@ -1,4 +1,4 @@
-// The top of the page: where else to go, times in UTC or local, and the refresh.
+// The top of the page: links, the time zone, and the refresh.
 
 import { el, setAttribute, setText } from "../dom.ts";
 import { age, type Zone } from "../format.ts";
@@ -30,12 +30,12 @@ export class Header {
   tick(): void {
     const zone = this.context.zone();
     setText(this.zone, zone === "utc" ? "UTC" : "Local time");
-    setAttribute(this.zone, "title", zone === "utc" ? "Times are in UTC. Show local time" : "Times are local. Show UTC");
+    setAttribute(this.zone, "title", zone === "utc" ? "Times are in UTC: switch to local time" : "Times are local: switch to UTC");
     const paused = this.context.paused();
     setText(this.pause, paused ? "Resume" : "Pause");
     setAttribute(this.pause, "aria-pressed", String(paused));
-    setAttribute(this.pause, "title", paused ? "Refresh every 10 s again" : "Stop refreshing every 10 s");
-    const state = this.context.refreshing() ? "Updating…" : this.context.hasData() ? `Updated ${age(this.context.elapsed())}` : "Nothing read yet";
+    setAttribute(this.pause, "title", paused ? "Resume the refresh every 10 s" : "Pause the refresh every 10 s");
+    const state = this.context.refreshing() ? "Updating…" : this.context.hasData() ? `Updated ${age(this.context.elapsed())}` : "No data yet";
     setText(this.status, paused ? `${state}, paused` : state);
   }
 

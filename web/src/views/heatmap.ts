@@ -71,7 +71,7 @@ export class Heatmap {
       this.note,
       empty
         ? `No host matches${this.context.address().host ? ` “${this.context.address().host}”` : ""}. Clear the search, or choose all clusters.`
-        : "There are more GPUs than this page reads at once: choose a cluster to see all of its own.",
+        : "There are more GPUs than this page can load at once: choose a cluster to see all of its GPUs.",
     );
     const shape = JSON.stringify([fleet.columns.map((column) => column.key), rows.map((row) => row.key)]);
     if (shape === this.shape) return;
@@ -145,7 +145,7 @@ export class Heatmap {
     const element = target instanceof HTMLElement && target.classList.contains("cell") ? target : null;
     const cell = element ? this.cells.get(element) : null;
     if (!element || cell === undefined || !this.model) return this.tooltip.hide();
-    if (cell === null) return this.tooltip.show(element, ["No GPU here", "Nothing was ever stored for this slot."]);
+    if (cell === null) return this.tooltip.show(element, ["No GPU here", "No sample has been stored for this slot."]);
     const { gpu, latest } = cell;
     const cluster = this.model.byCluster.get(gpu.cluster);
     const lines = [`${gpu.hostname} · GPU ${gpuLabel(gpu)}`, quantity(latest?.value, this.model.metric?.unit)];
@@ -153,10 +153,10 @@ export class Heatmap {
       const old = age(sampleAge(cluster, latest.timestamp, this.context.elapsed()));
       lines.push(`${isStale(cluster, latest.timestamp) ? "stale: " : ""}${old} · ${moment(latest.timestamp, this.context.zone())}`);
     } else {
-      lines.push("This GPU has no value of this metric.");
+      lines.push("This GPU has no value for this metric.");
     }
     if (gpu.model) lines.push(gpu.model);
-    lines.push(gpu.uuid || "the source gave no uuid");
+    lines.push(gpu.uuid || "no uuid in the source");
     this.tooltip.show(element, lines);
   }
 

@@ -1,4 +1,4 @@
-// What stands above the heatmap: its metric, cluster and host search, the legend, and the values in one line.
+// The controls above the heatmap: metric, cluster and host search, the legend, and a summary of the values.
 
 import { el, setAttribute, setText } from "../dom.ts";
 import { ABSENT, plural, quantity, short, unitText } from "../format.ts";
@@ -71,10 +71,10 @@ export class HeatmapControls {
     setText(
       this.summary,
       known.length === 0
-        ? "No value of this metric is stored here."
+        ? "No value of this metric is stored for these hosts."
         : `${plural(known.length, "GPU")} on ${plural(hosts, "host")} · mean ${quantity(mean, unit)} · ${quantity(least, unit)} to ${quantity(most, unit)}` +
             (absent > 0 ? ` · ${absent} without a value` : "") +
-            (address.gpu ? "" : " · choose a GPU to see it over time"),
+            (address.gpu ? "" : " · choose a GPU to see its history"),
     );
   }
 }

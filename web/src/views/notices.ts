@@ -1,4 +1,4 @@
-// Loading, nothing stored yet, and what went wrong — in words.
+// Messages: loading, nothing stored yet, errors.
 
 import type { ApiError } from "../api.ts";
 import { el, setText } from "../dom.ts";
@@ -10,19 +10,19 @@ export class Notices {
   private readonly error = el(
     "div",
     { class: "notice error", hidden: true },
-    // What counts down stays outside of what is read out.
+    // The countdown is outside the alert, so that screen readers do not read it every second.
     el("span", { role: "alert" }, this.errorTitle, " ", this.errorText),
     " ",
     this.errorNext,
   );
-  private readonly loading = el("p", { class: "card loading", role: "status" }, "Loading what is stored…");
+  private readonly loading = el("p", { class: "card loading", role: "status" }, "Loading…");
   private readonly empty = el(
     "section",
     { class: "card empty", hidden: true, "aria-labelledby": "empty-title" },
     el("h2", { id: "empty-title" }, "Nothing is stored yet"),
-    el("p", {}, "Samples show up here within seconds of being stored. Send a DCGM export, and let a collector store it:"),
+    el("p", {}, "Samples appear here within seconds after they are stored. Stream a DCGM export, and run a collector that stores it:"),
     el("pre", { tabindex: "0" }, "telemetry collect &\ntelemetry stream --csv gpus.csv --cluster edge-a --until stored"),
-    el("p", { class: "muted" }, "No data at hand? ", el("code", {}, "telemetry generate --gpus 64 --duration 10m > gpus.csv"), " makes some."),
+    el("p", { class: "muted" }, "No export at hand? Generate one: ", el("code", {}, "telemetry generate --gpus 64 --duration 10m > gpus.csv")),
   );
   readonly element = el("div", { class: "notices" }, this.error, this.loading, this.empty);
 
@@ -34,12 +34,12 @@ export class Notices {
   fail(error: ApiError | Error, hasData: boolean): void {
     setText(this.errorTitle, sentence("title" in error ? error.title : "Something went wrong"));
     setText(this.errorText, sentence(error.message));
-    setText(this.errorNext, hasData ? "What is shown is from before." : "");
+    setText(this.errorNext, hasData ? "The page shows older data." : "");
     this.error.hidden = false;
     if (!hasData) this.loading.hidden = true;
   }
 
-  /** When it is tried again; read out only once, as the text of the error. */
+  /** Sets the text after the error: when the next attempt is made. */
   next(text: string): void {
     if (!this.error.hidden) setText(this.errorNext, text);
   }

@@ -1,4 +1,4 @@
-// What is stored: the tiles, and a table of the clusters.
+// The stored data: the tiles, and a table of the clusters.
 
 import type { Cluster } from "../api.ts";
 import { el, setAttribute, setText } from "../dom.ts";
@@ -40,7 +40,7 @@ export class Overview {
   readonly element = el(
     "section",
     { class: "overview", "aria-labelledby": "stored-title" },
-    el("h2", { id: "stored-title", class: "visually-hidden" }, "What is stored"),
+    el("h2", { id: "stored-title", class: "visually-hidden" }, "Stored data"),
     el(
       "dl",
       { class: "tiles" },
@@ -52,7 +52,7 @@ export class Overview {
       el(
         "table",
         { class: "clusters" },
-        el("caption", { class: "visually-hidden" }, "Clusters: select one to see only its hosts"),
+        el("caption", { class: "visually-hidden" }, "Clusters: select one to show only its hosts"),
         el(
           "thead",
           {},
@@ -97,7 +97,7 @@ export class Overview {
     this.tick(model);
   }
 
-  /** What changes with the clock alone. */
+  /** Updates what changes with the clock only. */
   tick(model: Model): void {
     const elapsed = this.context.elapsed();
     const ages = model.clusters.map((cluster) => clusterAge(cluster, elapsed)).filter((value) => value !== null);

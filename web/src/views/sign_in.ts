@@ -1,4 +1,4 @@
-// Asks for a bearer token when the API wants one.
+// Asks for a bearer token when the API requires one.
 
 import { el, setText } from "../dom.ts";
 
@@ -11,10 +11,10 @@ export class SignIn {
     const form = el(
       "form",
       {},
-      el("h2", { id: "sign-in-title" }, "A token is needed"),
+      el("h2", { id: "sign-in-title" }, "Token required"),
       this.text,
       el("label", { class: "field", for: "token" }, el("span", {}, "Token"), this.input),
-      el("p", { class: "muted" }, "It is kept in this tab only, and forgotten when the tab is closed."),
+      el("p", { class: "muted" }, "The token is kept in this tab only, until the tab is closed."),
       el("button", { type: "submit", class: "button primary" }, "Use this token"),
     );
     form.addEventListener("submit", (event) => {
@@ -29,7 +29,7 @@ export class SignIn {
   }
 
   ask(hadToken: boolean): void {
-    setText(this.text, hadToken ? "The server does not know this token, or it was withdrawn. Give another." : "This server answers only with a token. Whoever runs it can give you one.");
+    setText(this.text, hadToken ? "The server does not accept this token: it is wrong, or it was revoked. Enter another one." : "This server requires a token. Ask its operator for one.");
     if (!this.element.open) this.element.showModal();
     this.input.focus();
   }

@@ -182,8 +182,13 @@ impl Draft {
                 continue;
             }
             let cell = cells.get(at).trim_ascii();
-            // The record's own limit bounds `labels_raw`: it is not kept as one text.
-            if cell.len() > max_cell && *role != Role::LabelsRaw {
+            let too_long = match role {
+                // It is not kept as one text.
+                Role::LabelsRaw => false,
+                Role::Label(name) => name.len() > max_cell || cell.len() > max_cell,
+                _ => cell.len() > max_cell,
+            };
+            if too_long {
                 return Err(Reason::CellTooLong);
             }
             // PostgreSQL cannot keep NUL in a text either.
@@ -203,6 +208,9 @@ impl Draft {
             return Err(Reason::NoUuid);
         }
         for (name, value) in labels::parse(&labels_raw).unwrap_or_default() {
+            if name.len() > max_cell || value.len() > max_cell {
+                return Err(Reason::CellTooLong);
+            }
             // To Prometheus an empty label is no label.
             if !value.is_empty() {
                 draft.label(name, value);

@@ -19,9 +19,9 @@ use crate::diagnosis::Step;
 use crate::tls::{ClientSettings, ClientTls, Facts, Names, Verify, explain_io, facts};
 
 /// Certificates that end within so many days are warned of.
-const SOON: i64 = 14;
-/// The question whether the server has TLS.
-const ASK: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
+const WARN_DAYS: i64 = 14;
+/// The message that asks whether the server has TLS (SSLRequest).
+const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
 
 /// Looks at every host. Where one fails, and another does not, that is a warning: one is enough.
 pub(super) async fn look(connector: &Connector, patience: Duration) -> Vec<Step> {
@@ -128,7 +128,7 @@ async fn reach(host: &str, addresses: &[SocketAddr], patience: Duration) -> (Ste
         }
     }
     let todo = format!(
-        "see that PostgreSQL runs on {host} and listens there (listen_addresses, port), and that firewalls and network policies let us through"
+        "see that PostgreSQL runs on {host} and listens there (listen_addresses, port), and that firewalls and network policies allow the connection"
     );
     (Step::failed("tcp", failures.join("; "), todo), None)
 }
@@ -139,18 +139,18 @@ async fn secure(host: &str, stream: TcpStream, tls: &Tls, patience: Duration) ->
     let address = stream.peer_addr();
     let current = tls.current();
     let connector = TlsConnector::from(Arc::clone(&current.config));
-    let made = tokio::time::timeout(patience, shake_hands(host, stream, &connector, tls.direct)).await;
+    let made = tokio::time::timeout(patience, start_tls(host, stream, &connector, tls.direct)).await;
     let step = match made {
         Ok(Ok(Some(stream))) => established(&stream, tls),
         Ok(Ok(None)) if weak => Step::warning(
             "tls",
-            format!("the server has none, and sslmode={} goes on without", tls.mode.name()),
-            "switch it on there (ssl = on), and use sslmode=verify-full",
+            format!("the server has none, and sslmode={} allows a connection without", tls.mode.name()),
+            "turn TLS on there (ssl = on), and use sslmode=verify-full",
         ),
         Ok(Ok(None)) => Step::failed(
             "tls",
-            format!("the server has no TLS, and sslmode={} wants it", tls.mode.name()),
-            "switch it on there: ssl = on, with a certificate",
+            format!("the server has no TLS, and sslmode={} asks for it", tls.mode.name()),
+            "turn TLS on there: ssl = on, with a certificate",
         ),
         Ok(Err(error)) => {
             let reason = explain_io(&error, CA, CERT).unwrap_or_else(|| format!("the handshake broke: {error}"));
@@ -161,7 +161,11 @@ async fn secure(host: &str, stream: TcpStream, tls: &Tls, patience: Duration) ->
             let direct = if tls.direct { "; sslnegotiation=direct needs PostgreSQL 17 or later" } else { "" };
             let seen = shown.map_or_else(|| format!("{reason}{direct}"), |facts| format!("{reason}. It is {}", in_words(&facts)));
             if weak {
-                Step::warning("tls", format!("{seen}; sslmode={} goes on without", tls.mode.name()), "use sslmode=verify-full")
+                Step::warning(
+                    "tls",
+                    format!("{seen}; sslmode={} allows a connection without TLS", tls.mode.name()),
+                    "use sslmode=verify-full",
+                )
             } else {
                 Step::failed("tls", seen, "")
             }
@@ -174,14 +178,14 @@ async fn secure(host: &str, stream: TcpStream, tls: &Tls, patience: Duration) ->
 }
 
 /// `None`: the server has no TLS.
-async fn shake_hands(
+async fn start_tls(
     host: &str,
     mut stream: TcpStream,
     connector: &TlsConnector,
     direct: bool,
 ) -> io::Result<Option<TlsStream<TcpStream>>> {
     if !direct {
-        stream.write_all(&ASK).await?;
+        stream.write_all(&SSL_REQUEST).await?;
         let mut answer = [0];
         stream.read_exact(&mut answer).await?;
         if answer != *b"S" {
@@ -198,16 +202,16 @@ fn established(stream: &TlsStream<TcpStream>, tls: &Tls) -> Step {
     let shown = session.peer_certificates().and_then(|chain| facts(chain.first()?).ok());
     let verified = match tls.verify {
         Verify::Full => "signed by an authority we trust, for this name",
-        Verify::Chain => "signed by an authority we trust; its name is not looked at",
+        Verify::Chain => "signed by an authority we trust; its name is not verified",
         Verify::Nothing => "not verified",
     };
     let Some(shown) = shown else { return Step::ok("tls", version) };
     let seen = format!("{version}; {}; {verified}", in_words(&shown));
     let days = shown.days_left(SystemTime::now());
     match tls.verify {
-        _ if days < SOON => Step::warning("tls", seen, "have the server's certificate renewed"),
+        _ if days < WARN_DAYS => Step::warning("tls", seen, "have the server's certificate renewed"),
         Verify::Nothing => {
-            Step::warning("tls", seen, "whoever is on the way can be the server: use sslmode=verify-full with sslrootcert")
+            Step::warning("tls", seen, "anybody on the network can pose as the server: use sslmode=verify-full with sslrootcert")
         }
         _ => Step::ok("tls", seen),
     }
@@ -222,20 +226,20 @@ fn in_words(facts: &Facts) -> String {
     format!("a certificate for {names}, signed by {}, that {days}", facts.issuer)
 }
 
-/// What a server shows to whoever does not look.
+/// What the certificate of a server says that is not verified.
 async fn shown(host: &str, address: SocketAddr, direct: bool, patience: Duration) -> Option<Facts> {
     let names = Names { what: "no certificates", ca: CA, cert: CERT, key: CERT };
     let settings = ClientSettings { ca: None, cert: None, key: None, verify: Verify::Nothing, names };
     let connector = TlsConnector::from(Arc::clone(&ClientTls::load(settings).ok()?.current().config));
     let looking = async {
         let stream = TcpStream::connect(address).await.ok()?;
-        let stream = shake_hands(host, stream, &connector, direct).await.ok()??;
+        let stream = start_tls(host, stream, &connector, direct).await.ok()??;
         facts(stream.get_ref().1.peer_certificates()?.first()?).ok()
     };
     tokio::time::timeout(patience, looking).await.ok()?
 }
 
-/// Our own certificate.
+/// The step that looks at the client certificate.
 fn own(ends: SystemTime, now: SystemTime) -> Step {
     const DAY: u64 = 86_400;
     let renew = "renew it; the files are read again by themselves";
@@ -244,7 +248,7 @@ fn own(ends: SystemTime, now: SystemTime) -> Step {
         Ok(left) => {
             let days = left.as_secs() / DAY;
             let seen = format!("ends in {days} days");
-            if i64::try_from(days).is_ok_and(|days| days < SOON) {
+            if i64::try_from(days).is_ok_and(|days| days < WARN_DAYS) {
                 Step::warning("client certificate", seen, renew)
             } else {
                 Step::ok("client certificate", seen)

@@ -9,12 +9,12 @@ use super::super::migrate::{self, Applied, Noted, OLDEST_SERVER};
 use crate::config::Postgres;
 use crate::diagnosis::Step;
 
-/// A clock that differs by more makes latencies wrong that people look at.
-const SKEW: f64 = 1.0;
+/// A clock that differs by more makes the latencies wrong that people look at.
+const MAX_SKEW_SECONDS: f64 = 1.0;
 /// Round trips to compare clocks; the shortest counts.
-const ASKED: u32 = 5;
+const CLOCK_ROUND_TRIPS: u32 = 5;
 
-/// Everything there is to ask.
+/// Every step that asks the server.
 pub(super) async fn look(client: &Client, config: &Postgres, took: Duration) -> Vec<Step> {
     let mut steps = Vec::new();
     // A step that cannot be asked for says so, and the others go on.
@@ -246,7 +246,7 @@ async fn connections(client: &Client, config: &Postgres) -> Result<Step, Error> 
     })
 }
 
-/// Settings that hurt.
+/// Settings of the server that put data or queries at risk.
 async fn settings(client: &Client) -> Result<Step, Error> {
     let sql = "SELECT current_setting('fsync'), current_setting('full_page_writes'), current_setting('synchronous_commit'), \
                       current_setting('max_locks_per_transaction')::bigint \
@@ -257,13 +257,11 @@ async fn settings(client: &Client) -> Result<Step, Error> {
     let (locks, days): (i64, i64) = (row.get(3), row.get(4));
     let mut hurts = Vec::new();
     if fsync == "off" {
-        hurts.push(("fsync = off: a crash of the server can lose and damage what was committed", "switch it on"));
+        hurts.push(("fsync = off: a crash of the server can lose and damage what was committed", "turn it on"));
     }
     if pages == "off" {
-        hurts.push((
-            "full_page_writes = off: a crash can damage pages",
-            "switch it on unless the file system writes pages at once",
-        ));
+        hurts
+            .push(("full_page_writes = off: a crash can damage pages", "turn it on unless the file system writes pages at once"));
     }
     // A query over everything takes two locks a day: the partition and its index.
     if days * 2 > locks * 8 / 10 {
@@ -274,14 +272,14 @@ async fn settings(client: &Client) -> Result<Step, Error> {
     }
     if hurts.is_empty() {
         // Where it is off, we switch it on for ourselves.
-        let own = if commit == "off" { " (switched on by this program for itself)" } else { "" };
+        let own = if commit == "off" { " (this program turns it on for itself)" } else { "" };
         return Ok(Step::ok("settings", format!("fsync = {fsync}, synchronous_commit = {commit}{own}, {days} days stored")));
     }
     let (seen, todo): (Vec<_>, Vec<_>) = hurts.into_iter().unzip();
     Ok(Step::warning("settings", seen.join("; "), todo.join("; ")))
 }
 
-/// How much there is. How much room is left is known to the server's system only.
+/// The size of the database. How much room is left is known to the server's system only.
 async fn size(client: &Client) -> Result<Step, Error> {
     let sql = "SELECT pg_database_size(current_database()), \
                       (SELECT coalesce(nullif(t.spcname, 'pg_default'), 'the default tablespace')::text FROM pg_database d \
@@ -295,7 +293,7 @@ async fn size(client: &Client) -> Result<Step, Error> {
 /// The server's clock against ours: from the shortest of a few round trips, half of which is the uncertainty.
 async fn clock(client: &Client) -> Result<Step, Error> {
     let mut best: Option<(f64, f64)> = None;
-    for _ in 0..ASKED {
+    for _ in 0..CLOCK_ROUND_TRIPS {
         let (before, begun) = (seconds(SystemTime::now()), Instant::now());
         let server: f64 = client.query_one("SELECT extract(epoch FROM clock_timestamp())::float8", &[]).await?.get(0);
         let half = begun.elapsed().as_secs_f64() / 2.0;
@@ -306,7 +304,7 @@ async fn clock(client: &Client) -> Result<Step, Error> {
     let (half, ahead) = best.unwrap_or_default();
     let way = if ahead < 0.0 { "behind" } else { "ahead of" };
     let seen = format!("the server's is {:.3} s {way} ours, to within {half:.3} s", ahead.abs());
-    Ok(if ahead.abs() - half > SKEW {
+    Ok(if ahead.abs() - half > MAX_SKEW_SECONDS {
         Step::warning(
             "clock",
             seen,

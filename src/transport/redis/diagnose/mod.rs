@@ -4,10 +4,12 @@
 //! one connection to each primary asks what it is and how it is set.
 
 mod nodes;
+mod queue;
 mod rights;
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -30,6 +32,8 @@ use crate::transport::{Result, TransportError};
 const RENEW_DAYS: i64 = 21;
 /// A clock that is further off is warned of: latencies between clusters would mean little.
 const SKEW: f64 = 1.0;
+
+pub(super) use self::queue::set_back;
 
 /// Which side's rights are wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,10 +104,11 @@ pub async fn diagnose(config: &Redis, side: Side) -> Vec<Step> {
     if primaries.is_empty() {
         return steps;
     }
-    let looked = join_all(primaries.iter().map(|server| nodes::look(&shared, server))).await;
+    let looked = join_all(primaries.iter().map(|server| nodes::look(&shared, server, side))).await;
     steps.extend(nodes::summary(looked, matches!(known.kind, Kind::Cluster(_))));
     steps.extend(rights::look(&shared, &primaries, side).await);
     steps.push(partitions(&shared, &away).await);
+    steps.extend(queue::look(&shared, &away, side).await);
     steps
 }
 
@@ -274,11 +279,18 @@ fn unusable(alike: &[(&Address, Fault)], slots: &Slots) -> Step {
 async fn partitions(shared: &Arc<Shared>, away: &[Address]) -> Step {
     let ours = shared.config.partitions;
     let (mut conns, mut unknown): (HashMap<Address, Conn>, u16) = (HashMap::new(), 0);
+    let mut malformed = None;
     for partition in ours {
         match made_with(shared, &mut conns, away, partition).await {
             Ok(None) => unknown += 1,
-            Ok(Some(made)) if made == ours.to_string() => {}
-            Ok(Some(made)) => {
+            Ok(Some(found)) => {
+                let Some(made) = reply::exact::<NonZeroU16>(&found) else {
+                    malformed.get_or_insert_with(|| queue::no_number(shared, partition, reply::raw(&found)));
+                    continue;
+                };
+                if made.get() == ours.count() {
+                    continue;
+                }
                 return Step::failed(
                     "partitions",
                     format!("the queue was made with {made} partitions, and the configuration says {ours}"),
@@ -291,6 +303,9 @@ async fn partitions(shared: &Arc<Shared>, away: &[Address]) -> Step {
                 return Step::failed("partitions", seen, todo);
             }
         }
+    }
+    if let Some(malformed) = malformed {
+        return malformed;
     }
     let prefix = &shared.config.prefix;
     match unknown {
@@ -308,7 +323,7 @@ async fn made_with(
     conns: &mut HashMap<Address, Conn>,
     away: &[Address],
     partition: Partition,
-) -> Result<Option<String>> {
+) -> Result<Option<Value>> {
     let server = shared.topology.place(shared, partition).await?;
     if away.contains(&server) {
         return Ok(None);
@@ -321,7 +336,22 @@ async fn made_with(
         }
     };
     let made = conn.call("HGET", vec![shared.keys.meta(partition).into(), "partitions".into()]).await?;
-    if made.is_null() { Ok(None) } else { reply::text(&made).map(Some) }
+    Ok(Some(made).filter(|made| !made.is_null()))
+}
+
+/// A partition that a server has.
+fn partition_on(shared: &Shared, server: &Address) -> Option<Partition> {
+    let known = shared.topology.current()?;
+    let has = |partition: &Partition| match &known.kind {
+        Kind::Single(_) | Kind::Watched { .. } => true,
+        Kind::Cluster(slots) => slots.owner(shared.keys.slot(*partition)) == Some(server),
+    };
+    shared.config.partitions.iter().find(has)
+}
+
+/// A key of this kind in a partition.
+fn key(shared: &Shared, partition: Partition, kind: &str) -> String {
+    format!("{}{kind}", shared.keys.stream(partition).trim_end_matches("stream"))
 }
 
 /// A round trip, and what the server's clock says.
@@ -364,9 +394,4 @@ async fn probe_one(shared: &Arc<Shared>, address: &Address) -> Result<Probed> {
 
 fn ms(time: Duration) -> String {
     format!("{:.1} ms", time.as_secs_f64() * 1000.0)
-}
-
-/// As Redis writes it: `Value`s of text.
-fn texts(words: &[&str]) -> Vec<Value> {
-    words.iter().map(|word| Value::from(*word)).collect()
 }

@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::super::client::{Conn, Credentials, Info, NEEDED};
+use super::super::error::NO_WRITES;
 use super::super::shared::Shared;
-use super::{SKEW, clock, ms};
+use super::{SKEW, Side, clock, key, ms, partition_on, parts};
 use crate::address::redis::Address;
 use crate::diagnosis::{Outcome, Step};
-use crate::transport::Result;
+use crate::transport::{Result, TransportError};
 
 /// Memory in use above which it is warned.
 const MEMORY: f64 = 0.8;
@@ -21,20 +22,20 @@ pub(super) struct Looked {
 }
 
 /// Asks a primary.
-pub(super) async fn look(shared: &Arc<Shared>, server: &Address) -> Looked {
-    let (round_trip, steps) = match ask(shared, server).await {
+pub(super) async fn look(shared: &Arc<Shared>, server: &Address, side: Side) -> Looked {
+    let (round_trip, steps) = match ask(shared, server, side).await {
         Ok(asked) => asked,
         Err(error) => (Duration::ZERO, vec![Step::failed("server", error.to_string(), "")]),
     };
     Looked { server: server.clone(), round_trip, steps }
 }
 
-async fn ask(shared: &Arc<Shared>, server: &Address) -> Result<(Duration, Vec<Step>)> {
+async fn ask(shared: &Arc<Shared>, server: &Address, side: Side) -> Result<(Duration, Vec<Step>)> {
     let conn = Conn::dial(shared, server, Credentials::Server).await?;
     let info = conn.info("server").await?;
     let (round_trip, ahead) = clock(&conn).await?;
     let memory_info = conn.info("memory").await?;
-    let steps = vec![
+    let mut steps = vec![
         version(&info),
         eviction(&memory_info),
         memory(&memory_info),
@@ -42,7 +43,23 @@ async fn ask(shared: &Arc<Shared>, server: &Address) -> Result<(Duration, Vec<St
         replication(&conn.info("replication").await?),
         skew(round_trip, ahead),
     ];
+    steps.extend(writes(shared, &conn, side).await?);
     Ok((round_trip, steps))
+}
+
+/// Whether it accepts writes: one that changes nothing (a lease or a dictionary that is nobody's is deleted) is refused as any other would
+/// be. What else may be said of it (a replica, a missing right, a slot that nobody serves) other steps say.
+async fn writes(shared: &Arc<Shared>, conn: &Conn, side: Side) -> Result<Option<Step>> {
+    let Some(own) = partition_on(shared, conn.address()) else { return Ok(None) };
+    let nobodys = key(shared, own, if side == Side::Edge { "lease:0" } else { "dict:0" });
+    Ok(match conn.call("DEL", vec![nobodys.into()]).await {
+        Ok(_) => Some(Step::ok("writes", "accepted")),
+        Err(TransportError::Unavailable { reason, .. }) if reason.starts_with(NO_WRITES) => {
+            let (seen, todo) = parts(&reason);
+            Some(Step::failed("writes", seen, todo))
+        }
+        Err(_) => None,
+    })
 }
 
 fn version(info: &Info) -> Step {

@@ -7,7 +7,10 @@
 -- Redis looks at maxmemory only at a script's first write. So everything that can be wrong is found by reading, and the first write,
 -- whichever it is, is one that a full Redis refuses: either nothing is written or all of it.
 
+-- What is no position says nothing: the source counts as unknown, as if Redis had lost it. It is then sent again from its start, which
+-- loses nothing and stores nothing twice; the next position is written over it.
 local stored = redis.call('HGET', KEYS[2], ARGV[1])
+if stored and not is_position(stored) then stored = false end
 if (stored or '') ~= ARGV[2] then
   if stored then return {'moved', stored} end
   return {'moved'}

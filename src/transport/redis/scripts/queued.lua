@@ -5,8 +5,13 @@
 
 local group = group_of(KEYS[1], ARGV[1])
 local from = ARGV[2]
-if from == '' then from = group and needed_by(KEYS[1], group) or '-' end
+if from == '' then from = '-' end
+if ARGV[2] == '' and group then
+  from = needed_by(KEYS[1], group)
+  if not from then return {'', 0} end
+end
 
+local ahead = group and is_ahead(KEYS[1], group)
 local entries = redis.call('XRANGE', KEYS[1], from, '+', 'COUNT', ARGV[3])
 local page, bytes = {'', 0}, 0
 for _, entry in ipairs(entries) do
@@ -14,14 +19,16 @@ for _, entry in ipairs(entries) do
   local field = {}
   for i = 1, #entry[2], 2 do field[entry[2][i]] = entry[2][i + 1] end
   bytes = bytes + #(field['d'] or '')
-  local open = not group or less(group['last-delivered-id'], id)
+  local open = not group or ahead or less(group['last-delivered-id'], id)
   if not open then open = #redis.call('XPENDING', KEYS[1], ARGV[1], id, id, 1) > 0 end
   if open then
-    page[#page + 1] = field['s'] or ''
-    page[#page + 1] = field['f'] or ''
-    page[#page + 1] = field['e'] or ''
+    for _, name in ipairs({'s', 'f', 'e'}) do
+      -- What is longer than a source is none, nor a number.
+      local value = field[name] or ''
+      page[#page + 1] = #value <= 32 and value or ''
+    end
   end
 end
-if #entries > 0 then page[1] = following(entries[#entries][1]) end
+if #entries > 0 then page[1] = following(entries[#entries][1]) or '' end
 page[2] = bytes
 return page

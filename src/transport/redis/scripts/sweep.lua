@@ -15,8 +15,9 @@ local now = now_ms()
 local removed = 0
 for i = 3, #KEYS do
   local digest, seen = ARGV[2 + (i - 3) * 2], ARGV[3 + (i - 3) * 2]
-  local unused = bound == nil or less(seen, bound)
-  if unused and split(seen) + tonumber(ARGV[1]) <= now and redis.call('HGET', KEYS[2], digest) == seen then
+  local ms = split(seen)
+  local unused = ms and (bound == nil or less(seen, bound))
+  if unused and tonumber(ms) + tonumber(ARGV[1]) <= now and redis.call('HGET', KEYS[2], digest) == seen then
     redis.call('DEL', KEYS[i])
     redis.call('HDEL', KEYS[2], digest)
     removed = removed + 1

@@ -1,16 +1,16 @@
-//! What a commit adds to a source's ledger, and what of a batch is written. Pure, and the same for every store.
+//! What a commit changes in a source's ledger, and what of a batch is written. Pure, and the same for every store.
 
 use std::collections::BTreeMap;
 
 use crate::batch::Batch;
 use crate::model::{Reason, RowSet, SourceId, TimeMs};
 
-/// Rejected rows in one [`Rejected`] at most.
+/// Rejected rows in one [`RejectedRows`] at most.
 const MAX_REJECTS: usize = 10_000;
 
-/// What a commit adds to a source.
+/// What a commit adds to the ledger of a source.
 #[derive(Default)]
-pub(in crate::store) struct Entry {
+pub(in crate::store) struct LedgerChange {
     pub(in crate::store) rows: RowSet,
     pub(in crate::store) valid: u64,
     pub(in crate::store) duplicate: u64,
@@ -20,15 +20,15 @@ pub(in crate::store) struct Entry {
 }
 
 /// Rejected rows of one reason: (row, line).
-pub(in crate::store) struct Rejected {
+pub(in crate::store) struct RejectedRows {
     pub(in crate::store) source: SourceId,
     pub(in crate::store) reason: Reason,
     pub(in crate::store) rows: Vec<(u64, u64)>,
 }
 
-impl Entry {
+impl LedgerChange {
     /// Enters a batch of which nothing is covered.
-    pub(in crate::store) fn take_new(&mut self, batch: &Batch, rejected: &mut Vec<Rejected>) {
+    pub(in crate::store) fn take_new(&mut self, batch: &Batch, rejected: &mut Vec<RejectedRows>) {
         self.rows.insert(batch.rows);
         self.valid += batch.row.len() as u64;
         self.newest = self.newest.max(batch.time_ms.iter().copied().max());
@@ -42,7 +42,7 @@ impl Entry {
         batch: &Batch,
         own: &RowSet,
         stored: &[bool],
-        rejected: &mut Vec<Rejected>,
+        rejected: &mut Vec<RejectedRows>,
     ) -> u64 {
         for (row, is_stored) in batch.row.iter().zip(stored) {
             match (own.contains(*row), is_stored) {
@@ -62,7 +62,7 @@ impl Entry {
     }
 
     /// Notes the rejects of a batch at these rows. Returns how many.
-    fn take_rejects(&mut self, batch: &Batch, rows: &RowSet, rejected: &mut Vec<Rejected>) -> u64 {
+    fn take_rejects(&mut self, batch: &Batch, rows: &RowSet, rejected: &mut Vec<RejectedRows>) -> u64 {
         let mut by_reason: BTreeMap<_, Vec<(u64, u64)>> = BTreeMap::new();
         for reject in batch.rejects.iter().filter(|reject| rows.contains(reject.row)) {
             by_reason.entry(reject.reason).or_default().push((reject.row, reject.line));
@@ -72,7 +72,7 @@ impl Entry {
             *self.rejected.entry(reason).or_default() += rows.len() as u64;
             taken += rows.len() as u64;
             let source = batch.header.source;
-            rejected.extend(rows.chunks(MAX_REJECTS).map(|rows| Rejected { source, reason, rows: rows.to_vec() }));
+            rejected.extend(rows.chunks(MAX_REJECTS).map(|rows| RejectedRows { source, reason, rows: rows.to_vec() }));
         }
         taken
     }

@@ -13,7 +13,7 @@ use crate::model::{FamilyId, Position, TimeMs};
 use crate::retry::Backoff;
 use crate::source::follow::{Change, FileState};
 use crate::source::pace::Realtime;
-use crate::source::{CsvReader, Input, Seek, identity};
+use crate::source::{CsvReader, Input, Seek, SourceError, identity};
 use crate::transport::{Lease, TransportError};
 
 use super::closed_files::{ClosedFile, Progress};
@@ -253,8 +253,12 @@ impl<'a> Source<'a> {
     async fn resume(&mut self, progress: Progress) -> Result<bool, SourceFailure> {
         let Progress { identified, position, learnt, shift, next_uncounted_row, reported_offset } = progress;
         self.reader.recall(learnt);
-        if self.reader.seek(Some(&position)).await? != Seek::Ok {
-            return Ok(false);
+        match self.reader.seek(Some(&position)).await {
+            Ok(Seek::Ok) => {}
+            Ok(Seek::Mismatch | Seek::Shorter) => return Ok(false),
+            Err(error @ SourceError::Io { .. }) => return Err(error.into()),
+            // One that was emptied under its writer need not begin with a header: it is read as what it is now.
+            Err(_) => return Ok(false),
         }
         self.context.unreadable.settle(&self.name);
         self.identified = Some(identified);

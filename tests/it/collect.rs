@@ -316,7 +316,7 @@ async fn what_has_ended_collectors_again_and_again_is_not_decoded_again() {
     let (csv, holds) = place.app.export("b.csv", 2, 20, 2);
     place.app.run(&["stream", "--csv", &csv, "--cluster", "l"]).exits(0);
     let entry = place.taken_by_one_that_died().await;
-    client.execute(&note.replace("1,", "2,"), &[&entry]).await.unwrap();
+    client.execute(&note.replace(", 1,", ", 2,"), &[&entry]).await.unwrap();
     let _collect = place.app.start(&["collect"]);
     wait_for("a dead letter", || async { place.letters().len() == 1 }).await;
     assert!(place.letters()[0]["reason"].to_string().contains("3 collectors began to decode it"), "{:?}", place.letters());

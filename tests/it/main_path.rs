@@ -361,7 +361,7 @@ async fn a_batch_that_cannot_be_read_becomes_a_dead_letter() {
     let id = list()[0]["id"].to_string();
     place.app.run(&["dead-letters", "show", &id]).exits(0);
     let retried = place.app.run(&["dead-letters", "retry", &id]).exits(1);
-    assert!(retried.stderr.contains("no batch"), "{}", retried.stderr);
+    assert!(retried.stderr.contains("not a batch"), "{}", retried.stderr);
     place.app.run(&["dead-letters", "drop", &id]).exits(0);
     place.app.run(&["dead-letters", "drop", &id]).exits(1).says(&["there is no dead letter"]);
     assert_eq!(list().len(), 1);

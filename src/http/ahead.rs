@@ -7,13 +7,13 @@ use futures_util::stream::{self, Stream};
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
-/// Things that wait for the client.
+/// Finished parts that may wait for the client.
 const AHEAD: usize = 1;
 
-/// Where what was made goes.
-pub(super) struct Made<T>(mpsc::Sender<io::Result<Option<T>>>);
+/// The sending half of work that runs ahead of the client.
+pub(super) struct AheadSender<T>(mpsc::Sender<io::Result<Option<T>>>);
 
-impl<T> Made<T> {
+impl<T> AheadSender<T> {
     /// Hands a thing over; waits while enough of them wait. `false`: nobody takes them any more.
     pub(super) async fn give(&self, thing: T) -> bool {
         self.0.send(Ok(Some(thing))).await.is_ok()
@@ -22,13 +22,13 @@ impl<T> Made<T> {
 
 /// What `make` hands over, in order. It ends with its answer: when what is returned is dropped, it is not polled again. An error, and
 /// an end that was not reached (a panic), break the answer off, so that nobody takes a part for the whole.
-pub(super) fn ahead<T, F>(make: impl FnOnce(Made<T>) -> F) -> impl Stream<Item = io::Result<T>> + Send + 'static
+pub(super) fn ahead<T, F>(make: impl FnOnce(AheadSender<T>) -> F) -> impl Stream<Item = io::Result<T>> + Send + 'static
 where
     T: Send + 'static,
     F: Future<Output = io::Result<()>> + Send + 'static,
 {
     let (sender, receiver) = mpsc::channel(AHEAD);
-    let made = make(Made(sender.clone()));
+    let made = make(AheadSender(sender.clone()));
     let task = AbortOnDropHandle::new(tokio::spawn(async move {
         let end = made.await.map(|()| None);
         // Nobody waits for it: then nobody misses it.
@@ -69,7 +69,7 @@ mod tests {
             Err(io::Error::other("away"))
         });
         assert_eq!(failed.try_collect::<Vec<u8>>().await.unwrap_err().to_string(), "away");
-        let panicked = ahead(|_: Made<u8>| async { panic!("boom") });
+        let panicked = ahead(|_: AheadSender<u8>| async { panic!("boom") });
         assert!(panicked.try_collect::<Vec<u8>>().await.is_err());
     }
 

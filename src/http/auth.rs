@@ -78,7 +78,7 @@ impl Tokens {
         self.denied(client, token.is_some());
         Err(Problem::unauthorized(match token {
             None => "a token is needed: send Authorization: Bearer <token>",
-            Some(_) => "the token is not known: ask whoever runs this server for one",
+            Some(_) => "the token is not valid: ask the operator of this server for one",
         }))
     }
 
@@ -125,7 +125,7 @@ fn parse(text: &str) -> Result<Known, String> {
         }
     }
     if known.is_empty() {
-        return Err("has no token in it: nobody could ask".to_owned());
+        return Err("contains no token, so every request would be rejected".to_owned());
     }
     Ok(known)
 }

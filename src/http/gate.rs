@@ -164,7 +164,7 @@ impl Gate {
         }
         if self.certificates && certificate != Certificate::Accepted {
             let detail =
-                "no name of the certificate is one that may read here: ask whoever runs this server (http.tls_client_names)";
+                "no name of the certificate is allowed to read here: ask the operator of this server (http.tls_client_names)";
             return Err(Problem::new(StatusCode::FORBIDDEN, detail));
         }
         self.tokens.check(request.headers(), client)

@@ -10,7 +10,7 @@ use super::{assets, ui};
 pub(super) async fn file(method: Method, uri: Uri, headers: HeaderMap) -> Response {
     let readable = method == Method::GET || method == Method::HEAD;
     let Some(asset) = ui::asset(uri.path()).filter(|_| readable) else {
-        return Problem::not_found("there is no such path: /docs shows those there are").into_response();
+        return Problem::not_found("there is no such path: /docs lists all paths").into_response();
     };
     assets::answer(asset, &headers, ui::CONTENT_SECURITY_POLICY)
 }

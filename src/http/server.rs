@@ -88,7 +88,7 @@ impl Server {
     pub async fn run(self, router: Router, lifecycle: &Lifecycle) {
         let (draining, stopping) = (lifecycle.draining(), lifecycle.stopping());
         let config = &self.config;
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(ServerContext {
             patience: Patience {
                 head: config.head_timeout,
                 idle: config.idle_timeout,
@@ -136,7 +136,8 @@ impl Server {
     }
 }
 
-struct Shared {
+/// Settings, router and open connections of a server, for each of its connections.
+struct ServerContext {
     patience: Patience,
     max_head: usize,
     tls: Option<Arc<Tls>>,
@@ -148,7 +149,7 @@ struct Shared {
     last_rejected: Mutex<Option<Instant>>,
 }
 
-impl Shared {
+impl ServerContext {
     /// Says who got no connection. Port scans and load balancers that only knock are no news; somebody without the certificate that is
     /// asked for is, once in a while.
     fn refused(&self, peer: SocketAddr, error: &std::io::Error) {
@@ -179,7 +180,7 @@ async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
     }
 }
 
-async fn connection(shared: Arc<Shared>, stream: TcpStream, peer: SocketAddr, open: Open) {
+async fn connection(shared: Arc<ServerContext>, stream: TcpStream, peer: SocketAddr, open: Open) {
     // Answers are written in one go: there is nothing to wait for.
     let _ = stream.set_nodelay(true);
     let serving = async {
@@ -221,7 +222,7 @@ fn no_room(version: Version) -> Response {
     response
 }
 
-async fn serve<I>(shared: &Shared, io: I, peer: SocketAddr, certificate: Certificate, open: &Open)
+async fn serve<I>(shared: &ServerContext, io: I, peer: SocketAddr, certificate: Certificate, open: &Open)
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {

@@ -99,9 +99,9 @@ impl From<StoreError> for QueryError {
         // A schema that is missing comes with the first collector; a password can be mended: the client can only wait.
         let brief = match error {
             StoreError::Unavailable { .. } => "the database is unavailable; try again later",
-            StoreError::Refused { .. } => "the database rejects this server; whoever runs it finds the reason in its log",
+            StoreError::Refused { .. } => "the database rejects this server; the reason is in the log of the server",
             StoreError::Schema(_) | StoreError::Version(_) => {
-                "the database does not have the schema that this server reads; whoever runs it finds the remedy in its log"
+                "the database does not have the schema that this server reads; the remedy is in the log of the server"
             }
             StoreError::DamagedChunk(_) | StoreError::OtherStore { .. } | StoreError::BadBatch(_) => {
                 return Self::Internal(error.to_string());

@@ -12,7 +12,7 @@ use futures_util::TryStreamExt as _;
 use futures_util::stream::{self, Stream};
 
 use super::{Answer, Api, params, segment, typed};
-use crate::http::ahead::{Made, ahead};
+use crate::http::ahead::{AheadSender, ahead};
 use crate::http::dto::{List, Row};
 use crate::http::problem::{Problem, ProblemBody};
 use crate::http::rows::{CSV_HEAD, Form, Writer, page};
@@ -58,7 +58,7 @@ pub(super) async fn gpu_telemetry(
 }
 
 /// Reads on, `left` rows at most: the store works on what comes next while what is there is written.
-async fn read(made: Made<Samples>, mut telemetry: Telemetry, first: Option<Samples>, mut left: usize) -> io::Result<()> {
+async fn read(made: AheadSender<Samples>, mut telemetry: Telemetry, first: Option<Samples>, mut left: usize) -> io::Result<()> {
     let mut next = first;
     while let Some(mut samples) = next {
         samples.truncate(left);

@@ -55,13 +55,14 @@ pub struct Settings {
 pub struct MemoryTransport {
     settings: Settings,
     epoch: u64,
-    shared: Arc<Shared>,
+    shared: Arc<QueueState>,
 }
 
 /// The epoch of an entry that its consumer let go.
 const PUT_BACK: u64 = u64::MAX;
 
-struct Shared {
+/// Entries, registry and waiting readers of the queue, for all its clones.
+struct QueueState {
     state: Mutex<State>,
     registry: Mutex<Registry>,
     arrived: Vec<Notify>,
@@ -85,7 +86,7 @@ impl MemoryTransport {
     ///
     /// [`super::TransportError::Local`]: the file cannot be used.
     pub fn open(settings: Settings, registry: Option<&Path>) -> Result<Arc<Self>> {
-        let shared = Shared {
+        let shared = QueueState {
             state: Mutex::new(State::new(settings.partitions)),
             registry: Mutex::new(Registry::open(registry)?),
             arrived: settings.partitions.iter().map(|_| Notify::new()).collect(),

@@ -37,11 +37,11 @@ pub(super) struct Entry {
     pub(super) rows: RowRange,
     pub(super) payload: Bytes,
     pub(super) at: TimeMs,
-    pub(super) held: Option<Held>,
+    pub(super) held: Option<HeldEntry>,
 }
 
-/// Who has read it.
-pub(super) struct Held {
+/// The consumer that has read an entry, and since when.
+pub(super) struct HeldEntry {
     pub(super) consumer: String,
     pub(super) epoch: u64,
     pub(super) since: Instant,
@@ -55,7 +55,7 @@ pub(super) struct Dictionary {
 
 impl Entry {
     pub(super) fn hold(&mut self, consumer: &str, epoch: u64, since: Instant) {
-        self.held = Some(Held { consumer: consumer.to_owned(), epoch, since });
+        self.held = Some(HeldEntry { consumer: consumer.to_owned(), epoch, since });
     }
 }
 

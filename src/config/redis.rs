@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::check::Check;
 use super::units;
-use crate::model::Partitions;
+use crate::model::{GroupId, Partitions};
 use crate::watched::Secret;
 
 /// The queue's address, identity and limits, as [`super::Config::redis`] resolves them: secret files have been read.
@@ -40,7 +40,7 @@ pub struct Redis {
     /// Longest wait before reconnecting.
     pub reconnect_max: Duration,
     /// Name of the consumer group; the first role that needs the group creates it.
-    pub group: String,
+    pub group: GroupId,
     /// Name of this consumer; must be unique among the collectors that run.
     pub consumer: String,
     /// Idle time after which the entries of another consumer are claimed.

@@ -8,7 +8,7 @@ use secrecy::{ExposeSecret, SecretString};
 use super::units::Listen;
 use super::{Config, ConfigError, Http, Postgres, Redis};
 use crate::address;
-use crate::model::Partitions;
+use crate::model::{GroupId, Partitions};
 use crate::watched::Secret;
 
 /// Default address of the admin server (/livez, /readyz, /metrics) of roles that run until they are stopped.
@@ -43,7 +43,7 @@ impl Config {
             command_timeout: section.command_timeout,
             reconnect_min: section.reconnect_min,
             reconnect_max: section.reconnect_max,
-            group: section.group.clone(),
+            group: GroupId::named(&section.group),
             consumer: section.consumer.clone().unwrap_or_else(|| self.generated_consumer.clone()),
             claim_idle: section.claim_idle,
             block: section.block,

@@ -243,7 +243,7 @@ async fn ask(queue: Arc<dyn Inspector>, partition: Partition, with_sources: bool
             let (backlog, mut consumers) = (state.backlog, Vec::new());
             for group in state.groups {
                 consumers.extend(group.latest.into_iter().map(|one| PipelineConsumer {
-                    group: group.name.clone(),
+                    group: group.name.to_string(),
                     name: one.name,
                     pending: one.pending,
                     idle: Duration::from_millis(one.idle_ms),

@@ -150,7 +150,7 @@ async fn audit(queue: &RedisTransport, store: &dyn Store) -> anyhow::Result<Repo
     let partitions: Vec<Waiting> =
         Inspector::partitions(queue).iter().zip(&sent.partitions).map(|(p, state)| waiting(p, state)).collect();
     let closes = sources.iter().all(|s| s.closes) && partitions.iter().all(|p| p.error.is_none());
-    Ok(Report { closes, group: queue.group().to_owned(), sources, partitions })
+    Ok(Report { closes, group: queue.group().to_string(), sources, partitions })
 }
 
 /// Reads every partition. One that does not answer leaves only its own sources unknown; if none answers, the audit fails.
@@ -189,7 +189,7 @@ fn waiting(partition: Partition, state: &Result<PartitionState, TransportError>)
         batches: backlog.entries,
         pending: backlog.pending,
         oldest_seconds: (backlog.entries > 0).then_some(backlog.oldest_ms as f64 / 1000.0),
-        held_by: state.held_by,
+        held_by: state.held_by.map(|group| group.to_string()),
         error,
     }
 }

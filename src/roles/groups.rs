@@ -14,7 +14,7 @@ use serde::Serialize;
 use super::say;
 use crate::cli;
 use crate::config::Config;
-use crate::model::Partition;
+use crate::model::{GroupId, Partition};
 use crate::printable;
 use crate::runtime::{Exit, Lifecycle};
 use crate::transport::redis::{RedisTransport, Retired};
@@ -54,13 +54,13 @@ pub async fn run(config: Arc<Config>, _: Lifecycle, what: cli::Groups) -> anyhow
     let queue = RedisTransport::connect(&config.redis()?).await?;
     match what {
         cli::Groups::List { json } => list(&queue, json).await,
-        cli::Groups::Retire { group, force } => retire(&queue, &group, force).await,
+        cli::Groups::Retire { group, force } => retire(&queue, &GroupId::named(group), force).await,
     }
 }
 
 /// The groups of these partitions, summed up by name.
-pub(super) fn together<'a>(states: impl IntoIterator<Item = (Partition, &'a PartitionState)>, ours: &str) -> Vec<Group> {
-    let mut groups: BTreeMap<&str, (Group, BTreeMap<&str, u64>)> = BTreeMap::new();
+pub(super) fn together<'a>(states: impl IntoIterator<Item = (Partition, &'a PartitionState)>, ours: &GroupId) -> Vec<Group> {
+    let mut groups: BTreeMap<&GroupId, (Group, BTreeMap<&str, u64>)> = BTreeMap::new();
     for (partition, state) in states {
         for one in &state.groups {
             let (group, consumers) = groups.entry(&one.name).or_default();
@@ -71,7 +71,7 @@ pub(super) fn together<'a>(states: impl IntoIterator<Item = (Partition, &'a Part
                 let oldest = one.backlog.oldest_ms as f64 / 1000.0;
                 group.oldest_seconds = Some(group.oldest_seconds.map_or(oldest, |other| oldest.max(other)));
             }
-            if state.held_by.as_deref() == Some(&one.name) {
+            if state.held_by.as_ref() == Some(&one.name) {
                 group.holds.push(partition);
             }
             for consumer in &one.latest {
@@ -80,8 +80,8 @@ pub(super) fn together<'a>(states: impl IntoIterator<Item = (Partition, &'a Part
             }
         }
     }
-    let finish = |(name, (group, consumers)): (&str, (Group, BTreeMap<&str, u64>))| Group {
-        group: name.to_owned(),
+    let finish = |(name, (group, consumers)): (&GroupId, (Group, BTreeMap<&str, u64>))| Group {
+        group: name.to_string(),
         ours: name == ours,
         active_consumers: consumers.values().filter(|idle| u128::from(**idle) < ACTIVE.as_millis()).count(),
         idle_seconds: consumers.values().min().map(|idle| *idle as f64 / 1000.0),
@@ -143,7 +143,7 @@ fn text(groups: &[Group]) -> String {
     out
 }
 
-async fn retire(queue: &RedisTransport, group: &str, force: bool) -> anyhow::Result<Exit> {
+async fn retire(queue: &RedisTransport, group: &GroupId, force: bool) -> anyhow::Result<Exit> {
     if group == queue.group() && !force {
         bail!(
             "`{group}` is the group of this configuration (redis.group): batches that its collectors have not read would be lost. To \
@@ -155,7 +155,7 @@ async fn retire(queue: &RedisTransport, group: &str, force: bool) -> anyhow::Res
     let mut found = false;
     for partition in Inspector::partitions(queue) {
         let state = queue.look(partition, 1).await?;
-        let Some(here) = state.groups.iter().find(|one| one.name == group) else { continue };
+        let Some(here) = state.groups.iter().find(|one| one.name == *group) else { continue };
         found = true;
         if let Some(consumer) = here.latest.first().filter(|consumer| u128::from(consumer.idle_ms) < active.as_millis()) {
             return Err(still_active(group, &consumer.name, Duration::from_millis(consumer.idle_ms)));
@@ -179,12 +179,12 @@ async fn retire(queue: &RedisTransport, group: &str, force: bool) -> anyhow::Res
     super::print(&format!(
         "Group `{}` is retired. It had not acknowledged {unacknowledged} batches; {trimmed} batches that were kept for it alone are \
          deleted from Redis.\n",
-        printable::line(group)
+        printable::line(group.as_str())
     ))?;
     Ok(Exit::Done)
 }
 
-fn still_active(group: &str, consumer: &str, idle: Duration) -> anyhow::Error {
+fn still_active(group: &GroupId, consumer: &str, idle: Duration) -> anyhow::Error {
     anyhow::anyhow!(
         "group `{group}` is active: its consumer {consumer} was seen {} ago. Stop its collectors and wait for {}, or pass --force",
         say::age(idle),
@@ -207,12 +207,12 @@ mod tests {
     fn state(name: &str, entries: u64, oldest_ms: u64, idle_ms: Option<u64>, held: bool) -> PartitionState {
         let latest = idle_ms.map(|idle_ms| ConsumerState { name: "c".to_owned(), pending: 0, idle_ms });
         let group = GroupState {
-            name: name.to_owned(),
+            name: GroupId::named(name),
             backlog: Backlog { entries, pending: 0, oldest_ms },
             consumers: latest.iter().count() as u64,
             latest: latest.into_iter().collect(),
         };
-        PartitionState { groups: vec![group], held_by: held.then(|| name.to_owned()), ..PartitionState::default() }
+        PartitionState { groups: vec![group], held_by: held.then(|| GroupId::named(name)), ..PartitionState::default() }
     }
 
     fn numbered(states: &[PartitionState]) -> impl Iterator<Item = (Partition, &PartitionState)> {
@@ -222,7 +222,7 @@ mod tests {
     #[test]
     fn a_group_is_active_where_one_consumer_is() {
         let states = [state("a", 2, 5_000, Some(90_000), true), state("a", 3, 9_000, Some(1_000), false)];
-        let all = together(numbered(&states), "a");
+        let all = together(numbered(&states), &GroupId::named("a"));
         assert_eq!(all.len(), 1);
         assert_eq!((all[0].batches, all[0].oldest_seconds, all[0].active_consumers), (5, Some(9.0), 1));
         assert_eq!(all[0].holds.iter().map(|partition| partition.number()).collect::<Vec<_>>(), [0]);
@@ -232,10 +232,10 @@ mod tests {
     #[test]
     fn a_group_without_consumers_says_what_it_holds() {
         let states = [state("gone", 2, 5_000, Some(90_000), true), state("gone", 0, 0, None, true)];
-        let all = together(numbered(&states), "a");
+        let all = together(numbered(&states), &GroupId::named("a"));
         assert_eq!(all[0].state(), "no active consumer for 1 min 30 s; holds batches in partition 0, 1");
         assert!(text(&all).contains("`telemetry groups retire gone`"));
         // Our own group is not to be retired because its collectors are stopped.
-        assert!(!text(&together(numbered(&states), "gone")).contains("retire"));
+        assert!(!text(&together(numbered(&states), &GroupId::named("gone"))).contains("retire"));
     }
 }

@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
-use crate::model::{DictionaryId, Digest, FamilyId, Partition, Partitions, Position, RowRange, SourceId};
+use crate::model::{DictionaryId, Digest, FamilyId, GroupId, Partition, Partitions, Position, RowRange, SourceId};
 
 /// Bytes that a dictionary in the queue can have: what a frame of the greatest size comes to where nothing of it can be
 /// compressed.
@@ -284,8 +284,8 @@ pub struct ConsumerState {
 /// A consumer group, in one partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GroupState {
-    /// Its name.
-    pub name: String,
+    /// The group.
+    pub name: GroupId,
     /// What it has not acknowledged.
     pub backlog: Backlog,
     /// How many consumers it has.
@@ -308,7 +308,7 @@ pub struct PartitionState {
     /// The groups, by name.
     pub groups: Vec<GroupState>,
     /// The group for whose sake alone entries are kept that all others have done with.
-    pub held_by: Option<String>,
+    pub held_by: Option<GroupId>,
 }
 
 /// For `audit`, `replay`, `top`: looking, and setting back.

@@ -52,7 +52,7 @@ pub async fn run(config: Arc<Config>, lifecycle: Lifecycle) -> anyhow::Result<Ex
     link::measure(&lifecycle, &queue);
     tracing::info!(
         partitions = %Consumer::partitions(&*queue),
-        group = redis.group,
+        group = %redis.group,
         consumer = redis.consumer,
         "collecting from Redis"
     );

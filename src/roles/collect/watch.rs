@@ -104,7 +104,7 @@ fn observe_lag(queue: &[PartitionState], groups: &mut BTreeMap<String, Backlog>)
     for partition in queue {
         add(&mut all, &partition.backlog);
         for group in &partition.groups {
-            add(groups.entry(group.name.clone()).or_default(), &group.backlog);
+            add(groups.entry(group.name.to_string()).or_default(), &group.backlog);
         }
     }
     observe::lag(all.entries, Duration::from_millis(all.oldest_ms));

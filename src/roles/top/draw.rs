@@ -179,7 +179,7 @@ mod tests {
     use ratatui::crossterm::event::{Event, KeyCode, KeyEvent, KeyModifiers};
 
     use super::*;
-    use crate::model::{Digest, Partitions, SourceId};
+    use crate::model::{Digest, GroupId, Partitions, SourceId};
     use crate::roles::top::Connection;
     use crate::roles::top::queue::{NodeSeen, PartitionSeen, QueueSeen, QueuedSource};
     use crate::roles::top::store::{StoreSeen, StoredSource};
@@ -195,14 +195,14 @@ mod tests {
     fn partition(entries: u64, idle_ms: u64) -> PartitionSeen {
         let backlog = Backlog { entries, pending: entries / 2, oldest_ms: 75_000 };
         let latest = vec![ConsumerState { name: "collector-1".to_owned(), pending: entries / 2, idle_ms }];
-        let group = |name: &str, consumers: u64, latest| GroupState { name: name.to_owned(), backlog, consumers, latest };
+        let group = |name: &str, consumers: u64, latest| GroupState { name: GroupId::named(name), backlog, consumers, latest };
         PartitionSeen {
             address: ADDRESS.to_owned(),
             state: Some(PartitionState {
                 backlog,
                 entries,
                 groups: vec![group("archive", 0, Vec::new()), group("collectors", 1, latest)],
-                held_by: (entries > 0).then(|| "archive".to_owned()),
+                held_by: (entries > 0).then(|| GroupId::named("archive")),
                 ..PartitionState::default()
             }),
             ..PartitionSeen::default()
@@ -221,7 +221,7 @@ mod tests {
             policy: "noeviction".to_owned(),
         };
         let queue = QueueSeen {
-            group: "collectors".to_owned(),
+            group: GroupId::named("collectors"),
             count: Partitions::new(2).expect("not 0"),
             partitions: vec![partition(0, 500), partition(1_234, 90_000)],
             nodes: BTreeMap::from([(

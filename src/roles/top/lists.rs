@@ -222,7 +222,7 @@ impl View {
             let ours = state.and_then(|s| s.groups.iter().find(|g| g.name == self.queue.group));
             let active =
                 ours.map(|g| g.latest.iter().filter(|c| u128::from(c.idle_ms) < groups::ACTIVE.as_millis()).count() as u64);
-            let held = state.and_then(|s| s.held_by.as_ref()).filter(|group| self.is_silent(group));
+            let held = state.and_then(|s| s.held_by.as_ref()).filter(|group| self.is_silent(group.as_str()));
             let (mark, said) = match (&seen.error, held) {
                 (Some(error), _) => (Mark::Bad, error.clone()),
                 (None, Some(group)) => (Mark::Notable, format!("held by {group}")),
@@ -264,7 +264,7 @@ impl View {
                         mark: if lies { Mark::Notable } else { Mark::Plain },
                         cells: vec![
                             number(partition.number().into()),
-                            text(&group.name),
+                            text(group.name.as_str()),
                             text(&consumer.name),
                             count(Some(consumer.pending)),
                             age(Some(idle)),

@@ -7,7 +7,7 @@ use std::time::Instant;
 use futures_util::future::join_all;
 
 use super::Connection;
-use crate::model::{Partition, Partitions, SourceId};
+use crate::model::{GroupId, Partition, Partitions, SourceId};
 use crate::roles::groups::MAX_CONSUMERS;
 use crate::transport::redis::{Node, RedisTransport};
 use crate::transport::{Inspector, PartitionState, SourceState, TransportError};
@@ -59,7 +59,7 @@ pub(super) struct NodeSeen {
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct QueueSeen {
     /// Name of the group of this configuration.
-    pub(super) group: String,
+    pub(super) group: GroupId,
     pub(super) count: Partitions,
     pub(super) partitions: Vec<PartitionSeen>,
     /// The servers, by address.

@@ -27,7 +27,7 @@ use super::{
     Backlog, Consumer, ConsumerState, Delivery, GroupState, Identity, Inspector, Lease, Outgoing, PartitionState, Published,
     Publisher, Receipt, Redelivery, Result, SourceState,
 };
-use crate::model::{DictionaryId, FamilyId, Partition, Partitions, Position, RowRange, SourceId, TimeMs};
+use crate::model::{DictionaryId, FamilyId, GroupId, Partition, Partitions, Position, RowRange, SourceId, TimeMs};
 
 /// What the one group is called where groups are listed.
 const GROUP: &str = "collectors";
@@ -368,7 +368,7 @@ impl Inspector for MemoryTransport {
         }
         let mut latest: Vec<_> = holders.into_values().collect();
         latest.sort_by_key(|consumer| consumer.idle_ms);
-        let group = GroupState { name: GROUP.to_owned(), backlog, consumers: latest.len() as u64, latest };
+        let group = GroupState { name: GroupId::named(GROUP), backlog, consumers: latest.len() as u64, latest };
         Ok(PartitionState {
             backlog,
             entries: backlog.entries,

@@ -9,7 +9,7 @@ use fred::types::Value;
 use super::consume::{ENTRY, ENTRY_TODO};
 use super::malformed::{KeyKind, quoted};
 use super::{RedisTransport, reply, script};
-use crate::model::{Partition, Partitions, RowRange, SourceId};
+use crate::model::{GroupId, Partition, Partitions, RowRange, SourceId};
 use crate::transport::{Backlog, ConsumerState, GroupState, Inspector, PartitionState, Result, SourceState, TransportError};
 
 /// Entries looked at in the first call of [`script::QUEUED`], and in any: Redis reads them with their payloads.
@@ -151,7 +151,7 @@ impl Inspector for RedisTransport {
             added: reply::number(added).ok(),
             newest_ms: reply::number(newest).ok(),
             groups: self.groups(partition, groups)?,
-            held_by: Some(String::from_utf8_lossy(reply::raw(held_by)).into_owned()).filter(|name| !name.is_empty()),
+            held_by: Some(String::from_utf8_lossy(reply::raw(held_by))).filter(|name| !name.is_empty()).map(GroupId::named),
         })
     }
 }
@@ -159,7 +159,7 @@ impl Inspector for RedisTransport {
 impl RedisTransport {
     /// The group that this configuration reads as.
     #[must_use]
-    pub fn group(&self) -> &str {
+    pub fn group(&self) -> &GroupId {
         &self.shared.config.group
     }
 
@@ -235,7 +235,7 @@ impl RedisTransport {
                 consumers_seen.push(ConsumerState { name, pending: reply::number(&consumer[1])?, idle_ms });
             }
             states.push(GroupState {
-                name,
+                name: GroupId::named(name),
                 backlog: backlog(&[entries.clone(), pending.clone(), oldest.clone()])?,
                 consumers: reply::number(consumers)?,
                 latest: consumers_seen,
@@ -286,9 +286,9 @@ impl RedisTransport {
     ///
     /// # Errors
     /// As every call.
-    pub async fn retire(&self, partition: Partition, group: &str, active: Duration) -> Result<Retired> {
+    pub async fn retire(&self, partition: Partition, group: &GroupId, active: Duration) -> Result<Retired> {
         let conn = self.link(partition)?.get().await?;
-        let args = vec![group.into(), active.as_millis().to_string().into()];
+        let args = vec![group.as_str().into(), active.as_millis().to_string().into()];
         let keys = vec![self.shared.keys.stream(partition), self.shared.keys.committed(partition, group)];
         let answer = reply::list(conn.run(&script::RETIRE, keys, args).await?);
         match (reply::text(answer.first().unwrap_or(&Value::Null))?.as_str(), answer.as_slice()) {
@@ -307,7 +307,7 @@ impl RedisTransport {
     ///
     /// # Errors
     /// As every call.
-    pub async fn forget_store(&self, group: &str) -> Result<()> {
+    pub async fn forget_store(&self, group: &GroupId) -> Result<()> {
         for partition in self.shared.config.partitions {
             let args = vec![self.shared.keys.meta(partition).into(), format!("store:{group}").into()];
             self.link(partition)?.get().await?.call("HDEL", args).await?;

@@ -1,6 +1,6 @@
 //! The names of the keys. Those of one partition share the hash tag `{prefix:partition}`, and with it a cluster's slot.
 
-use crate::model::{DictionaryId, FamilyId, Partition, SourceId};
+use crate::model::{DictionaryId, FamilyId, GroupId, Partition, SourceId};
 
 /// Makes key names.
 #[derive(Clone, Debug)]
@@ -28,7 +28,7 @@ impl Keys {
     }
 
     /// Hash: source → row up to which a group has stored everything.
-    pub(super) fn committed(&self, partition: Partition, group: &str) -> String {
+    pub(super) fn committed(&self, partition: Partition, group: &GroupId) -> String {
         self.of(partition, &format!("committed:{group}"))
     }
 

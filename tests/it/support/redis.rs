@@ -250,7 +250,7 @@ pub fn config(url: &str) -> telemetry::config::Redis {
         command_timeout: Duration::from_secs(2),
         reconnect_min: Duration::from_millis(10),
         reconnect_max: Duration::from_millis(100),
-        group: "collectors".to_owned(),
+        group: telemetry::model::GroupId::named("collectors"),
         consumer: "one".to_owned(),
         claim_idle: Duration::from_secs(60),
         block: Duration::from_millis(50),

@@ -94,7 +94,7 @@ async fn a_group_ahead_of_the_stream_makes_nothing_vanish() {
     assert_eq!(server.int(&["XLEN", STREAM]), 3);
     assert_eq!(q.publish(&batch(SOURCE, 30)).await.unwrap(), Published::Accepted);
     for n in 0..3 {
-        q.retire(P, &format!("ahead-{n}"), std::time::Duration::ZERO).await.unwrap();
+        q.retire(P, &telemetry::model::GroupId::named(format!("ahead-{n}")), std::time::Duration::ZERO).await.unwrap();
     }
     assert_eq!(server.int(&["XLEN", STREAM]), 1, "what was read is trimmed again");
     assert_eq!(firsts(&take(&*q, P, 1).await), [30]);

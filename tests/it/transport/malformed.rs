@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use telemetry::model::{DictionaryId, Digest, Partitions};
+use telemetry::model::{DictionaryId, Digest, GroupId, Partitions};
 use telemetry::transport::redis::{KeyKind, RedisTransport, Retired};
 use telemetry::transport::{Consumer, Identity, Inspector, Lease, Published, Publisher, TransportError};
 
@@ -186,7 +186,7 @@ async fn names_and_entries_that_are_malformed_hide_no_others() {
     assert_eq!(seen.groups[0].latest.iter().map(|consumer| consumer.name.as_str()).collect::<Vec<_>>(), ["one"]);
     assert!(count(&q, KeyKind::Groups) >= 3);
     assert_eq!(acknowledge(&*q, &got, &[]).await, 6);
-    assert!(matches!(q.retire(P, "collectors", Duration::ZERO).await.unwrap(), Retired::Done { .. }));
+    assert!(matches!(q.retire(P, &GroupId::named("collectors"), Duration::ZERO).await.unwrap(), Retired::Done { .. }));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

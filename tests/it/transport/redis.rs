@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use telemetry::model::{DictionaryId, Digest, Partitions, RowRange, SourceId};
+use telemetry::model::{DictionaryId, Digest, GroupId, Partitions, RowRange, SourceId};
 use telemetry::transport::redis::{RedisTransport, Retired};
 use telemetry::transport::{Consumer, Inspector, Lease, Published, Publisher, TransportError};
 
@@ -90,7 +90,7 @@ async fn what_is_done_is_trimmed() {
 
 /// The queue as another group reads it.
 async fn open_as(server: &RedisServer, group: &str) -> Arc<RedisTransport> {
-    RedisTransport::connect(&telemetry::config::Redis { group: group.to_owned(), ..config(&server.url()) }).await.unwrap()
+    RedisTransport::connect(&telemetry::config::Redis { group: GroupId::named(group), ..config(&server.url()) }).await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -107,24 +107,27 @@ async fn a_group_that_is_gone_is_retired_and_frees_what_it_held() {
     let got = take(&*q, P, entries).await;
     acknowledge(&*q, &got, &[]).await;
     let seen = q.look(P, 8).await.unwrap();
-    assert_eq!((seen.backlog.entries, seen.entries, seen.held_by.as_deref()), (0, entries as u64, Some("gone")));
-    let held = seen.groups.iter().find(|g| g.name == "gone").unwrap();
+    assert_eq!(
+        (seen.backlog.entries, seen.entries, seen.held_by.as_ref().map(GroupId::as_str)),
+        (0, entries as u64, Some("gone"))
+    );
+    let held = seen.groups.iter().find(|g| g.name.as_str() == "gone").unwrap();
     assert_eq!((held.backlog.entries, held.backlog.pending), (entries as u64, 1));
 
     // Redis is full for the sake of a group; one that is at work stays.
     let minute = Duration::from_secs(60);
     assert!(matches!(q.publish(&batch(SOURCE, row)).await, Err(TransportError::Full { .. })));
-    let refused = q.retire(P, "gone", minute).await.unwrap();
+    let refused = q.retire(P, &GroupId::named("gone"), minute).await.unwrap();
     assert!(matches!(&refused, Retired::Active { consumer, idle } if consumer == "one" && *idle < minute), "{refused:?}");
     assert_eq!(server.int(&["XLEN", STREAM]), entries as i64);
-    let done = q.retire(P, "gone", Duration::ZERO).await.unwrap();
+    let done = q.retire(P, &GroupId::named("gone"), Duration::ZERO).await.unwrap();
     assert_eq!(done, Retired::Done { unacknowledged: entries as u64, trimmed: entries as u64 });
     assert_eq!(server.int(&["XLEN", STREAM]), 0);
     assert_eq!(gone.committed(SOURCE).await.unwrap(), 0);
-    assert_eq!(q.retire(P, "gone", Duration::ZERO).await.unwrap(), Retired::Unknown);
-    assert_eq!(q.retire(SECOND, "gone", Duration::ZERO).await.unwrap(), Retired::Unknown, "it never was there");
+    assert_eq!(q.retire(P, &GroupId::named("gone"), Duration::ZERO).await.unwrap(), Retired::Unknown);
+    assert_eq!(q.retire(SECOND, &GroupId::named("gone"), Duration::ZERO).await.unwrap(), Retired::Unknown, "it never was there");
     assert_eq!(until_ok(|| q.publish(&batch(SOURCE, row))).await, Published::Accepted);
-    q.forget_store("gone").await.unwrap();
+    q.forget_store(&GroupId::named("gone")).await.unwrap();
     assert_eq!(gone.store_mark().await.unwrap(), None);
 }
 
@@ -133,7 +136,7 @@ async fn the_only_group_takes_nothing_with_it() {
     let server = RedisServer::start();
     let q = open(&server).await;
     fill(&*q, SOURCE, 0, 20).await;
-    let done = q.retire(P, "collectors", Duration::ZERO).await.unwrap();
+    let done = q.retire(P, &GroupId::named("collectors"), Duration::ZERO).await.unwrap();
     assert_eq!(done, Retired::Done { unacknowledged: 2, trimmed: 0 });
     assert_eq!(backlog(&*q).await.entries, 2, "nobody has done with them");
     assert_eq!(q.look(P, 8).await.unwrap().groups, []);
@@ -153,7 +156,7 @@ async fn each_group_has_an_account_of_its_own() {
     // What one group has stored the other has not.
     assert_eq!((q.committed(SOURCE).await.unwrap(), other.committed(SOURCE).await.unwrap()), (0, 20));
     assert_eq!((q.sources(P).await.unwrap()[0].committed, other.sources(P).await.unwrap()[0].committed), (0, 20));
-    assert_eq!(q.look(P, 0).await.unwrap().held_by.as_deref(), Some("collectors"));
+    assert_eq!(q.look(P, 0).await.unwrap().held_by.as_ref().map(GroupId::as_str), Some("collectors"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use telemetry::model::{Digest, Partitions};
+use telemetry::model::{Digest, GroupId, Partitions};
 use telemetry::transport::redis::{RedisTransport, Retired};
 use telemetry::transport::{Consumer, Identity, Inspector, Lease, Published, Publisher, TransportError};
 
@@ -81,8 +81,8 @@ async fn a_missing_right_is_named() {
     assert_eq!(q.some_sources(P, &mut String::new()).await.unwrap().len(), 1);
     assert_eq!(q.look(P, 8).await.unwrap().groups.len(), 1);
     q.node(P).await.unwrap();
-    assert!(matches!(q.retire(P, "collectors", Duration::ZERO).await.unwrap(), Retired::Done { .. }));
-    q.forget_store("collectors").await.unwrap();
+    assert!(matches!(q.retire(P, &GroupId::named("collectors"), Duration::ZERO).await.unwrap(), Retired::Done { .. }));
+    q.forget_store(&GroupId::named("collectors")).await.unwrap();
     assert_eq!(q.reset(Some(SOURCE)).await.unwrap() + q.reset(None).await.unwrap(), 1);
 }
 

@@ -116,7 +116,7 @@ async fn entries(shared: &Shared, conn: &Conn, stream: &str) -> Result<Vec<Step>
         return Ok(vec![exhausted(conn, stream, added, &groups).await?]);
     }
     let ahead = groups.iter().filter(|(_, at)| order(at) > order(&last)).map(|(name, at)| {
-        let ours = name == shared.config.group.as_bytes();
+        let ours = name == shared.config.group.as_str().as_bytes();
         let name = quoted(name);
         let seen = format!(
             "the consumer group {name} of {stream} stands at {at}, ahead of the stream's last entry ({last}): nothing is delivered to it, \

@@ -201,9 +201,11 @@ async fn dictionaries_that_are_malformed_stop_no_sweep() {
     }
     server.ok(&["SET", &format!("{{t:0}}:dict:{}", id(2)), "old"]);
     fill(&*q, SOURCE, 0, 10).await;
+    assert_eq!(q.sweep(P, Duration::ZERO).await.unwrap(), 0, "no group has read anything yet");
+    take(&*q, P, 1).await;
     assert_eq!(q.sweep(P, Duration::ZERO).await.unwrap(), 1);
     assert_eq!(q.dictionary(P, id(2)).await.unwrap(), None);
-    assert_eq!(count(&q, KeyKind::Dictionaries), 3);
+    assert_eq!(count(&q, KeyKind::Dictionaries), 6, "each time that they were read");
     server.ok(&["RPUSH", &format!("{{t:0}}:dict:{}", id(2)), "x"]);
     assert_eq!(q.dictionary(P, id(2)).await.unwrap(), None, "of another type it is none");
 }

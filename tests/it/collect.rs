@@ -48,7 +48,7 @@ impl Place {
 }
 
 /// A source's id.
-fn source(n: usize) -> String {
+pub(super) fn source(n: usize) -> String {
     format!("{n:032x}")
 }
 
@@ -75,7 +75,7 @@ fn seal(version: u8, message: &[u8]) -> Vec<u8> {
 }
 
 /// A regular batch of one series and so many rows: a few hundred bytes, however many they are.
-fn regular(source: u128, rows: usize) -> Vec<u8> {
+pub(super) fn regular(source: u128, rows: usize) -> Vec<u8> {
     let mut message = Vec::new();
     field(1, &source.to_be_bytes(), &mut message);
     field(2, &source.to_be_bytes(), &mut message);

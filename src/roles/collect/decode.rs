@@ -35,7 +35,7 @@ pub(super) enum DecodeFailure {
 #[derive(Debug)]
 pub(super) struct BatchFault {
     pub(super) reason: String,
-    /// The dictionaries it names, as far as that could be read.
+    /// The dictionaries it names, as far as that could be read, and without one that is damaged.
     pub(super) dictionaries: Vec<DictionaryId>,
 }
 
@@ -135,11 +135,11 @@ async fn unfold(context: &CollectContext, delivery: &Delivery) -> Result<Ready, 
         };
         return Err(match error {
             LoadError::Queue(error) => DecodeFailure::Queue(error),
-            LoadError::Damaged(error @ DecodeError::Version { .. }) => DecodeFailure::UnknownVersion(error),
-            LoadError::Damaged(error) => {
-                // One that is too long to be kept in the letter takes Redis a while to look at: once is enough.
-                let kept: Vec<_> = named.iter().copied().filter(|id| !fetched.is_too_long(*id)).collect();
-                DecodeFailure::Incurable(BatchFault::new(error.to_string(), &kept))
+            LoadError::Damaged(_, error @ DecodeError::Version { .. }) => DecodeFailure::UnknownVersion(error),
+            LoadError::Damaged(damaged, error) => {
+                // A retry needs another one: it is not kept in the letter.
+                let others: Vec<_> = named.iter().copied().filter(|id| *id != damaged).collect();
+                DecodeFailure::Incurable(BatchFault::new(error.to_string(), &others))
             }
             LoadError::TooMuch => incurable(too_much(context)),
             LoadError::Missing(id) => {

@@ -32,7 +32,7 @@ pub(super) enum LoadError {
     /// The queue does not have it.
     Missing(DictionaryId),
     /// It is damaged.
-    Damaged(DecodeError),
+    Damaged(DictionaryId, DecodeError),
     /// Together they need more memory than there is.
     TooMuch,
 }
@@ -76,7 +76,7 @@ impl Cache {
                 continue;
             }
             let bytes = &fetched[&id];
-            let decode = || Dictionary::decode(bytes, id).map_err(LoadError::Damaged);
+            let decode = || Dictionary::decode(bytes, id).map_err(|error| LoadError::Damaged(id, error));
             let (dictionary, share) = taking.decode(frame_bytes(bytes).unwrap_or_default(), decode, Dictionary::memory).await?;
             let new = Loaded { dictionary: Arc::new(dictionary), share };
             self.lock().insert(id, new.clone());
@@ -110,14 +110,13 @@ pub(super) struct Fetched<'a> {
     fetching: &'a Fetching,
     dictionaries: HashMap<DictionaryId, Bytes>,
     total: usize,
-    too_long: Vec<DictionaryId>,
     turn: Option<tokio::sync::MutexGuard<'a, ()>>,
 }
 
 impl Fetching {
     /// Nothing, for a batch.
     pub(super) fn begin(&self) -> Fetched<'_> {
-        Fetched { fetching: self, dictionaries: HashMap::new(), total: 0, too_long: Vec::new(), turn: None }
+        Fetched { fetching: self, dictionaries: HashMap::new(), total: 0, turn: None }
     }
 }
 
@@ -125,11 +124,6 @@ impl Fetched<'_> {
     /// Those that were fetched, by id.
     pub(super) fn bytes(&self) -> &HashMap<DictionaryId, Bytes> {
         &self.dictionaries
-    }
-
-    /// Whether it is longer than a dictionary can be.
-    pub(super) fn is_too_long(&self, id: DictionaryId) -> bool {
-        self.too_long.contains(&id)
     }
 
     /// Fetches these from the queue.
@@ -146,9 +140,7 @@ impl Fetched<'_> {
                 let found = queue.dictionary_within(partition, id, limit).await.map_err(LoadError::Queue)?;
                 let found = found.ok_or(LoadError::Missing(id))?;
                 // Of one that is longer than any can be the first bytes do: it is found to be damaged.
-                let too_long = found.length > MAX_DICTIONARY_BYTES as u64;
-                self.too_long.extend(too_long.then_some(id));
-                if found.length <= limit as u64 || too_long {
+                if found.length <= limit as u64 || found.length > MAX_DICTIONARY_BYTES as u64 {
                     self.total += found.bytes.len();
                     self.dictionaries.insert(id, found.bytes);
                 } else if self.turn.is_some() {

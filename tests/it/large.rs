@@ -75,7 +75,7 @@ async fn entries_that_killed_a_collector_kill_none_that_starts_after_it() {
 /// One that is as long as a dictionary can be, in each of many partitions, all asked for at once: they wait for each other.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_longest_dictionaries_are_not_fetched_all_at_once() {
-    const PARTITIONS: u16 = 24;
+    const PARTITIONS: u16 = 16;
     let mut place = Place::of_one().await;
     place.app = place.app.with("TELEMETRY__REDIS__PARTITIONS", &PARTITIONS.to_string());
     for partition in 0..PARTITIONS {

@@ -36,6 +36,8 @@ const REREAD_BYTES: &str = "8388608";
 /// How many times as long as for other answers is waited for that: Redis copies an entry several times to look at it in a script, and one
 /// of hundreds of MiB would be looked at again and again.
 const REREAD_PATIENCE: u32 = 4;
+/// Bytes of a dictionary beyond which the connection that brought it ends: its buffer keeps the size of the largest answer.
+const LARGE_ANSWER: usize = 1 << 20;
 /// Bytes of a store's mark at most.
 const MARK_BYTES: usize = 128;
 
@@ -112,7 +114,11 @@ impl Consumer for RedisTransport {
                 "a dictionary in Redis is longer than one can be; it is damaged, and batches that name it are buried"
             );
         }
-        Ok(parts.next().and_then(Value::into_bytes).map(|bytes| FetchedDictionary { length, bytes }))
+        let bytes = parts.next().and_then(Value::into_bytes);
+        if bytes.as_ref().is_some_and(|bytes| bytes.len() > LARGE_ANSWER) {
+            self.link(partition)?.discard(&conn);
+        }
+        Ok(bytes.map(|bytes| FetchedDictionary { length, bytes }))
     }
 
     async fn acknowledge(&self, partition: Partition, receipts: Vec<Receipt>, settled: &[(SourceId, u64)]) -> Result<usize> {

@@ -18,6 +18,9 @@ use crate::model::{DictionaryId, Digest, FamilyId, GroupId, Partition, Partition
 /// compressed.
 pub const MAX_DICTIONARY_BYTES: usize = 33 << 20;
 
+/// Bytes that the payload of an entry can have, likewise. A longer one is nobody's batch, and is not read where that can be helped.
+pub const MAX_ENTRY_BYTES: usize = 33 << 20;
+
 /// What can go wrong between us and the queue.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum TransportError {
@@ -198,10 +201,21 @@ pub struct Delivery {
     pub source: SourceId,
     /// The rows, likewise.
     pub rows: RowRange,
-    /// The encoded batch.
+    /// The encoded batch; empty where it is longer than one can be.
     pub payload: Bytes,
+    /// How many bytes the payload has in the queue, where that is more than [`MAX_ENTRY_BYTES`].
+    pub oversize: Option<u64>,
     /// Whether it was delivered before: to this consumer in an earlier connection or process, or to one that left it lying.
     pub redelivered: bool,
+}
+
+/// What the queue has under a dictionary's name.
+#[derive(Debug, Clone)]
+pub struct FetchedDictionary {
+    /// How many bytes it has.
+    pub length: u64,
+    /// All of them, or where there are more than were asked for at most the first.
+    pub bytes: Bytes,
 }
 
 /// How much waits in a partition.
@@ -225,9 +239,15 @@ pub trait Consumer: Send + Sync {
     /// others left lying for `claim_idle`, then new ones. Waits a while for new ones; an empty answer is no error.
     async fn receive(&self, partition: Partition, max: usize) -> Result<Vec<Delivery>>;
 
+    /// A dictionary, unless it is longer than this; `None` = the queue does not have it.
+    async fn dictionary_within(&self, partition: Partition, id: DictionaryId, limit: usize) -> Result<Option<FetchedDictionary>>;
+
     /// A dictionary's bytes; `None` = the queue does not have it. Of one that is longer than [`MAX_DICTIONARY_BYTES`] only the first
     /// bytes are read: they do not have the digest, so it is found to be damaged.
-    async fn dictionary(&self, partition: Partition, id: DictionaryId) -> Result<Option<Bytes>>;
+    async fn dictionary(&self, partition: Partition, id: DictionaryId) -> Result<Option<Bytes>> {
+        let fetched = self.dictionary_within(partition, id, MAX_DICTIONARY_BYTES).await?;
+        Ok(fetched.map(|fetched| fetched.bytes))
+    }
 
     /// Acknowledges entries, notes how far their sources are stored, and trims what every group has done with. Receipts of an
     /// earlier connection are left alone. Returns how many were acknowledged.

@@ -10,6 +10,7 @@ mod embedded;
 mod faults;
 mod following;
 mod house;
+mod large;
 mod main_path;
 mod runtime;
 mod secrets;

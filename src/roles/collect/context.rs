@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use super::dictionaries::Cache;
+use super::dictionaries::{Cache, Fetching};
 use super::held_back::HeldBack;
 use super::memory::{Budget, Share};
 use crate::config::Config;
@@ -35,6 +35,7 @@ pub(super) struct CollectContext {
     pub(super) inspector: Arc<dyn Inspector>,
     pub(super) store: Arc<dyn Store>,
     pub(super) dictionaries: Cache,
+    pub(super) fetching: Fetching,
     pub(super) budget: Budget,
     pub(super) in_hand: InHand,
     pub(super) held_back: HeldBack,

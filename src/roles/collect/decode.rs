@@ -1,15 +1,15 @@
 //! A delivery becomes what the store takes, or says why not: each reason is another way to go on.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 
 use super::context::{CollectContext, Ready};
-use super::dictionaries::{self, LoadError};
+use super::dictionaries::LoadError;
 use super::memory::{Share, TooMuch};
 use super::store_access::with_store;
 use crate::batch::{self, Batch, DecodeError, frame_bytes};
 use crate::model::{DictionaryId, IntervalMs, Reason, TimeMs};
 use crate::store::Incoming;
-use crate::transport::{Delivery, TransportError};
+use crate::transport::{Delivery, MAX_ENTRY_BYTES, TransportError};
 
 /// Whose first delivery was not decoded, since its collector ended for another reason, is decoded once in any case.
 const FEWEST_ATTEMPTS: u32 = 2;
@@ -35,7 +35,7 @@ pub(super) enum DecodeFailure {
 #[derive(Debug)]
 pub(super) struct BatchFault {
     pub(super) reason: String,
-    /// The dictionaries it names, as far as that could be read.
+    /// The dictionaries it names, as far as that could be read, and without one that is damaged.
     pub(super) dictionaries: Vec<DictionaryId>,
 }
 
@@ -55,6 +55,13 @@ pub(super) fn entry_name(delivery: &Delivery) -> String {
 /// forgotten after, and what was attempted too often is not decoded again. The first delivery is not noted, which would be a transaction for
 /// each entry; it counts as an attempt when there is a second one.
 pub(super) async fn decode(context: &CollectContext, delivery: &Delivery) -> Result<Ready, DecodeFailure> {
+    if let Some(bytes) = delivery.oversize {
+        let reason = format!(
+            "its entry in Redis holds {bytes} bytes, but a batch has at most {MAX_ENTRY_BYTES}; it was not read, and this letter does \
+             not keep it"
+        );
+        return Err(DecodeFailure::Incurable(BatchFault::new(reason, &[])));
+    }
     if !delivery.redelivered {
         return decode_now(context, delivery).await;
     }
@@ -97,14 +104,14 @@ async fn decode_now(context: &CollectContext, delivery: &Delivery) -> Result<Rea
 }
 
 async fn unfold(context: &CollectContext, delivery: &Delivery) -> Result<Ready, DecodeFailure> {
-    let mut fetched = HashMap::new();
+    let mut fetched = context.fetching.begin();
     let make_room = || context.dictionaries.clear();
     loop {
         let mut taking = context.budget.begin(&make_room).await;
         let (batch, share) = decode_batch(context, delivery, &mut taking).await?;
         let named = batch.header.dictionaries.clone();
         let incurable = |reason: String| DecodeFailure::Incurable(BatchFault::new(reason, &named));
-        let error = match context.dictionaries.load(&named, &fetched, &mut taking).await {
+        let error = match context.dictionaries.load(&named, fetched.bytes(), &mut taking).await {
             Ok(loaded) => {
                 let mut shares = vec![share];
                 let mut dictionaries = Vec::with_capacity(loaded.len());
@@ -119,8 +126,7 @@ async fn unfold(context: &CollectContext, delivery: &Delivery) -> Result<Ready, 
             Err(LoadError::Absent(absent)) => {
                 // The network is not waited for with memory in hand: nobody else could take any.
                 drop((taking, batch, share));
-                let fetching = dictionaries::fetch(&*context.queue, delivery.receipt.partition, absent, &mut fetched);
-                match fetching.await {
+                match fetched.fetch(&*context.queue, delivery.receipt.partition, absent).await {
                     Ok(()) => continue,
                     Err(error) => error,
                 }
@@ -129,8 +135,12 @@ async fn unfold(context: &CollectContext, delivery: &Delivery) -> Result<Ready, 
         };
         return Err(match error {
             LoadError::Queue(error) => DecodeFailure::Queue(error),
-            LoadError::Damaged(error @ DecodeError::Version { .. }) => DecodeFailure::UnknownVersion(error),
-            LoadError::Damaged(error) => incurable(error.to_string()),
+            LoadError::Damaged(_, error @ DecodeError::Version { .. }) => DecodeFailure::UnknownVersion(error),
+            LoadError::Damaged(damaged, error) => {
+                // A retry needs another one: it is not kept in the letter.
+                let others: Vec<_> = named.iter().copied().filter(|id| *id != damaged).collect();
+                DecodeFailure::Incurable(BatchFault::new(error.to_string(), &others))
+            }
             LoadError::TooMuch => incurable(too_much(context)),
             LoadError::Missing(id) => {
                 DecodeFailure::Doubtful(BatchFault::new(format!("its dictionary {id} is not in the queue"), &named))

@@ -8,10 +8,12 @@ use bytes::Bytes;
 use super::memory::{Share, Taking, TooMuch};
 use crate::batch::{DecodeError, Dictionary, frame_bytes};
 use crate::model::{DictionaryId, Partition};
-use crate::transport::{Consumer, TransportError};
+use crate::transport::{Consumer, MAX_DICTIONARY_BYTES, TransportError};
 
 /// Encoded dictionaries of one batch at most, bytes.
 const MAX_FETCHED: usize = 64 << 20;
+/// Those of them that each partition may have at the same time as the others.
+const MAX_FETCHED_AT_ANY_TIME: usize = 1 << 20;
 
 /// A dictionary, and its share of the memory in hand.
 #[derive(Clone, Debug)]
@@ -30,7 +32,7 @@ pub(super) enum LoadError {
     /// The queue does not have it.
     Missing(DictionaryId),
     /// It is damaged.
-    Damaged(DecodeError),
+    Damaged(DictionaryId, DecodeError),
     /// Together they need more memory than there is.
     TooMuch,
 }
@@ -74,7 +76,7 @@ impl Cache {
                 continue;
             }
             let bytes = &fetched[&id];
-            let decode = || Dictionary::decode(bytes, id).map_err(LoadError::Damaged);
+            let decode = || Dictionary::decode(bytes, id).map_err(|error| LoadError::Damaged(id, error));
             let (dictionary, share) = taking.decode(frame_bytes(bytes).unwrap_or_default(), decode, Dictionary::memory).await?;
             let new = Loaded { dictionary: Arc::new(dictionary), share };
             self.lock().insert(id, new.clone());
@@ -98,19 +100,56 @@ impl Cache {
     }
 }
 
-/// The bytes of dictionaries, from the queue.
-pub(super) async fn fetch(
-    queue: &dyn Consumer,
-    partition: Partition,
-    ids: Vec<DictionaryId>,
-    fetched: &mut HashMap<DictionaryId, Bytes>,
-) -> Result<(), LoadError> {
-    for id in ids {
-        let bytes = queue.dictionary(partition, id).await.map_err(LoadError::Queue)?.ok_or(LoadError::Missing(id))?;
-        fetched.insert(id, bytes);
-        if fetched.values().map(Bytes::len).sum::<usize>() > MAX_FETCHED {
-            return Err(LoadError::TooMuch);
-        }
+/// Fetches encoded dictionaries for batches, all partitions together. A batch may always have a few; one that needs more waits until
+/// no other has so many, and gives its turn back when it is decoded. Nobody waits for the turn with a share of the budget in hand.
+#[derive(Default)]
+pub(super) struct Fetching(tokio::sync::Mutex<()>);
+
+/// The encoded dictionaries of one batch.
+pub(super) struct Fetched<'a> {
+    fetching: &'a Fetching,
+    dictionaries: HashMap<DictionaryId, Bytes>,
+    total: usize,
+    turn: Option<tokio::sync::MutexGuard<'a, ()>>,
+}
+
+impl Fetching {
+    /// Nothing, for a batch.
+    pub(super) fn begin(&self) -> Fetched<'_> {
+        Fetched { fetching: self, dictionaries: HashMap::new(), total: 0, turn: None }
     }
-    Ok(())
+}
+
+impl Fetched<'_> {
+    /// Those that were fetched, by id.
+    pub(super) fn bytes(&self) -> &HashMap<DictionaryId, Bytes> {
+        &self.dictionaries
+    }
+
+    /// Fetches these from the queue.
+    pub(super) async fn fetch(
+        &mut self,
+        queue: &dyn Consumer,
+        partition: Partition,
+        ids: Vec<DictionaryId>,
+    ) -> Result<(), LoadError> {
+        for id in ids {
+            while !self.dictionaries.contains_key(&id) {
+                let most = if self.turn.is_some() { MAX_FETCHED } else { MAX_FETCHED_AT_ANY_TIME };
+                let limit = most.saturating_sub(self.total).min(MAX_DICTIONARY_BYTES);
+                let found = queue.dictionary_within(partition, id, limit).await.map_err(LoadError::Queue)?;
+                let found = found.ok_or(LoadError::Missing(id))?;
+                // Of one that is longer than any can be the first bytes do: it is found to be damaged.
+                if found.length <= limit as u64 || found.length > MAX_DICTIONARY_BYTES as u64 {
+                    self.total += found.bytes.len();
+                    self.dictionaries.insert(id, found.bytes);
+                } else if self.turn.is_some() {
+                    return Err(LoadError::TooMuch);
+                } else {
+                    self.turn = Some(self.fetching.0.lock().await);
+                }
+            }
+        }
+        Ok(())
+    }
 }

@@ -69,6 +69,7 @@ pub(super) async fn run_with(
     lifecycle.health().set(store.kind().health_check(), Err("not reached yet".into()));
     let context = Arc::new(CollectContext {
         dictionaries: dictionaries::Cache::default(),
+        fetching: dictionaries::Fetching::default(),
         budget: memory::Budget::new(config.collect.max_memory),
         in_hand: InHand::default(),
         held_back: held_back::HeldBack::default(),

@@ -16,7 +16,7 @@ use crate::model::DictionaryId;
 use crate::retry::Backoff;
 use crate::runtime::observe;
 use crate::store::DeadLetter;
-use crate::transport::{Delivery, Receipt};
+use crate::transport::{Delivery, MAX_DICTIONARY_BYTES, Receipt};
 
 /// Between two tries.
 const WAIT: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(2));
@@ -28,7 +28,7 @@ const MAX_BURIAL_BYTES: usize = 32 << 20;
 /// Letters of one transaction, and bytes of their payloads about which it closes.
 const MAX_LETTERS: usize = 256;
 const MAX_LETTER_BYTES: usize = 8 << 20;
-/// Dictionaries that a letter keeps, bytes; with fewer it can be retried as long as the queue has the others.
+/// Dictionaries that the letters of one transaction keep, bytes; with fewer a letter can be retried as long as the queue has the others.
 const MAX_KEPT_DICTIONARIES: usize = 32 << 20;
 
 /// A delivery that failed.
@@ -187,56 +187,94 @@ async fn gather(waiting: &mut mpsc::Receiver<(Failed, Place)>) -> Option<Vec<(Fa
     Some(group)
 }
 
-/// Buries a group in one transaction; `false` when the process is to end before that could be done.
+/// Buries a group, in as few transactions as its dictionaries allow; `false` when the process is to end before that could be done.
 async fn bury(context: &Arc<CollectContext>, group: Vec<(Failed, Place)>) -> anyhow::Result<bool> {
-    let (mut letters, mut receipts, mut places) = (Vec::new(), Vec::new(), Vec::new());
-    let mut by_reason: BTreeMap<String, u64> = BTreeMap::new();
+    let mut burial = Burial::default();
     for (Failed { delivery, fault }, place) in group {
+        let room = MAX_KEPT_DICTIONARIES.saturating_sub(burial.dictionary_bytes);
+        let mut kept = keep_dictionaries(context, &delivery.receipt, &fault.dictionaries, room).await;
+        if !kept.complete && !burial.letters.is_empty() {
+            drop(kept);
+            if !std::mem::take(&mut burial).commit(context).await? {
+                return Ok(false);
+            }
+            kept = keep_dictionaries(context, &delivery.receipt, &fault.dictionaries, MAX_KEPT_DICTIONARIES).await;
+        }
+        burial.dictionary_bytes += kept.bytes;
         let entry = entry_name(&delivery);
-        let dictionaries = named_dictionaries(context, &delivery.receipt, &fault.dictionaries).await;
         let Delivery { receipt, source, rows, payload, .. } = delivery;
-        *by_reason.entry(fault.reason.clone()).or_default() += 1;
-        letters.push((DeadLetter { id: 0, source, rows, reason: fault.reason, payload, dictionaries, buried: None }, entry));
-        receipts.push(receipt);
-        places.push(place);
+        *burial.by_reason.entry(fault.reason.clone()).or_default() += 1;
+        let dictionaries = kept.dictionaries;
+        burial
+            .letters
+            .push((DeadLetter { id: 0, source, rows, reason: fault.reason, payload, dictionaries, buried: None }, entry));
+        burial.receipts.push(receipt);
+        burial.places.push(place);
     }
-    let buried = with_store(context, || context.store.bury_all(&letters)).await?;
-    let Some(settled) = buried else { return Ok(false) };
-    observe::dead_letters(letters.len() as u64);
-    for (reason, batches) in by_reason {
-        tracing::error!(batches, reason, "batches are now dead letters; `telemetry dead-letters list` shows them");
-    }
-    acknowledge_group(context, receipts, &settled).await;
-    Ok(true)
+    burial.commit(context).await
 }
 
-/// Those of the batch's dictionaries that can be found, so that the letter can be retried when the queue has forgotten them.
-async fn named_dictionaries(
-    context: &CollectContext,
-    receipt: &Receipt,
-    named: &[DictionaryId],
-) -> Vec<(DictionaryId, bytes::Bytes)> {
-    let (mut found, mut bytes) = (Vec::new(), 0);
+/// The letters of one transaction.
+#[derive(Default)]
+struct Burial {
+    letters: Vec<(DeadLetter, String)>,
+    receipts: Vec<Receipt>,
+    places: Vec<Place>,
+    by_reason: BTreeMap<String, u64>,
+    dictionary_bytes: usize,
+}
+
+impl Burial {
+    /// Stores and acknowledges; `false` when the process is to end before that could be done.
+    async fn commit(self, context: &Arc<CollectContext>) -> anyhow::Result<bool> {
+        let buried = with_store(context, || context.store.bury_all(&self.letters)).await?;
+        let Some(settled) = buried else { return Ok(false) };
+        observe::dead_letters(self.letters.len() as u64);
+        for (reason, batches) in self.by_reason {
+            tracing::error!(batches, reason, "batches are now dead letters; `telemetry dead-letters list` shows them");
+        }
+        acknowledge_group(context, self.receipts, &settled).await;
+        Ok(true)
+    }
+}
+
+/// Dictionaries for a letter.
+struct KeptDictionaries {
+    dictionaries: Vec<(DictionaryId, bytes::Bytes)>,
+    bytes: usize,
+    /// Whether there was room for all that the queue has.
+    complete: bool,
+}
+
+/// Those of the batch's dictionaries that can be found and have room, so that the letter can be retried when the queue has forgotten them. One
+/// task buries, and has no more than this of them at any time.
+async fn keep_dictionaries(context: &CollectContext, receipt: &Receipt, named: &[DictionaryId], room: usize) -> KeptDictionaries {
+    let mut kept = KeptDictionaries { dictionaries: Vec::new(), bytes: 0, complete: true };
     for &id in named {
-        match context.queue.dictionary(receipt.partition, id).await {
-            Ok(Some(dictionary)) => {
-                bytes += dictionary.len();
-                if bytes > MAX_KEPT_DICTIONARIES {
-                    break;
-                }
-                found.push((id, dictionary));
+        let limit = (room - kept.bytes).min(MAX_DICTIONARY_BYTES);
+        match context.queue.dictionary_within(receipt.partition, id, limit).await {
+            // Nobody could decode it.
+            Ok(Some(found)) if found.length > MAX_DICTIONARY_BYTES as u64 => {}
+            Ok(Some(found)) if found.length > limit as u64 => {
+                kept.complete = false;
+                break;
+            }
+            Ok(Some(found)) => {
+                kept.bytes += found.bytes.len();
+                kept.dictionaries.push((id, found.bytes));
             }
             Ok(None) => {}
             Err(_) => break,
         }
     }
-    found
+    kept
 }
 
 /// The delivery that a ready batch came from, for judging it when the store refuses it.
 pub(super) fn failed(ready: Ready, reason: String) -> Failed {
     let Ready { receipt, incoming, payload, .. } = ready;
     let batch = incoming.batch();
-    let delivery = Delivery { receipt, source: batch.header.source, rows: batch.rows, payload, redelivered: false };
+    let delivery =
+        Delivery { receipt, source: batch.header.source, rows: batch.rows, payload, oversize: None, redelivered: false };
     Failed { delivery, fault: BatchFault::new(reason, &batch.header.dictionaries) }
 }

@@ -24,8 +24,8 @@ use tokio::sync::Notify;
 use self::registry::Registry;
 use self::state::{Entry, State};
 use super::{
-    Backlog, Consumer, ConsumerState, Delivery, GroupState, Identity, Inspector, Lease, Outgoing, PartitionState, Published,
-    Publisher, Receipt, Redelivery, Result, SourceState,
+    Backlog, Consumer, ConsumerState, Delivery, FetchedDictionary, GroupState, Identity, Inspector, Lease, Outgoing,
+    PartitionState, Published, Publisher, Receipt, Redelivery, Result, SourceState,
 };
 use crate::model::{DictionaryId, FamilyId, GroupId, Partition, Partitions, Position, RowRange, SourceId, TimeMs};
 
@@ -132,6 +132,8 @@ impl MemoryTransport {
                         source: entry.source,
                         rows: entry.rows,
                         payload: entry.payload.clone(),
+                        // Only batches of this process are in the queue.
+                        oversize: None,
                         redelivered,
                     });
                 }
@@ -247,8 +249,12 @@ impl Consumer for MemoryTransport {
         }
     }
 
-    async fn dictionary(&self, partition: Partition, digest: DictionaryId) -> Result<Option<Bytes>> {
-        Ok(self.state().partition(partition).dictionaries.get(&digest).map(|dictionary| dictionary.bytes.clone()))
+    async fn dictionary_within(&self, partition: Partition, id: DictionaryId, limit: usize) -> Result<Option<FetchedDictionary>> {
+        Ok(self.state().partition(partition).dictionaries.get(&id).map(|dictionary| {
+            let length = dictionary.bytes.len();
+            let bytes = if length > limit { Bytes::new() } else { dictionary.bytes.clone() };
+            FetchedDictionary { length: length as u64, bytes }
+        }))
     }
 
     async fn acknowledge(&self, partition: Partition, receipts: Vec<Receipt>, settled: &[(SourceId, u64)]) -> Result<usize> {

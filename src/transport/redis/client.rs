@@ -346,6 +346,17 @@ impl Conn {
 
     /// Runs a script; before its first use over this connection it is sent, in the same round trip. It is on its way when this returns.
     pub(super) fn run(&self, script: &'static Script, keys: Vec<String>, args: Vec<Value>) -> BoxFuture<'static, Result<Value>> {
+        self.run_within(script, keys, args, self.wire.shared.config.command_timeout)
+    }
+
+    /// Runs a script that may take this long.
+    pub(super) fn run_within(
+        &self,
+        script: &'static Script,
+        keys: Vec<String>,
+        args: Vec<Value>,
+        timeout: Duration,
+    ) -> BoxFuture<'static, Result<Value>> {
         let load = self.wire.sends_first(script).then(|| self.call("SCRIPT", vec!["LOAD".into(), script.text.into()]));
         let mut call: Vec<Value> = Vec::with_capacity(2 + keys.len() + args.len());
         call.push(script.sha().into());
@@ -354,7 +365,6 @@ impl Conn {
         call.extend(args);
         let context = CommandContext { command: "EVALSHA", script: Some(script), keys };
         let (client, wire) = (self.client.clone(), self.wire.clone());
-        let timeout = wire.shared.config.command_timeout;
         let forget = self.wire.clone();
         let answer = begun(async move {
             let mut answer = raw(&client, &wire, "EVALSHA", call.clone(), timeout).await;

@@ -7,14 +7,17 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use fred::types::Value;
-use futures_util::future::join_all;
+use futures_util::future::{FutureExt as _, join_all};
 use tokio::time::Instant;
 
 use super::malformed::{KeyKind, quoted, shown};
 use super::session::{PendingRead, ReadKind, Reading, Session, SessionSlot};
 use super::{RedisTransport, reply, script};
 use crate::model::{DictionaryId, Partition, Partitions, SourceId};
-use crate::transport::{Backlog, Consumer, Delivery, MAX_DICTIONARY_BYTES, Receipt, Redelivery, Result, TransportError};
+use crate::transport::{
+    Backlog, Consumer, Delivery, FetchedDictionary, MAX_DICTIONARY_BYTES, MAX_ENTRY_BYTES, Receipt, Redelivery, Result,
+    TransportError,
+};
 
 /// Unused dictionaries are looked for once in so many acknowledgements.
 const SWEEP_EVERY: u32 = 64;
@@ -28,6 +31,13 @@ const SWEEP_PAGE: &str = "256";
 /// What a malformed entry is, and what becomes of it.
 pub(super) const ENTRY: &str = "its fields s, f and e are not a source and its rows";
 pub(super) const ENTRY_TODO: &str = "nothing: a collector makes a dead letter of it (telemetry dead-letters list)";
+/// Bytes of payloads that were delivered before in one answer, about: one entry may be longer.
+const REREAD_BYTES: &str = "8388608";
+/// How many times as long as for other answers is waited for that: Redis copies an entry several times to look at it in a script, and one
+/// of hundreds of MiB would be looked at again and again.
+const REREAD_PATIENCE: u32 = 4;
+/// Bytes of a dictionary beyond which the connection that brought it ends: its buffer keeps the size of the largest answer.
+const LARGE_ANSWER: usize = 1 << 20;
 /// Bytes of a store's mark at most.
 const MARK_BYTES: usize = 128;
 
@@ -49,12 +59,12 @@ impl Consumer for RedisTransport {
             reading.limit = reading.limit.saturating_mul(2).max(1);
             let entries = match kind {
                 ReadKind::Own => {
-                    let entries = stream_entries(answer);
-                    reading.own_after = match entries.last() {
-                        Some(last) => Some(entry_id(last)?),
-                        None => None,
-                    };
-                    entries
+                    let pending = reply::list(answer);
+                    let ids = pending.into_iter().map(|one| reply::text(reply::list(one).first().unwrap_or(&Value::Null)));
+                    let ids = ids.collect::<Result<Vec<_>>>()?;
+                    reading.own_after = ids.last().cloned();
+                    reading.list(&session, ids);
+                    Vec::new()
                 }
                 ReadKind::Claim => {
                     let mut parts = reply::list(answer).into_iter();
@@ -62,21 +72,34 @@ impl Consumer for RedisTransport {
                     if reading.claim_from == "0-0" {
                         reading.claim_at = Instant::now() + self.shared.config.claim_idle / 2;
                     }
-                    parts.next().map(reply::list).unwrap_or_default()
+                    let ids = parts.next().map(reply::list).unwrap_or_default();
+                    let ids = ids.iter().filter(|id| !id.is_null()).map(reply::text).collect::<Result<Vec<_>>>()?;
+                    reading.list(&session, ids);
+                    Vec::new()
+                }
+                ReadKind::Listed => {
+                    let mut entries = reply::list(answer);
+                    let looked = if entries.is_empty() { 0 } else { reply::number(&entries.remove(0))? };
+                    let looked = usize::try_from(looked).unwrap_or(usize::MAX).max(1).min(reading.listed.len());
+                    reading.listed.drain(..looked);
+                    entries
                 }
                 ReadKind::New => stream_entries(answer),
             };
             let deliveries = self.hand_out(partition, &session, entries, kind)?;
+            if kind == ReadKind::New || !deliveries.is_empty() {
+                reading.one_by_one = deliveries.iter().any(|delivery| delivery.oversize.is_some());
+            }
             if !deliveries.is_empty() || kind == ReadKind::New {
                 return Ok(deliveries);
             }
         }
     }
 
-    async fn dictionary(&self, partition: Partition, digest: DictionaryId) -> Result<Option<Bytes>> {
-        let key = self.shared.keys.dict(partition, digest);
+    async fn dictionary_within(&self, partition: Partition, id: DictionaryId, limit: usize) -> Result<Option<FetchedDictionary>> {
+        let key = self.shared.keys.dict(partition, id);
         let conn = self.link(partition)?.get().await?;
-        let answer = match conn.run(&script::FETCH, vec![key.clone()], vec![MAX_DICTIONARY_BYTES.to_string().into()]).await {
+        let answer = match conn.run(&script::FETCH, vec![key.clone()], vec![limit.to_string().into()]).await {
             // Whatever is there instead, the dictionary is not.
             Err(TransportError::Blocked { .. }) => return Ok(None),
             answer => reply::list(answer?),
@@ -91,7 +114,11 @@ impl Consumer for RedisTransport {
                 "a dictionary in Redis is longer than one can be; it is damaged, and batches that name it are buried"
             );
         }
-        Ok(parts.next().and_then(Value::into_bytes))
+        let bytes = parts.next().and_then(Value::into_bytes);
+        if bytes.as_ref().is_some_and(|bytes| bytes.len() > LARGE_ANSWER) {
+            self.link(partition)?.discard(&conn);
+        }
+        Ok(bytes.map(|bytes| FetchedDictionary { length, bytes }))
     }
 
     async fn acknowledge(&self, partition: Partition, receipts: Vec<Receipt>, settled: &[(SourceId, u64)]) -> Result<usize> {
@@ -265,28 +292,38 @@ impl RedisTransport {
 
     fn send_read(&self, partition: Partition, session: &Session, reading: &Reading, max: usize) -> PendingRead {
         let config = &self.shared.config;
-        let count = Value::from(reading.limit.min(max).max(1).to_string());
+        let count = reading.limit.min(max).max(1);
         let (group, consumer) = (Value::from(config.group.as_str()), Value::from(config.consumer.as_str()));
         let stream = Value::from(self.shared.keys.stream(partition));
-        let read = |block: Option<Value>, after: Value| {
-            let mut args = vec!["GROUP".into(), group.clone(), consumer.clone(), "COUNT".into(), count.clone()];
-            args.extend(block.into_iter().flat_map(|ms| ["BLOCK".into(), ms]));
-            args.extend(["STREAMS".into(), stream.clone(), after]);
-            args
-        };
         let timeout = config.command_timeout;
+        if !reading.listed.is_empty() {
+            let mut args = vec![group, consumer, MAX_ENTRY_BYTES.to_string().into(), REREAD_BYTES.into()];
+            args.extend(reading.listed.iter().take(count).map(|id| Value::from(id.as_str())));
+            let answer = session.reader.run_within(
+                &script::READ,
+                vec![self.shared.keys.stream(partition)],
+                args,
+                timeout * REREAD_PATIENCE,
+            );
+            let answer = answer.map(|answer| answer.map(|value| Some(value).filter(|value| !value.is_null()))).boxed();
+            return PendingRead { kind: ReadKind::Listed, answer };
+        }
+        let entries = Value::from(count.to_string());
         if let Some(after) = &reading.own_after {
-            let answer = session.reader.call_within("XREADGROUP", read(None, after.as_str().into()), timeout);
-            return PendingRead { kind: ReadKind::Own, answer };
+            let args = vec![stream, group, format!("({after}").into(), "+".into(), entries, consumer];
+            return PendingRead { kind: ReadKind::Own, answer: session.reader.call_within("XPENDING", args, timeout) };
         }
         if reading.claim_from != "0-0" || Instant::now() >= reading.claim_at {
             let idle = config.claim_idle.as_millis().to_string().into();
-            let args = vec![stream, group, consumer, idle, reading.claim_from.as_str().into(), "COUNT".into(), count];
+            let args =
+                vec![stream, group, consumer, idle, reading.claim_from.as_str().into(), "COUNT".into(), entries, "JUSTID".into()];
             return PendingRead { kind: ReadKind::Claim, answer: session.reader.call_within("XAUTOCLAIM", args, timeout) };
         }
         // 0 would block for ever.
         let block = config.block.as_millis().max(1).to_string();
-        let args = read(Some(block.into()), ">".into());
+        let entries = if reading.one_by_one { "1".into() } else { entries };
+        let mut args = vec!["GROUP".into(), group, consumer, "COUNT".into(), entries, "BLOCK".into(), block.into()];
+        args.extend(["STREAMS".into(), stream, ">".into()]);
         PendingRead { kind: ReadKind::New, answer: session.reader.call_within("XREADGROUP", args, config.block + timeout) }
     }
 
@@ -324,6 +361,7 @@ impl RedisTransport {
             let mut parts = reply::list(entry).into_iter();
             let id = reply::text(&parts.next().unwrap_or(Value::Null))?;
             let fields = parts.next().unwrap_or(Value::Null);
+            let length = parts.next().as_ref().map(reply::number).transpose()?;
             if fields.is_null() {
                 gone.push(id);
                 continue;
@@ -332,7 +370,12 @@ impl RedisTransport {
                 continue;
             }
             let receipt = Receipt { partition, entry: id, epoch: held.epoch };
-            let (delivery, strange) = delivery(receipt, fields, kind != ReadKind::New);
+            let (mut delivery, strange) = delivery(receipt, fields, kind != ReadKind::New);
+            let length = length.unwrap_or(delivery.payload.len() as u64);
+            if length > MAX_ENTRY_BYTES as u64 {
+                delivery.payload = Bytes::new();
+                delivery.oversize = Some(length);
+            }
             if strange {
                 let (stream, id) = (self.shared.keys.stream(partition), &delivery.receipt.entry);
                 self.shared.malformed.note(KeyKind::Entries, &format!("entry {id} of {stream}"), ENTRY, ENTRY_TODO);
@@ -431,13 +474,6 @@ fn stream_entries(answer: Value) -> Vec<Value> {
     one.map(reply::list).unwrap_or_default()
 }
 
-fn entry_id(entry: &Value) -> Result<String> {
-    match entry {
-        Value::Array(parts) => reply::text(parts.first().unwrap_or(&Value::Null)),
-        _ => Err(reply::unexpected("an entry")),
-    }
-}
-
 /// An entry as a delivery, and whether it is malformed. What the fields do not say stays empty: a broken entry is handed out, so that it is
 /// buried like any other batch that cannot be stored, and not read for ever.
 fn delivery(receipt: Receipt, fields: Value, redelivered: bool) -> (Delivery, bool) {
@@ -454,7 +490,7 @@ fn delivery(receipt: Receipt, fields: Value, redelivered: bool) -> (Delivery, bo
     let rows = reply::rows(first, end);
     let strange = source.is_none() || rows.is_none();
     let (source, rows) = (source.unwrap_or(SourceId::UNKNOWN), rows.unwrap_or_default());
-    (Delivery { receipt, source, rows, payload, redelivered }, strange)
+    (Delivery { receipt, source, rows, payload, oversize: None, redelivered }, strange)
 }
 
 /// Whether a value can be the mark of a store.

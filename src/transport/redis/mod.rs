@@ -37,7 +37,8 @@
 //! |---|---|
 //! | publish | compares the position, looks for room and for the dictionaries, makes the group, appends, moves the position |
 //! | acknowledge | acknowledges, raises `committed`, trims what every group has done with |
-//! | fetch | reads a dictionary, unless it is longer than one can be |
+//! | fetch | reads a dictionary, unless it is longer than asked for |
+//! | read | reads entries that are pending and keeps them; of one that is longer than an entry can be only its length |
 //! | sweep | deletes dictionaries that no entry left refers to |
 //! | keep | resets the idle time of entries that are still ours |
 //! | leave | deletes the consumer if it has nothing pending |
@@ -58,6 +59,11 @@
 //! *Nothing is handed out twice within an epoch, and no receipt outlives it.* A consumer's session is two connections to one server
 //! process (`run_id`), one to read and one to acknowledge over; when either breaks, or the group is gone, a new epoch begins with what
 //! was pending. Entry ids can be reused after a failover, so receipts of an earlier epoch are not sent.
+//!
+//! *An entry that nobody has the memory for ends one consumer, not each in turn.* New entries are read whole: looking at each first would be
+//! another round trip. What was delivered before is listed by id (`XPENDING`, `XAUTOCLAIM JUSTID`), looked at by a script, a few MiB at a time, and of
+//! a payload longer than [`MAX_ENTRY_BYTES`] only the length leaves Redis ([`Delivery::oversize`]). While such entries come, new ones are
+//! read one by one.
 //!
 //! *At `maxmemory`* publishing answers [`TransportError::Full`] and leaves nothing half done (Redis checks memory only at a script's
 //! first write, and that is one which it refuses); reading, claiming, keeping, acknowledging with `committed`, trimming and renewing a
@@ -95,6 +101,8 @@
 //! XPENDING, XREADGROUP, XACK, XCLAIM, XAUTOCLAIM and XGROUP; in a cluster CLUSTER SLOTS too. A missing one is named by
 //! [`TransportError::Refused`].
 //!
+//! [`Delivery::oversize`]: super::Delivery::oversize
+//! [`MAX_ENTRY_BYTES`]: super::MAX_ENTRY_BYTES
 //! [`Published::Moved`]: super::Published::Moved
 //! [`Publisher::publish`]: super::Publisher::publish
 

@@ -58,6 +58,8 @@ scripts! {
     PUBLISH = "publish";
     /// Acknowledges entries and trims.
     ACKNOWLEDGE = "acknowledge";
+    /// Reads entries that were delivered before.
+    READ = "read";
     /// Reads a dictionary.
     FETCH = "fetch";
     /// Removes unused dictionaries.

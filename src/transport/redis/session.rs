@@ -3,7 +3,7 @@
 //! A session is two connections to the same server process: one that may block in a read, one to acknowledge over. When either
 //! breaks, both go, and with them every receipt: what was read from one server is never acknowledged to another.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -62,8 +62,12 @@ impl HandedOut {
 
 /// Where reading stands.
 pub(super) struct Reading {
-    /// Own pending entries are read after this id; `None` when all were read.
+    /// Own pending entries are listed after this id; `None` when all were.
     pub(super) own_after: Option<String>,
+    /// Entries that were delivered before, are this consumer's, and are to be read now.
+    pub(super) listed: VecDeque<String>,
+    /// Whether the last answer had an entry that is longer than one can be: new ones are read one by one until none has.
+    pub(super) one_by_one: bool,
     /// Where claiming goes on; `0-0` between rounds.
     pub(super) claim_from: String,
     /// When the next round of claiming begins.
@@ -85,17 +89,35 @@ pub(super) struct PendingRead {
 /// What a read asks for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum ReadKind {
-    /// Entries that this consumer read before and has not acknowledged.
+    /// Ids of entries that this consumer read before and has not acknowledged.
     Own,
-    /// Entries that other consumers read and left unacknowledged.
+    /// Ids of entries that other consumers read and left unacknowledged.
     Claim,
+    /// The entries that were listed by those two.
+    Listed,
     /// Entries that nobody in the group has read.
     New,
 }
 
 impl Reading {
     fn new(limit: usize) -> Self {
-        Self { own_after: Some("0-0".to_owned()), claim_from: "0-0".to_owned(), claim_at: Instant::now(), sent: None, limit }
+        Self {
+            own_after: Some("0-0".to_owned()),
+            listed: VecDeque::new(),
+            one_by_one: false,
+            claim_from: "0-0".to_owned(),
+            claim_at: Instant::now(),
+            sent: None,
+            limit,
+        }
+    }
+}
+
+impl Reading {
+    /// Has these entries read, except those that the caller has.
+    pub(super) fn list(&mut self, session: &Session, ids: Vec<String>) {
+        let held = session.held();
+        self.listed.extend(ids.into_iter().filter(|id| !held.entries.contains(id)));
     }
 }
 

@@ -117,9 +117,18 @@ impl App {
 
     /// The same with only so many descriptors.
     pub fn start_with_descriptors(&self, descriptors: u32, arguments: &[&str]) -> Role {
+        self.start_limited(&format!("--nofile={descriptors}:{descriptors}"), arguments)
+    }
+
+    /// The same with only so many bytes of address space.
+    pub fn start_with_memory(&self, bytes: u64, arguments: &[&str]) -> Role {
+        self.start_limited(&format!("--as={bytes}"), arguments)
+    }
+
+    fn start_limited(&self, limit: &str, arguments: &[&str]) -> Role {
         let plain = self.command(arguments);
         let mut command = guard::command("prlimit");
-        command.arg(format!("--nofile={descriptors}:{descriptors}")).arg(plain.get_program()).args(plain.get_args());
+        command.arg(limit).arg(plain.get_program()).args(plain.get_args());
         for (name, value) in plain.get_envs() {
             match value {
                 Some(value) => command.env(name, value),

@@ -195,13 +195,13 @@ pub struct Latest {
 
 impl From<LatestRow> for Latest {
     fn from(row: LatestRow) -> Self {
-        let place = row.place.clone();
+        let place = std::sync::Arc::clone(&row.place);
         Self {
-            cluster: place.cluster,
-            hostname: place.hostname,
+            cluster: place.cluster.clone(),
+            hostname: place.hostname.clone(),
             gpu_index: place.index,
-            uuid: place.uuid,
-            value: LatestValue::of(place.mig_instance, row),
+            uuid: place.uuid.clone(),
+            value: LatestValue::of(place.mig_instance.clone(), row),
         }
     }
 }

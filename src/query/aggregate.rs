@@ -6,7 +6,7 @@ use std::ops;
 use std::sync::Arc;
 
 use super::bucket::Bucket;
-use super::budget::{GROUP_BYTES, Held, Lease, SERIES_BYTES};
+use super::budget::{GROUP_BYTES, Held, Lease, MAX_TEXT_BYTES, bytes_with};
 use super::range::parse_step;
 use super::samples::Run;
 use super::slices::{Slices, Wanted};
@@ -17,7 +17,8 @@ use super::{
 use crate::model::{GpuId, IntervalMs, SeriesId, TimeMs};
 use crate::store::{GpuSummary, SeriesFilter, SeriesRow};
 
-const GPUS_PAGE: usize = 10_000;
+/// Bytes of texts of groups that are made before they are counted.
+const GROUP_TEXTS_AT_ONCE: usize = 256 << 10;
 /// Series that are read together, and more where one GPU has more. The chunks of all of them are held at the same time: with full ones,
 /// 13 MiB.
 const SERIES_AT_ONCE: usize = 200;
@@ -111,6 +112,14 @@ impl AggregateRequest {
     }
 }
 
+/// The GPU (its position among all) and the group of each series.
+struct Grouping {
+    gpu_of: Vec<Option<usize>>,
+    group_of: Vec<Vec<Option<String>>>,
+    /// Bytes of the groups' texts that are longer than common.
+    bytes: usize,
+}
+
 /// One GPU as a member of a group (its position among all, in order), with its series there.
 struct Member {
     group: u32,
@@ -153,19 +162,15 @@ impl Query {
     /// Too many steps, too long a range, too many values for a percentile, the store's.
     pub async fn aggregate(&self, request: &AggregateRequest) -> Result<Page<AggregateRow>> {
         let mut lease = self.budget.page().await?;
-        let gpus = self.all_gpus(&request.filter, &mut lease).await?;
+        let gpus = self.all_gpus(&request.filter, usize::MAX, &mut lease).await?;
         let last = gpus.iter().map(|gpu| gpu.last_seen).max();
-        let Some(last) = last else { return Ok(Page { rows: Vec::new(), next: None }) };
+        let Some(last) = last else { return Ok(Page { rows: Vec::new(), next: None, _lease: None }) };
         let to = request.range.to.unwrap_or(last).min(last);
         let from = request.range.from.unwrap_or(to.minus(IntervalMs::HOUR).plus(IntervalMs::MILLISECOND));
         if from > to {
-            return Ok(Page { rows: Vec::new(), next: None });
+            return Ok(Page { rows: Vec::new(), next: None, _lease: None });
         }
         self.check_steps(from, to, request.step)?;
-        // Which of the GPUs a description is of.
-        let numbers: HashMap<GpuId, usize> =
-            gpus.iter().zip(0..).flat_map(|(gpu, at)| gpu.ids.iter().map(move |id| (*id, at))).collect();
-        let gpu_of = |series: &SeriesRow| numbers.get(&series.gpu_id).copied();
         let filter = SeriesFilter {
             gpus: request.filter.clone(),
             metrics: vec![request.metric.clone()],
@@ -173,13 +178,13 @@ impl Query {
             ..SeriesFilter::default()
         };
         let series = self.all_series(&filter, &mut lease).await?;
-        let group_of: Vec<_> = series.iter().map(|s| group(request.group_by, s, gpu_of(s).map(|at| &gpus[at]))).collect();
+        let Grouping { gpu_of, group_of, bytes } = self.groups(request.group_by, &gpus, &series, &mut lease).await?;
         let known: BTreeSet<&Vec<Option<String>>> = group_of.iter().collect();
         let known: Vec<_> = known.into_iter().collect();
         let place = |group| known.binary_search(&group).ok().and_then(|at| u32::try_from(at).ok()).unwrap_or(u32::MAX);
         let mut members: BTreeMap<(u32, Option<usize>), Vec<SeriesId>> = BTreeMap::new();
-        for (series, group) in series.iter().zip(&group_of) {
-            members.entry((place(group), gpu_of(series))).or_default().push(series.id);
+        for ((series, gpu), group) in series.iter().zip(gpu_of).zip(&group_of) {
+            members.entry((place(group), gpu)).or_default().push(series.id);
         }
         let members: Vec<Member> = members.into_iter().map(|((group, _), series)| Member { group, series }).collect();
         let mut groups = Groups { rows: BTreeMap::new(), first: (TimeMs::MIN, 0), max: request.limit + 1 };
@@ -190,14 +195,18 @@ impl Query {
                 from = from.max(*time);
             }
         }
-        let mut reading = Reading { lease, gpus: gpus.len(), width: None };
+        let mut reading = Reading { lease, group_bytes: bytes, width: None };
         for some in together(&members) {
             self.add_members(request, some, (from, to), &mut reading, &mut groups).await?;
         }
         let names = names(request.group_by);
-        let mut rows = Vec::new();
+        let (mut rows, mut texts): (Vec<AggregateRow>, usize) = (Vec::new(), 0);
         for ((time, place), (mut bucket, samples)) in groups.rows {
             let group = known[place as usize];
+            if texts > MAX_TEXT_BYTES && rows.len() > 1 {
+                break;
+            }
+            texts += text_bytes(group);
             let value = if request.agg == Aggregate::Count { samples as f64 } else { bucket.value(request.agg) };
             rows.push(AggregateRow {
                 time,
@@ -207,22 +216,32 @@ impl Query {
                 samples,
             });
         }
+        let texts = rows.iter().map(|row| row.group.iter().filter_map(|(_, value)| value.as_ref()).map(String::len).sum());
+        let limit = request.limit.min(lists::fitting(texts));
         let at = |row: &AggregateRow| (row.time, row.group.iter().map(|(_, value)| value.clone()).collect::<Vec<_>>());
-        Ok(lists::page(rows, request.limit, &request.question, at))
+        Ok(lists::page(rows, limit, &request.question, at).holding(reading.lease))
     }
 
-    async fn all_gpus(&self, filter: &GpuFilter, lease: &mut Lease) -> Result<Vec<GpuSummary>> {
-        let mut all: Vec<GpuSummary> = Vec::new();
-        loop {
-            let after = all.last().map(|gpu| gpu.place.clone());
-            let some = self.reader.gpus(filter, after.as_ref(), GPUS_PAGE).await?;
-            let done = some.len() < GPUS_PAGE;
-            all.extend(some);
-            lease.hold(Held::Groups, all.len() * SERIES_BYTES).await?;
-            if done {
-                return Ok(all);
+    /// The group of each series.
+    async fn groups(&self, by: GroupBy, gpus: &[GpuSummary], series: &[SeriesRow], lease: &mut Lease) -> Result<Grouping> {
+        // Which of the GPUs a description is of.
+        let numbers: HashMap<GpuId, usize> =
+            gpus.iter().zip(0..).flat_map(|(gpu, at)| gpu.ids.iter().map(move |id| (*id, at))).collect();
+        let mut all = Grouping { gpu_of: Vec::new(), group_of: Vec::new(), bytes: 0 };
+        let mut held = 0;
+        for one in series {
+            let gpu = numbers.get(&one.gpu_id).copied();
+            let group = group(by, one, gpu.map(|at| &gpus[at]));
+            // Those of a common length are counted with the series.
+            all.bytes += bytes_with(text_bytes(&group)) - bytes_with(0);
+            all.gpu_of.push(gpu);
+            all.group_of.push(group);
+            if all.bytes > held + GROUP_TEXTS_AT_ONCE {
+                lease.hold(Held::Groups, all.bytes).await?;
+                held = all.bytes;
             }
         }
+        Ok(all)
     }
 
     async fn add_members(
@@ -297,7 +316,7 @@ impl Query {
                 ));
             }
             // Lists of values grow by doubling.
-            let bytes = (groups.rows.len() + open.len()) * GROUP_BYTES + held * 16 + reading.gpus * SERIES_BYTES;
+            let bytes = (groups.rows.len() + open.len()) * GROUP_BYTES + held * 16 + reading.group_bytes;
             reading.lease.hold(Held::Groups, bytes).await?;
             // What is still to come lies after the page.
             let full = request.step.is_some() && groups.is_past((border, 0));
@@ -312,8 +331,8 @@ impl Query {
 /// What goes on from one part of the members to the next.
 struct Reading {
     lease: Lease,
-    /// GPUs that are held.
-    gpus: usize,
+    /// What series are grouped by.
+    group_bytes: usize,
     /// The width of the last slice.
     width: Option<IntervalMs>,
 }
@@ -344,6 +363,10 @@ fn names(by: GroupBy) -> &'static [&'static str] {
         GroupBy::Namespace => &["cluster", "namespace"],
         GroupBy::Pod => &["cluster", "namespace", "pod"],
     }
+}
+
+fn text_bytes(group: &[Option<String>]) -> usize {
+    group.iter().flatten().map(String::len).sum()
 }
 
 fn group(by: GroupBy, series: &SeriesRow, gpu: Option<&GpuSummary>) -> Vec<Option<String>> {

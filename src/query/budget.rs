@@ -1,9 +1,11 @@
-//! The memory that all answers in the making hold together. A request takes its part before it holds much, waits while others have
-//! theirs, and gives up in time: many that ask at once wait for each other, and the process stays within its limit.
+//! The memory that all answers hold together, those in the making and those that wait for their clients. A request takes its part
+//! before it holds much, waits while others have theirs, and gives up in time: many that ask at once wait for each other, and the
+//! process stays within its limit.
 //!
 //! Pages come in three sizes. Each begins small; one that outgrows its size waits for the next one up while it keeps what it has. Sizes
 //! are taken in this order only, so nobody waits in a circle. Downloads last as long as their clients take, so they have a part of
-//! their own, and never wait while they hold something: one that finds no more is broken off.
+//! their own, and never wait while they hold something: one that finds no more is broken off. What is written and not yet taken has a
+//! part of its own, too: a page waits for room in it while it keeps what it was made from, and nobody who has room there waits for more.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,18 +13,31 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{QueryError, Result};
+use crate::store::{Limit, Texts};
 
-/// Downloads are granted memory in pieces of this size.
+/// Downloads and written answers are granted memory in pieces of this size.
 const PIECE: usize = 64 << 10;
-/// Bytes of a series with its texts, and of what it is grouped by.
-pub(super) const SERIES_BYTES: usize = 512;
+/// Bytes of a series, a GPU or a host with texts of a common length, and of what is made of them.
+const ROW_BYTES: usize = 512;
+/// Bytes of texts of a common length.
+const COMMON_TEXT_BYTES: usize = 128;
+/// Bytes of texts that are read from the store at once, and after which a page ends, whatever was asked for. A page of ten thousand rows
+/// with texts of a common length has less.
+pub(super) const MAX_TEXT_BYTES: usize = 4 << 20;
+/// Bytes of texts that are read from the store at once at least, whatever the budget is.
+const MIN_TEXT_BYTES: usize = 256 << 10;
+/// Answers that are not longer are in no budget: there are as many as there may be connections.
+pub const SMALL_ANSWER_BYTES: usize = 64 << 10;
 /// Bytes of a sample that waits in its chunk.
 pub(super) const CARRIED_SAMPLE_BYTES: usize = 16;
 /// Bytes of a group in one step, without the values that percentiles keep.
 pub(super) const GROUP_BYTES: usize = 192;
 
-/// How many requests may have each size at once, and which share of the budget it is: together three quarters. Downloads have the rest.
+/// How many requests may have each size at once, and which share of the budget it is: together three quarters. Downloads have half of
+/// the rest, and what is written the other half.
 const SIZES: [(usize, usize); 3] = [(16, 64), (4, 16), (1, 4)];
+/// The share of downloads, and that of what is written.
+const EIGHTH: usize = 8;
 
 /// The budget of a process. Clones share it.
 #[derive(Clone, Debug)]
@@ -31,37 +46,58 @@ pub(super) struct Budget {
     queue_timeout: Duration,
     sizes: [Arc<Semaphore>; 3],
     downloads: Arc<Semaphore>,
+    written: Arc<Semaphore>,
 }
 
 /// What a lease is held for.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Held {
-    /// Series and GPUs.
+    /// Series, hosts, names; rows of a page.
     Series,
+    /// GPUs.
+    Gpus,
     /// Samples.
     Samples,
-    /// Groups and steps with their values.
+    /// Groups and steps with their values; newest values.
     Groups,
+    /// An answer that is being written.
+    Text,
 }
 
 /// What one request may hold. It goes back when this is dropped.
 #[derive(Debug)]
 pub(super) struct Lease {
     budget: Budget,
-    held: [usize; 3],
+    held: [usize; 5],
     granted: usize,
     is_download: bool,
     permits: Vec<OwnedSemaphorePermit>,
 }
 
+/// Bytes of rows, and of what is made of them.
+pub(super) fn row_bytes<T: Texts>(rows: &[T]) -> usize {
+    rows.iter().map(|row| bytes_with(row.text_bytes())).sum()
+}
+
+/// Bytes of a row with so many bytes of texts, and of what is made of it.
+pub(super) fn bytes_with(text_bytes: usize) -> usize {
+    ROW_BYTES + 2 * text_bytes.saturating_sub(COMMON_TEXT_BYTES)
+}
+
+/// Bytes of so many rows that are to be read, with texts of a common length.
+pub(super) fn common_row_bytes(rows: usize) -> usize {
+    rows.saturating_mul(ROW_BYTES)
+}
+
 impl Budget {
     pub(super) fn new(bytes: usize, queue_timeout: Duration) -> Self {
-        let downloads = (bytes / 4 / PIECE).min(u32::MAX as usize / 2);
+        let pieces = || Arc::new(Semaphore::new((bytes / EIGHTH / PIECE).min(u32::MAX as usize / 2)));
         Self {
             bytes,
             queue_timeout,
             sizes: SIZES.map(|(count, _)| Arc::new(Semaphore::new(count))),
-            downloads: Arc::new(Semaphore::new(downloads)),
+            downloads: pieces(),
+            written: pieces(),
         }
     }
 
@@ -84,9 +120,34 @@ impl Budget {
         Ok(lease)
     }
 
-    fn lease(&self, is_download: bool) -> Lease {
-        Lease { budget: self.clone(), held: [0; 3], granted: 0, is_download, permits: Vec::new() }
+    /// For an answer of so many bytes that is sent as a whole.
+    pub(super) async fn written(&self, bytes: usize) -> Result<Room> {
+        if bytes <= SMALL_ANSWER_BYTES {
+            return Ok(Room { _permit: None });
+        }
+        if bytes > self.bytes / EIGHTH {
+            let reason = format!(
+                "the answer has {}, more than the part of http.query_memory that all written answers may hold together: ask for fewer \
+                 rows",
+                bytesize::ByteSize(bytes as u64)
+            );
+            return Err(QueryError::bad("limit", reason));
+        }
+        let pieces = u32::try_from(bytes.div_ceil(PIECE)).unwrap_or(u32::MAX);
+        let permit = tokio::time::timeout(self.queue_timeout, Arc::clone(&self.written).acquire_many_owned(pieces)).await;
+        let Ok(Ok(permit)) = permit else { return Err(QueryError::Busy) };
+        Ok(Room { _permit: Some(permit) })
     }
+
+    fn lease(&self, is_download: bool) -> Lease {
+        Lease { budget: self.clone(), held: [0; 5], granted: 0, is_download, permits: Vec::new() }
+    }
+}
+
+/// Room for a written answer. It goes back when this is dropped: with the last byte of the answer.
+#[derive(Debug)]
+pub struct Room {
+    _permit: Option<OwnedSemaphorePermit>,
 }
 
 impl Lease {
@@ -101,6 +162,13 @@ impl Lease {
             self.grow().await?;
         }
         Ok(())
+    }
+
+    /// How much of a list may be read next: no more texts than there is memory for.
+    pub(super) fn next_read(&self, rows: usize) -> Limit {
+        let held: usize = self.held.iter().sum();
+        let room = self.granted.saturating_sub(held).saturating_add(rows.saturating_mul(COMMON_TEXT_BYTES));
+        Limit { rows, bytes: room.clamp(MIN_TEXT_BYTES, MAX_TEXT_BYTES) }
     }
 
     /// Bytes of a sample that was fetched: in its chunk and in its run; of a download also where it waits for the client.
@@ -122,7 +190,7 @@ impl Lease {
         if missing == 0 {
             return Ok(());
         }
-        if total > self.budget.bytes / 4 {
+        if total > self.budget.bytes / EIGHTH {
             return Err(self.too_large());
         }
         let pieces = u32::try_from(missing).unwrap_or(u32::MAX);

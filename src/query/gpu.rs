@@ -2,13 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use super::budget::{Held, Lease, SERIES_BYTES};
-use super::{CatalogueEntry, GpuFilter, GpuSummary, Query, QueryError, Result};
+use super::budget::{Held, Lease, row_bytes};
+use super::{CatalogueEntry, GpuFilter, GpuSummary, Page, Query, QueryError, Result};
 use crate::model::{GpuId, SeriesId, TimeMs};
 use crate::store::{SeriesFilter, SeriesRow};
 
 /// Rows that one id may have in the table of GPUs: descriptions of one board over its life, its slices.
 const MAX_DESCRIPTIONS: usize = 10_000;
+/// GPUs that are asked for at once.
+const GPUS_PAGE: usize = 10_000;
 /// Series that are asked for at once.
 const SERIES_PAGE: usize = 10_000;
 
@@ -33,9 +35,10 @@ impl Query {
         if id.len() > 1024 || id.contains(char::is_control) {
             return Err(QueryError::NotFound("there is no GPU of such a name".to_owned()));
         }
+        let mut lease = self.budget.page().await?;
         let cluster = cluster.map(str::to_owned);
         let by_uuid = GpuFilter { cluster: cluster.clone(), uuid: Some(id.to_owned()), ..GpuFilter::default() };
-        let mut found = self.reader.gpus(&by_uuid, None, MAX_DESCRIPTIONS).await?;
+        let mut found = self.all_gpus(&by_uuid, MAX_DESCRIPTIONS, &mut lease).await?;
         if found.is_empty()
             && let Some((host, index)) = id.rsplit_once(':')
             && let Some(index) = index.parse::<u32>().ok().filter(|n| n.to_string() == index)
@@ -46,7 +49,7 @@ impl Query {
                 index: Some(index),
                 ..GpuFilter::default()
             };
-            found = self.reader.gpus(&by_index, None, MAX_DESCRIPTIONS).await?;
+            found = self.all_gpus(&by_index, MAX_DESCRIPTIONS, &mut lease).await?;
         }
         let mut clusters: Vec<String> = found.iter().map(|gpu| gpu.place.cluster.clone()).collect();
         clusters.dedup();
@@ -67,15 +70,33 @@ impl Query {
         Ok(Gpu { span: (first, latest.last_seen), ids, summary: latest })
     }
 
+    /// Every GPU that a filter finds, `max` at most, by place.
+    pub(super) async fn all_gpus(&self, filter: &GpuFilter, max: usize, lease: &mut Lease) -> Result<Vec<GpuSummary>> {
+        let (mut all, mut bytes): (Vec<GpuSummary>, usize) = (Vec::new(), 0);
+        loop {
+            let limit = lease.next_read(GPUS_PAGE.min(max - all.len()));
+            let some = self.reader.gpus(filter, all.last().map(|gpu| &gpu.place), limit).await?;
+            let done = limit.is_end(&some);
+            bytes += row_bytes(&some);
+            all.extend(some);
+            lease.hold(Held::Gpus, bytes).await?;
+            if done || all.len() == max {
+                return Ok(all);
+            }
+        }
+    }
+
     /// Every series that a filter finds, by id.
     pub(super) async fn all_series(&self, filter: &SeriesFilter, lease: &mut Lease) -> Result<Vec<SeriesRow>> {
-        let mut all: Vec<SeriesRow> = Vec::new();
+        let (mut all, mut bytes): (Vec<SeriesRow>, usize) = (Vec::new(), 0);
         loop {
             let after = all.last().map_or(SeriesId::default(), |last| last.id);
-            let some = self.reader.series(filter, after, SERIES_PAGE).await?;
-            let done = some.len() < SERIES_PAGE;
+            let limit = lease.next_read(SERIES_PAGE);
+            let some = self.reader.series(filter, after, limit).await?;
+            let done = limit.is_end(&some);
+            bytes += row_bytes(&some);
             all.extend(some);
-            lease.hold(Held::Series, all.len() * SERIES_BYTES).await?;
+            lease.hold(Held::Series, bytes).await?;
             if all.len() > self.limits.max_series {
                 let reason = format!(
                     "more than {} series (http.max_series) are meant: name fewer metrics, or one cluster or host",
@@ -100,12 +121,13 @@ impl Query {
     /// # Errors
     ///
     /// The store's.
-    pub async fn metrics_of(&self, gpu: &Gpu) -> Result<Vec<CatalogueEntry>> {
+    pub async fn metrics_of(&self, gpu: &Gpu) -> Result<Page<CatalogueEntry>> {
         let mut lease = self.budget.page().await?;
         let mut names: Vec<String> =
             self.series_of(gpu, Vec::new(), &mut lease).await?.into_iter().map(|series| series.metric).collect();
         names.sort_unstable();
         names.dedup();
-        Ok(names.iter().map(|name| CatalogueEntry::of(name, true)).collect())
+        let rows = names.iter().map(|name| CatalogueEntry::of(name, true)).collect();
+        Ok(Page { rows, next: None, _lease: Some(lease) })
     }
 }

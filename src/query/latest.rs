@@ -2,19 +2,22 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
+use std::sync::Arc;
 
-use super::budget::Lease;
+use super::budget::{Held, Lease, MAX_TEXT_BYTES, row_bytes};
 use super::{
     FilterParams, Gpu, GpuFilter, GpuPlace, GpuSummary, MetricsParam, Page, PageParams, Params, Place, Query, Result, cursor,
     lists, telemetry,
 };
 use crate::model::{GpuId, IntervalMs, SeriesId, TimeMs};
-use crate::store::{SeriesFilter, SeriesRow};
+use crate::store::{Limit, SeriesFilter, SeriesRow, Texts};
 
 /// How many days before the day of the newest sample of all each search begins: first where the newest of a series is likely to be.
 const REACHES: [u32; 5] = [0, 1, 7, 60, 40_000];
 /// GPUs that are looked at together.
 const GPUS_AT_ONCE: usize = 500;
+/// Bytes of their texts.
+const GPU_TEXTS_AT_ONCE: usize = 256 << 10;
 /// Series that are asked for together.
 const SERIES_AT_ONCE: usize = 5000;
 
@@ -22,13 +25,37 @@ const SERIES_AT_ONCE: usize = 5000;
 #[derive(Clone, Debug, PartialEq)]
 pub struct LatestRow {
     /// The GPU's place.
-    pub place: GpuPlace,
+    pub place: Arc<GpuPlace>,
     /// The sample's time.
     pub time: TimeMs,
     /// The sample's value.
     pub value: f64,
     /// Its series.
     pub series: SeriesRow,
+}
+
+impl Texts for LatestRow {
+    fn text_bytes(&self) -> usize {
+        self.place.text_bytes() + self.series.text_bytes()
+    }
+}
+
+/// The rows of a page, and one more if there is one.
+struct Rows {
+    limit: usize,
+    rows: Vec<LatestRow>,
+    text_bytes: usize,
+}
+
+impl Rows {
+    fn is_full(&self) -> bool {
+        self.rows.len() > self.limit || self.text_bytes > MAX_TEXT_BYTES && self.rows.len() > 1
+    }
+
+    fn add(&mut self, row: LatestRow) {
+        self.text_bytes += row.text_bytes();
+        self.rows.push(row);
+    }
 }
 
 /// A checked question for newest values.
@@ -68,7 +95,7 @@ impl Query {
     /// The store's.
     pub async fn latest(&self, request: &LatestRequest) -> Result<Page<LatestRow>> {
         let mut lease = self.budget.page().await?;
-        let mut rows: Vec<LatestRow> = Vec::new();
+        let mut rows = Rows { limit: request.limit, rows: Vec::new(), text_bytes: 0 };
         let mut after: Option<GpuPlace> = None;
         if let Some((place, metric)) = &request.after {
             // The GPU of the cursor may have more metrics.
@@ -80,18 +107,21 @@ impl Query {
                 index: place.index,
                 ..request.filter.clone()
             };
-            let mut same = self.reader.gpus(&at, None, GPUS_AT_ONCE).await?;
+            let mut same = self.all_gpus(&at, GPUS_AT_ONCE, &mut lease).await?;
             same.retain(|gpu| gpu.place == place);
-            rows.extend(self.latest_of(&same, request, &mut lease).await?.into_iter().filter(|row| row.series.metric > *metric));
+            self.add_latest(&same, request, Some(metric), &mut rows, &mut lease).await?;
             after = Some(place);
         }
-        while rows.len() <= request.limit {
-            let some = self.reader.gpus(&request.filter, after.as_ref(), GPUS_AT_ONCE.min(request.limit + 1)).await?;
+        while !rows.is_full() {
+            let limit = Limit { rows: GPUS_AT_ONCE.min(request.limit + 1), bytes: GPU_TEXTS_AT_ONCE };
+            let some = self.reader.gpus(&request.filter, after.as_ref(), limit).await?;
             let Some(last) = some.last() else { break };
             after = Some(last.place.clone());
-            rows.extend(self.latest_of(&some, request, &mut lease).await?);
+            self.add_latest(&some, request, None, &mut rows, &mut lease).await?;
         }
-        Ok(lists::page(rows, request.limit, &request.question, |row| (Place::from(&row.place), row.series.metric.clone())))
+        let limit = request.limit.min(lists::fitting(rows.rows.iter().map(Texts::text_bytes)));
+        let at = |row: &LatestRow| (Place::from(&*row.place), row.series.metric.clone());
+        Ok(lists::page(rows.rows, limit, &request.question, at).holding(lease))
     }
 
     /// The newest value of each metric of one GPU; of slices each, by metric and slice.
@@ -99,19 +129,29 @@ impl Query {
     /// # Errors
     ///
     /// The store's.
-    pub async fn latest_of_gpu(&self, gpu: &Gpu) -> Result<Vec<(String, LatestRow)>> {
+    pub async fn latest_of_gpu(&self, gpu: &Gpu) -> Result<Page<(String, LatestRow)>> {
         let mut lease = self.budget.page().await?;
         let series = self.series_of(gpu, Vec::new(), &mut lease).await?;
         let key = |s: &SeriesRow| (s.metric.clone(), gpu.ids.get(&s.gpu_id).cloned().unwrap_or_default());
         let newest = self.newest(series, gpu.span, key).await?;
-        let row = |((_, mig), (series, time, value))| (mig, LatestRow { place: gpu.summary.place.clone(), time, value, series });
-        Ok(newest.into_iter().map(row).collect())
+        let place = Arc::new(gpu.summary.place.clone());
+        let row = |((_, mig), (series, time, value))| (mig, LatestRow { place: Arc::clone(&place), time, value, series });
+        Ok(Page { rows: newest.into_iter().map(row).collect(), next: None, _lease: Some(lease) })
     }
 
-    async fn latest_of(&self, gpus: &[GpuSummary], request: &LatestRequest, lease: &mut Lease) -> Result<Vec<LatestRow>> {
+    /// Adds the rows of these GPUs; of one that has given some before, those of later metrics.
+    async fn add_latest(
+        &self,
+        gpus: &[GpuSummary],
+        request: &LatestRequest,
+        after: Option<&String>,
+        rows: &mut Rows,
+        lease: &mut Lease,
+    ) -> Result<()> {
         if gpus.is_empty() {
-            return Ok(Vec::new());
+            return Ok(());
         }
+        lease.hold(Held::Gpus, row_bytes(gpus)).await?;
         let places: HashMap<GpuId, usize> =
             gpus.iter().enumerate().flat_map(|(at, gpu)| gpu.ids.iter().map(move |id| (*id, at))).collect();
         let filter = SeriesFilter {
@@ -123,13 +163,16 @@ impl Query {
         let series = self.all_series(&filter, lease).await?;
         let span = gpus.iter().fold((TimeMs::MAX, TimeMs::MIN), |s, gpu| (s.0.min(gpu.first_seen), s.1.max(gpu.last_seen)));
         let newest = self.newest(series, span, |s| (places.get(&s.gpu_id).copied().unwrap_or(0), s.metric.clone())).await?;
-        let row = |((at, _), (series, time, value)): ((usize, String), _)| LatestRow {
-            place: gpus[at].place.clone(),
-            time,
-            value,
-            series,
-        };
-        Ok(newest.into_iter().map(row).collect())
+        let places: Vec<Arc<GpuPlace>> = gpus.iter().map(|gpu| Arc::new(gpu.place.clone())).collect();
+        for ((at, metric), (series, time, value)) in newest {
+            if rows.is_full() {
+                break;
+            }
+            if after.is_none_or(|after| metric > *after) {
+                rows.add(LatestRow { place: Arc::clone(&places[at]), time, value, series });
+            }
+        }
+        lease.hold(Held::Groups, row_bytes(&rows.rows)).await
     }
 
     /// The newest sample among the series of each key. Work that grows with the number of series is done a bounded part at a time:

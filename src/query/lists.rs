@@ -4,11 +4,16 @@ use std::collections::BTreeMap;
 
 use serde::de::DeserializeOwned;
 
+use super::budget::{Held, Lease, MAX_TEXT_BYTES, common_row_bytes, row_bytes};
 use super::{
     ClusterParam, ClusterSummary, FilterParams, GpuFilter, GpuPlace, GpuSummary, HostSummary, Page, PageParams, Params, Query,
     Result, WholeNumber, cursor,
 };
 use crate::model::{self, MetricKind};
+use crate::store::{Limit, Texts};
+
+/// Names of metrics that are read at once.
+const NAMES_AT_ONCE: usize = 10_000;
 
 /// A checked question for a page of GPUs or hosts.
 #[derive(Clone, Debug)]
@@ -105,7 +110,65 @@ pub(super) fn page<T, A: serde::Serialize>(mut rows: Vec<T>, limit: usize, quest
     let more = rows.len() > limit;
     rows.truncate(limit);
     let next = rows.last().filter(|_| more).map(|last| cursor::write(&refs(question), at(last)));
-    Page { rows, next }
+    Page { rows, next, _lease: None }
+}
+
+impl<T> Page<T> {
+    /// With the memory that its rows take.
+    pub(super) fn holding(self, lease: Lease) -> Self {
+        Self { _lease: Some(lease), ..self }
+    }
+}
+
+/// How many of the rows a page has: all, unless their texts come to more than those of a page may. One it always has.
+pub(super) fn fitting(text_bytes: impl IntoIterator<Item = usize>) -> usize {
+    let (mut count, mut bytes) = (0, 0_usize);
+    for row in text_bytes {
+        bytes = bytes.saturating_add(row);
+        if bytes > MAX_TEXT_BYTES && count > 0 {
+            break;
+        }
+        count += 1;
+    }
+    count
+}
+
+/// A page that is read a part at a time, no more at once than there is memory for.
+struct Gathering<T> {
+    limit: usize,
+    rows: Vec<T>,
+    text_bytes: usize,
+    is_complete: bool,
+    lease: Lease,
+}
+
+impl<T: Texts> Gathering<T> {
+    async fn new(query: &Query, limit: usize) -> Result<Self> {
+        let lease = query.budget.page().await?;
+        Ok(Self { limit, rows: Vec::new(), text_bytes: 0, is_complete: false, lease })
+    }
+
+    /// How much to read next; `None` once the page has what it may have, and a row more if there is one.
+    async fn next_read(&mut self) -> Result<Option<Limit>> {
+        let missing = self.limit.saturating_add(1) - self.rows.len();
+        if self.is_complete || missing == 0 || self.text_bytes > MAX_TEXT_BYTES && self.rows.len() > 1 {
+            return Ok(None);
+        }
+        self.lease.hold(Held::Series, row_bytes(&self.rows) + common_row_bytes(missing)).await?;
+        Ok(Some(self.lease.next_read(missing)))
+    }
+
+    async fn add(&mut self, read: Vec<T>, limit: Limit) -> Result<()> {
+        self.is_complete = limit.is_end(&read);
+        self.text_bytes += read.iter().map(Texts::text_bytes).sum::<usize>();
+        self.rows.extend(read);
+        self.lease.hold(Held::Series, row_bytes(&self.rows)).await
+    }
+
+    fn page<A: serde::Serialize>(self, question: &[String], at: impl Fn(&T) -> A) -> Page<T> {
+        let limit = self.limit.min(fitting(self.rows.iter().map(Texts::text_bytes)));
+        page(self.rows, limit, question, at).holding(self.lease)
+    }
 }
 
 impl Query {
@@ -124,9 +187,14 @@ impl Query {
     ///
     /// The store's.
     pub async fn hosts(&self, request: &ListRequest<(String, String)>) -> Result<Page<HostSummary>> {
-        let after = request.after.as_ref().map(|(cluster, hostname)| (cluster.as_str(), hostname.as_str()));
-        let rows = self.reader.hosts(&request.filter, after, request.limit + 1).await?;
-        Ok(page(rows, request.limit, &request.question, |host| (host.cluster.clone(), host.hostname.clone())))
+        let mut hosts = Gathering::new(self, request.limit).await?;
+        while let Some(limit) = hosts.next_read().await? {
+            let given = request.after.as_ref().map(|(cluster, hostname)| (cluster.as_str(), hostname.as_str()));
+            let after = hosts.rows.last().map(|host: &HostSummary| (host.cluster.as_str(), host.hostname.as_str())).or(given);
+            let read = self.reader.hosts(&request.filter, after, limit).await?;
+            hosts.add(read, limit).await?;
+        }
+        Ok(hosts.page(&request.question, |host| (host.cluster.clone(), host.hostname.clone())))
     }
 
     /// A page of GPUs.
@@ -135,9 +203,14 @@ impl Query {
     ///
     /// The store's.
     pub async fn gpus(&self, request: &ListRequest<Place>) -> Result<Page<GpuSummary>> {
-        let after = request.after.clone().map(GpuPlace::from);
-        let rows = self.reader.gpus(&request.filter, after.as_ref(), request.limit + 1).await?;
-        Ok(page(rows, request.limit, &request.question, |gpu| Place::from(&gpu.place)))
+        let mut gpus = Gathering::new(self, request.limit).await?;
+        let given = request.after.clone().map(GpuPlace::from);
+        while let Some(limit) = gpus.next_read().await? {
+            let after = gpus.rows.last().map(|gpu: &GpuSummary| &gpu.place).or(given.as_ref());
+            let read = self.reader.gpus(&request.filter, after, limit).await?;
+            gpus.add(read, limit).await?;
+        }
+        Ok(gpus.page(&request.question, |gpu| Place::from(&gpu.place)))
     }
 
     /// The catalogue, with what this store has beside it.
@@ -145,10 +218,23 @@ impl Query {
     /// # Errors
     ///
     /// The store's.
-    pub async fn catalogue(&self) -> Result<Vec<CatalogueEntry>> {
+    pub async fn catalogue(&self) -> Result<Page<CatalogueEntry>> {
+        let mut lease = self.budget.page().await?;
+        let mut stored: Vec<String> = Vec::new();
+        loop {
+            let limit = lease.next_read(NAMES_AT_ONCE);
+            let read = self.reader.metrics(stored.last().map_or("", String::as_str), limit).await?;
+            let is_complete = limit.is_end(&read);
+            stored.extend(read);
+            lease.hold(Held::Series, row_bytes(&stored)).await?;
+            if is_complete {
+                break;
+            }
+        }
         let mut all: BTreeMap<String, bool> = model::catalogue().iter().map(|m| (m.name.to_owned(), false)).collect();
-        all.extend(self.reader.metrics().await?.into_iter().map(|name| (name, true)));
-        Ok(all.into_iter().map(|(name, stored)| CatalogueEntry::of(&name, stored)).collect())
+        all.extend(stored.into_iter().map(|name| (name, true)));
+        let rows = all.into_iter().map(|(name, stored)| CatalogueEntry::of(&name, stored)).collect();
+        Ok(Page { rows, next: None, _lease: Some(lease) })
     }
 }
 

@@ -39,6 +39,7 @@ use std::time::Duration;
 
 pub use self::aggregate::{AggregateRequest, AggregateRow, GroupBy};
 pub use self::bucket::Aggregate;
+pub use self::budget::{Room, SMALL_ANSWER_BYTES};
 pub use self::gpu::Gpu;
 pub use self::latest::{LatestRequest, LatestRow};
 pub use self::lists::{CatalogueEntry, ListRequest, Place};
@@ -156,13 +157,15 @@ impl Default for Limits {
     }
 }
 
-/// A page of a list.
-#[derive(Clone, Debug)]
+/// A page of a list. It ends before it has as many rows as were asked for where their texts are very long.
+#[derive(Debug)]
 pub struct Page<T> {
     /// Its rows.
     pub rows: Vec<T>,
     /// Where the list goes on; `None` = it does not.
     pub next: Option<String>,
+    /// The memory of its rows, until the answer is written.
+    _lease: Option<budget::Lease>,
 }
 
 /// Answers questions. Cheap to clone.
@@ -186,6 +189,15 @@ impl Query {
     pub fn new(reader: Arc<dyn Reader>, queue: Option<Arc<dyn Inspector>>, limits: Limits) -> Self {
         let budget = budget::Budget::new(limits.memory, limits.queue_timeout);
         Self { reader, queue, limits, budget }
+    }
+
+    /// Room for an answer of so many bytes until its client has taken it. Waits for those that were written before.
+    ///
+    /// # Errors
+    ///
+    /// [`QueryError::Busy`]; it is longer than all such answers may be together.
+    pub async fn room_for(&self, bytes: usize) -> Result<Room> {
+        self.budget.written(bytes).await
     }
 
     /// What bounds answers.

@@ -159,7 +159,8 @@ impl Query {
         places.retain(|(place, _)| request.after.as_ref().is_none_or(|after| place > after));
         places.sort_by(|(one, _), (other, _)| one.cmp(other));
         places.truncate(request.limit + 1);
-        let Page { rows, next } = lists::page(places, request.limit, &question(), |(place, _)| place.clone());
+        let limit = request.limit.min(lists::fitting(places.iter().map(|(_, one)| one.cluster.len() + one.name.len())));
+        let Page { rows, next, .. } = lists::page(places, limit, &question(), |(place, _)| place.clone());
         let (mut partitions, mut published) = (None, HashMap::new());
         if let Some(queue) = &self.queue {
             let count = queue.partitions();

@@ -4,8 +4,8 @@ use async_trait::async_trait;
 
 use crate::model::{Partition, Partitions, RowRange, SeriesId, SourceId, TimeMs};
 use crate::store::{
-    self, Chunk, ChunkRange, ClusterSummary, GpuFilter, GpuPlace, GpuSummary, HostSummary, Latest, Reader, SeriesFilter,
-    SeriesRow, SourceLedger, Span,
+    self, Chunk, ChunkRange, ClusterSummary, GpuFilter, GpuPlace, GpuSummary, HostSummary, Latest, Limit, Reader, SeriesFilter,
+    SeriesRow, SourceLedger, Span, Texts,
 };
 use crate::transport::{self, Backlog, Inspector, PartitionState, SourceState, TransportError};
 
@@ -18,21 +18,33 @@ pub(super) struct Stub {
     pub(super) ledger: Vec<SourceLedger>,
 }
 
+fn within<'a, T: Texts + Clone + 'a>(limit: Limit, rows: impl Iterator<Item = &'a T>) -> Vec<T> {
+    let mut bytes = 0;
+    rows.take(limit.rows)
+        .take_while(|row| {
+            let before = bytes;
+            bytes += row.text_bytes();
+            before < limit.bytes
+        })
+        .cloned()
+        .collect()
+}
+
 #[async_trait]
 impl Reader for Stub {
     async fn clusters(&self) -> store::Result<Vec<ClusterSummary>> {
         Ok(Vec::new())
     }
-    async fn hosts(&self, _: &GpuFilter, _: Option<(&str, &str)>, _: usize) -> store::Result<Vec<HostSummary>> {
+    async fn hosts(&self, _: &GpuFilter, _: Option<(&str, &str)>, _: Limit) -> store::Result<Vec<HostSummary>> {
         Ok(Vec::new())
     }
-    async fn gpus(&self, _: &GpuFilter, after: Option<&GpuPlace>, limit: usize) -> store::Result<Vec<GpuSummary>> {
-        Ok(self.gpus.iter().filter(|gpu| after.is_none_or(|after| gpu.place > *after)).take(limit).cloned().collect())
+    async fn gpus(&self, _: &GpuFilter, after: Option<&GpuPlace>, limit: Limit) -> store::Result<Vec<GpuSummary>> {
+        Ok(within(limit, self.gpus.iter().filter(|gpu| after.is_none_or(|after| gpu.place > *after))))
     }
-    async fn series(&self, _: &SeriesFilter, after: SeriesId, limit: usize) -> store::Result<Vec<SeriesRow>> {
-        Ok(self.series.iter().filter(|series| series.id > after).take(limit).cloned().collect())
+    async fn series(&self, _: &SeriesFilter, after: SeriesId, limit: Limit) -> store::Result<Vec<SeriesRow>> {
+        Ok(within(limit, self.series.iter().filter(|series| series.id > after)))
     }
-    async fn metrics(&self) -> store::Result<Vec<String>> {
+    async fn metrics(&self, _: &str, _: Limit) -> store::Result<Vec<String>> {
         Ok(Vec::new())
     }
     /// The newest sample of every series has its id as time and value.

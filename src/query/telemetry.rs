@@ -14,6 +14,10 @@ use super::{
     cursor, lists,
 };
 use crate::model::{IntervalMs, SeriesId, TimeMs};
+use crate::store::Texts as _;
+
+/// Bytes of a row of JSON without its texts, roughly.
+const ROW_TEXT_BYTES: usize = 112;
 
 /// Which end comes first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -143,6 +147,8 @@ impl Query {
 
     async fn telemetry_within(&self, gpu: &Gpu, request: &TelemetryRequest, mut lease: Lease) -> Result<Telemetry> {
         let rows = self.series_of(gpu, request.metrics.clone(), &mut lease).await?;
+        let slices_bytes = rows.iter().filter_map(|row| gpu.ids.get(&row.gpu_id)).map(String::len).sum();
+        lease.hold(Held::Gpus, slices_bytes).await?;
         let series: Arc<[RowSeries]> = rows
             .into_iter()
             .map(|row| RowSeries { mig_instance: gpu.ids.get(&row.gpu_id).cloned().unwrap_or_default(), row })
@@ -220,8 +226,15 @@ impl Query {
             rows.extend(some.take(limit + 1 - rows.len()));
         }
         let series = Arc::clone(&telemetry.series);
+        let texts_of = |sample: &Sample| {
+            let series = &series[sample.series as usize];
+            series.row.text_bytes() + series.mig_instance.len()
+        };
+        let limit = limit.min(lists::fitting(rows.iter().map(texts_of)));
         let page = lists::page(rows, limit, &request.question, |sample| (sample.time, series[sample.series as usize].row.id));
-        Ok((page, telemetry.series))
+        let text = page.rows.iter().map(|sample| ROW_TEXT_BYTES + texts_of(sample)).sum();
+        telemetry.lease.hold(Held::Text, text).await?;
+        Ok((page.holding(telemetry.lease), telemetry.series))
     }
 }
 

@@ -13,8 +13,8 @@ pub mod sqlite;
 mod text;
 
 pub use read::{
-    Chunk, ChunkRange, ClusterSummary, GpuFilter, GpuPlace, GpuSummary, HostSummary, Latest, Reader, SeriesFilter, SeriesRow,
-    Span,
+    Chunk, ChunkRange, ClusterSummary, GpuFilter, GpuPlace, GpuSummary, HostSummary, Latest, Limit, Reader, SeriesFilter,
+    SeriesRow, Span, Texts,
 };
 
 use std::collections::BTreeMap;

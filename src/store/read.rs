@@ -94,6 +94,65 @@ pub struct ClusterSummary {
     pub last_seen: TimeMs,
 }
 
+/// How much of a list is read at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limit {
+    /// Rows at most.
+    pub rows: usize,
+    /// Bytes of their texts: the row with which they come to this or more is the last one that is read.
+    pub bytes: usize,
+}
+
+impl Limit {
+    /// So many rows, however long their texts are.
+    #[must_use]
+    pub const fn rows(rows: usize) -> Self {
+        Self { rows, bytes: usize::MAX }
+    }
+
+    /// Whether nothing comes after what was read within this.
+    pub fn is_end<T: Texts>(self, read: &[T]) -> bool {
+        read.len() < self.rows && read.iter().map(Texts::text_bytes).sum::<usize>() < self.bytes
+    }
+}
+
+/// A row whose texts may be long.
+pub trait Texts {
+    /// Bytes of the row's texts.
+    fn text_bytes(&self) -> usize;
+}
+
+impl Texts for String {
+    fn text_bytes(&self) -> usize {
+        self.len()
+    }
+}
+
+impl Texts for GpuPlace {
+    fn text_bytes(&self) -> usize {
+        self.cluster.len() + self.hostname.len() + self.uuid.len() + self.mig_instance.len()
+    }
+}
+
+impl Texts for GpuSummary {
+    fn text_bytes(&self) -> usize {
+        let described = [&self.device, &self.model, &self.driver_version, &self.pci_bus_id, &self.mig_profile];
+        self.place.text_bytes() + described.iter().map(|text| text.len()).sum::<usize>()
+    }
+}
+
+impl Texts for HostSummary {
+    fn text_bytes(&self) -> usize {
+        self.cluster.len() + self.hostname.len()
+    }
+}
+
+impl Texts for SeriesRow {
+    fn text_bytes(&self) -> usize {
+        self.metric.len() + self.namespace.len() + self.pod.len() + self.container.len()
+    }
+}
+
 /// Which series are meant.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SeriesFilter {
@@ -180,17 +239,17 @@ pub trait Reader: Send + Sync {
     /// The clusters, by name (in the order of bytes, as all lists are).
     async fn clusters(&self) -> Result<Vec<ClusterSummary>>;
 
-    /// Hosts by (cluster, hostname), those after `after`, at most `limit`.
-    async fn hosts(&self, filter: &GpuFilter, after: Option<(&str, &str)>, limit: usize) -> Result<Vec<HostSummary>>;
+    /// Hosts by (cluster, hostname), those after `after`, within `limit`.
+    async fn hosts(&self, filter: &GpuFilter, after: Option<(&str, &str)>, limit: Limit) -> Result<Vec<HostSummary>>;
 
-    /// GPUs by place, those after `after`, at most `limit`. Touches no chunk.
-    async fn gpus(&self, filter: &GpuFilter, after: Option<&GpuPlace>, limit: usize) -> Result<Vec<GpuSummary>>;
+    /// GPUs by place, those after `after`, within `limit`. Touches no chunk.
+    async fn gpus(&self, filter: &GpuFilter, after: Option<&GpuPlace>, limit: Limit) -> Result<Vec<GpuSummary>>;
 
-    /// Series by id, those after `after`, at most `limit`.
-    async fn series(&self, filter: &SeriesFilter, after: SeriesId, limit: usize) -> Result<Vec<SeriesRow>>;
+    /// Series by id, those after `after`, within `limit`.
+    async fn series(&self, filter: &SeriesFilter, after: SeriesId, limit: Limit) -> Result<Vec<SeriesRow>>;
 
-    /// The names of the metrics of the store's series, in order.
-    async fn metrics(&self) -> Result<Vec<String>>;
+    /// The names of the metrics of the store's series, in order, those after `after`, within `limit`.
+    async fn metrics(&self, after: &str, limit: Limit) -> Result<Vec<String>>;
 
     /// The newest sample of each of these series among the chunks that begin in `[begins_from, begins_before)`; of a chunk its
     /// last sample. Series without are left out. In any order.

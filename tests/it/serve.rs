@@ -2,6 +2,7 @@
 
 mod answers;
 mod limits;
+mod memory;
 mod pipeline;
 mod tls;
 

@@ -34,6 +34,7 @@ macro_rules! suite {
             histories::collectors_that_meet_everything_new_at_once,
             histories::collectors_with_the_same_gpus_do_not_deadlock,
             reading::lists_are_ordered_and_pages_join,
+            reading::a_reading_ends_where_its_texts_are_long,
             reading::filters_restrict,
             reading::a_gpu_described_anew_is_one_gpu,
             reading::chunks_come_by_their_borders,

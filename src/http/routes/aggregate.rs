@@ -16,5 +16,5 @@ pub(super) async fn aggregate(State(api): State<Api>, uri: Uri) -> Answer {
     let request = AggregateRequest::parse(params(&uri)?, &api.0, TimeMs::now())?;
     let page = api.0.aggregate(&request).await?;
     let data: Vec<Group> = page.rows.into_iter().map(|row| Group::of(row, &request.metric)).collect();
-    answer(&List { data, next_cursor: page.next })
+    answer(&api, &List { data, next_cursor: page.next }).await
 }

@@ -18,10 +18,11 @@ pub(super) async fn gpu(State(api): State<Api>, id: Result<Path<String>, PathRej
     let cluster = params.take::<ClusterParam>()?.cluster;
     params.end().map_err(Problem::from)?;
     let gpu = api.0.gpu(&id, cluster.as_deref()).await?;
-    let latest = api.0.latest_of_gpu(&gpu).await?.into_iter().map(|(mig, row)| LatestValue::of(mig, row)).collect();
+    let page = api.0.latest_of_gpu(&gpu).await?;
+    let latest = page.rows.into_iter().map(|(mig, row)| LatestValue::of(mig, row)).collect();
     let mut shown = Gpu::from(gpu.summary);
     shown.first_seen = gpu.span.0.to_string();
-    answer(&GpuDetail { gpu: shown, latest })
+    answer(&api, &GpuDetail { gpu: shown, latest }).await
 }
 
 /// The metrics that a GPU has.
@@ -38,6 +39,7 @@ pub(super) async fn gpu_metrics(
     let cluster = params.take::<ClusterParam>()?.cluster;
     params.end().map_err(Problem::from)?;
     let gpu = api.0.gpu(&id, cluster.as_deref()).await?;
-    let data: Vec<Metric> = api.0.metrics_of(&gpu).await?.into_iter().map(Metric::from).collect();
-    tagged(&headers, &List { data, next_cursor: None })
+    let page = api.0.metrics_of(&gpu).await?;
+    let data: Vec<Metric> = page.rows.into_iter().map(Metric::from).collect();
+    tagged(&api, &headers, &List { data, next_cursor: None }).await
 }

@@ -14,5 +14,5 @@ use crate::query::{FilterParams, LatestRequest, MetricsParam, PageParams};
 pub(super) async fn latest(State(api): State<Api>, uri: Uri) -> Answer {
     let request = LatestRequest::parse(params(&uri)?, &api.0)?;
     let page = api.0.latest(&request).await?;
-    answer(&List { data: page.rows.into_iter().map(Latest::from).collect(), next_cursor: page.next })
+    answer(&api, &List { data: page.rows.into_iter().map(Latest::from).collect(), next_cursor: page.next }).await
 }

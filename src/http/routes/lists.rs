@@ -18,7 +18,7 @@ pub(super) async fn clusters(State(api): State<Api>, uri: Uri) -> Answer {
     let now = TimeMs::now();
     let data: Vec<Cluster> = api.0.clusters().await?.into_iter().map(|cluster| Cluster::of(cluster, now)).collect();
     // No tag: ages are of the moment.
-    answer(&List { data, next_cursor: None })
+    answer(&api, &List { data, next_cursor: None }).await
 }
 
 /// Hosts by cluster and name.
@@ -27,7 +27,7 @@ pub(super) async fn clusters(State(api): State<Api>, uri: Uri) -> Answer {
 pub(super) async fn hosts(State(api): State<Api>, uri: Uri, headers: HeaderMap) -> Answer {
     let request = ListRequest::parse::<ClusterParam>(params(&uri)?, "hosts", &api.0)?;
     let page = api.0.hosts(&request).await?;
-    tagged(&headers, &List { data: page.rows.into_iter().map(Host::from).collect(), next_cursor: page.next })
+    tagged(&api, &headers, &List { data: page.rows.into_iter().map(Host::from).collect(), next_cursor: page.next }).await
 }
 
 /// The GPUs of a host, in whichever clusters there is one of this name.
@@ -46,7 +46,7 @@ pub(super) async fn host_gpus(
     if page.rows.is_empty() {
         return Err(Problem::not_found(&format!("no host `{host}`: /api/v1/hosts lists them")));
     }
-    tagged(&headers, &List { data: page.rows.into_iter().map(Gpu::from).collect(), next_cursor: page.next })
+    tagged(&api, &headers, &List { data: page.rows.into_iter().map(Gpu::from).collect(), next_cursor: page.next }).await
 }
 
 /// GPUs by cluster, host, index, uuid and MIG instance.
@@ -55,7 +55,7 @@ pub(super) async fn host_gpus(
 pub(super) async fn gpus(State(api): State<Api>, uri: Uri, headers: HeaderMap) -> Answer {
     let request = ListRequest::parse::<FilterParams>(params(&uri)?, "gpus", &api.0)?;
     let page = api.0.gpus(&request).await?;
-    tagged(&headers, &List { data: page.rows.into_iter().map(Gpu::from).collect(), next_cursor: page.next })
+    tagged(&api, &headers, &List { data: page.rows.into_iter().map(Gpu::from).collect(), next_cursor: page.next }).await
 }
 
 /// The metric catalogue, and what is stored beside it.
@@ -63,6 +63,7 @@ pub(super) async fn gpus(State(api): State<Api>, uri: Uri, headers: HeaderMap) -
     responses((status = 200, body = List<Metric>), (status = "default", body = ProblemBody, content_type = "application/problem+json")))]
 pub(super) async fn metrics(State(api): State<Api>, uri: Uri, headers: HeaderMap) -> Answer {
     params(&uri)?.end().map_err(Problem::from)?;
-    let data: Vec<Metric> = api.0.catalogue().await?.into_iter().map(Metric::from).collect();
-    tagged(&headers, &List { data, next_cursor: None })
+    let page = api.0.catalogue().await?;
+    let data: Vec<Metric> = page.rows.into_iter().map(Metric::from).collect();
+    tagged(&api, &headers, &List { data, next_cursor: None }).await
 }

@@ -7,9 +7,10 @@ mod lists;
 mod pipeline;
 mod telemetry;
 
+use std::io;
 use std::sync::Arc;
 
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH, VARY};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::Response;
@@ -19,7 +20,7 @@ use utoipa_axum::routes;
 
 use super::problem::Problem;
 use crate::model::Digest;
-use crate::query::{Params, Query, QueryError};
+use crate::query::{Params, Query, QueryError, Room, SMALL_ANSWER_BYTES};
 
 /// What handlers share.
 #[derive(Clone, Debug)]
@@ -90,16 +91,15 @@ pub(super) fn is_known(headers: &HeaderMap, tag: &str) -> bool {
 }
 
 /// JSON that is asked for again and again: with a tag, so that it need not be sent again.
-fn tagged<T: Serialize>(headers: &HeaderMap, body: &T) -> Answer {
-    let text =
-        serde_json::to_vec(body).map_err(|error| Problem::internal(&format!("an answer cannot be written as JSON: {error}")))?;
+async fn tagged<T: Serialize + Sync>(api: &Api, headers: &HeaderMap, body: &T) -> Answer {
+    let text = written(api, body).await?;
     let tag = format!("W/\"{}\"", Digest::of(&text));
     let mut response = if is_known(headers, &tag) {
         let mut response = Response::new(Body::empty());
         *response.status_mut() = StatusCode::NOT_MODIFIED;
         response
     } else {
-        json(text)
+        typed(Body::from(text), JSON)
     };
     if let Ok(tag) = HeaderValue::from_str(&tag) {
         response.headers_mut().insert(ETAG, tag);
@@ -108,9 +108,7 @@ fn tagged<T: Serialize>(headers: &HeaderMap, body: &T) -> Answer {
     Ok(response)
 }
 
-fn json(text: Vec<u8>) -> Response {
-    typed(Body::from(text), "application/json")
-}
+const JSON: &str = "application/json";
 
 fn typed(body: Body, media_type: &'static str) -> Response {
     let mut response = Response::new(body);
@@ -120,8 +118,59 @@ fn typed(body: Body, media_type: &'static str) -> Response {
     response
 }
 
-fn answer<T: Serialize>(body: &T) -> Answer {
-    serde_json::to_vec(body)
-        .map(json)
-        .map_err(|error| Problem::internal(&format!("an answer cannot be written as JSON: {error}")))
+async fn answer<T: Serialize + Sync>(api: &Api, body: &T) -> Answer {
+    Ok(typed(Body::from(written(api, body).await?), JSON))
+}
+
+/// An answer as JSON, in its part of the memory for answers: its length is found out before it is written.
+async fn written<T: Serialize + Sync>(api: &Api, body: &T) -> Result<Bytes, Problem> {
+    let unwritable = |error| Problem::internal(&format!("an answer cannot be written as JSON: {error}"));
+    let mut small = Small::default();
+    serde_json::to_writer(&mut small, body).map_err(unwritable)?;
+    if small.length == small.text.len() {
+        return Ok(small.text.into());
+    }
+    let room = api.0.room_for(small.length).await?;
+    let mut text = small.text;
+    text.clear();
+    text.reserve_exact(small.length);
+    serde_json::to_writer(&mut text, body).map_err(unwritable)?;
+    Ok(held(text, room))
+}
+
+/// What is written, with its room: that is given back when the last byte has been sent, or given up.
+fn held(text: impl AsRef<[u8]> + Send + 'static, room: Room) -> Bytes {
+    Bytes::from_owner(Held { text, _room: room })
+}
+
+struct Held<T> {
+    text: T,
+    _room: Room,
+}
+
+impl<T: AsRef<[u8]>> AsRef<[u8]> for Held<T> {
+    fn as_ref(&self) -> &[u8] {
+        self.text.as_ref()
+    }
+}
+
+/// Keeps what is small, and finds out how long the rest is.
+#[derive(Default)]
+struct Small {
+    text: Vec<u8>,
+    length: usize,
+}
+
+impl io::Write for Small {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.length == self.text.len() && self.length + bytes.len() <= SMALL_ANSWER_BYTES {
+            self.text.extend_from_slice(bytes);
+        }
+        self.length += bytes.len();
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }

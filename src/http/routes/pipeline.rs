@@ -14,5 +14,5 @@ use crate::query::{PipelineParams, PipelineRequest};
     responses((status = 200, body = PipelineState), (status = "default", body = ProblemBody, content_type = "application/problem+json")))]
 pub(super) async fn pipeline(State(api): State<Api>, uri: Uri) -> Answer {
     let request = PipelineRequest::parse(params(&uri)?, &api.0)?;
-    answer(&PipelineState::from(api.0.pipeline(&request).await?))
+    answer(&api, &PipelineState::from(api.0.pipeline(&request).await?)).await
 }

@@ -11,7 +11,7 @@ use bytes::BytesMut;
 use futures_util::TryStreamExt as _;
 use futures_util::stream::{self, Stream};
 
-use super::{Answer, Api, params, segment, typed};
+use super::{Answer, Api, held, params, segment, typed};
 use crate::http::ahead::{AheadSender, ahead};
 use crate::http::dto::{List, Row};
 use crate::http::problem::{Problem, ProblemBody};
@@ -45,7 +45,9 @@ pub(super) async fn gpu_telemetry(
     let gpu = api.0.gpu(&id, request.cluster.as_deref()).await?;
     if form == Form::Json {
         let (rows, series) = api.0.telemetry_page(&gpu, &request).await?;
-        return Ok(typed(Body::from(page(&rows.rows, &series, rows.next.as_deref())), form.media_type()));
+        let text = page(&rows.rows, &series, rows.next.as_deref());
+        let room = api.0.room_for(text.len()).await?;
+        return Ok(typed(Body::from(held(text, room)), form.media_type()));
     }
     let mut telemetry = api.0.telemetry(&gpu, &request).await?;
     // Before the first byte an error can still be said in its own status.

@@ -7,8 +7,8 @@ use std::pin::pin;
 
 use async_trait::async_trait;
 use futures_util::TryStreamExt;
-use tokio_postgres::Row;
 use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{Row, RowStream};
 
 use super::error::Result;
 use super::pool::{Params, Session};
@@ -16,8 +16,8 @@ use super::types::clean;
 use super::{PostgresStore, chunk};
 use crate::model::{GpuId, SeriesId, TimeMs};
 use crate::store::{
-    self, Chunk, ChunkRange, ClusterSummary, GpuFilter, GpuPlace, GpuSummary, HostSummary, Latest, Reader, SeriesFilter,
-    SeriesRow, SourceLedger, Span, Store,
+    self, Chunk, ChunkRange, ClusterSummary, GpuFilter, GpuPlace, GpuSummary, HostSummary, Latest, Limit, Reader, SeriesFilter,
+    SeriesRow, SourceLedger, Span, Store, Texts,
 };
 
 /// A board with MIG slices is one GPU; one without a uuid is told by its place.
@@ -95,17 +95,36 @@ impl Conditions {
         }
     }
 
-    async fn query(&self, session: &Session, sql: &str) -> Result<Vec<Row>> {
-        let values: Vec<&(dyn ToSql + Sync)> = self.values.iter().map(|(value, _)| &**value as &(dyn ToSql + Sync)).collect();
-        session.query(sql, &values).await
+    /// The rows of a query that ends with a limit of rows.
+    async fn rows<T: Texts>(&self, session: Session, sql: &str, limit: Limit, row: fn(&Row) -> T) -> Result<Vec<T>> {
+        let statement = session.prepare(sql).await?;
+        let values = self.values.iter().map(|(value, _)| &**value as &(dyn ToSql + Sync));
+        let rows = session.within(session.raw().query_raw(&statement, values)).await?;
+        within(session, rows, limit, row).await
     }
 
-    /// The rows of a query whose best plan depends on how much it asks for: it is planned each time, in the same round trip.
-    async fn query_planned_anew(&self, session: &Session, sql: &str) -> Result<Vec<Row>> {
-        let values: Vec<(&(dyn ToSql + Sync), Type)> =
-            self.values.iter().map(|(value, type_)| (&**value as &(dyn ToSql + Sync), type_.clone())).collect();
-        session.within(session.raw().query_typed(sql, &values)).await
+    /// The same of a query whose best plan depends on how much it asks for: it is planned each time, in the same round trip.
+    async fn rows_planned_anew<T: Texts>(&self, session: Session, sql: &str, limit: Limit, row: fn(&Row) -> T) -> Result<Vec<T>> {
+        let values = self.values.iter().map(|(value, type_)| (&**value as &(dyn ToSql + Sync), type_.clone()));
+        let rows = session.within(session.raw().query_typed_raw(sql, values)).await?;
+        within(session, rows, limit, row).await
     }
+}
+
+/// What is read until the texts come to the limit. The rest is left unread, and the session is not used again.
+async fn within<T: Texts>(session: Session, rows: RowStream, limit: Limit, row: fn(&Row) -> T) -> Result<Vec<T>> {
+    let mut rows = pin!(rows);
+    let (mut read, mut bytes) = (Vec::new(), 0);
+    while let Some(next) = session.within(rows.try_next()).await? {
+        let next = row(&next);
+        bytes += next.text_bytes();
+        read.push(next);
+        if bytes >= limit.bytes {
+            return Ok(read);
+        }
+    }
+    session.done();
+    Ok(read)
 }
 
 fn rows(limit: usize) -> i64 {
@@ -136,7 +155,7 @@ impl Reader for PostgresStore {
         Ok(found.iter().map(summary).collect())
     }
 
-    async fn hosts(&self, filter: &GpuFilter, after: Option<(&str, &str)>, limit: usize) -> store::Result<Vec<HostSummary>> {
+    async fn hosts(&self, filter: &GpuFilter, after: Option<(&str, &str)>, limit: Limit) -> store::Result<Vec<HostSummary>> {
         let session = self.connections.session().await?;
         let mut where_ = Conditions::default();
         where_.gpus(filter);
@@ -145,15 +164,13 @@ impl Reader for PostgresStore {
             let cluster = where_.parameter(cluster.to_owned());
             where_.add(&format!("(g.cluster COLLATE \"C\", g.hostname COLLATE \"C\") > ({cluster}, ?)"), hostname.to_owned());
         }
-        let limit = where_.parameter(rows(limit));
+        let rows = where_.parameter(rows(limit.rows));
         let sql = format!(
             "SELECT g.cluster, g.hostname, count(DISTINCT {ONE_GPU}), min(g.first_seen), max(g.last_seen) \
                FROM gpu g WHERE g.first_seen IS NOT NULL{} GROUP BY g.cluster, g.hostname \
-              ORDER BY g.cluster COLLATE \"C\", g.hostname COLLATE \"C\" LIMIT {limit}",
+              ORDER BY g.cluster COLLATE \"C\", g.hostname COLLATE \"C\" LIMIT {rows}",
             where_.text
         );
-        let found = where_.query(&session, &sql).await?;
-        session.done();
         let summary = |row: &Row| HostSummary {
             cluster: row.get(0),
             hostname: row.get(1),
@@ -161,10 +178,10 @@ impl Reader for PostgresStore {
             first_seen: row.get(3),
             last_seen: row.get(4),
         };
-        Ok(found.iter().map(summary).collect())
+        Ok(where_.rows(session, &sql, limit, summary).await?)
     }
 
-    async fn gpus(&self, filter: &GpuFilter, after: Option<&GpuPlace>, limit: usize) -> store::Result<Vec<GpuSummary>> {
+    async fn gpus(&self, filter: &GpuFilter, after: Option<&GpuPlace>, limit: Limit) -> store::Result<Vec<GpuSummary>> {
         let session = self.connections.session().await?;
         let mut where_ = Conditions::default();
         where_.gpus(filter);
@@ -181,23 +198,21 @@ impl Reader for PostgresStore {
             ];
             where_.add(&format!("({order}) > ({}, ?)", known.join(", ")), place.mig_instance.clone());
         }
-        let limit = where_.parameter(rows(limit));
+        let rows = where_.parameter(rows(limit.rows));
         // What is said of it is what the description says that was seen last.
         let place = "g.cluster, g.hostname, g.gpu_index, g.uuid, g.mig_instance";
         let sql = format!(
             "SELECT {place}, p.ids, g.device, g.model, g.driver_version, g.pci_bus_id, g.mig_profile, p.first_seen, p.last_seen \
                FROM (SELECT array_agg(g.id ORDER BY g.last_seen, g.id) AS ids, min(g.first_seen) AS first_seen, \
                             max(g.last_seen) AS last_seen \
-                       FROM gpu g WHERE g.first_seen IS NOT NULL{} GROUP BY {place} ORDER BY {order} LIMIT {limit}) p \
+                       FROM gpu g WHERE g.first_seen IS NOT NULL{} GROUP BY {place} ORDER BY {order} LIMIT {rows}) p \
                JOIN gpu g ON g.id = p.ids[cardinality(p.ids)] ORDER BY {order}",
             where_.text
         );
-        let found = where_.query(&session, &sql).await?;
-        session.done();
-        Ok(found.iter().map(gpu).collect())
+        Ok(where_.rows(session, &sql, limit, gpu).await?)
     }
 
-    async fn series(&self, filter: &SeriesFilter, after: SeriesId, limit: usize) -> store::Result<Vec<SeriesRow>> {
+    async fn series(&self, filter: &SeriesFilter, after: SeriesId, limit: Limit) -> store::Result<Vec<SeriesRow>> {
         let session = self.connections.session().await?;
         let mut where_ = Conditions::default();
         where_.add("s.id > ?", after);
@@ -217,14 +232,12 @@ impl Reader for PostgresStore {
         if let Some(since) = filter.seen_since {
             where_.add("g.last_seen >= ?", since);
         }
-        let limit = where_.parameter(rows(limit));
+        let rows = where_.parameter(rows(limit.rows));
         let sql = format!(
             "SELECT s.id, s.gpu_id, s.metric, coalesce(s.namespace, ''), coalesce(s.pod, ''), coalesce(s.container, '') \
-               FROM series s JOIN gpu g ON g.id = s.gpu_id WHERE g.first_seen IS NOT NULL{} ORDER BY s.id LIMIT {limit}",
+               FROM series s JOIN gpu g ON g.id = s.gpu_id WHERE g.first_seen IS NOT NULL{} ORDER BY s.id LIMIT {rows}",
             where_.text
         );
-        let found = where_.query_planned_anew(&session, &sql).await?;
-        session.done();
         let series = |row: &Row| SeriesRow {
             id: row.get(0),
             gpu_id: row.get(1),
@@ -233,14 +246,19 @@ impl Reader for PostgresStore {
             pod: row.get(4),
             container: row.get(5),
         };
-        Ok(found.iter().map(series).collect())
+        Ok(where_.rows_planned_anew(session, &sql, limit, series).await?)
     }
 
-    async fn metrics(&self) -> store::Result<Vec<String>> {
+    async fn metrics(&self, after: &str, limit: Limit) -> store::Result<Vec<String>> {
         let session = self.connections.session().await?;
-        let found = session.query("SELECT metric FROM series GROUP BY metric ORDER BY metric COLLATE \"C\"", &[]).await?;
-        session.done();
-        Ok(found.iter().map(|row| row.get(0)).collect())
+        let mut where_ = Conditions::default();
+        where_.add("metric COLLATE \"C\" > ?", after.to_owned());
+        let rows = where_.parameter(rows(limit.rows));
+        let sql = format!(
+            "SELECT metric FROM series WHERE true{} GROUP BY metric ORDER BY metric COLLATE \"C\" LIMIT {rows}",
+            where_.text
+        );
+        Ok(where_.rows(session, &sql, limit, |row| row.get(0)).await?)
     }
 
     async fn latest(&self, series: &[SeriesId], begins_from: TimeMs, begins_before: TimeMs) -> store::Result<Vec<Latest>> {

@@ -6,7 +6,7 @@ use rusqlite::{Connection, Row, params_from_iter};
 use super::error::Result;
 use crate::model::SeriesId;
 use crate::store::text::clean;
-use crate::store::{ClusterSummary, GpuFilter, GpuPlace, GpuSummary, HostSummary, SeriesFilter, SeriesRow};
+use crate::store::{ClusterSummary, GpuFilter, GpuPlace, GpuSummary, HostSummary, Limit, SeriesFilter, SeriesRow, Texts};
 
 /// A board with MIG slices is one GPU; one without a uuid is told by its place.
 const ONE_GPU: &str = "CASE WHEN g.uuid = '' THEN 'at ' || g.hostname || ':' || coalesce(g.gpu_index, '') ELSE g.uuid END";
@@ -48,17 +48,25 @@ impl Conditions {
     }
 
     /// The rows of a statement that ends with these conditions' values, and a limit.
-    fn rows<T>(
+    fn rows<T: Texts>(
         mut self,
         connection: &Connection,
         sql: &str,
-        limit: usize,
+        limit: Limit,
         row: impl Fn(&Row<'_>) -> rusqlite::Result<T>,
     ) -> Result<Vec<T>> {
-        self.values.push(Value::Integer(i64::try_from(limit).unwrap_or(i64::MAX)));
+        self.values.push(Value::Integer(i64::try_from(limit.rows).unwrap_or(i64::MAX)));
         let mut statement = connection.prepare_cached(sql)?;
-        let rows = statement.query_map(params_from_iter(self.values), row)?;
-        Ok(rows.collect::<rusqlite::Result<_>>()?)
+        let (mut read, mut bytes) = (Vec::new(), 0);
+        for row in statement.query_map(params_from_iter(self.values), row)? {
+            let row = row?;
+            bytes += row.text_bytes();
+            read.push(row);
+            if bytes >= limit.bytes {
+                break;
+            }
+        }
+        Ok(read)
     }
 }
 
@@ -69,9 +77,10 @@ fn count(row: &Row<'_>, at: usize) -> rusqlite::Result<u64> {
 pub(super) fn clusters(connection: &Connection) -> Result<Vec<ClusterSummary>> {
     let sql = format!(
         "SELECT g.cluster, count(DISTINCT g.hostname), count(DISTINCT {ONE_GPU}), min(g.first_seen), max(g.last_seen) \
-           FROM gpu g WHERE g.first_seen IS NOT NULL GROUP BY g.cluster ORDER BY g.cluster LIMIT ?"
+           FROM gpu g WHERE g.first_seen IS NOT NULL GROUP BY g.cluster ORDER BY g.cluster"
     );
-    Conditions::default().rows(connection, &sql, usize::MAX, |row| {
+    let mut statement = connection.prepare_cached(&sql)?;
+    let rows = statement.query_map([], |row| {
         Ok(ClusterSummary {
             cluster: row.get(0)?,
             hosts: count(row, 1)?,
@@ -79,14 +88,15 @@ pub(super) fn clusters(connection: &Connection) -> Result<Vec<ClusterSummary>> {
             first_seen: row.get(3)?,
             last_seen: row.get(4)?,
         })
-    })
+    })?;
+    Ok(rows.collect::<rusqlite::Result<_>>()?)
 }
 
 pub(super) fn hosts(
     connection: &Connection,
     filter: &GpuFilter,
     after: Option<(String, String)>,
-    limit: usize,
+    limit: Limit,
 ) -> Result<Vec<HostSummary>> {
     let mut conditions = Conditions::default();
     conditions.gpus(filter);
@@ -114,7 +124,7 @@ pub(super) fn gpus(
     connection: &Connection,
     filter: &GpuFilter,
     after: Option<GpuPlace>,
-    limit: usize,
+    limit: Limit,
 ) -> Result<Vec<GpuSummary>> {
     let mut conditions = Conditions::default();
     conditions.gpus(filter);
@@ -134,17 +144,20 @@ pub(super) fn gpus(
     );
     let mut statement = connection.prepare_cached(&sql)?;
     let mut rows = statement.query(params_from_iter(conditions.values))?;
-    let mut gpus: Vec<GpuSummary> = Vec::new();
+    let (mut gpus, mut bytes): (Vec<GpuSummary>, usize) = (Vec::new(), 0);
     while let Some(row) = rows.next()? {
         let described = gpu(row)?;
         if let Some(last) = gpus.last_mut().filter(|last| last.place == described.place) {
             let mut ids = std::mem::take(&mut last.ids);
             ids.extend(&described.ids);
             let (first, newest) = (last.first_seen.min(described.first_seen), last.last_seen.max(described.last_seen));
+            bytes += described.text_bytes();
+            bytes -= last.text_bytes();
             *last = GpuSummary { ids, first_seen: first, last_seen: newest, ..described };
-        } else if gpus.len() == limit {
+        } else if gpus.len() == limit.rows || bytes >= limit.bytes {
             break;
         } else {
+            bytes += described.text_bytes();
             gpus.push(described);
         }
     }
@@ -171,7 +184,7 @@ fn gpu(row: &Row<'_>) -> rusqlite::Result<GpuSummary> {
     })
 }
 
-pub(super) fn series(connection: &Connection, filter: &SeriesFilter, after: SeriesId, limit: usize) -> Result<Vec<SeriesRow>> {
+pub(super) fn series(connection: &Connection, filter: &SeriesFilter, after: SeriesId, limit: Limit) -> Result<Vec<SeriesRow>> {
     let mut conditions = Conditions::default();
     conditions.add("s.id > ?", [Value::Integer(after.to_store())]);
     conditions.gpus(&filter.gpus);
@@ -206,7 +219,9 @@ pub(super) fn series(connection: &Connection, filter: &SeriesFilter, after: Seri
     })
 }
 
-pub(super) fn metrics(connection: &Connection) -> Result<Vec<String>> {
-    let sql = "SELECT metric FROM series GROUP BY metric ORDER BY metric LIMIT ?";
-    Conditions::default().rows(connection, sql, usize::MAX, |row| row.get(0))
+pub(super) fn metrics(connection: &Connection, after: String, limit: Limit) -> Result<Vec<String>> {
+    let mut conditions = Conditions::default();
+    conditions.add("metric > ?", [Value::Text(after)]);
+    let sql = format!("SELECT metric FROM series WHERE true{} GROUP BY metric ORDER BY metric LIMIT ?", conditions.text);
+    conditions.rows(connection, &sql, limit, |row| row.get(0))
 }

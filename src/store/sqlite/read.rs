@@ -7,7 +7,7 @@ use super::error::Result;
 use super::{SqliteStore, chunk, lists};
 use crate::model::{SeriesId, TimeMs};
 use crate::store::{
-    self, Chunk, ChunkRange, ClusterSummary, GpuFilter, GpuPlace, GpuSummary, HostSummary, Latest, Reader, SeriesFilter,
+    self, Chunk, ChunkRange, ClusterSummary, GpuFilter, GpuPlace, GpuSummary, HostSummary, Latest, Limit, Reader, SeriesFilter,
     SeriesRow, SourceLedger, Span, Store,
 };
 
@@ -17,23 +17,24 @@ impl Reader for SqliteStore {
         self.connections.read(lists::clusters).await
     }
 
-    async fn hosts(&self, filter: &GpuFilter, after: Option<(&str, &str)>, limit: usize) -> store::Result<Vec<HostSummary>> {
+    async fn hosts(&self, filter: &GpuFilter, after: Option<(&str, &str)>, limit: Limit) -> store::Result<Vec<HostSummary>> {
         let (filter, after) = (filter.clone(), after.map(|(cluster, hostname)| (cluster.to_owned(), hostname.to_owned())));
         self.connections.read(move |connection| lists::hosts(connection, &filter, after, limit)).await
     }
 
-    async fn gpus(&self, filter: &GpuFilter, after: Option<&GpuPlace>, limit: usize) -> store::Result<Vec<GpuSummary>> {
+    async fn gpus(&self, filter: &GpuFilter, after: Option<&GpuPlace>, limit: Limit) -> store::Result<Vec<GpuSummary>> {
         let (filter, after) = (filter.clone(), after.cloned());
         self.connections.read(move |connection| lists::gpus(connection, &filter, after, limit)).await
     }
 
-    async fn series(&self, filter: &SeriesFilter, after: SeriesId, limit: usize) -> store::Result<Vec<SeriesRow>> {
+    async fn series(&self, filter: &SeriesFilter, after: SeriesId, limit: Limit) -> store::Result<Vec<SeriesRow>> {
         let filter = filter.clone();
         self.connections.read(move |connection| lists::series(connection, &filter, after, limit)).await
     }
 
-    async fn metrics(&self) -> store::Result<Vec<String>> {
-        self.connections.read(lists::metrics).await
+    async fn metrics(&self, after: &str, limit: Limit) -> store::Result<Vec<String>> {
+        let after = after.to_owned();
+        self.connections.read(move |connection| lists::metrics(connection, after, limit)).await
     }
 
     async fn latest(&self, series: &[SeriesId], begins_from: TimeMs, begins_before: TimeMs) -> store::Result<Vec<Latest>> {

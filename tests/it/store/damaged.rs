@@ -6,7 +6,7 @@ use std::sync::Arc;
 use telemetry::model::TimeMs;
 use telemetry::query::{Limits, Params, Query, QueryError};
 use telemetry::store::sqlite::SqliteStore;
-use telemetry::store::{ChunkRange, Reader, SeriesFilter, Store, StoreError};
+use telemetry::store::{ChunkRange, Limit, Reader, SeriesFilter, Store, StoreError};
 
 use super::rows::*;
 use crate::support::postgres::Server;
@@ -21,7 +21,8 @@ fn content(n: i64) -> Content {
 
 /// Everybody who reads chunks names the one that is damaged, and says these words.
 async fn everybody_says(store: &Arc<dyn Store>, reader: &Arc<dyn Reader>, content: &Content, says: &[&str]) {
-    let series = reader.series(&SeriesFilter::default(), telemetry::model::SeriesId::default(), 10).await.unwrap()[0].id;
+    let series =
+        reader.series(&SeriesFilter::default(), telemetry::model::SeriesId::default(), Limit::rows(10)).await.unwrap()[0].id;
     let by_store = [
         ("chunks", reader.chunks(&[series], &EVERYTHING, usize::MAX).await.map(|_| ())),
         ("few chunks", reader.chunks(&[series], &EVERYTHING, 1_000_000).await.map(|_| ())),

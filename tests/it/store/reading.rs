@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use telemetry::batch::{Batch, BatchParts, Dictionary, Header, Run};
 use telemetry::model::{DictionaryId, FamilyId, Gpu, GpuId, RowRange, Series, SeriesId, TimeMs};
-use telemetry::store::{ChunkRange, GpuFilter, GpuPlace, GpuSummary, Incoming, SeriesFilter, Store};
+use telemetry::store::{ChunkRange, GpuFilter, GpuPlace, GpuSummary, Incoming, Limit, SeriesFilter, Store};
 
 use super::rows::{DAY, Harness, source};
 
@@ -97,7 +97,7 @@ pub async fn lists_are_ordered_and_pages_join(h: &dyn Harness) {
     let counts: Vec<_> = clusters.iter().map(|c| (c.cluster.as_str(), c.hosts, c.gpus, c.first_seen, c.last_seen)).collect();
     assert_eq!(counts, [("edge-a", 1, 2, at(DAY), at(DAY + 5000)), ("edge-b", 4, 6, at(DAY), at(DAY + 5000))]);
 
-    let all = reader.gpus(&GpuFilter::default(), None, 1000).await.unwrap();
+    let all = reader.gpus(&GpuFilter::default(), None, Limit::rows(1000)).await.unwrap();
     let found = places(&all);
     assert_eq!(found.len(), 9, "GPUs without samples are not listed: {found:?}");
     assert!(found.is_sorted(), "by bytes, no index before all: {found:?}");
@@ -105,7 +105,7 @@ pub async fn lists_are_ordered_and_pages_join(h: &dyn Harness) {
     for limit in [1, 2, 4] {
         let (mut joined, mut after) = (Vec::new(), None);
         loop {
-            let page = reader.gpus(&GpuFilter::default(), after.as_ref(), limit).await.unwrap();
+            let page = reader.gpus(&GpuFilter::default(), after.as_ref(), Limit::rows(limit)).await.unwrap();
             assert!(page.len() <= limit);
             let Some(last) = page.last() else { break };
             after = Some(last.place.clone());
@@ -114,33 +114,74 @@ pub async fn lists_are_ordered_and_pages_join(h: &dyn Harness) {
         assert_eq!(joined, all, "pages of {limit}");
     }
 
-    let hosts = reader.hosts(&GpuFilter::default(), None, 1000).await.unwrap();
+    let hosts = reader.hosts(&GpuFilter::default(), None, Limit::rows(1000)).await.unwrap();
     let names: Vec<_> = hosts.iter().map(|host| (host.cluster.as_str(), host.hostname.as_str(), host.gpus)).collect();
     assert_eq!(names, [("edge-a", "a", 2), ("edge-b", "Zeta", 1), ("edge-b", "a", 3), ("edge-b", "a-b", 1), ("edge-b", "ä", 1)]);
     let (mut joined, mut after) = (Vec::new(), None::<(String, String)>);
     loop {
         let place = after.as_ref().map(|(cluster, host)| (cluster.as_str(), host.as_str()));
-        let page = reader.hosts(&GpuFilter::default(), place, 2).await.unwrap();
+        let page = reader.hosts(&GpuFilter::default(), place, Limit::rows(2)).await.unwrap();
         let Some(last) = page.last() else { break };
         after = Some((last.cluster.clone(), last.hostname.clone()));
         joined.extend(page);
     }
     assert_eq!(joined, hosts);
 
-    assert_eq!(reader.metrics().await.unwrap(), ["POWER", "TEMP"]);
-    let series = reader.series(&SeriesFilter::default(), FIRST, 1000).await.unwrap();
+    assert_eq!(reader.metrics("", Limit::rows(1000)).await.unwrap(), ["POWER", "TEMP"]);
+    let series = reader.series(&SeriesFilter::default(), FIRST, Limit::rows(1000)).await.unwrap();
     assert_eq!(series.len(), 9);
     assert!(series.is_sorted_by(|a, b| a.id < b.id) && series[0].id > FIRST);
-    let rest = reader.series(&SeriesFilter::default(), series[3].id, 2).await.unwrap();
+    let rest = reader.series(&SeriesFilter::default(), series[3].id, Limit::rows(2)).await.unwrap();
     assert_eq!(rest, series[4..6]);
     assert_eq!(reader.ledger().await.unwrap().len(), 2);
+}
+
+/// Some rows of 80 kB of texts each (hosts and metrics: 40 kB), read 100 kB at a time.
+pub async fn a_reading_ends_where_its_texts_are_long(h: &dyn Harness) {
+    let long = |n: usize| format!("{n}{}", "x".repeat(40_000));
+    let content: Vec<(Series, &[(i64, f64)])> = (0..7)
+        .map(|n| {
+            let gpu = Gpu { model: long(n).into(), device: "".into(), ..gpu(&long(n), Some(0), "") };
+            (series(gpu, &long(n), "", &long(n)), &[(DAY, 1.0)][..])
+        })
+        .collect();
+    commit(&*h.open(), batch("edge", "long", &content)).await;
+    let (reader, all, limit) = (h.reader(), Limit::rows(1000), Limit { rows: 1000, bytes: 100_000 });
+
+    let whole = reader.gpus(&GpuFilter::default(), None, all).await.unwrap();
+    assert!(whole.len() == 7 && all.is_end(&whole) && !limit.is_end(&whole[..2]));
+    let (mut joined, mut counts) = (Vec::new(), Vec::new());
+    loop {
+        let after = joined.last().map(|gpu: &GpuSummary| &gpu.place);
+        let some = reader.gpus(&GpuFilter::default(), after, limit).await.unwrap();
+        counts.push(some.len());
+        let is_end = limit.is_end(&some);
+        joined.extend(some);
+        if is_end {
+            break;
+        }
+    }
+    assert_eq!(counts, [2, 2, 2, 1], "the row with which it is enough is the last one");
+    assert_eq!(joined, whole);
+
+    let whole = reader.series(&SeriesFilter::default(), FIRST, all).await.unwrap();
+    let some = reader.series(&SeriesFilter::default(), FIRST, limit).await.unwrap();
+    let rest = reader.series(&SeriesFilter::default(), some[1].id, all).await.unwrap();
+    assert_eq!((some.len(), [some, rest].concat()), (2, whole));
+    let whole = reader.hosts(&GpuFilter::default(), None, all).await.unwrap();
+    let some = reader.hosts(&GpuFilter::default(), None, limit).await.unwrap();
+    assert!(whole.len() == 7 && some == whole[..3]);
+    let whole = reader.metrics("", all).await.unwrap();
+    let some = reader.metrics("", limit).await.unwrap();
+    let rest = reader.metrics(&some[2], all).await.unwrap();
+    assert!(whole.len() == 7 && some == whole[..3] && rest == whole[3..]);
 }
 
 pub async fn filters_restrict(h: &dyn Harness) {
     fill(h).await;
     let reader = h.reader();
     let text = |text: &str| Some(text.to_owned());
-    let count = async |filter: GpuFilter| reader.gpus(&filter, None, 1000).await.unwrap().len();
+    let count = async |filter: GpuFilter| reader.gpus(&filter, None, Limit::rows(1000)).await.unwrap().len();
     let none = GpuFilter::default();
     assert_eq!(count(GpuFilter { cluster: text("edge-a"), ..none.clone() }).await, 2);
     assert_eq!(count(GpuFilter { hostname: text("a"), ..none.clone() }).await, 5);
@@ -151,11 +192,11 @@ pub async fn filters_restrict(h: &dyn Harness) {
     assert_eq!(count(GpuFilter { namespace: text("research"), cluster: text("edge-b"), ..none.clone() }).await, 1);
     assert_eq!(count(GpuFilter { hostname: text("a' OR '1'='1"), ..none.clone() }).await, 0);
     assert_eq!(count(GpuFilter { hostname: text("a\0"), ..none.clone() }).await, 0);
-    assert_eq!(reader.hosts(&GpuFilter { hostname: text("ä"), ..none.clone() }, None, 10).await.unwrap().len(), 1);
+    assert_eq!(reader.hosts(&GpuFilter { hostname: text("ä"), ..none.clone() }, None, Limit::rows(10)).await.unwrap().len(), 1);
 
-    let gpus = reader.gpus(&GpuFilter { uuid: text("GPU-2"), ..none.clone() }, None, 10).await.unwrap();
+    let gpus = reader.gpus(&GpuFilter { uuid: text("GPU-2"), ..none.clone() }, None, Limit::rows(10)).await.unwrap();
     let ids: Vec<GpuId> = gpus.iter().flat_map(|gpu| gpu.ids.clone()).collect();
-    let count = async |filter: SeriesFilter| reader.series(&filter, FIRST, 1000).await.unwrap().len();
+    let count = async |filter: SeriesFilter| reader.series(&filter, FIRST, Limit::rows(1000)).await.unwrap().len();
     let none = SeriesFilter::default();
     assert_eq!(count(SeriesFilter { gpu_ids: Some(ids), ..none.clone() }).await, 2);
     assert_eq!(count(SeriesFilter { gpu_ids: Some(Vec::new()), ..none.clone() }).await, 0);
@@ -163,7 +204,7 @@ pub async fn filters_restrict(h: &dyn Harness) {
     assert_eq!(count(SeriesFilter { pod: text("p1"), ..none.clone() }).await, 2);
     assert_eq!(count(SeriesFilter { seen_since: Some(at(DAY + 1)), ..none.clone() }).await, 2);
     let research = GpuFilter { namespace: text("research"), ..GpuFilter::default() };
-    let found = reader.series(&SeriesFilter { gpus: research, ..none }, FIRST, 10).await.unwrap();
+    let found = reader.series(&SeriesFilter { gpus: research, ..none }, FIRST, Limit::rows(10)).await.unwrap();
     assert!(found.len() == 2 && found.iter().all(|s| s.namespace == "research" && s.pod == "p1" && s.container.is_empty()));
 }
 
@@ -172,13 +213,13 @@ pub async fn a_gpu_described_anew_is_one_gpu(h: &dyn Harness) {
     let described = |driver: &str| Gpu { driver_version: driver.into(), ..gpu("host", Some(1), "GPU-1") };
     commit(&*store, batch("edge", "new", &[(series(described("560"), "TEMP", "", ""), &[(DAY + 9000, 2.0)])])).await;
     commit(&*store, batch("edge", "old", &[(series(described("550"), "TEMP", "", ""), &[(DAY, 1.0)])])).await;
-    let found = h.reader().gpus(&GpuFilter::default(), None, 10).await.unwrap();
+    let found = h.reader().gpus(&GpuFilter::default(), None, Limit::rows(10)).await.unwrap();
     assert_eq!(found.len(), 1);
     let gpu = &found[0];
     assert_eq!((gpu.driver_version.as_str(), gpu.first_seen, gpu.last_seen), ("560", at(DAY), at(DAY + 9000)));
     assert_eq!(gpu.ids.len(), 2);
     let filter = SeriesFilter { gpu_ids: Some(vec![gpu.ids[1]]), ..SeriesFilter::default() };
-    let newest = h.reader().series(&filter, FIRST, 10).await.unwrap();
+    let newest = h.reader().series(&filter, FIRST, Limit::rows(10)).await.unwrap();
     let latest = h.reader().latest(&[newest[0].id], TimeMs::MIN, TimeMs::MAX).await.unwrap();
     assert_eq!(latest[0].time, at(DAY + 9000), "the latest description comes last");
 }
@@ -192,7 +233,8 @@ pub async fn chunks_come_by_their_borders(h: &dyn Harness) {
     commit(&*store, batch("edge", "1", &[(a, &regular), (b.clone(), &odd)])).await;
     commit(&*store, batch("edge", "2", &[(b, &[(DAY + 86_400_000, 7.0)])])).await;
     let reader = h.reader();
-    let ids: Vec<SeriesId> = reader.series(&SeriesFilter::default(), FIRST, 10).await.unwrap().iter().map(|s| s.id).collect();
+    let ids: Vec<SeriesId> =
+        reader.series(&SeriesFilter::default(), FIRST, Limit::rows(10)).await.unwrap().iter().map(|s| s.id).collect();
 
     let mut found: BTreeMap<SeriesId, Vec<(i64, u64)>> = BTreeMap::new();
     let chunks = reader.chunks(&ids, &EVERYTHING, usize::MAX).await.unwrap().expect("not too many");
@@ -242,7 +284,8 @@ pub async fn the_newest_sample_is_the_later_one(h: &dyn Harness) {
     commit(&*store, batch("edge", "1", &[(a.clone(), &[(DAY, 1.0), (DAY + 1000, 2.0)])])).await;
     commit(&*store, batch("edge", "2", &[(a, &[(DAY + 1000, 3.0)])])).await;
     let reader = h.reader();
-    let ids: Vec<SeriesId> = reader.series(&SeriesFilter::default(), FIRST, 10).await.unwrap().iter().map(|s| s.id).collect();
+    let ids: Vec<SeriesId> =
+        reader.series(&SeriesFilter::default(), FIRST, Limit::rows(10)).await.unwrap().iter().map(|s| s.id).collect();
     let latest = reader.latest(&ids, at(DAY), at(DAY + 86_400_000)).await.unwrap();
     assert_eq!(latest.iter().map(|l| (l.series, l.time, l.value)).collect::<Vec<_>>(), [(ids[0], at(DAY + 1000), 3.0)]);
     assert!(reader.latest(&ids, at(DAY - 86_400_000), at(DAY)).await.unwrap().is_empty());

@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use telemetry::model::{Reason, SeriesId, SourceId, TimeMs};
 use telemetry::store::sqlite::SqliteStore;
-use telemetry::store::{ChunkRange, GpuFilter, Reader, SeriesFilter, Store, StoreError};
+use telemetry::store::{ChunkRange, GpuFilter, Limit, Reader, SeriesFilter, Store, StoreError};
 use tempfile::TempDir;
 
 use super::rows::*;
@@ -37,8 +37,8 @@ impl Harness for Sqlite {
     }
 
     async fn samples(&self) -> Multiset {
-        let series = self.store.series(&SeriesFilter::default(), SeriesId::default(), usize::MAX).await.unwrap();
-        let gpus = self.store.gpus(&GpuFilter::default(), None, usize::MAX).await.unwrap();
+        let series = self.store.series(&SeriesFilter::default(), SeriesId::default(), Limit::rows(usize::MAX)).await.unwrap();
+        let gpus = self.store.gpus(&GpuFilter::default(), None, Limit::rows(usize::MAX)).await.unwrap();
         let (from, before) = (TimeMs::MIN, TimeMs::MAX);
         let all = ChunkRange { begins_from: from, begins_before: before, ends_from: from, ends_before: before };
         let ids: Vec<SeriesId> = series.iter().map(|series| series.id).collect();
@@ -148,8 +148,14 @@ async fn who_goes_away_ends_the_work_and_disturbs_nobody() {
     let h = Sqlite::new().await;
     let content = Content::new("a", plain(5000));
     h.store.commit(&[content.all()]).await.unwrap();
-    let ids: Vec<SeriesId> =
-        h.store.series(&SeriesFilter::default(), SeriesId::default(), 1000).await.unwrap().iter().map(|s| s.id).collect();
+    let ids: Vec<SeriesId> = h
+        .store
+        .series(&SeriesFilter::default(), SeriesId::default(), Limit::rows(1000))
+        .await
+        .unwrap()
+        .iter()
+        .map(|s| s.id)
+        .collect();
     let many: Vec<SeriesId> = ids.iter().copied().cycle().take(200_000).collect();
     let (from, before) = (TimeMs::MIN, TimeMs::MAX);
     let all = ChunkRange { begins_from: from, begins_before: before, ends_from: from, ends_before: before };

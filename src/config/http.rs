@@ -86,7 +86,7 @@ pub struct Http {
     pub rate: u32,
     /// Number of requests that one client may make at once before `rate` applies.
     pub burst: u32,
-    /// Memory for the samples and groups that all requests together hold.
+    /// Memory for what all requests together hold: series, samples, groups, and answers that their clients have not taken yet (an eighth).
     #[serde(with = "units::size")]
     #[schemars(schema_with = "units::size_schema")]
     pub query_memory: usize,

@@ -253,4 +253,26 @@ mod tests {
         drop(first);
         waiting.await.unwrap().unwrap();
     }
+
+    #[tokio::test]
+    async fn what_is_written_waits_for_what_was_written_before() {
+        let budget = Budget::new(64 * MIB, Duration::from_millis(20));
+        let first = budget.written(6 * MIB).await.unwrap();
+        assert!(matches!(budget.written(6 * MIB).await, Err(QueryError::Busy)));
+        let small = budget.written(SMALL_ANSWER_BYTES).await.unwrap();
+        let second = budget.written(2 * MIB).await.unwrap();
+        assert!(matches!(budget.written(SMALL_ANSWER_BYTES + 1).await, Err(QueryError::Busy)));
+        drop((first, small));
+        let third = budget.written(6 * MIB).await.unwrap();
+        drop((second, third));
+        budget.written(8 * MIB).await.unwrap();
+        let refused = budget.written(8 * MIB + 1).await.unwrap_err();
+        assert!(refused.to_string().contains("http.query_memory"), "{refused}");
+    }
+
+    #[test]
+    fn long_texts_are_counted() {
+        assert_eq!(row_bytes(&[String::new(), "x".repeat(COMMON_TEXT_BYTES)]), 2 * ROW_BYTES);
+        assert!(row_bytes(&["x".repeat(MIB)]) > 2 * MIB - ROW_BYTES, "once as it was read, once as it is answered");
+    }
 }

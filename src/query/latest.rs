@@ -263,4 +263,39 @@ mod tests {
         }));
         assert!(turns.load(Ordering::Relaxed) >= 40, "{turns:?} turns for others");
     }
+
+    /// 4 GPUs with 30 metrics each, whose pods have names of 40 kB.
+    #[tokio::test]
+    async fn a_page_ends_where_its_texts_are_very_long() {
+        let mut stub = Stub::default();
+        for n in 0..4 {
+            let id = GpuId::from_store(n + 1);
+            let place = GpuPlace { cluster: "lab".to_owned(), hostname: format!("{n:02}"), ..GpuPlace::default() };
+            stub.gpus.push(GpuSummary { place, ids: vec![id], ..GpuSummary::default() });
+            let row = |m: i64| SeriesRow {
+                id: SeriesId::from_store(n * 30 + m + 1),
+                gpu_id: id,
+                metric: format!("M{m:02}"),
+                pod: "x".repeat(40_000),
+                ..SeriesRow::default()
+            };
+            stub.series.extend((0..30).map(row));
+        }
+        let series = stub.series.clone();
+        let query = Query::new(Arc::new(stub), None, Limits::default());
+        let (mut found, mut text) = (Vec::new(), "limit=10000".to_owned());
+        loop {
+            let request = LatestRequest::parse(Params::parse(Some(&text)).unwrap(), &query).unwrap();
+            let page = query.latest(&request).await.unwrap();
+            assert!(
+                page.rows.iter().map(Texts::text_bytes).sum::<usize>() <= MAX_TEXT_BYTES
+                    && (page.next.is_none() || page.rows.len() > 90)
+            );
+            found.extend(page.rows.into_iter().map(|row| (row.place.hostname.clone(), row.series.metric)));
+            let Some(next) = page.next else { break };
+            text = format!("limit=10000&cursor={next}");
+        }
+        let all: Vec<_> = series.into_iter().map(|one| (format!("{:02}", one.gpu_id.to_store() - 1), one.metric)).collect();
+        assert_eq!(found, all);
+    }
 }

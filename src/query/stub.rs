@@ -41,8 +41,10 @@ impl Reader for Stub {
     async fn gpus(&self, _: &GpuFilter, after: Option<&GpuPlace>, limit: Limit) -> store::Result<Vec<GpuSummary>> {
         Ok(within(limit, self.gpus.iter().filter(|gpu| after.is_none_or(|after| gpu.place > *after))))
     }
-    async fn series(&self, _: &SeriesFilter, after: SeriesId, limit: Limit) -> store::Result<Vec<SeriesRow>> {
-        Ok(within(limit, self.series.iter().filter(|series| series.id > after)))
+    async fn series(&self, filter: &SeriesFilter, after: SeriesId, limit: Limit) -> store::Result<Vec<SeriesRow>> {
+        let of = |series: &SeriesRow| filter.gpu_ids.as_ref().is_none_or(|ids| ids.contains(&series.gpu_id));
+        let wanted = |series: &&SeriesRow| series.id > after && of(series);
+        Ok(within(limit, self.series.iter().filter(wanted)))
     }
     async fn metrics(&self, _: &str, _: Limit) -> store::Result<Vec<String>> {
         Ok(Vec::new())

@@ -141,7 +141,7 @@ pub async fn a_reading_ends_where_its_texts_are_long(h: &dyn Harness) {
     let long = |n: usize| format!("{n}{}", "x".repeat(40_000));
     let content: Vec<(Series, &[(i64, f64)])> = (0..7)
         .map(|n| {
-            let gpu = Gpu { model: long(n), device: "".into(), ..gpu(&long(n), Some(0), "") };
+            let gpu = Gpu { model: long(n), device: String::new(), ..gpu(&long(n), Some(0), "") };
             (series(gpu, &long(n), "", &long(n)), &[(DAY, 1.0)][..])
         })
         .collect();

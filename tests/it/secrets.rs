@@ -90,7 +90,7 @@ async fn a_fault_in_a_file_is_seen_when_it_is_made_and_again_when_it_changes() {
     wait_for("the typo is said, too", || async { serving.role.log().contains("line 1") }).await;
     assert!(fails(1.0), "{:?}", serving.role.get("/metrics"));
     let log = serving.role.log();
-    assert!(log.contains("has no token in it") && log.contains("password is empty") && !log.contains("hunter2"), "{log}");
+    assert!(log.contains("contains no token") && log.contains("password is empty") && !log.contains("hunter2"), "{log}");
     write(&tokens, good);
     write(&password, "hunter2\n");
     wait_for("both are well again", || async { fails(0.0) }).await;

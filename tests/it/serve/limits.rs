@@ -37,7 +37,7 @@ async fn who_has_a_token_may_ask_and_new_ones_need_no_restart() {
     }
     assert_eq!(serving.ask_with("/api/v1/gpus", &["Authorization: Bearer secret"]).status, 200);
     for _ in 0..50 {
-        serving.ask_with("/api/v1/gpus", &["Authorization: Bearer other"]).problem(401, &["not known"]);
+        serving.ask_with("/api/v1/gpus", &["Authorization: Bearer other"]).problem(401, &["not valid"]);
     }
     assert_eq!(serving.role.log().matches("was denied").count(), 1, "said once:\n{}", serving.role.log());
     assert!(!serving.role.log().contains("Bearer") && !serving.role.log().contains("secret"));

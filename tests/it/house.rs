@@ -65,6 +65,54 @@ const RULES: &[Rule] = &[
         broken_by: ("batch/builder.rs", "use std::time::Instant; fn f() { Instant::now(); }"),
     },
     Rule {
+        why: "a core knows no clock, no random source, no map without order, no task and no other room but model: the same events give the \
+              same commands, in a role as in a simulation",
+        rooms: &["protocol"],
+        except: &[],
+        forbidden: &[
+            "tokio",
+            "tokio_util",
+            "futures_util",
+            "async_trait",
+            "rand",
+            "metrics",
+            "tracing",
+            "jiff",
+            "std::time::SystemTime",
+            "std::time::Instant",
+            "crate::model::TimeMs::now",
+            "std::collections::HashMap",
+            "std::collections::HashSet",
+            "std::collections::hash_map",
+            "std::collections::hash_set",
+            "std::hash::RandomState",
+            "std::sync",
+            "std::thread",
+            "std::fs",
+            "std::net",
+            "std::env",
+            "std::process",
+            "std::io",
+            "crate::address",
+            "crate::batch",
+            "crate::cli",
+            "crate::config",
+            "crate::diagnosis",
+            "crate::http",
+            "crate::printable",
+            "crate::query",
+            "crate::retry",
+            "crate::roles",
+            "crate::runtime",
+            "crate::source",
+            "crate::store",
+            "crate::tls",
+            "crate::transport",
+            "crate::watched",
+        ],
+        broken_by: ("protocol/window.rs", "use super::super::{model::Position, retry::Backoff};"),
+    },
+    Rule {
         why: "a room gets its own section, never the whole configuration, and knows nobody above it",
         rooms: &["source", "transport", "store", "batch", "model", "query", "http", "retry.rs"],
         except: &[],
@@ -216,6 +264,20 @@ fn every_rule_can_fail() {
     for rule in RULES {
         let (file, text) = rule.broken_by;
         assert!(check(file, text).iter().any(|said| said.ends_with(rule.why)), "`{text}` in {file} must break: {}", rule.why);
+    }
+}
+
+/// A core must not learn of a room that is new either.
+#[test]
+fn the_rule_for_cores_names_every_other_room() {
+    let forbidden: Vec<_> = RULES.iter().filter(|rule| rule.rooms == ["protocol"]).flat_map(|rule| rule.forbidden).collect();
+    for (file, _) in sources() {
+        let room = &module(&file)[..].get(1).map_or("", String::as_str).to_owned();
+        let is_free = ["", "model", "protocol"].contains(&room.as_str());
+        assert!(
+            is_free || forbidden.contains(&&&*format!("crate::{room}")),
+            "the rule for src/protocol must forbid crate::{room}"
+        );
     }
 }
 

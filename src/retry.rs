@@ -10,12 +10,6 @@ use crate::protocol::rest::{Rest, Rests};
 #[derive(Clone, Debug)]
 pub struct Backoff(Rests);
 
-/// A time within a rest's limits.
-#[must_use]
-pub fn within(rest: Rest) -> Duration {
-    rand::rng().random_range(rest.shortest..=rest.longest)
-}
-
 impl Backoff {
     /// A backoff whose waits lie between `min` and `max` (or are `min`, if `max` is smaller).
     #[must_use]
@@ -26,13 +20,19 @@ impl Backoff {
     /// The wait before the next attempt.
     #[expect(clippy::should_implement_trait, reason = "it never ends, and nothing iterates over it")]
     pub fn next(&mut self) -> Duration {
-        within(self.0.next())
+        drawn(self.0.next())
     }
 
     /// Starts again with the shortest wait, after a success.
     pub fn reset(&mut self) {
         self.0.reset();
     }
+}
+
+/// How long this rest is.
+#[must_use]
+pub fn drawn(rest: Rest) -> Duration {
+    rand::rng().random_range(rest.shortest..=rest.longest)
 }
 
 #[cfg(test)]

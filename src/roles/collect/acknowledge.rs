@@ -9,7 +9,7 @@ use super::context::CollectContext;
 use crate::batch::{Batch, Header};
 use crate::model::{Reason, TimeMs};
 use crate::protocol::receipts::{Acknowledgement, Unacknowledged};
-use crate::retry::within;
+use crate::retry::drawn;
 use crate::runtime::observe::{self, Component, Direction};
 use crate::store::{Committed, Incoming};
 
@@ -80,7 +80,7 @@ pub(super) async fn acknowledge(context: &CollectContext, mut acknowledgement: A
         match next {
             Unacknowledged::Again(rest) => {
                 tracing::debug!(%partition, attempt = acknowledgement.failures(), %error, "acknowledging to Redis");
-                tokio::time::sleep(within(rest)).await;
+                tokio::time::sleep(drawn(rest)).await;
             }
             Unacknowledged::LetGo(redelivery) => {
                 tracing::warn!(

@@ -10,7 +10,7 @@ use super::held_back::Obstacle;
 use super::suspect::{Failed, Failing};
 use crate::model::Partition;
 use crate::protocol::receipts::{Arrival, Event, Step};
-use crate::retry::{Backoff, within};
+use crate::retry::{Backoff, drawn};
 use crate::transport::Delivery;
 
 /// Where a reader's deliveries go.
@@ -75,7 +75,7 @@ async fn hand_on(context: &Arc<CollectContext>, delivery: Delivery, outlets: &Ou
         match (next, decoded) {
             (Step::Offer, Some(Ok(ready))) => return Ok(outlets.ready.send(ready).await.is_ok()),
             (Step::Rest(rest), _) => {
-                let event = if context.rest(within(rest)).await { Event::Rested } else { Event::Interrupted };
+                let event = if context.rest(drawn(rest)).await { Event::Rested } else { Event::Interrupted };
                 step = context.happened(&delivery.receipt, event);
             }
             (Step::HoldBack, Some(Err(DecodeFailure::UnknownVersion(error)))) => {

@@ -7,7 +7,7 @@ use anyhow::bail;
 
 use super::context::CollectContext;
 use crate::protocol::receipts::{self, OtherStore, StoreAttempts, not_older, same_mark, to_compare};
-use crate::retry::within;
+use crate::retry::drawn;
 use crate::runtime::observe::{self, Target};
 use crate::store::{Committed, Incoming, StoreError};
 use crate::transport::TransportError;
@@ -37,7 +37,7 @@ pub(super) async fn open_store(context: &CollectContext) -> anyhow::Result<bool>
             tracing::warn!("waiting: {error:#}");
         }
         context.lifecycle.health().set(context.store.kind().health_check(), Err(error.to_string()));
-        if !context.rest(within(attempts.away())).await {
+        if !context.rest(drawn(attempts.away())).await {
             return Ok(false);
         }
     }
@@ -130,7 +130,7 @@ where
             tracing::warn!("waiting: {error:#}");
         }
         context.lifecycle.health().set(STORING, Err(format!("waiting: {error:#}")));
-        if !context.rest(within(attempts.away())).await {
+        if !context.rest(drawn(attempts.away())).await {
             return Ok(None);
         }
     }

@@ -13,7 +13,7 @@ use super::held_back::Obstacle;
 use super::store_access::{Refusal, try_commit, with_store};
 use crate::model::DictionaryId;
 use crate::protocol::receipts::{Event, Step};
-use crate::retry::within;
+use crate::retry::drawn;
 use crate::runtime::observe;
 use crate::store::DeadLetter;
 use crate::transport::{Delivery, MAX_DICTIONARY_BYTES, Receipt};
@@ -97,11 +97,14 @@ impl Failing {
 async fn judge(context: &Arc<CollectContext>, failing: &Failing, failed: Failed) -> anyhow::Result<()> {
     let Failed { delivery, mut fault } = failed;
     let entry = entry_name(&delivery);
-    let (mut failures, mut ready, mut obstacle) = (0, None, None);
+    let (mut failures, mut ready, mut obstacle) = (None, None, None);
     let mut step = context.happened(&delivery.receipt, Event::TakenUp);
     loop {
         let event = match step {
-            Step::AskQueue => Event::Asked(context.queue.contains(&delivery.receipt).await.ok()),
+            Step::AskQueue => match context.queue.contains(&delivery.receipt).await {
+                Err(error) if error.is_transient() => Event::QueueAway,
+                answer => Event::Asked(answer.ok()),
+            },
             Step::Gone => {
                 let reason = fault.reason;
                 tracing::info!(%entry, reason, "a batch that failed is no longer in Redis; its streamer sends it again");
@@ -109,14 +112,16 @@ async fn judge(context: &Arc<CollectContext>, failing: &Failing, failed: Failed)
             }
             Step::NoteFailure => match with_store(context, || context.store.note_failure(&entry, &fault.reason)).await? {
                 Some(noted) => {
-                    failures = noted;
+                    failures = Some(noted);
                     Event::FailureNoted(noted)
                 }
                 None => Event::Interrupted,
             },
             Step::Rest(rest) => {
-                tracing::warn!(%entry, failures, reason = fault.reason, "a batch failed; it is tried again");
-                if context.rest(within(rest)).await { Event::Rested } else { Event::Interrupted }
+                if let Some(failures) = failures.take() {
+                    tracing::warn!(%entry, failures, reason = fault.reason, "a batch failed; it is tried again");
+                }
+                if context.rest(drawn(rest)).await { Event::Rested } else { Event::Interrupted }
             }
             Step::NoteAttempt | Step::Decode | Step::ForgetAttempts => {
                 let (next, decoded) = decode(context, &delivery, step).await?;

@@ -61,8 +61,10 @@ pub enum Event {
     AttemptsForgotten,
     /// The rest is over.
     Rested,
-    /// Whether it is still in the queue; `None` where the queue could not be asked.
+    /// Whether it is still in the queue; `None` where the queue cannot say.
     Asked(Option<bool>),
+    /// The queue could not be asked now whether it is still there.
+    QueueAway,
     /// So many failures are noted, this one included.
     FailureNoted(u32),
     /// The store does not take it, alone.
@@ -229,10 +231,9 @@ impl Life {
             (Stage::NotingFailure, Event::FailureNoted(failures)) if failures >= dead_after => {
                 self.to(Stage::Burying, Step::Bury(Grounds::Fault))
             }
-            (Stage::NotingFailure, Event::FailureNoted(_)) => {
-                let rest = self.rests.next();
-                self.to(Stage::Resting, Step::Rest(rest))
-            }
+            (Stage::NotingFailure, Event::FailureNoted(_)) => self.rest(),
+            // Only failures of its own count, not those of the queue.
+            (Stage::Asking, Event::QueueAway) => self.rest(),
             (Stage::Offered, Event::Refused(Refusal::BadBatch)) => {
                 // It was decoded, and did no harm: that need not be noted when it is decoded again.
                 self.redelivered = false;
@@ -259,15 +260,17 @@ impl Life {
         if self.redelivered { self.to(Stage::NotingAttempt, Step::NoteAttempt) } else { self.to(Stage::Decoding, Step::Decode) }
     }
 
+    fn rest(&mut self) -> Turn {
+        let rest = self.rests.next();
+        self.to(Stage::Resting, Step::Rest(rest))
+    }
+
     fn decoded(&mut self, decoded: Decoded) -> Turn {
         match decoded {
             Decoded::Batch if self.suspect => self.to(Stage::Committing, Step::Commit),
             Decoded::Batch => self.to(Stage::Offered, Step::Offer),
-            Decoded::QueueAway | Decoded::Doubtful if self.suspect => self.to(Stage::Asking, Step::AskQueue),
-            Decoded::QueueAway => {
-                let rest = self.rests.next();
-                self.to(Stage::Resting, Step::Rest(rest))
-            }
+            Decoded::QueueAway => self.rest(),
+            Decoded::Doubtful if self.suspect => self.to(Stage::Asking, Step::AskQueue),
             Decoded::Doubtful => Turn::Doubt,
             Decoded::UnknownVersion => self.to(Stage::HoldingBack, Step::HoldBack),
             Decoded::Incurable => self.to(Stage::Burying, Step::Bury(Grounds::Fault)),

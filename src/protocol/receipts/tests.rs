@@ -219,6 +219,19 @@ fn a_suspect_is_tried_again_until_it_is_stored_or_dead_or_gone() {
 }
 
 #[test]
+fn a_queue_that_is_away_is_no_failure_of_a_suspect() {
+    let (mut receipts, receipt, _) = one(false);
+    suspected(&mut receipts, &receipt);
+    for _ in 0..10 {
+        rest(receipts.happened(&receipt, Event::QueueAway));
+        after(&mut receipts, &receipt, &[(Event::Rested, Step::Decode)]);
+        rest(receipts.happened(&receipt, Event::Decoded(Decoded::QueueAway)));
+        let events = [(Event::Rested, Step::Decode), (Event::Decoded(Decoded::Doubtful), Step::AskQueue)];
+        after(&mut receipts, &receipt, &events);
+    }
+}
+
+#[test]
 fn what_has_no_place_among_the_suspects_is_let_go_until_somebody_claims_it() {
     let mut receipts = Receipts::new(settings(1));
     let all: Vec<_> = (0..20).map(|entry| receipt(0, entry, 1)).collect();
@@ -398,6 +411,7 @@ impl Play {
             Step::ForgetAttempts => Event::AttemptsForgotten,
             Step::Rest(_) => Event::Rested,
             Step::Judge => Event::TakenUp,
+            Step::AskQueue if !kind && choice.is_multiple_of(11) => Event::QueueAway,
             Step::AskQueue => Event::Asked((!choice.is_multiple_of(3)).then_some(kind || !choice.is_multiple_of(7))),
             Step::NoteFailure => Event::FailureNoted(1 + u32::from(choice % 4)),
             Step::HoldBack => Event::HeldBack { now: self.now },

@@ -1,7 +1,6 @@
 //! One partition: deliveries are read, decoded, and handed on.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::sync::mpsc;
 
@@ -10,11 +9,9 @@ use super::decode::{self, DecodeFailure};
 use super::held_back::Obstacle;
 use super::suspect::{Failed, Failing};
 use crate::model::Partition;
-use crate::retry::Backoff;
+use crate::protocol::receipts::{Arrival, Event, Step};
+use crate::retry::{Backoff, drawn};
 use crate::transport::Delivery;
-
-/// Between two tries to reach the queue for a delivery's dictionaries.
-const WAIT: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
 /// Where a reader's deliveries go.
 #[derive(Clone)]
@@ -40,10 +37,7 @@ pub(super) fn start(context: &Arc<CollectContext>, partition: Partition, outlets
             match deliveries {
                 Ok(deliveries) => {
                     backoff.reset();
-                    // All of them from now on: the last may have to wait for the first.
-                    for delivery in &deliveries {
-                        context.in_hand.add(&delivery.receipt);
-                    }
+                    context.receipts().delivered(deliveries.iter().map(arrival));
                     for delivery in deliveries {
                         if !hand_on(&context, delivery, &outlets).await? {
                             return Ok(());
@@ -62,30 +56,45 @@ pub(super) fn start(context: &Arc<CollectContext>, partition: Partition, outlets
     });
 }
 
+/// What counts of a delivery.
+fn arrival(delivery: &Delivery) -> Arrival<String> {
+    Arrival {
+        receipt: delivery.receipt.clone(),
+        bytes: delivery.payload.len(),
+        redelivered: delivery.redelivered,
+        oversize: delivery.oversize.is_some(),
+    }
+}
+
 /// Decodes a delivery and hands it on; `false` when the process is to end. Only what is healthy is waited for: what failed goes to
 /// tasks of its own, and a queue of those that is full is no reason to wait.
 async fn hand_on(context: &Arc<CollectContext>, delivery: Delivery, outlets: &Outlets) -> anyhow::Result<bool> {
-    let mut backoff = Backoff::new(WAIT.0, WAIT.1);
+    let mut step = context.happened(&delivery.receipt, Event::TakenUp);
     loop {
-        match decode::decode(context, &delivery).await {
-            Ok(ready) => return Ok(outlets.ready.send(ready).await.is_ok()),
-            Err(DecodeFailure::Queue(error)) if error.is_transient() => {
-                if !context.rest(backoff.next()).await {
-                    return Ok(false);
-                }
+        let (next, decoded) = decode::decode(context, &delivery, step).await?;
+        match (next, decoded) {
+            (Step::Offer, Some(Ok(ready))) => return Ok(outlets.ready.send(ready).await.is_ok()),
+            (Step::Rest(rest), _) => {
+                let event = if context.rest(drawn(rest)).await { Event::Rested } else { Event::Interrupted };
+                step = context.happened(&delivery.receipt, event);
             }
-            Err(DecodeFailure::Queue(error)) => return Err(error.into()),
-            Err(DecodeFailure::Store(error)) => return Err(error),
-            Err(DecodeFailure::Ending) => return Ok(false),
-            Err(DecodeFailure::UnknownVersion(error)) => {
-                context.held_back.add(delivery.receipt, &Obstacle::UnknownVersion(error));
+            (Step::HoldBack, Some(Err(DecodeFailure::UnknownVersion(error)))) => {
+                context.hold_back(&delivery.receipt, &Obstacle::UnknownVersion(error));
                 return Ok(true);
             }
-            Err(DecodeFailure::Incurable(fault)) => return Ok(outlets.failing.bury(Failed { delivery, fault }).await),
-            Err(DecodeFailure::Doubtful(fault)) => {
-                outlets.failing.doubt(context, Failed { delivery, fault }).await;
+            (Step::Bury(grounds), decoded) => {
+                let found = decoded.and_then(Result::err).and_then(DecodeFailure::fault);
+                let fault = decode::fault_of(&delivery, grounds, found)?;
+                return Ok(outlets.failing.bury(context, Failed { delivery, fault }).await);
+            }
+            (next @ (Step::Judge | Step::LetGo(_)), Some(Err(DecodeFailure::Doubtful(fault)))) => {
+                outlets.failing.doubt(context, Failed { delivery, fault }, next)?;
                 return Ok(true);
             }
+            (Step::Fail, Some(Err(DecodeFailure::Queue(error)))) => return Err(error.into()),
+            // The process is to end.
+            (Step::Nothing, _) => return Ok(false),
+            (next, _) => return Err(decode::lost(next)),
         }
     }
 }

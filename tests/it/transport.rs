@@ -7,6 +7,7 @@ mod malformed;
 mod memory;
 mod redis;
 mod refusals;
+mod simulated;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -67,13 +67,14 @@ pub fn not_older(committed: &[(SourceId, u64)], settled: &[(SourceId, u64)]) -> 
 /// is found out before it is used again.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct StoreAttempts {
-    away: bool,
+    /// How often it was tried, and the store was away.
+    failures: u32,
     rests: Rests,
 }
 
 impl Default for StoreAttempts {
     fn default() -> Self {
-        Self { away: false, rests: Rests::new(RESTS.0, RESTS.1) }
+        Self { failures: 0, rests: Rests::new(RESTS.0, RESTS.1) }
     }
 }
 
@@ -81,7 +82,7 @@ impl StoreAttempts {
     /// Whether the store has been away since this began.
     #[must_use]
     pub fn was_away(&self) -> bool {
-        self.away
+        self.failures > 0
     }
 
     /// Whether the store has been away since this began, so that before the next attempt it has to be compared ([`same_mark`], [`not_older`]).
@@ -90,10 +91,17 @@ impl StoreAttempts {
         self.was_away()
     }
 
+    /// What a count is at least that each try of this raises by one: one that was not answered may have raised it as well, and happened once all the
+    /// same.
+    #[must_use]
+    pub fn certain(&self, count: u32) -> u32 {
+        count.saturating_sub(self.failures).max(1)
+    }
+
     /// The store, or the queue in a comparison, is away: how long to rest before the next attempt.
     #[must_use]
     pub fn away(&mut self) -> Rest {
-        self.away = true;
+        self.failures = self.failures.saturating_add(1);
         self.rests.next()
     }
 }

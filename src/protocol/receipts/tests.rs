@@ -274,6 +274,22 @@ fn an_acknowledgement_that_fails_is_out_of_hand_at_last() {
 }
 
 #[test]
+fn what_a_lost_connection_had_read_is_not_held_back_in_place_of_what_came_again() {
+    let (mut receipts, old, _) = one(false);
+    let new = Receipt { epoch: old.epoch + 1, ..old.clone() };
+    receipts.delivered([arrival(&new, false)]);
+    after(&mut receipts, &new, &[(Event::TakenUp, Step::Decode)]);
+    let now = Duration::from_secs(5);
+    let events = [(Event::Decoded(Decoded::UnknownVersion), Step::HoldBack), (Event::HeldBack { now }, Step::Nothing)];
+    after(&mut receipts, &new, &events);
+    // The store had been away longer for the first.
+    after(&mut receipts, &old, &events);
+    assert_eq!((receipts.held_back(), is_in_hand(&receipts, &new)), (1, true));
+    let let_go = LetGo { partition: new.partition, receipts: vec![new], redelivery: Redelivery::AfterIdle };
+    assert_eq!(receipts.due(now + IDLE * LET_GO_AFTER), [let_go]);
+}
+
+#[test]
 fn what_is_held_back_is_let_go_after_a_while() {
     let (mut receipts, receipt, _) = one(false);
     let (since, patience) = (Duration::from_secs(5), IDLE * LET_GO_AFTER);
@@ -344,6 +360,15 @@ fn a_store_that_was_away_is_compared_before_it_is_used() {
     let rests: Vec<_> = (0..8).map(|_| attempts.away().longest.as_millis()).collect();
     assert_eq!(rests, [400, 800, 1600, 3200, 5000, 5000, 5000, 5000]);
     assert!(attempts.must_compare());
+}
+
+#[test]
+fn what_was_counted_without_an_answer_counts_once() {
+    let mut attempts = StoreAttempts::default();
+    assert_eq!(attempts.certain(2), 2);
+    let _rests = (attempts.away(), attempts.away());
+    assert_eq!([attempts.certain(3), attempts.certain(5)], [1, 3], "both tries may have counted");
+    assert_eq!(attempts.certain(1), 1, "or none of them");
 }
 
 /// What the tasks of a collector do, in an order and with outcomes that are chosen.

@@ -272,7 +272,7 @@ pub trait Consumer: Send + Sync {
     /// The store that this group commits to, if it was said.
     async fn store_mark(&self) -> Result<Option<String>>;
 
-    /// Says which store this group commits to, if nobody said before. Returns the one that is now said.
+    /// Says which store (a UUID) this group commits to, if nobody said before. Returns the one that is now said.
     async fn mark_store(&self, store: &str) -> Result<String>;
 
     /// A round trip.

@@ -38,8 +38,6 @@ const REREAD_BYTES: &str = "8388608";
 const REREAD_PATIENCE: u32 = 4;
 /// Bytes of a dictionary beyond which the connection that brought it ends: its buffer keeps the size of the largest answer.
 const LARGE_ANSWER: usize = 1 << 20;
-/// Bytes of a store's mark at most.
-const MARK_BYTES: usize = 128;
 
 #[async_trait]
 impl Consumer for RedisTransport {
@@ -138,7 +136,8 @@ impl Consumer for RedisTransport {
         if answer.get(2).map(reply::number).transpose()? == Some(0) {
             let key = self.shared.keys.committed(partition, self.group());
             let wrong = "it is not a hash, so streamers are not told what is stored";
-            self.shared.malformed.note(KeyKind::Committed, &key, wrong, &format!("DEL {key}"));
+            let todo = format!("DEL {key}, and restart a collector of the group {}, which writes it anew", self.group());
+            self.shared.malformed.note(KeyKind::Committed, &key, wrong, &todo);
         }
         {
             let mut held = session.held();
@@ -230,13 +229,19 @@ impl RedisTransport {
         }
         match away {
             Some(error) if found.is_empty() => Err(error),
+        // Looked for everywhere before anything is written: a partition without a mark, or with a malformed one, takes that of the wrong
+        // store no more than one with a mark does.
+        let known = self.of_all(|partition| self.ask_mark(partition)).await?;
+        if let Some(other) = known.into_iter().flatten().find(|mark| mark != store) {
+            return Ok(other);
+        }
             _ => Ok(found),
         }
     }
 
     async fn ask_mark(&self, partition: Partition) -> Result<Option<String>> {
-        let args = vec![self.shared.keys.meta(partition).into(), self.store_field().into()];
-        match self.link(partition)?.get().await?.call("HGET", args).await {
+        let (keys, only_look) = (vec![self.shared.keys.meta(partition)], vec![self.store_field().into(), "".into()]);
+        match self.link(partition)?.get().await?.run(&script::MARK, keys, only_look).await {
             Err(TransportError::Blocked { .. }) => Ok(None),
             mark => {
                 let mark = mark?;
@@ -245,13 +250,13 @@ impl RedisTransport {
         }
     }
 
-    /// A store's mark as it stands in Redis. A malformed one says nothing: the store that is there goes on.
+    /// A store's mark as it stands in Redis. A malformed one says nothing: the store that is there goes on, and takes its place.
     fn mark_in(&self, partition: Partition, value: &Value) -> Option<String> {
-        let mark = value.as_string().filter(|_| is_mark(value));
+        let mark = mark(value);
         if mark.is_none() {
             let (key, field) = (self.shared.keys.meta(partition), self.store_field());
             let which = format!("the mark of the store in the field {} of {key}", quoted(field.as_bytes()));
-            let todo = format!("HDEL {key} {}; the next collector that starts writes it anew", quoted(field.as_bytes()));
+            let todo = mark_todo(&key, &field);
             self.shared.malformed.note(KeyKind::Store, &which, &shown(reply::raw(value)), &todo);
         }
         mark
@@ -260,9 +265,9 @@ impl RedisTransport {
     async fn set_mark(&self, partition: Partition, store: &str) -> Result<String> {
         let args = vec![self.store_field().into(), store.into()];
         let conn = self.link(partition)?.get().await?;
-        match conn.run(&script::ONCE, vec![self.shared.keys.meta(partition)], args).await {
+        match conn.run(&script::MARK, vec![self.shared.keys.meta(partition)], args).await {
             Err(TransportError::Blocked { .. }) => Ok(store.to_owned()),
-            mark => Ok(self.mark_in(partition, &mark?).unwrap_or_else(|| store.to_owned())),
+            mark => reply::text(&mark?),
         }
     }
 
@@ -493,10 +498,14 @@ fn delivery(receipt: Receipt, fields: Value, redelivered: bool) -> (Delivery, bo
     (Delivery { receipt, source, rows, payload, oversize: None, redelivered }, strange)
 }
 
-/// Whether a value can be the mark of a store.
-pub(super) fn is_mark(value: &Value) -> bool {
-    let mark = reply::raw(value);
-    (1..=MARK_BYTES).contains(&mark.len()) && mark.iter().all(u8::is_ascii_graphic)
+/// The mark of a store; `None` where it is not one.
+pub(super) fn mark(value: &Value) -> Option<String> {
+    reply::exact::<uuid::Uuid>(value).map(|mark| mark.to_string())
+}
+
+/// What to do about a mark that is malformed.
+pub(super) fn mark_todo(key: &str, field: &str) -> String {
+    format!("HDEL {key} {}; or start a collector, which puts the mark of its store there", quoted(field.as_bytes()))
 }
 
 /// An entry id, so that it sorts by time; `None` where it is none.

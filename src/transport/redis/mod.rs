@@ -23,9 +23,10 @@
 //! | malformed | counts as |
 //! |---|---|
 //! | a position | unknown: the source is sent again from its start, and the next position is written over it |
-//! | a committed row | 0: who waits for the store goes on waiting, and the next acknowledgement is written over it |
+//! | a committed row | 0: who waits for the store goes on waiting, until a collector starts or acknowledges more of the source, and writes over it |
 //! | an identity, a field that names no source, a dictionary's last use, the name of a group | not there; the others are |
-//! | the number of partitions, the mark of a store | not said: what is configured goes on |
+//! | the number of partitions | not said: what is configured goes on |
+//! | the mark of a store (a UUID) | not said: a collector that starts puts that of its store there |
 //! | an entry | a batch that cannot be stored: it becomes a dead letter |
 //! | a lease without an end | another's, until `redis.lease_ttl` is over |
 //! | a group ahead of its stream | one that has read nothing: everything is kept for it |
@@ -43,7 +44,7 @@
 //! | keep | resets the idle time of entries that are still ours |
 //! | leave | deletes the consumer if it has nothing pending |
 //! | lease, release | take, renew, give back |
-//! | register, once | write if nobody else did |
+//! | register, once, mark | write if nobody else did |
 //! | backlog, look, queued, reset | look and set back |
 //! | retire | takes a group away that is gone, and trims what the others have done with |
 //!

@@ -86,6 +86,8 @@ scripts! {
     ONCE = "once";
     /// Forgets sources.
     RESET = "reset";
+    /// Marks the store of a group.
+    MARK = "mark";
 }
 
 #[cfg(test)]

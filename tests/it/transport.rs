@@ -7,6 +7,7 @@ mod malformed;
 mod memory;
 mod redis;
 mod refusals;
+mod withheld;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -63,11 +64,11 @@ pub const fn family(n: u128) -> FamilyId {
     FamilyId::from_digest(Digest::from_u128(n))
 }
 
-/// The partition of [`SOURCE`] and [`OTHER`].
 /// The ids of two stores.
 pub const STORE: &str = "0f6f0a3e-9d2a-4b6e-8c1d-5a7b9c3d1e2f";
 pub const OTHER_STORE: &str = "7b1d2c3e-4f50-4a6b-9c8d-7e6f5a4b3c2d";
 
+/// The partition of [`SOURCE`] and [`OTHER`].
 pub const P: Partition = Partition::FIRST;
 /// The partition of [`ELSEWHERE`].
 pub const SECOND: Partition = Partitions::new(2).expect("not 0").get(1).expect("the second of two");

@@ -7,16 +7,17 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use fred::types::Value;
-use futures_util::future::{FutureExt as _, join_all};
+use futures_util::future::{BoxFuture, FutureExt as _, join_all};
 use tokio::time::Instant;
 
+use super::client::Conn;
 use super::malformed::{KeyKind, quoted, shown};
 use super::session::{PendingRead, ReadKind, Reading, Session, SessionSlot};
 use super::{RedisTransport, reply, script};
 use crate::model::{DictionaryId, Partition, Partitions, SourceId};
 use crate::transport::{
-    Backlog, Consumer, Delivery, FetchedDictionary, MAX_DICTIONARY_BYTES, MAX_ENTRY_BYTES, Receipt, Redelivery, Result,
-    TransportError,
+    Backlog, Consumer, Delivery, FetchedDictionary, MAX_DICTIONARY_BYTES, MAX_ENTRY_BYTES, MAX_REDELIVERED_BYTES, Receipt,
+    Redelivery, Result, TransportError,
 };
 
 /// Unused dictionaries are looked for once in so many acknowledgements.
@@ -86,12 +87,33 @@ impl Consumer for RedisTransport {
             };
             let deliveries = self.hand_out(partition, &session, entries, kind)?;
             if kind == ReadKind::New || !deliveries.is_empty() {
-                reading.one_by_one = deliveries.iter().any(|delivery| delivery.oversize.is_some());
+                reading.one_by_one = deliveries.iter().any(is_large);
             }
             if !deliveries.is_empty() || kind == ReadKind::New {
                 return Ok(deliveries);
             }
         }
+    }
+
+    async fn payload(&self, receipt: &Receipt) -> Result<Option<Bytes>> {
+        let partition = receipt.partition;
+        let session = self.session_slot(partition)?.session().await?;
+        if live(&session, partition, std::slice::from_ref(receipt)).is_empty() {
+            return Ok(None);
+        }
+        // Over a connection of its own, whose buffer ends with it: it would keep the size of the largest answer.
+        let conn = Conn::open(&self.shared, partition).await?;
+        let ids = vec![receipt.entry.as_str().into()];
+        let answer = self.send_reread(&conn, partition, MAX_ENTRY_BYTES, ids).await?;
+        let entry = reply::list(answer).into_iter().nth(1);
+        let fields = entry.and_then(|entry| reply::list(entry).into_iter().nth(1)).unwrap_or(Value::Null);
+        let payload = reply::pairs(fields).into_iter().find(|(field, _)| field.as_bytes() == Some(b"d"));
+        let payload = payload.and_then(|(_, payload)| payload.into_bytes());
+        if payload.is_none() {
+            // What was deleted is found again among what is pending, and goes from there.
+            session.let_go(std::slice::from_ref(&receipt.entry));
+        }
+        Ok(payload)
     }
 
     async fn dictionary_within(&self, partition: Partition, id: DictionaryId, limit: usize) -> Result<Option<FetchedDictionary>> {
@@ -172,10 +194,10 @@ impl Consumer for RedisTransport {
     }
 
     async fn contains(&self, receipt: &Receipt) -> Result<bool> {
-        let id = receipt.entry.as_str();
-        let args = vec![self.shared.keys.stream(receipt.partition).into(), id.into(), id.into()];
-        let found = self.link(receipt.partition)?.get().await?.call("XRANGE", args).await?;
-        Ok(!reply::list(found).is_empty())
+        let conn = self.link(receipt.partition)?.get().await?;
+        let keys = vec![self.shared.keys.stream(receipt.partition)];
+        let found = conn.run(&script::CONTAINS, keys, vec![receipt.entry.as_str().into()]).await?;
+        Ok(reply::number(&found)? > 0)
     }
 
     async fn keep(&self, partition: Partition, receipts: &[Receipt]) -> Result<()> {
@@ -207,6 +229,12 @@ impl Consumer for RedisTransport {
     }
 
     async fn mark_store(&self, store: &str) -> Result<String> {
+        // Looked for everywhere before anything is written: a partition without a mark, or with a malformed one, takes that of the wrong
+        // store no more than one with a mark does.
+        let known = self.of_all(|partition| self.ask_mark(partition)).await?;
+        if let Some(other) = known.into_iter().flatten().find(|mark| mark != store) {
+            return Ok(other);
+        }
         let marks = self.of_all(|partition| self.set_mark(partition, store)).await?;
         Ok(marks.into_iter().find(|mark| mark != store).unwrap_or_else(|| store.to_owned()))
     }
@@ -229,12 +257,6 @@ impl RedisTransport {
         }
         match away {
             Some(error) if found.is_empty() => Err(error),
-        // Looked for everywhere before anything is written: a partition without a mark, or with a malformed one, takes that of the wrong
-        // store no more than one with a mark does.
-        let known = self.of_all(|partition| self.ask_mark(partition)).await?;
-        if let Some(other) = known.into_iter().flatten().find(|mark| mark != store) {
-            return Ok(other);
-        }
             _ => Ok(found),
         }
     }
@@ -302,14 +324,8 @@ impl RedisTransport {
         let stream = Value::from(self.shared.keys.stream(partition));
         let timeout = config.command_timeout;
         if !reading.listed.is_empty() {
-            let mut args = vec![group, consumer, MAX_ENTRY_BYTES.to_string().into(), REREAD_BYTES.into()];
-            args.extend(reading.listed.iter().take(count).map(|id| Value::from(id.as_str())));
-            let answer = session.reader.run_within(
-                &script::READ,
-                vec![self.shared.keys.stream(partition)],
-                args,
-                timeout * REREAD_PATIENCE,
-            );
+            let ids = reading.listed.iter().take(count).map(|id| Value::from(id.as_str())).collect();
+            let answer = self.send_reread(&session.reader, partition, MAX_REDELIVERED_BYTES, ids);
             let answer = answer.map(|answer| answer.map(|value| Some(value).filter(|value| !value.is_null()))).boxed();
             return PendingRead { kind: ReadKind::Listed, answer };
         }
@@ -330,6 +346,21 @@ impl RedisTransport {
         let mut args = vec!["GROUP".into(), group, consumer, "COUNT".into(), entries, "BLOCK".into(), block.into()];
         args.extend(["STREAMS".into(), stream, ">".into()]);
         PendingRead { kind: ReadKind::New, answer: session.reader.call_within("XREADGROUP", args, config.block + timeout) }
+    }
+
+    /// Sends a read of pending entries by id; payloads longer than this stay where they are.
+    fn send_reread(
+        &self,
+        conn: &Conn,
+        partition: Partition,
+        longest: usize,
+        ids: Vec<Value>,
+    ) -> BoxFuture<'static, Result<Value>> {
+        let config = &self.shared.config;
+        let mut args: Vec<Value> = vec![config.group.as_str().into(), config.consumer.as_str().into()];
+        args.extend([longest.to_string().into(), REREAD_BYTES.into()]);
+        args.extend(ids);
+        conn.run_within(&script::READ, vec![self.shared.keys.stream(partition)], args, config.command_timeout * REREAD_PATIENCE)
     }
 
     /// Redis lost the stream: makes the group, and begins again with an epoch in which old receipts are worth nothing.
@@ -376,10 +407,12 @@ impl RedisTransport {
             }
             let receipt = Receipt { partition, entry: id, epoch: held.epoch };
             let (mut delivery, strange) = delivery(receipt, fields, kind != ReadKind::New);
-            let length = length.unwrap_or(delivery.payload.len() as u64);
-            if length > MAX_ENTRY_BYTES as u64 {
-                delivery.payload = Bytes::new();
-                delivery.oversize = Some(length);
+            match length.unwrap_or(delivery.payload.len() as u64) {
+                bytes if bytes > MAX_ENTRY_BYTES as u64 => {
+                    delivery.payload = Bytes::new();
+                    delivery.oversize = Some(bytes);
+                }
+                bytes => delivery.withheld = length.map(|_| bytes),
             }
             if strange {
                 let (stream, id) = (self.shared.keys.stream(partition), &delivery.receipt.entry);
@@ -495,7 +528,12 @@ fn delivery(receipt: Receipt, fields: Value, redelivered: bool) -> (Delivery, bo
     let rows = reply::rows(first, end);
     let strange = source.is_none() || rows.is_none();
     let (source, rows) = (source.unwrap_or(SourceId::UNKNOWN), rows.unwrap_or_default());
-    (Delivery { receipt, source, rows, payload, oversize: None, redelivered }, strange)
+    (Delivery { receipt, source, rows, payload, oversize: None, withheld: None, redelivered }, strange)
+}
+
+/// Whether a delivery's payload is so long that several are not to be read at once.
+fn is_large(delivery: &Delivery) -> bool {
+    delivery.oversize.is_some() || delivery.withheld.is_some() || delivery.payload.len() > MAX_REDELIVERED_BYTES
 }
 
 /// The mark of a store; `None` where it is not one.

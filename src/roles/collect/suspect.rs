@@ -274,7 +274,7 @@ async fn keep_dictionaries(context: &CollectContext, receipt: &Receipt, named: &
 pub(super) fn failed(ready: Ready, reason: String) -> Failed {
     let Ready { receipt, incoming, payload, .. } = ready;
     let batch = incoming.batch();
-    let delivery =
-        Delivery { receipt, source: batch.header.source, rows: batch.rows, payload, oversize: None, redelivered: false };
+    let (source, rows) = (batch.header.source, batch.rows);
+    let delivery = Delivery { receipt, source, rows, payload, oversize: None, withheld: None, redelivered: false };
     Failed { delivery, fault: BatchFault::new(reason, &batch.header.dictionaries) }
 }

@@ -26,7 +26,7 @@ const MAX_SUSPECTS: usize = 16;
 const MAX_SUSPECT_BYTES: usize = 16 << 20;
 const MAX_BURIAL_BYTES: usize = 32 << 20;
 /// Letters of one transaction, and bytes of their payloads about which it closes.
-const MAX_LETTERS: usize = 256;
+const MAX_LETTERS: usize = 1024;
 const MAX_LETTER_BYTES: usize = 8 << 20;
 /// Dictionaries that the letters of one transaction keep, bytes; with fewer a letter can be retried as long as the queue has the others.
 const MAX_KEPT_DICTIONARIES: usize = 32 << 20;

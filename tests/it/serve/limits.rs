@@ -196,6 +196,7 @@ async fn who_drips_is_cut_off_and_health_stays_quick() {
         .with("TELEMETRY__HTTP__STALL_TIMEOUT", "2s")
         .with("TELEMETRY__HTTP__MIN_TRANSFER_RATE", "1MiB")
         .with("TELEMETRY__HTTP__MAX_CONNECTIONS", "16")
+        .with("TELEMETRY__HTTP__QUERY_MEMORY_CLIENT_PERCENT", "100")
         .with("TELEMETRY__HTTP__MAX_CONNECTIONS_PER_CLIENT", "8");
     let (serving, path) = long_download(app).await;
     let mut slow: Vec<TcpStream> = (0..8).map(|_| begin(&serving, &path)).collect();

@@ -151,7 +151,7 @@ async fn letters_of_release_0_1_0_are_kept_and_known_again() {
     for payload in [b"one", b"two"] {
         connection.execute(keep, (&id.to_bytes()[..], &payload[..])).unwrap();
     }
-    let others = "INSERT INTO dead_dictionary VALUES (1, 0, zeroblob(16), 'data'); \
+    let others = "INSERT INTO dead_dictionary VALUES (1, 0, zeroblob(16), x'0102'); \
                   INSERT INTO dead_letter (source_id, rows, reason, payload, buried_ms) VALUES (zeroblob(16), '[0,1)', '', '', 0); \
                   DELETE FROM dead_letter WHERE id > 1";
     connection.execute_batch(others).unwrap();

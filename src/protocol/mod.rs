@@ -5,5 +5,7 @@
 //! simulation. Roles carry the commands out (I/O, waiting, payloads, logs, metrics) and tell what came of them; what a batch or an entry
 //! becomes is decided here, and only here.
 
+pub mod completion;
 pub mod receipts;
 pub mod rest;
+pub mod window;

@@ -79,6 +79,7 @@ pub(super) async fn run_with(
         held_back: held_back::HeldBack::default(),
         began: Instant::now(),
         careful: tokio::sync::Mutex::default(),
+        rereading: tokio::sync::Mutex::default(),
         queue,
         inspector,
         store,

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::Arrival;
 use crate::protocol::rest::{Rest, Rests};
 
 /// Whose first delivery was not decoded, since its collector ended for another reason, is decoded once in any case.
@@ -61,9 +62,11 @@ pub enum Event {
     AttemptsForgotten,
     /// The rest is over.
     Rested,
-    /// Whether it is still in the queue; `None` where the queue cannot say.
+    /// Whether it is still in the queue, and this consumer's; `None` where the queue cannot say.
     Asked(Option<bool>),
-    /// The queue could not be asked now whether it is still there.
+    /// The payload that was left in the queue is here.
+    Fetched,
+    /// The queue could not be asked now.
     QueueAway,
     /// So many failures are noted, this one included.
     FailureNoted(u32),
@@ -94,6 +97,8 @@ pub enum Grounds {
 /// What to do next with a receipt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Step {
+    /// Fetch its payload, which was left in the queue.
+    FetchPayload,
     /// Note in the store that an attempt to decode it begins. From here to [`Step::ForgetAttempts`] one at a time: else others that are
     /// being decoded would be blamed too.
     NoteAttempt,
@@ -132,6 +137,8 @@ pub enum Step {
 pub enum Stage {
     /// It was delivered, and waits for its reader.
     Delivered,
+    /// Its payload is being fetched.
+    Fetching,
     /// The attempt to decode it is being noted.
     NotingAttempt,
     /// It is being decoded.
@@ -183,6 +190,7 @@ pub(super) struct Life {
     pub(super) suspect: bool,
     redelivered: bool,
     oversize: bool,
+    withheld: bool,
     rests: Rests,
 }
 
@@ -194,9 +202,11 @@ pub(super) enum Turn {
 }
 
 impl Life {
-    pub(super) fn new(epoch: u64, bytes: usize, redelivered: bool, oversize: bool) -> Self {
+    pub(super) fn new<E>(arrival: &Arrival<E>) -> Self {
+        let &Arrival { ref receipt, bytes, redelivered, oversize, withheld } = arrival;
         let rests = Rests::new(READING_RESTS.0, READING_RESTS.1);
-        Self { epoch, stage: Stage::Delivered, bytes, suspect: false, redelivered, oversize, rests }
+        let (epoch, stage) = (receipt.epoch, Stage::Delivered);
+        Self { epoch, stage, bytes, suspect: false, redelivered, oversize, withheld, rests }
     }
 
     fn to(&mut self, stage: Stage, step: Step) -> Turn {
@@ -208,7 +218,13 @@ impl Life {
         match (self.stage, event) {
             (_, Event::Interrupted) => self.to(Stage::Left, Step::Nothing),
             (Stage::Delivered, Event::TakenUp) if self.oversize => self.to(Stage::Burying, Step::Bury(Grounds::Oversize)),
-            (Stage::Delivered, Event::TakenUp) | (Stage::Resting, Event::Rested) => self.decode(),
+            // Whoever rests has given a large payload back.
+            (Stage::Delivered, Event::TakenUp) | (Stage::Resting, Event::Rested) if self.withheld => {
+                self.to(Stage::Fetching, Step::FetchPayload)
+            }
+            (Stage::Delivered, Event::TakenUp) | (Stage::Resting, Event::Rested) | (Stage::Fetching, Event::Fetched) => {
+                self.decode()
+            }
             (Stage::Suspected, Event::TakenUp) => self.to(Stage::Asking, Step::AskQueue),
             (Stage::NotingAttempt, Event::AttemptNoted(attempts)) => {
                 if attempts >= dead_after.max(FEWEST_ATTEMPTS) {
@@ -227,13 +243,13 @@ impl Life {
             }
             (Stage::Asking, Event::Asked(Some(true) | None)) => self.to(Stage::NotingFailure, Step::NoteFailure),
             // It counts as stored by somebody else, or as lost with the queue: its streamer sends it again.
-            (Stage::Asking, Event::Asked(Some(false))) => self.to(Stage::Left, Step::Gone),
+            (Stage::Asking | Stage::Fetching, Event::Asked(Some(false))) => self.to(Stage::Left, Step::Gone),
             (Stage::NotingFailure, Event::FailureNoted(failures)) if failures >= dead_after => {
                 self.to(Stage::Burying, Step::Bury(Grounds::Fault))
             }
             (Stage::NotingFailure, Event::FailureNoted(_)) => self.rest(),
             // Only failures of its own count, not those of the queue.
-            (Stage::Asking, Event::QueueAway) => self.rest(),
+            (Stage::Asking | Stage::Fetching, Event::QueueAway) => self.rest(),
             (Stage::Offered, Event::Refused(Refusal::BadBatch)) => {
                 // It was decoded, and did no harm: that need not be noted when it is decoded again.
                 self.redelivered = false;
@@ -288,6 +304,8 @@ impl Life {
     pub(super) fn begin_judging(&mut self) -> Step {
         self.stage = Stage::Suspected;
         self.suspect = true;
+        // It has its payload in hand from now on.
+        self.withheld = false;
         self.rests = Rests::new(SUSPECT_RESTS.0, SUSPECT_RESTS.1);
         Step::Judge
     }

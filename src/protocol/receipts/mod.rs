@@ -28,7 +28,7 @@ use crate::model::{Partition, Partitions, SourceId};
 pub use acknowledgement::{ACKNOWLEDGE_TRIES, Acknowledgement, Unacknowledged};
 pub use life::{Decoded, Event, FEWEST_ATTEMPTS, Grounds, Outcome, Redelivery, Refusal, Stage, Step};
 use life::{Life, Turn};
-pub use store_access::{OtherStore, StoreAttempts, not_older, same_mark, to_compare};
+pub use store_access::{OtherStore, StoreAttempts, compare, same_mark};
 
 /// Suspects that are tried again at the same time.
 pub const MAX_SUSPECTS: usize = 16;
@@ -86,6 +86,8 @@ pub struct Arrival<E> {
     pub redelivered: bool,
     /// Whether its payload is longer than any can be, and was not read.
     pub oversize: bool,
+    /// Whether its payload was left in the queue for now.
+    pub withheld: bool,
 }
 
 /// What to do with a group that the store does not take.
@@ -143,12 +145,13 @@ impl<E: Ord + Clone> Receipts<E> {
     /// Deliveries of one read. All of them are in hand from now on: the last may have to wait for the first. What another connection had
     /// delivered before is replaced, and its claim is kept for the new receipt only.
     pub fn delivered(&mut self, arrivals: impl IntoIterator<Item = Arrival<E>>) {
-        for Arrival { receipt, bytes, redelivered, oversize } in arrivals {
-            self.remove(&receipt);
-            let Receipt { partition, entry, epoch } = receipt;
+        for arrival in arrivals {
+            self.remove(&arrival.receipt);
+            let life = Life::new(&arrival);
+            let Receipt { partition, entry, epoch } = arrival.receipt;
             let hand = self.hands.entry(partition).or_insert_with(|| Hand { epoch, lives: BTreeMap::new() });
             hand.epoch = hand.epoch.max(epoch);
-            hand.lives.entry(entry).or_default().push(Life::new(epoch, bytes, redelivered, oversize));
+            hand.lives.entry(entry).or_default().push(life);
         }
     }
 

@@ -1,5 +1,6 @@
 //! Whether the store is still the one that this group commits to, and when that has to be asked.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -42,25 +43,24 @@ pub fn same_mark(store: &str, marked: &str) -> Result<(), OtherStore> {
     Err(OtherStore::Another { store: store.to_owned(), marked: marked.to_owned() })
 }
 
-/// The sources that the store has to be asked about: those of which something was committed.
-pub fn to_compare(sources: impl IntoIterator<Item = (SourceId, u64)>) -> Vec<(SourceId, u64)> {
-    sources.into_iter().filter(|(_, committed)| *committed > 0).collect()
-}
-
 /// Compares how far sources were committed, as the queue says, with how far the store has them settled. One that the store does not name
-/// is one that it has nothing of.
+/// is one that it has nothing of. Gives the sources that the queue knows less of than the store has, and how far they are settled: what the
+/// queue was told is lost, and it is to be told again, since whoever waits for a source that was stored long ago would wait for ever.
 ///
 /// # Errors
 /// The store has less of a source.
-pub fn not_older(committed: &[(SourceId, u64)], settled: &[(SourceId, u64)]) -> Result<(), OtherStore> {
+pub fn compare(committed: &[(SourceId, u64)], settled: &[(SourceId, u64)]) -> Result<Vec<(SourceId, u64)>, OtherStore> {
     let settled: BTreeMap<_, _> = settled.iter().copied().collect();
+    let mut behind = Vec::new();
     for &(source, committed) in committed {
         let settled = settled.get(&source).copied().unwrap_or(0);
-        if settled < committed {
-            return Err(OtherStore::Older { source, committed, settled });
+        match settled.cmp(&committed) {
+            Ordering::Less => return Err(OtherStore::Older { source, committed, settled }),
+            Ordering::Equal => {}
+            Ordering::Greater => behind.push((source, settled)),
         }
     }
-    Ok(())
+    Ok(behind)
 }
 
 /// Something that is done on the store, as often as it takes. A store that was away may come back as another one, or as an older one: that
@@ -85,7 +85,7 @@ impl StoreAttempts {
         self.failures > 0
     }
 
-    /// Whether the store has been away since this began, so that before the next attempt it has to be compared ([`same_mark`], [`not_older`]).
+    /// Whether the store has been away since this began, so that before the next attempt it has to be compared ([`same_mark`], [`compare`]).
     #[must_use]
     pub fn must_compare(&self) -> bool {
         self.was_away()
@@ -103,5 +103,50 @@ impl StoreAttempts {
     pub fn away(&mut self) -> Rest {
         self.failures = self.failures.saturating_add(1);
         self.rests.next()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Digest;
+
+    fn source(n: u128) -> SourceId {
+        SourceId::from_digest(Digest::from_u128(n))
+    }
+
+    #[test]
+    fn a_store_is_compared_with_what_was_committed() {
+        assert_eq!(same_mark("a", "a"), Ok(()));
+        assert_eq!(same_mark("a", "b"), Err(OtherStore::Another { store: "a".into(), marked: "b".into() }));
+        let committed = [(source(1), 10), (source(2), 0), (source(3), 5)];
+        assert_eq!(compare(&committed, &[(source(3), 5), (source(1), 10)]), Ok(vec![]));
+        let behind = vec![(source(1), 11), (source(2), 1)];
+        assert_eq!(
+            compare(&committed, &[(source(3), 5), (source(1), 11), (source(2), 1)]),
+            Ok(behind),
+            "the queue is told again"
+        );
+        let older = |source, committed, settled| Err(OtherStore::Older { source, committed, settled });
+        assert_eq!(compare(&committed, &[(source(1), 9), (source(3), 5)]), older(source(1), 10, 9));
+        assert_eq!(compare(&committed, &[(source(1), 10)]), older(source(3), 5, 0));
+    }
+
+    #[test]
+    fn a_store_that_was_away_is_compared_before_it_is_used() {
+        let mut attempts = StoreAttempts::default();
+        assert!(!attempts.must_compare());
+        let rests: Vec<_> = (0..8).map(|_| attempts.away().longest.as_millis()).collect();
+        assert_eq!(rests, [400, 800, 1600, 3200, 5000, 5000, 5000, 5000]);
+        assert!(attempts.must_compare());
+    }
+
+    #[test]
+    fn what_was_counted_without_an_answer_counts_once() {
+        let mut attempts = StoreAttempts::default();
+        assert_eq!(attempts.certain(2), 2);
+        let _rests = (attempts.away(), attempts.away());
+        assert_eq!([attempts.certain(3), attempts.certain(5)], [1, 3], "both tries may have counted");
+        assert_eq!(attempts.certain(1), 1, "or none of them");
     }
 }

@@ -25,7 +25,7 @@ fn receipt(number: u16, entry: u32, epoch: u64) -> Receipt<u32> {
 }
 
 fn arrival(receipt: &Receipt<u32>, redelivered: bool) -> Arrival<u32> {
-    Arrival { receipt: receipt.clone(), bytes: 100, redelivered, oversize: false }
+    Arrival { receipt: receipt.clone(), bytes: 100, redelivered, oversize: false, withheld: false }
 }
 
 /// A collector that has one delivery, which its reader has taken up.
@@ -131,6 +131,32 @@ fn an_oversize_entry_is_buried_and_no_attempt_is_noted() {
     let receipt = receipt(0, 1, 1);
     receipts.delivered([Arrival { oversize: true, ..arrival(&receipt, true) }]);
     after(&mut receipts, &receipt, &[(Event::TakenUp, Step::Bury(Grounds::Oversize))]);
+}
+
+#[test]
+fn a_payload_that_was_withheld_is_fetched_again_after_each_rest() {
+    let mut receipts = Receipts::new(settings(1));
+    let receipt = receipt(0, 1, 1);
+    receipts.delivered([Arrival { withheld: true, ..arrival(&receipt, true) }]);
+    after(&mut receipts, &receipt, &[(Event::TakenUp, Step::FetchPayload)]);
+    rest(receipts.happened(&receipt, Event::QueueAway));
+    let decoded = |decoded| {
+        let fetched = [(Event::Fetched, Step::NoteAttempt), (Event::AttemptNoted(1), Step::Decode)];
+        [&fetched[..], &[(Event::Decoded(decoded), Step::ForgetAttempts)]].concat()
+    };
+    after(&mut receipts, &receipt, &[(Event::Rested, Step::FetchPayload)]);
+    after(&mut receipts, &receipt, &decoded(Decoded::QueueAway));
+    rest(receipts.happened(&receipt, Event::AttemptsForgotten));
+    after(&mut receipts, &receipt, &[(Event::Rested, Step::FetchPayload)]);
+    let mut gone = receipts.clone();
+    after(&mut gone, &receipt, &[(Event::Asked(Some(false)), Step::Gone)]);
+    assert_eq!(gone.stages().count(), 0);
+    // A suspect has its payload in hand.
+    after(&mut receipts, &receipt, &decoded(Decoded::Doubtful));
+    let events = [(Event::AttemptsForgotten, Step::Judge), (Event::TakenUp, Step::AskQueue)];
+    after(&mut receipts, &receipt, &events);
+    rest(receipts.happened(&receipt, Event::QueueAway));
+    after(&mut receipts, &receipt, &[(Event::Rested, Step::NoteAttempt)]);
 }
 
 #[test]
@@ -341,36 +367,6 @@ fn what_ends_the_collector_does_so_after_the_attempt_is_forgotten() {
     after(&mut receipts, &receipt, &events);
 }
 
-#[test]
-fn a_store_is_compared_with_what_was_committed() {
-    assert_eq!(same_mark("a", "a"), Ok(()));
-    assert_eq!(same_mark("a", "b"), Err(OtherStore::Another { store: "a".into(), marked: "b".into() }));
-    let committed = to_compare([(source(1), 10), (source(2), 0), (source(3), 5)]);
-    assert_eq!(committed, [(source(1), 10), (source(3), 5)], "of the others it needs to have nothing");
-    assert_eq!(not_older(&committed, &[(source(3), 5), (source(1), 11)]), Ok(()));
-    let older = |source, committed, settled| Err(OtherStore::Older { source, committed, settled });
-    assert_eq!(not_older(&committed, &[(source(1), 9), (source(3), 5)]), older(source(1), 10, 9));
-    assert_eq!(not_older(&committed, &[(source(1), 10)]), older(source(3), 5, 0));
-}
-
-#[test]
-fn a_store_that_was_away_is_compared_before_it_is_used() {
-    let mut attempts = StoreAttempts::default();
-    assert!(!attempts.must_compare());
-    let rests: Vec<_> = (0..8).map(|_| attempts.away().longest.as_millis()).collect();
-    assert_eq!(rests, [400, 800, 1600, 3200, 5000, 5000, 5000, 5000]);
-    assert!(attempts.must_compare());
-}
-
-#[test]
-fn what_was_counted_without_an_answer_counts_once() {
-    let mut attempts = StoreAttempts::default();
-    assert_eq!(attempts.certain(2), 2);
-    let _rests = (attempts.away(), attempts.away());
-    assert_eq!([attempts.certain(3), attempts.certain(5)], [1, 3], "both tries may have counted");
-    assert_eq!(attempts.certain(1), 1, "or none of them");
-}
-
 /// What the tasks of a collector do, in an order and with outcomes that are chosen.
 struct Play {
     receipts: Receipts<u32>,
@@ -411,8 +407,11 @@ impl Play {
         let read: Vec<_> =
             (first..first + count).map(|entry| receipt(u16::from(choice % 3), entry, u64::from(choice / 200))).collect();
         self.delivered += read.len();
-        let arrivals =
-            read.iter().map(|receipt| Arrival { oversize: choice == 77, ..arrival(receipt, choice.is_multiple_of(5)) });
+        let arrivals = read.iter().map(|receipt| Arrival {
+            oversize: choice == 77,
+            withheld: choice % 25 == 10,
+            ..arrival(receipt, choice.is_multiple_of(5))
+        });
         self.receipts.delivered(arrivals.collect::<Vec<_>>());
         for receipt in read {
             let step = self.receipts.happened(&receipt, Event::TakenUp);
@@ -425,6 +424,9 @@ impl Play {
         let (receipt, step) = self.steps.swap_remove(at);
         let bad = |decoded| if kind { Decoded::Batch } else { decoded };
         let event = match step {
+            Step::FetchPayload if !kind && choice.is_multiple_of(3) => Event::QueueAway,
+            Step::FetchPayload if !kind && choice.is_multiple_of(5) => Event::Asked(Some(false)),
+            Step::FetchPayload => Event::Fetched,
             Step::NoteAttempt => Event::AttemptNoted(1 + u32::from(choice % 4)),
             Step::Decode => Event::Decoded(match choice % 6 {
                 0 => bad(Decoded::QueueAway),

@@ -42,6 +42,8 @@ pub(super) struct CollectContext {
     pub(super) careful: tokio::sync::Mutex<()>,
     /// Whether the store was compared with a part of the queue only, or not at all since it was away.
     pub(super) to_be_compared: AtomicBool,
+    /// Held by who has a large payload of an entry that was delivered before, until it has a share of the budget or of what is buried.
+    pub(super) rereading: tokio::sync::Mutex<()>,
 }
 
 impl CollectContext {

@@ -81,6 +81,7 @@ pub(super) async fn run_with(
         began: Instant::now(),
         careful: tokio::sync::Mutex::default(),
         to_be_compared: AtomicBool::default(),
+        rereading: tokio::sync::Mutex::default(),
         queue,
         inspector,
         store,

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use tokio::sync::mpsc;
+use bytes::Bytes;
+use tokio::sync::{MutexGuard, mpsc};
 
 use super::context::{CollectContext, Ready};
 use super::decode::{self, DecodeFailure};
@@ -11,7 +12,7 @@ use super::suspect::{Failed, Failing};
 use crate::model::Partition;
 use crate::protocol::receipts::{Arrival, Event, Step};
 use crate::retry::{Backoff, drawn};
-use crate::transport::Delivery;
+use crate::transport::{Delivery, TransportError};
 
 /// Where a reader's deliveries go.
 #[derive(Clone)]
@@ -58,23 +59,59 @@ pub(super) fn start(context: &Arc<CollectContext>, partition: Partition, outlets
 
 /// What counts of a delivery.
 fn arrival(delivery: &Delivery) -> Arrival<String> {
+    let withheld = delivery.withheld.map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
     Arrival {
         receipt: delivery.receipt.clone(),
-        bytes: delivery.payload.len(),
+        bytes: withheld.unwrap_or(delivery.payload.len()),
         redelivered: delivery.redelivered,
         oversize: delivery.oversize.is_some(),
+        withheld: withheld.is_some(),
+    }
+}
+
+/// Fetches the payload of a delivery that came without it, one at a time of all partitions: who has it holds the turn.
+async fn fetch<'a>(
+    context: &'a CollectContext,
+    delivery: &mut Delivery,
+) -> Result<(Event, Option<MutexGuard<'a, ()>>), TransportError> {
+    let turn = tokio::select! {
+        turn = context.rereading.lock() => turn,
+        () = context.lifecycle.draining().cancelled_owned() => return Ok((Event::Interrupted, None)),
+    };
+    match context.queue.payload(&delivery.receipt).await {
+        Ok(Some(payload)) => {
+            (delivery.payload, delivery.withheld) = (payload, None);
+            Ok((Event::Fetched, Some(turn)))
+        }
+        // It is somebody else's by now.
+        Ok(None) => Ok((Event::Asked(Some(false)), None)),
+        Err(error) if error.is_transient() => {
+            tracing::debug!(partition = %delivery.receipt.partition, %error, "fetching a large payload from Redis");
+            Ok((Event::QueueAway, None))
+        }
+        Err(error) => Err(error),
     }
 }
 
 /// Decodes a delivery and hands it on; `false` when the process is to end. Only what is healthy is waited for: what failed goes to
 /// tasks of its own, and a queue of those that is full is no reason to wait.
-async fn hand_on(context: &Arc<CollectContext>, delivery: Delivery, outlets: &Outlets) -> anyhow::Result<bool> {
+async fn hand_on(context: &Arc<CollectContext>, mut delivery: Delivery, outlets: &Outlets) -> anyhow::Result<bool> {
+    let (withheld, mut turn) = (delivery.withheld, None);
     let mut step = context.happened(&delivery.receipt, Event::TakenUp);
     loop {
         let (next, decoded) = decode::decode(context, &delivery, step).await?;
         match (next, decoded) {
             (Step::Offer, Some(Ok(ready))) => return Ok(outlets.ready.send(ready).await.is_ok()),
+            (Step::FetchPayload, _) => {
+                let event;
+                (event, turn) = fetch(context, &mut delivery).await?;
+                step = context.happened(&delivery.receipt, event);
+            }
             (Step::Rest(rest), _) => {
+                // Others have their turn meanwhile.
+                if turn.take().is_some() {
+                    (delivery.payload, delivery.withheld) = (Bytes::new(), withheld);
+                }
                 let event = if context.rest(drawn(rest)).await { Event::Rested } else { Event::Interrupted };
                 step = context.happened(&delivery.receipt, event);
             }
@@ -92,6 +129,7 @@ async fn hand_on(context: &Arc<CollectContext>, delivery: Delivery, outlets: &Ou
                 return Ok(true);
             }
             (Step::Fail, Some(Err(DecodeFailure::Queue(error)))) => return Err(error.into()),
+            (Step::Gone, _) => return Ok(true),
             // The process is to end.
             (Step::Nothing, _) => return Ok(false),
             (next, _) => return Err(decode::lost(next)),

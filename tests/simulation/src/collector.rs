@@ -210,6 +210,7 @@ impl Collector {
                 Some(_) => self.careful_queue.push_back(proof.clone()),
                 None => self.note_attempt(proof, net),
             },
+            Step::FetchPayload => net.violated(|| "a payload is fetched that was not withheld".to_owned()),
             Step::Decode => self.decode(proof, net),
             Step::ForgetAttempts => {
                 let Some(delivery) = self.deliveries.get(proof) else { return };

@@ -189,10 +189,10 @@ impl Net {
         self.cut_until.iter_mut().for_each(|until| *until = now.min(*until));
     }
 
-    /// Whether an acknowledgement is still on its way.
+    /// Whether something is still on its way that would be noted in the queue.
     #[must_use]
-    pub fn has_acknowledgements(&self) -> bool {
-        self.calls.values().any(|call| matches!(call.request, Some(Request::Acknowledge(..))))
+    pub fn has_notes(&self) -> bool {
+        self.calls.values().any(|call| matches!(call.request, Some(Request::Acknowledge(..) | Request::Mark(_))))
     }
 
     /// Whether anything has lately kept a node from a server, within so long.

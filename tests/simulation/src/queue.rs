@@ -130,6 +130,9 @@ pub struct Backlog {
 /// What one of the entries is that a consumer wants to read again: `None` where it is no longer in the stream.
 pub type Reread = (EntryId, Option<Arc<Entry>>);
 
+/// What a server's clock shows when time begins, ms.
+const EPOCH: u64 = 1_000_000_000;
+
 /// A partition's server.
 #[derive(Clone, Debug)]
 pub struct Server {
@@ -171,7 +174,7 @@ impl Server {
     }
 
     fn clock(&self, now: u64) -> u64 {
-        now.saturating_add_signed(self.clock_ahead)
+        (EPOCH + now).saturating_add_signed(self.clock_ahead)
     }
 
     /// Before a command that writes: refuses it, or notes that the replica is behind.
@@ -525,18 +528,6 @@ impl Server {
             }
             None => Backlog { entries: self.held.entries.len() as u64, pending: 0 },
         }
-    }
-
-    /// How many entries are in the stream.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.held.entries.len()
-    }
-
-    /// Whether the stream is empty.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.held.entries.is_empty()
     }
 
     /// The entries that the group will have delivered, again or for the first time.

@@ -84,7 +84,13 @@ impl Collector {
                 continue;
             }
             if !net.is(Planted::InHandOneByOne) {
-                arrivals.push(Arrival { receipt: proof.clone(), bytes: 1, redelivered: delivery.redelivered, oversize: false });
+                arrivals.push(Arrival {
+                    receipt: proof.clone(),
+                    bytes: 1,
+                    redelivered: delivery.redelivered,
+                    oversize: false,
+                    withheld: false,
+                });
             }
             self.deliveries.insert(proof.clone(), delivery);
             self.readers[partition].queue.push_back(proof);
@@ -103,7 +109,13 @@ impl Collector {
             && let Some(delivery) = self.deliveries.get(&proof)
         {
             let redelivered = delivery.redelivered;
-            self.receipts.delivered([Arrival { receipt: proof.clone(), bytes: 1, redelivered, oversize: false }]);
+            self.receipts.delivered([Arrival {
+                receipt: proof.clone(),
+                bytes: 1,
+                redelivered,
+                oversize: false,
+                withheld: false,
+            }]);
         }
         self.readers[partition].current = Some(proof.clone());
         self.happened(&proof, Event::TakenUp, net);

@@ -6,7 +6,7 @@ use crate::collector::{Collector, Proof, Purpose};
 use crate::messages::{Lane, Outcome, Reply, Request};
 use crate::network::Net;
 use crate::planted::Planted;
-use crate::protocol::receipts::{Event, StoreAttempts, not_older, same_mark, to_compare};
+use crate::protocol::receipts::{Event, StoreAttempts, compare, same_mark};
 
 /// What follows.
 #[derive(Clone, Debug)]
@@ -105,7 +105,7 @@ impl Collector {
             }
             Purpose::Sources(serial, partition) => match outcome {
                 Outcome::Reply(Reply::Sources(sources)) => {
-                    let committed = to_compare(sources.into_iter().map(|(source, _, committed)| (source, committed)));
+                    let committed: Vec<_> = sources.into_iter().map(|(source, _, committed)| (source, committed)).collect();
                     let asked = committed.iter().map(|(source, _)| *source).collect();
                     self.call(Lane::Store, Request::Settled(asked), Purpose::Settled(serial, partition, committed), net);
                 }
@@ -118,8 +118,14 @@ impl Collector {
                 }
             },
             Purpose::Settled(serial, partition, committed) => match outcome {
-                Outcome::Reply(Reply::Settled(settled)) => match not_older(&committed, &settled) {
-                    Ok(()) => self.ask_sources(serial, partition + 1, net),
+                Outcome::Reply(Reply::Settled(settled)) => match compare(&committed, &settled) {
+                    Ok(behind) => {
+                        if !behind.is_empty() {
+                            let tell = Request::Acknowledge(Vec::new(), behind);
+                            self.call(Lane::Writer(partition), tell, Purpose::Nothing, net);
+                        }
+                        self.ask_sources(serial, partition + 1, net);
+                    }
                     Err(error) => self.ended = Some(format!("{error:?}")),
                 },
                 _ => self.op_away(serial, net),

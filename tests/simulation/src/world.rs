@@ -184,7 +184,7 @@ impl World {
     /// again into it, by streamers that were done too.
     fn operate(&mut self) {
         let away = |place: &crate::places::Place| place.down_until > self.net.now || place.frozen_until > self.net.now;
-        if self.net.places.iter().any(away) || self.net.has_acknowledgements() {
+        if self.net.places.iter().any(away) || self.net.has_notes() {
             self.net.schedule(self.net.now + 1_000, Event::Operator);
             return;
         }

@@ -113,6 +113,22 @@ fn dictionary(n: u8) -> (DictionaryId, Bytes) {
     (DictionaryId::of(&bytes), bytes)
 }
 
+/// What a server answers to a read.
+fn answer(server: &mut Server, read: &Read, consumer: queue::Consumer, now: u64) -> Result<ReadAnswer, Refusal> {
+    let entries = |found: Option<Vec<queue::Reread>>| found.map_or(ReadAnswer::NoGroup, ReadAnswer::Entries);
+    Ok(match read {
+        Read::Own { after, count } => server
+            .pending_of(GROUP, consumer, *after, *count)
+            .map_or(ReadAnswer::NoGroup, |ids| ReadAnswer::Ids(ids, queue::EntryId::ZERO)),
+        Read::Claim { from, count } => match server.claim(GROUP, consumer, (HOUR, *from, *count), now)? {
+            Some((next, ids)) => ReadAnswer::Ids(ids.into_iter().map(|(id, _)| id).collect(), next),
+            None => ReadAnswer::NoGroup,
+        },
+        Read::Listed(ids) => entries(server.reread(GROUP, consumer, ids, now)?),
+        Read::New { count } => entries(server.read_new(GROUP, consumer, *count, now)?),
+    })
+}
+
 impl Both {
     async fn start(seed: u64) -> Self {
         let redis = RedisServer::start_with(&["--maxmemory-policy", "noeviction"]);
@@ -221,17 +237,12 @@ impl Both {
         });
         loop {
             let read = session.next_read(now, max);
-            let entries = |found: Option<Vec<queue::Reread>>| found.map_or(ReadAnswer::NoGroup, ReadAnswer::Entries);
-            let answer = match &read {
-                Read::Own { after, count } => server
-                    .pending_of(GROUP, consumer, *after, *count)
-                    .map_or(ReadAnswer::NoGroup, |ids| ReadAnswer::Ids(ids, queue::EntryId::ZERO)),
-                Read::Claim { from, count } => match server.claim(GROUP, consumer, (HOUR, *from, *count), now)? {
-                    Some((next, ids)) => ReadAnswer::Ids(ids.into_iter().map(|(id, _)| id).collect(), next),
-                    None => ReadAnswer::NoGroup,
-                },
-                Read::Listed(ids) => entries(server.reread(GROUP, consumer, ids, now)?),
-                Read::New { count } => entries(server.read_new(GROUP, consumer, *count, now)?),
+            let answer = match answer(server, &read, consumer, now) {
+                Err(Refusal::NoWrites) => {
+                    session.failed(max);
+                    return Err(Refusal::NoWrites);
+                }
+                answer => answer?,
             };
             match session.take(&read, answer, now, HOUR) {
                 Step::ReadOn => {}
@@ -371,11 +382,16 @@ impl Both {
     /// Everything at once: emptied, set back, full, read-only, old.
     async fn upset(&mut self) -> (Said, Said) {
         match self.below(12) {
-            0 => {
+            0 if !self.servers[0].no_writes && !self.servers[0].out_of_memory => {
                 self.redis.ok(&["FLUSHALL"]);
+                for number in 0..PARTITIONS {
+                    // Else whoever is told that its position is gone writes it first, or is refused.
+                    let meta = format!("{{t:{number}}}:meta");
+                    self.redis.command(&["HSET", &meta, "partitions", &PARTITIONS.to_string()]);
+                }
                 self.servers.iter_mut().for_each(Server::flush);
             }
-            1 => {
+            1 if !self.servers[0].no_writes => {
                 let real = self.pairs[0].real.reset(None).await;
                 let simulated: usize = self.servers.iter_mut().map(|server| server.reset(GROUP)).sum();
                 return (said(real, Said::Number), Said::Number(simulated as u64));

@@ -238,7 +238,7 @@ impl Collector {
                 let request = Request::NoteFailure(self.store_id, entry_name(proof, delivery));
                 self.begin_op(request, Then::FailureNoted(proof.clone()), false, net);
             }
-            Step::Commit => self.commit(&[proof.clone()], None, net),
+            Step::Commit => self.commit(std::slice::from_ref(proof), None, net),
             Step::Bury(_) => {
                 self.burials.push_back(proof.clone());
                 self.happened(proof, Event::WaitsForBurial, net);
@@ -249,7 +249,7 @@ impl Collector {
                 self.happened(proof, Event::HeldBack { now }, net);
             }
             Step::LetGo(redelivery) => {
-                self.let_go(&[proof.clone()], redelivery, net);
+                self.let_go(std::slice::from_ref(proof), redelivery, net);
                 self.handed_on(proof, net);
             }
             Step::Gone | Step::Nothing | Step::Fail => {

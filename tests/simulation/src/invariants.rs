@@ -136,10 +136,10 @@ impl World {
         }
         for (number, (node, role)) in self.nodes.iter().zip(&self.shape.roles).enumerate() {
             match (node, role) {
-                (Node::Streamer(streamer), Role::Streamer(sources, _)) => {
-                    if !streamer.is_done() && sources.iter().any(|source| source.until != Until::Followed) {
-                        return Some(format!("node {number} is not done: {}", streamer.describe()));
-                    }
+                (Node::Streamer(streamer), Role::Streamer(sources, _))
+                    if !streamer.is_done() && sources.iter().any(|source| source.until != Until::Followed) =>
+                {
+                    return Some(format!("node {number} is not done: {}", streamer.describe()));
                 }
                 (Node::Down, _) => return Some(format!("node {number} is down")),
                 _ => {}

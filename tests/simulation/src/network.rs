@@ -333,7 +333,7 @@ impl Net {
     }
 
     /// The next thing that happens; `None` when nothing will.
-    pub fn next(&mut self) -> Option<Incoming> {
+    pub fn happen(&mut self) -> Option<Incoming> {
         let Reverse((at, _, Slot(event))) = self.events.pop()?;
         self.now = self.now.max(at);
         Some(match event {

@@ -41,8 +41,6 @@ pub enum Planted {
     EpochIgnored,
     /// What comes again over a new connection is passed over where it was in hand before.
     RedeliverySkipped,
-    /// An answer counts for the attempt that is under way, however old it is.
-    LateAnswerTaken,
     /// Where the queue is elsewhere, the source goes on from where it was.
     MovedIgnored,
     /// A source counts as stored when it is queued.
@@ -61,7 +59,7 @@ pub enum Planted {
 
 impl Planted {
     /// All of them.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 26] = [
         Self::LeaseForOwnership,
         Self::PositionBeforeEntry,
         Self::PositionElsewhere,
@@ -81,7 +79,6 @@ impl Planted {
         Self::NotKept,
         Self::EpochIgnored,
         Self::RedeliverySkipped,
-        Self::LateAnswerTaken,
         Self::MovedIgnored,
         Self::StoredWhenQueued,
         Self::EndNotWatched,
@@ -114,7 +111,6 @@ impl Planted {
             Self::NotKept => "claims are not kept",
             Self::EpochIgnored => "receipts of an earlier connection are acknowledged",
             Self::RedeliverySkipped => "what comes again after a reconnect is passed over",
-            Self::LateAnswerTaken => "a late answer is taken for the current attempt",
             Self::MovedIgnored => "a source goes on where it was though the queue is elsewhere",
             Self::StoredWhenQueued => "a source counts as stored when it is queued",
             Self::EndNotWatched => "a source at its end is not looked at again",

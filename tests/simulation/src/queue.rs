@@ -133,6 +133,9 @@ pub type Reread = (EntryId, Option<Arc<Entry>>);
 /// What a server's clock shows when time begins, ms.
 const EPOCH: u64 = 1_000_000_000;
 
+/// Entries that were claimed, with who had each.
+pub type Claimed = Vec<(EntryId, Consumer)>;
+
 /// A partition's server.
 #[derive(Clone, Debug)]
 pub struct Server {
@@ -167,6 +170,12 @@ impl Server {
             clock_ahead: 0,
             in_sync: true,
         }
+    }
+
+    /// An earlier clock was far ahead: ids count up from where it stood, and after a failover come again.
+    pub fn follow_a_clock_that_was_ahead(&mut self) {
+        self.held.last = EntryId { ms: 2 * EPOCH, sequence: 0 };
+        self.replica.last = self.held.last;
     }
 
     fn is(&self, planted: Planted) -> bool {
@@ -323,7 +332,7 @@ impl Server {
         consumer: Consumer,
         (idle, from, count): (u64, EntryId, usize),
         now: u64,
-    ) -> Answer<Option<(EntryId, Vec<(EntryId, Consumer)>)>> {
+    ) -> Answer<Option<(EntryId, Claimed)>> {
         self.writes()?;
         let Some(state) = self.held.groups.get_mut(&group) else { return Ok(None) };
         let (mut claimed, mut next, mut deleted) = (Vec::new(), EntryId::ZERO, Vec::new());

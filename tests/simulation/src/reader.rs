@@ -43,7 +43,12 @@ impl Collector {
         outcome: Outcome,
         net: &mut Net,
     ) {
-        let Outcome::Reply(Reply::Read(answer)) = outcome else { return self.read_later(partition, net) };
+        let Outcome::Reply(Reply::Read(answer)) = outcome else {
+            if let Some((.., session)) = self.readers[partition].session.as_mut().filter(|(.., session)| session.epoch == epoch) {
+                session.failed(MAX_DELIVERIES);
+            }
+            return self.read_later(partition, net);
+        };
         let now = net.now;
         let reader = &mut self.readers[partition];
         reader.rests = Rests::new(RECONNECT.0, RECONNECT.1);

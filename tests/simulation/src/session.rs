@@ -85,6 +85,8 @@ pub struct Session {
     listed: VecDeque<EntryId>,
     claim_from: EntryId,
     claim_at: u64,
+    /// How many entries a read may ask for: halved when one comes to nothing.
+    limit: usize,
 }
 
 impl Session {
@@ -99,16 +101,18 @@ impl Session {
             listed: VecDeque::new(),
             claim_from: EntryId::ZERO,
             claim_at: now,
+            limit: usize::MAX,
         }
     }
 
     /// The group was made anew: old receipts are worth nothing.
     pub fn renew(&mut self, epoch: u64, now: u64) {
-        *self = Self::new(epoch, now);
+        *self = Self { limit: self.limit, ..Self::new(epoch, now) };
     }
 
     /// What is to be read now.
     pub fn next_read(&mut self, now: u64, count: usize) -> Read {
+        let count = count.min(self.limit).max(1);
         if std::mem::take(&mut self.read_own_again) {
             self.own_after = Some(EntryId::ZERO);
         }
@@ -126,8 +130,12 @@ impl Session {
 
     /// Takes the answer to a read.
     pub fn take(&mut self, read: &Read, answer: ReadAnswer, now: u64, claim_idle: u64) -> Step {
+        if answer == ReadAnswer::NoGroup {
+            return Step::MakeGroup;
+        }
+        self.limit = self.limit.saturating_mul(2).max(1);
         let entries = match (read, answer) {
-            (_, ReadAnswer::NoGroup) => return Step::MakeGroup,
+            (_, ReadAnswer::NoGroup) => Vec::new(),
             (Read::Own { .. }, ReadAnswer::Ids(ids, _)) => {
                 self.own_after = ids.last().copied();
                 self.list(ids);
@@ -162,6 +170,11 @@ impl Session {
             true if gone.is_empty() => Step::ReadOn,
             _ => Step::Deliver(deliveries, gone),
         }
+    }
+
+    /// A read of so many entries came to nothing.
+    pub fn failed(&mut self, count: usize) {
+        self.limit = (self.limit.min(count) / 2).max(1);
     }
 
     fn list(&mut self, ids: Vec<EntryId>) {

@@ -27,6 +27,8 @@ pub struct Shape {
     pub limit: usize,
     /// Whether servers have replicas, which may take over.
     pub replicas: bool,
+    /// Whether ids count up from where an earlier clock stood.
+    pub ids_count_up: bool,
     /// The nodes.
     pub roles: Vec<Role>,
     /// The sources.
@@ -94,8 +96,9 @@ impl Shape {
         if faults.iter().any(|kind| matches!(kind, Kind::Flush | Kind::FailOver)) {
             faults.retain(|kind| !matches!(kind, Kind::OtherStore | Kind::Restore));
         }
+        let ids_count_up = pick(&[0, 0, 1]) == 1;
         let replicas = faults.contains(&Kind::FailOver);
-        Self { partitions, limit, replicas, roles, sources, groups, faults, duration, fault_every, trouble }
+        Self { partitions, limit, replicas, ids_count_up, roles, sources, groups, faults, duration, fault_every, trouble }
     }
 }
 

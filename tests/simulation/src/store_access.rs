@@ -153,11 +153,11 @@ impl Collector {
             (Then::Opened, _) => self.opened(net),
             (Then::Stands, _) => self.stands(net),
             (Then::AttemptNoted(proof), Reply::Failures(times)) => {
-                self.happened(&proof, Event::AttemptNoted(certain(times)), net)
+                self.happened(&proof, Event::AttemptNoted(certain(times)), net);
             }
             (Then::AttemptsForgotten(proof), _) => self.attempts_forgotten(&proof, net),
             (Then::FailureNoted(proof), Reply::Failures(times)) => {
-                self.happened(&proof, Event::FailureNoted(certain(times)), net)
+                self.happened(&proof, Event::FailureNoted(certain(times)), net);
             }
             (Then::Committed(group, writer), reply) => self.committed(&group, writer, reply, net),
             (Then::Buried(group), reply) => self.buried(&group, reply, net),

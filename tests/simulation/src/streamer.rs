@@ -75,7 +75,6 @@ struct Pump {
     window: Window,
     parcels: BTreeMap<Ticket, Parcel>,
     next_row: u64,
-    attempt: u64,
     filling: bool,
 }
 
@@ -263,14 +262,11 @@ impl Streamer {
     /// An answer to a call that was given up.
     pub fn late(&mut self, id: Id, outcome: Outcome, net: &mut Net) {
         let given_up = self.given_up.remove(&id);
-        let Some((at, windows, ticket, mut attempt)) = given_up else { return };
+        let Some((at, windows, ticket, attempt)) = given_up else { return };
         if windows != self.tasks[at].windows {
             return;
         }
         let Phase::Pumping(pump) = &mut self.tasks[at].phase else { return };
-        if net.is(Planted::LateAnswerTaken) {
-            attempt = pump.attempt;
-        }
         pump.window.answered(ticket, attempt, answer(outcome));
         self.carry_out(at, net);
     }
@@ -282,7 +278,7 @@ impl Streamer {
             return;
         }
         match (purpose, outcome) {
-            (Purpose::Lease, outcome) => self.leased(at, outcome, net),
+            (Purpose::Lease, outcome) => self.leased(at, &outcome, net),
             (Purpose::GiveBack, _) => match self.tasks[at].phase {
                 Phase::GivingBack(true) => self.ended(at, net),
                 _ => {
@@ -340,18 +336,19 @@ impl Streamer {
         self.complete(at, net);
     }
 
-    fn leased(&mut self, at: usize, outcome: Outcome, net: &mut Net) {
+    fn leased(&mut self, at: usize, outcome: &Outcome, net: &mut Net) {
         let size = self.size;
         let task = &mut self.tasks[at];
         match outcome {
             Outcome::Reply(Reply::Lease(Some(position))) => {
                 task.rests.reset();
+                let position = *position;
                 let mut next_row = position.map_or(0, |position| position.row);
                 if let Some(kept) = task.next_row_kept.take().filter(|_| net.is(Planted::MovedIgnored)) {
                     next_row = kept;
                 }
                 let window = Window::new(size, position);
-                let pump = Pump { window, parcels: BTreeMap::new(), next_row, attempt: 0, filling: false };
+                let pump = Pump { window, parcels: BTreeMap::new(), next_row, filling: false };
                 task.phase = Phase::Pumping(Box::new(pump));
                 task.windows += 1;
                 if !std::mem::replace(&mut task.renewing, true) {
@@ -406,7 +403,6 @@ impl Streamer {
             let Some(command) = pump.window.command() else { break };
             match command {
                 Command::Publish { ticket, attempt, expected, with } => {
-                    pump.attempt = attempt;
                     let Some(parcel) = pump.parcels.get(&ticket) else {
                         return net.violated(|| format!("a batch is sent again that was accepted: {ticket:?}"));
                     };

@@ -59,6 +59,12 @@ impl World {
     fn new(mut choices: Choices, planted: Option<Planted>, lines: bool) -> Self {
         let shape = Shape::choose(&mut choices);
         let servers = (0..shape.partitions).map(|_| Server::new(shape.limit, shape.replicas, planted));
+        let servers = servers.map(|mut server| {
+            if shape.ids_count_up {
+                server.follow_a_clock_that_was_ahead();
+            }
+            server
+        });
         let group = |role: &Role| if let Role::Collector(group) = role { *group } else { 0 };
         let mut net = Net::new(choices, planted, servers.collect(), shape.roles.iter().map(group).collect(), lines);
         net.trouble = shape.trouble;
@@ -227,7 +233,7 @@ impl World {
     fn run(&mut self) -> u64 {
         let (mut steps, mut look_at, end) = (0, self.shape.duration, self.shape.duration + PATIENCE);
         while self.net.violation.is_none()
-            && let Some(incoming) = self.net.next()
+            && let Some(incoming) = self.net.happen()
         {
             steps += 1;
             if steps > MOST_STEPS {

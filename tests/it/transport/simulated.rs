@@ -136,7 +136,7 @@ impl Both {
             redis,
             servers: (0..PARTITIONS).map(|_| Server::new(usize::try_from(LIMIT).unwrap(), false, None)).collect(),
             pairs: Vec::new(),
-            now: 1_000,
+            now: 100 * HOUR,
             batches: 0,
             positions: BTreeMap::new(),
             random: StdRng::seed_from_u64(seed),
@@ -396,25 +396,27 @@ impl Both {
                 let simulated: usize = self.servers.iter_mut().map(|server| server.reset(GROUP)).sum();
                 return (said(real, Said::Number), Said::Number(simulated as u64));
             }
-            2 | 3 => {
-                let full = !self.servers[0].out_of_memory && !self.servers[0].no_writes;
-                self.redis.ok(&["CONFIG", "SET", "maxmemory", if full { "1" } else { "0" }]);
-                self.servers.iter_mut().for_each(|server| server.out_of_memory = full);
+            2..=7 if self.servers[0].out_of_memory || self.servers[0].no_writes => {
+                self.redis.ok(&["CONFIG", "SET", "maxmemory", "0", "min-replicas-to-write", "0"]);
+                self.servers.iter_mut().for_each(|server| (server.out_of_memory, server.no_writes) = (false, false));
             }
-            4 | 5 => {
-                let refuses = !self.servers[0].no_writes && !self.servers[0].out_of_memory;
-                self.redis.ok(&["CONFIG", "SET", "min-replicas-to-write", if refuses { "1" } else { "0" }]);
-                self.servers.iter_mut().for_each(|server| server.no_writes = refuses);
+            2 => {
+                self.redis.ok(&["CONFIG", "SET", "maxmemory", "1"]);
+                self.servers.iter_mut().for_each(|server| server.out_of_memory = true);
             }
-            6 | 7 if !self.servers[0].no_writes => self.age(),
+            3 => {
+                self.redis.ok(&["CONFIG", "SET", "min-replicas-to-write", "1"]);
+                self.servers.iter_mut().for_each(|server| server.no_writes = true);
+            }
+            4..=7 => self.age(),
             8 => {
-                let store = self.below(2).to_string();
-                let real = self.pairs[0].real.mark_store(&store).await;
-                let wanted = store.parse().unwrap();
+                let mark = |store: u64| format!("01234567-89ab-cdef-0123-456789abcde{store}");
+                let wanted = self.below(2) as u64;
+                let real = self.pairs[0].real.mark_store(&mark(wanted)).await;
                 let marks: Result<Vec<_>, Refusal> =
                     self.servers.iter_mut().map(|server| server.mark_store(GROUP, wanted)).collect();
-                let simulated = marks.map(|marks| marks.into_iter().find(|mark| *mark != wanted).unwrap_or(wanted).to_string());
-                return (said(real, Said::Mark), said(simulated, Said::Mark));
+                let simulated = marks.map(|marks| marks.into_iter().find(|mark| *mark != wanted).unwrap_or(wanted));
+                return (said(real, Said::Mark), said(simulated.map(mark), Said::Mark));
             }
             _ if !self.servers[0].no_writes && !self.servers[0].out_of_memory => {
                 // The process of a consumer ends, and starts again.
@@ -429,10 +431,10 @@ impl Both {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_simulated_queue_answers_as_the_real_one() {
-    for seed in 0..4 {
+    for seed in 0..2 {
         let mut both = Both::start(seed).await;
         let (mut delivered, mut refused) = (0, 0);
-        for step in 0..1_500 {
+        for step in 0..1_000 {
             both.now += 10;
             let (what, (real, simulated)) = match both.below(40) {
                 0..12 => ("publish", both.publish().await),
@@ -446,6 +448,6 @@ async fn the_simulated_queue_answers_as_the_real_one() {
             delivered += usize::from(matches!(&real, Said::Delivered(all) if !all.is_empty()));
             refused += usize::from(matches!(&real, Said::OutOfMemory | Said::NoWrites));
         }
-        assert!(delivered > 100 && refused > 20, "seed {seed}: {delivered} deliveries and {refused} refusals show little");
+        assert!(delivered > 80 && refused > 5, "seed {seed}: {delivered} deliveries and {refused} refusals show little");
     }
 }

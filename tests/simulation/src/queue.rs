@@ -271,7 +271,7 @@ impl Server {
     /// Those of the server.
     pub fn lease(&mut self, source: SourceId, owner: u64, ttl: u64, now: u64) -> Answer<Option<Option<Position>>> {
         match self.held.leases.get(&source).filter(|(_, until)| *until > now).map(|(owner, _)| *owner) {
-            Some(held_by) if held_by != owner => return Ok(None),
+            Some(held_by) if held_by != owner => return self.writes().map(|()| None),
             Some(_) => self.writes()?,
             None => self.grows()?,
         }
@@ -483,7 +483,7 @@ impl Server {
         Ok(before - self.held.dictionaries.len())
     }
 
-    /// `once.lua` for a store's mark: the mark that is there now.
+    /// `mark.lua`: the mark that is there now.
     ///
     /// # Errors
     /// Those of the server.
@@ -491,7 +491,7 @@ impl Server {
         if let Some(mark) = self.held.marks.get(&group) {
             return Ok(*mark);
         }
-        self.grows()?;
+        self.writes()?;
         self.held.marks.insert(group, store);
         Ok(store)
     }

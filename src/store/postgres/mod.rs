@@ -150,7 +150,8 @@ impl PostgresStore {
         let (_, place) = self.find(session).await?;
         match self.note_place(place.clone()) {
             Some(before) if before != place => Err(session.unavailable(
-                "its server was started again, or its database was replaced, since it was last used: it may be an older state".to_owned(),
+                "its server was started again, or its database was replaced, since it was last used: it may be an older state"
+                    .to_owned(),
             )),
             _ => Ok(()),
         }

@@ -3,6 +3,7 @@
 //! No secret can be given as a flag, because every user of a machine can read the arguments of a process.
 
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -132,7 +133,7 @@ pub struct Stream {
     #[arg(long = "loop", conflicts_with = "follow", help_heading = "When it ends")]
     pub looped: bool,
     /// Maximum rows per second
-    #[arg(long, value_name = "ROWS/S", help_heading = "Pace")]
+    #[arg(long, value_name = "ROWS/S", value_parser = rate, help_heading = "Pace")]
     pub rate: Option<u32>,
     /// Send rows at the pace of their timestamps
     #[arg(long, help_heading = "Pace")]
@@ -175,8 +176,8 @@ Examples:
 The API is documented at /docs and /openapi.json.")]
 pub struct Serve {
     /// IP:PORT on which the API and the page are served [default: 127.0.0.1:8080]
-    #[arg(long, value_name = "ADDR")]
-    pub listen: Option<std::net::SocketAddr>,
+    #[arg(long, value_name = "ADDR", value_parser = address)]
+    pub listen: Option<SocketAddr>,
     /// Serve without authentication on an address that others can reach
     #[arg(long)]
     pub insecure_open: bool,
@@ -194,14 +195,15 @@ pub struct Serve {
 Examples:
   telemetry generate > sample.csv && telemetry all --csv sample.csv      then open http://127.0.0.1:8080
   telemetry all --csv /var/lib/dcgm --follow --data-dir /var/lib/telemetry
+  telemetry all                                                          serves what is stored already
 Where REDIS_URL is set, the queue is in Redis; where DATABASE_URL is set, the store is in PostgreSQL. Each works without the other.")]
 pub struct All {
     /// What is streamed
     #[command(flatten)]
     pub stream: Stream,
     /// IP:PORT on which the API and the page are served [default: 127.0.0.1:8080]
-    #[arg(long, value_name = "ADDR", help_heading = "Serving")]
-    pub listen: Option<std::net::SocketAddr>,
+    #[arg(long, value_name = "ADDR", value_parser = address, help_heading = "Serving")]
+    pub listen: Option<SocketAddr>,
     /// Serve without authentication on an address that others can reach
     #[arg(long, help_heading = "Serving")]
     pub insecure_open: bool,
@@ -214,8 +216,8 @@ pub struct All {
 #[derive(Debug, Clone, Args)]
 pub struct Demo {
     /// IP:PORT on which the API and the page are served [default: 127.0.0.1:8080, or a free port if that one is taken]
-    #[arg(long, value_name = "ADDR")]
-    pub listen: Option<std::net::SocketAddr>,
+    #[arg(long, value_name = "ADDR", value_parser = address)]
+    pub listen: Option<SocketAddr>,
 }
 
 /// `--admin-listen`.
@@ -339,9 +341,9 @@ pub enum DeadLetters {
 
 /// A selection of dead letters.
 #[derive(Debug, Clone, Args)]
+#[group(required = true, multiple = false)]
 pub struct Letters {
     /// Numbers of the dead letters, from `list`
-    #[arg(required_unless_present = "all", conflicts_with = "all")]
     pub ids: Vec<i64>,
     /// All dead letters
     #[arg(long)]
@@ -390,8 +392,22 @@ pub struct Generate {
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub seed: u64,
     /// Time of the first sample (RFC 3339)
-    #[arg(long, value_name = "TIME", default_value = "2025-01-01T00:00:00Z")]
+    #[arg(long, value_name = "TIME", default_value = "2025-01-01T00:00:00Z", value_parser = time)]
     pub start: Timestamp,
+}
+
+fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| {
+        format!("`{text}` is not an address to listen on: write IP:PORT (127.0.0.1:8080, 0.0.0.0:8080, [::]:8080; port 0 takes a free port)")
+    })
+}
+
+fn rate(text: &str) -> Result<u32, String> {
+    text.parse().map_err(|_| "write a whole number of rows per second, such as 5000".to_owned())
+}
+
+fn time(text: &str) -> Result<Timestamp, String> {
+    text.parse().map_err(|_| "write a time with its zone (RFC 3339), such as 2025-01-01T00:00:00Z".to_owned())
 }
 
 fn positive(text: &str) -> Result<Duration, String> {
@@ -517,7 +533,7 @@ impl Flags {
         }
     }
 
-    fn listen(&mut self, listen: Option<std::net::SocketAddr>, insecure_open: bool) {
+    fn listen(&mut self, listen: Option<SocketAddr>, insecure_open: bool) {
         if let Some(listen) = listen {
             self.push("http.listen", "--listen", listen.to_string());
         }

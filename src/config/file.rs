@@ -77,13 +77,24 @@ impl Rendered<'_> {
         format!("{head}\n{gutter} |\n{number} | {shown}\n{gutter} | {}\n{}", caret.trim_end(), self.hint(&message))
     }
 
-    /// A line is shown whole only if its key is known and not secret.
+    /// A line is shown whole only if its key is not secret: known as that, or unknown and like no secret one.
     fn may_show(&self, line: &str) -> bool {
         let line = line.trim();
         let Some((name, value)) = line.split_once('=') else { return line.starts_with('[') && !line.contains("://") };
         let leaf = name.trim().rsplit('.').next().unwrap_or_default().trim_matches(['"', '\'', ' ']);
         let mut same = self.keys.iter().filter(|key| key.path.rsplit('.').next() == Some(leaf)).peekable();
-        same.peek().is_some() && same.all(|key| !key.secret) && !value.contains("://")
+        let is_plain = match same.peek() {
+            Some(_) => same.all(|key| !key.secret),
+            None => !self.is_like_a_secret(leaf) && !is_like_a_secret(value),
+        };
+        is_plain && !value.contains("://")
+    }
+
+    fn is_like_a_secret(&self, unknown: &str) -> bool {
+        let names = self.keys.iter().flat_map(|key| key.path.split('.'));
+        let meant = suggest::nearest(unknown, names);
+        let secret = |name: &str| self.keys.iter().any(|key| key.secret && key.path.rsplit('.').next() == Some(name));
+        is_like_a_secret(unknown) || meant.is_some_and(secret)
     }
 
     /// Adds a suggestion for an unknown name.
@@ -97,6 +108,13 @@ impl Rendered<'_> {
             None => message.clone(),
         }
     }
+}
+
+/// Whether a name, or a value that names its parts, speaks of something that nobody is to see.
+fn is_like_a_secret(text: &str) -> bool {
+    const WORDS: [&str; 10] = ["pass", "pwd", "pw", "secret", "token", "cred", "auth", "key", "url", "dsn"];
+    let text = text.to_ascii_lowercase();
+    WORDS.iter().any(|word| text.contains(word)) || text.contains('@')
 }
 
 /// Replaces serde's names of types by words for users.

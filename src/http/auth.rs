@@ -107,6 +107,9 @@ fn read(files: &[PathBuf]) -> Result<Known, String> {
     parse(&text).map_err(|reason| format!("{}, {reason}", file.display()))
 }
 
+/// The command that makes a line of the file.
+const RECIPE: &str = r#"printf 'sha256:%s NAME\n' "$(printf %s "$TOKEN" | sha256sum | cut -d ' ' -f 1)""#;
+
 /// `sha256:<hex> name`, a line each; empty lines and those that begin with `#` are passed over.
 fn parse(text: &str) -> Result<Known, String> {
     let mut known = HashMap::new();
@@ -116,9 +119,10 @@ fn parse(text: &str) -> Result<Known, String> {
             continue;
         }
         let (digest, name) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
-        let hash = digest.strip_prefix("sha256:").and_then(unhex).ok_or_else(|| {
-            format!("line {}: is not `sha256:<64 hex digits> <name>`; make one with: printf %s \"$TOKEN\" | sha256sum", at + 1)
-        })?;
+        let hash = digest
+            .strip_prefix("sha256:")
+            .and_then(unhex)
+            .ok_or_else(|| format!("line {}: is not `sha256:<64 hex digits> <name>`; make one with: {RECIPE}", at + 1))?;
         known.insert(hash, name.trim().to_owned());
         if known.len() > MAX_TOKENS {
             return Err(format!("line {}: more than {MAX_TOKENS} tokens", at + 1));
@@ -159,6 +163,17 @@ mod tests {
             assert!(!ask(&tokens, wrong), "{wrong}");
         }
         assert!(ask(&Tokens::load(None).unwrap(), ""));
+    }
+
+    #[test]
+    fn the_recipe_makes_a_line_that_is_accepted() {
+        let made = std::process::Command::new("sh").args(["-c", RECIPE]).env("TOKEN", "secret").output().unwrap();
+        let known = parse(&String::from_utf8(made.stdout).unwrap()).unwrap();
+        assert_eq!(known.get(&hash("secret")).map(String::as_str), Some("NAME"));
+        assert!(parse("2bb80d53  -").unwrap_err().contains(RECIPE));
+        for text in [include_str!("../../README.md"), include_str!("../../docs/deployment.md")] {
+            assert!(text.contains(&RECIPE.replace("NAME", "grafana")), "a document shows another recipe");
+        }
     }
 
     #[test]

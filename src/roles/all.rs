@@ -23,6 +23,8 @@ use crate::transport::{Consumer, Inspector, Publisher};
 
 /// Name of the file in the data directory that remembers which content is which source.
 const SOURCES: &str = "sources";
+/// What /readyz calls what is streamed.
+const INPUT: &str = "input";
 /// How often the shutdown checks whether the queue is empty.
 const DRAINED_POLL_INTERVAL: Duration = Duration::from_millis(20);
 
@@ -46,7 +48,12 @@ struct OpenStore {
 pub async fn run(config: Arc<Config>, lifecycle: Lifecycle) -> anyhow::Result<Exit> {
     // Configuration errors are reported before anything starts.
     config.http()?;
-    let work = if config.stream.csv.is_empty() { None } else { Some(stream::Work::look(&config).await?) };
+    let work = if config.stream.csv.is_empty() {
+        tracing::warn!("nothing to stream (--csv is not given): only what is stored already is served");
+        None
+    } else {
+        Some(stream::Work::look(&config).await?)
+    };
     let opened = open_store(&config, &lifecycle)?;
     let Some(queue) = open_queue(&config, &lifecycle).await? else { return Ok(Exit::Done) };
 
@@ -88,8 +95,7 @@ pub async fn run(config: Arc<Config>, lifecycle: Lifecycle) -> anyhow::Result<Ex
     }
     later.drain();
     tokio::try_join!(collecting.ended(), serving.ended())?;
-    streamed?;
-    Ok(Exit::Done)
+    streamed
 }
 
 /// Waits for the streamer, and returns its result. The streamer may itself wait for the collector, so a failure of another part ends
@@ -98,15 +104,16 @@ async fn while_others_work(
     streaming: &mut RoleTask,
     collecting: &mut RoleTask,
     serving: &mut RoleTask,
-) -> anyhow::Result<anyhow::Result<()>> {
+) -> anyhow::Result<anyhow::Result<Exit>> {
     tokio::select! {
-        streamed = streaming.ended() => Ok(streamed),
-        failed = collecting.failed() => failed.map(Ok),
-        failed = serving.failed() => failed.map(Ok),
+        streamed = streaming.exit() => Ok(streamed),
+        failed = collecting.failed() => failed.map(|()| Ok(Exit::Done)),
+        failed = serving.failed() => failed.map(|()| Ok(Exit::Done)),
     }
 }
 
-/// Streams the input, if there is any. An error of a source is logged; what is stored can still be queried.
+/// Streams the input, if there is any. An error of a source is logged, /readyz has it until the end, and the exit code is 1; what is stored
+/// can still be queried.
 async fn stream_all(
     work: Option<stream::Work>,
     config: Arc<Config>,
@@ -120,9 +127,11 @@ async fn stream_all(
         Err(error) if strict || lifecycle.draining().is_cancelled() || is_configuration(&error) => Err(error),
         Err(error) => {
             tracing::error!("{error:#}; rows that were already streamed are stored and served");
-            Ok(Exit::Done)
+            lifecycle.health().set(INPUT, Err(format!("{error:#}; the log names the file and the reason")));
+            Ok(Exit::Failed)
         }
-        Ok(exit) => Ok(exit),
+        // What was interrupted goes on when it is started again.
+        Ok(_) => Ok(Exit::Done),
     }
 }
 
@@ -211,11 +220,12 @@ async fn all_stored(queue: &dyn Inspector) {
 struct RoleTask {
     name: &'static str,
     task: Option<tokio::task::JoinHandle<anyhow::Result<Exit>>>,
+    exit: Exit,
 }
 
 impl RoleTask {
     fn of(name: &'static str, task: tokio::task::JoinHandle<anyhow::Result<Exit>>) -> Self {
-        Self { name, task: Some(task) }
+        Self { name, task: Some(task), exit: Exit::Done }
     }
 
     /// Waits until the task ends; returns at once if its end was awaited before.
@@ -223,7 +233,14 @@ impl RoleTask {
         let Some(task) = &mut self.task else { return Ok(()) };
         let ended = task.await;
         self.task = None;
-        ended.with_context(|| format!("internal error: {} panicked", self.name))?.map(|_| ())
+        self.exit = ended.with_context(|| format!("internal error: {} panicked", self.name))??;
+        Ok(())
+    }
+
+    /// Waits until the task ends, and says how it ended.
+    async fn exit(&mut self) -> anyhow::Result<Exit> {
+        self.ended().await?;
+        Ok(self.exit)
     }
 
     /// Waits until the task fails; never returns if it ends without an error.

@@ -27,7 +27,7 @@ struct Report {
     parts: Vec<Part>,
 }
 
-/// Runs the command: `Exit::Failed` where something failed.
+/// Runs the command: `Exit::Failed` where something failed, `Exit::Misconfigured` where the configuration itself is wrong.
 pub async fn run(config: Arc<Config>, what: cli::Check) -> anyhow::Result<Exit> {
     if config.redis.url.is_none() && config.postgres.url.is_none() {
         return Err(ConfigError::usage(
@@ -35,23 +35,28 @@ pub async fn run(config: Arc<Config>, what: cli::Check) -> anyhow::Result<Exit> 
         )
         .into());
     }
-    let mut parts = vec![Part { service: "config", steps: vec![configuration(&config)] }];
+    let mut parts = vec![Part { service: "config", steps: Vec::new() }];
+    // What is wrong with the configuration itself; a service that cannot be reached because of that has no steps.
+    let mut wrong = Vec::new();
     // An edge has no store, and needs fewer permissions in Redis.
     let side = if config.postgres.url.is_some() { Side::Central } else { Side::Edge };
     if config.redis.url.is_some() {
-        let steps = match config.redis() {
-            Ok(redis) => redis::diagnose(&redis, side).await,
-            Err(error) => vec![Step::failed("configuration", error.to_string(), "")],
-        };
-        parts.push(Part { service: "redis", steps });
+        match config.redis() {
+            Ok(redis) => parts.push(Part { service: "redis", steps: redis::diagnose(&redis, side).await }),
+            Err(error) => wrong.push(error.to_string()),
+        }
     }
     if config.postgres.url.is_some() {
-        let steps = match super::postgres(&config) {
-            Ok(postgres) => postgres::diagnose(&postgres).await,
-            Err(error) => vec![Step::failed("configuration", error.to_string(), "")],
-        };
-        parts.push(Part { service: "postgres", steps });
+        match super::postgres(&config) {
+            Ok(postgres) => parts.push(Part { service: "postgres", steps: postgres::diagnose(&postgres).await }),
+            Err(error) => wrong.push(error.to_string()),
+        }
     }
+    if let Err(error) = config.http() {
+        wrong.push(error.to_string());
+    }
+    let misconfigured = !wrong.is_empty();
+    parts[0].steps = configuration(wrong);
     let count = |outcome| parts.iter().flat_map(|part| &part.steps).filter(|step| step.outcome == outcome).count();
     let (failed, warnings) = (count(Outcome::Failed), count(Outcome::Warning));
     let report = Report { good: failed == 0, failed, warnings, parts };
@@ -60,14 +65,19 @@ pub async fn run(config: Arc<Config>, what: cli::Check) -> anyhow::Result<Exit> 
     } else {
         super::print(&lines(&report))?;
     }
-    Ok(if report.good { Exit::Done } else { Exit::Failed })
+    Ok(match (report.good, misconfigured) {
+        (true, _) => Exit::Done,
+        (false, false) => Exit::Failed,
+        (false, true) => Exit::Misconfigured,
+    })
 }
 
-fn configuration(config: &Config) -> Step {
-    match super::check_configuration(config) {
-        Ok(()) => Step::ok("settings", "every key and variable is known and valid"),
-        Err(error) => Step::failed("settings", error.to_string(), "`telemetry config show` shows where each value came from"),
+fn configuration(wrong: Vec<String>) -> Vec<Step> {
+    if wrong.is_empty() {
+        return vec![Step::ok("settings", "every key and variable is known and valid")];
     }
+    let step = |why| Step::failed("settings", why, "`telemetry config show` shows where each value came from");
+    wrong.into_iter().map(step).collect()
 }
 
 /// Column at which the text of a line begins.

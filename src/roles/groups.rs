@@ -177,9 +177,11 @@ async fn retire(queue: &RedisTransport, group: &GroupId, force: bool) -> anyhow:
     }
     queue.forget_store(group).await?;
     super::print(&format!(
-        "Group `{}` is retired. It had not acknowledged {unacknowledged} batches; {trimmed} batches that were kept for it alone are \
-         deleted from Redis.\n",
-        printable::line(group.as_str())
+        "Group `{}` is retired. It had not acknowledged {}; {} kept for it alone and {} deleted from Redis.\n",
+        printable::line(group.as_str()),
+        say::counted(unacknowledged, "batch", "batches"),
+        say::counted(trimmed, "batch was", "batches were"),
+        if trimmed == 1 { "is" } else { "are" },
     ))?;
     Ok(Exit::Done)
 }

@@ -32,7 +32,7 @@ use anyhow::Context;
 use serde::Serialize;
 
 use crate::cli::{Cli, Command};
-use crate::config::{self as settings, Config, ConfigError, Origin, Postgres};
+use crate::config::{self as settings, Config, ConfigError, LogFormat, Origin, Postgres};
 use crate::printable;
 use crate::runtime::{self, Exit, Lifecycle};
 use crate::store::StoreError;
@@ -40,7 +40,15 @@ use crate::transport::TransportError;
 
 /// Runs the command of a command line; `variables` is the environment. Errors are printed here, once.
 pub fn dispatch(cli: Cli, variables: impl IntoIterator<Item = (OsString, OsString)>) -> ExitCode {
-    runtime::report(&execute(cli, variables).map_err(refusal_as_configuration_error))
+    let variables: Vec<_> = variables.into_iter().collect();
+    // Until the configuration is loaded: what the flag or the variable says.
+    let asked = cli.global.log_format.clone().or_else(|| {
+        let variable = variables.iter().find(|(name, _)| *name == "TELEMETRY__LOG__FORMAT");
+        variable.map(|(_, value)| value.to_string_lossy().into_owned())
+    });
+    let mut format = if asked.as_deref() == Some("json") { LogFormat::Json } else { LogFormat::Text };
+    let ended = execute(cli, variables, &mut format).map_err(refusal_as_configuration_error);
+    runtime::report(&ended, format)
 }
 
 /// Turns a refusal by Redis or PostgreSQL (a password, a permission, another number of partitions, a newer schema) into a
@@ -53,7 +61,8 @@ fn refusal_as_configuration_error(error: anyhow::Error) -> anyhow::Error {
     if refused { ConfigError::usage(format!("{error:#}")).into() } else { error }
 }
 
-fn execute(cli: Cli, variables: impl IntoIterator<Item = (OsString, OsString)>) -> anyhow::Result<Exit> {
+/// `format` becomes the one that is configured, as soon as it is known.
+fn execute(cli: Cli, variables: Vec<(OsString, OsString)>, format: &mut LogFormat) -> anyhow::Result<Exit> {
     // These commands need no configuration, and work with a broken one.
     match &cli.command {
         Command::Completions { shell } => return completions::run(*shell),
@@ -64,6 +73,7 @@ fn execute(cli: Cli, variables: impl IntoIterator<Item = (OsString, OsString)>) 
         _ => {}
     }
     let mut config = settings::load(&cli.global.config, variables, &cli.flags())?;
+    *format = config.log.format;
     // Log lines about the connection only disturb the answer.
     if cli.command.prints_an_answer() && *config.origin("log.level") == Origin::Default {
         config.log.level = "warn".to_owned();
@@ -85,7 +95,7 @@ fn execute(cli: Cli, variables: impl IntoIterator<Item = (OsString, OsString)>) 
         Command::Groups(what) => once(&config, "groups", move |config, life| groups::run(config, life, what)),
         Command::Top(what) => once(&config, "top", move |config, life| top::run(config, life, what)),
         Command::Replay(what) => once(&config, "replay", move |config, life| replay::run(config, life, what)),
-        Command::Config(what) => config::run(what, &config),
+        Command::Config(what) => config::run(what, &config, &cli.global.config),
         Command::Generate(_) | Command::Demo(_) | Command::Completions { .. } | Command::Reference { .. } => Ok(Exit::Done),
     }
 }
@@ -137,9 +147,9 @@ fn print_json<T: Serialize + ?Sized>(value: &T) -> anyhow::Result<()> {
     print(&(serde_json::to_string_pretty(value)? + "\n"))
 }
 
-/// Prints an error to stderr, on one line.
+/// Prints an error of one thing among others to stderr, on one line. It belongs to an answer, so it is text.
 fn print_error(error: &str) {
-    eprintln!("error: {}", printable::line(error.trim_end()));
+    runtime::print_error(LogFormat::Text, error);
 }
 
 /// Writes bytes to stdout, unchanged. A reader that closes the pipe early (`| head`) is not a failure.

@@ -31,10 +31,16 @@ pub async fn run(config: Arc<Config>, _: Lifecycle, what: cli::Replay) -> anyhow
             _ => set_back += 1,
         }
     }
+    let them = if set_back == 1 { "it" } else { "them" };
     if set_back > 0 || exit == Exit::Done {
         super::print(&format!(
-            "{set_back} sources are set back to their start. Streamers that follow them send them again without a restart; run other \
-             streamers again. Rows that are stored already are not stored twice.\n"
+            "{} start. Streamers that follow {them} send {them} again without a restart; run other streamers again. Rows that are \
+             stored already are not stored twice.\n",
+            if set_back == 1 {
+                "1 source is set back to its".to_owned()
+            } else {
+                format!("{set_back} sources are set back to their")
+            }
         ))?;
     }
     Ok(exit)

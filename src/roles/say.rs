@@ -47,6 +47,12 @@ pub fn count(n: u64) -> String {
     indicatif::HumanCount(n).to_string()
 }
 
+/// A number of things, with the word for one of them or for several: 1 batch, 1,204 batches.
+#[must_use]
+pub fn counted(n: u64, one: &str, several: &str) -> String {
+    format!("{} {}", count(n), if n == 1 { one } else { several })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -66,5 +72,6 @@ mod tests {
         assert_eq!(rows(RowRange { first: 5, end: 6 }), "5");
         assert_eq!(rows(RowRange { first: 5, end: 9 }), "5–8");
         assert_eq!(list(&[1, 2]), "1, 2");
+        assert_eq!([0, 1, 1_204].map(|n| counted(n, "batch", "batches")), ["0 batches", "1 batch", "1,204 batches"]);
     }
 }

@@ -20,7 +20,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
 use super::Lifecycle;
-use crate::config::Origin;
+use crate::config::{ConfigError, Origin};
 
 const MAX_CONNECTIONS: usize = 64;
 const MAX_HEADERS: usize = 64;
@@ -33,9 +33,11 @@ const PROMETHEUS: HeaderValue = HeaderValue::from_static("text/plain; version=0.
 /// Listens, and serves for the life of the process. Returns the address, since port 0 takes a free port.
 pub(super) async fn serve(lifecycle: &Lifecycle, address: SocketAddr, origin: &Origin) -> anyhow::Result<SocketAddr> {
     let listener = TcpListener::bind(address).await.map_err(|error| {
-        anyhow::anyhow!(
-            "admin.listen ({origin}): cannot listen on {address}: {error}; pass another address with --admin-listen (port 0 takes a free port, off disables the admin server)"
-        )
+        let reason = format!(
+            "cannot listen on {address}: {error}; pass another address with --admin-listen (port 0 takes a free port, off disables the \
+             admin server)"
+        );
+        ConfigError::Invalid { key: "admin.listen".to_owned(), origin: origin.clone(), reason }
     })?;
     let address = listener.local_addr().unwrap_or(address);
     tracing::info!(%address, "admin server: /livez /readyz /metrics");

@@ -18,7 +18,7 @@ mod recorder;
 mod reload;
 mod signals;
 
-pub use exit::{Exit, exit_code, report};
+pub use exit::{Exit, exit_code, print_error, report};
 pub use health::Health;
 pub use lifecycle::Lifecycle;
 pub use logging::{Console, HeldLog};

@@ -5,10 +5,11 @@
 //! dot (what is still being copied, and what macOS leaves beside files), and over the file that takes the rejected rows. Listing a directory blocks for a moment.
 
 use std::collections::BTreeSet;
-use std::io;
-use std::path::Path;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
 
 use super::follow::FileId;
+use super::rejects;
 use super::{Input, SourceError};
 
 /// The inputs that some patterns stand for, sorted within each pattern, each once. `rejects` is the file that takes the rejected rows.
@@ -20,7 +21,7 @@ pub fn discover(patterns: &[String], rejects: Option<&Path>) -> Result<Vec<Input
     for pattern in patterns {
         let found = inputs_of(pattern, rejects)?;
         if found.is_empty() {
-            return Err(SourceError::NothingThere { pattern: pattern.clone() });
+            return Err(SourceError::NothingThere { pattern: pattern.clone(), found: nothing_at(pattern) });
         }
         inputs.extend(found);
     }
@@ -57,8 +58,11 @@ pub(super) fn inputs_of(pattern: &str, rejects: Option<&Path>) -> Result<Vec<Inp
         return Ok(vec![Input::Stdin]);
     }
     let path = Path::new(pattern);
+    let rejects = rejects.and_then(file_at);
     match std::fs::metadata(path) {
         Ok(metadata) if metadata.is_dir() => return directory(path, rejects),
+        // Another name of it, made since the start: [`fed_by_rejects`] refuses those that there are then.
+        Ok(_) if is_same(path, rejects) => return Ok(Vec::new()),
         Ok(_) => return Ok(vec![Input::File(path.to_owned())]),
         Err(cause) if cause.kind() == io::ErrorKind::NotFound && pattern.contains(['*', '?', '[']) => {}
         Err(cause) => return Err(SourceError::io(pattern, cause)),
@@ -76,7 +80,7 @@ pub(super) fn inputs_of(pattern: &str, rejects: Option<&Path>) -> Result<Vec<Inp
     Ok(found)
 }
 
-fn directory(path: &Path, rejects: Option<&Path>) -> Result<Vec<Input>, SourceError> {
+fn directory(path: &Path, rejects: Option<FileId>) -> Result<Vec<Input>, SourceError> {
     let fail = |cause| SourceError::io(&path.display().to_string(), cause);
     let mut found = Vec::new();
     for entry in std::fs::read_dir(path).map_err(fail)? {
@@ -89,10 +93,58 @@ fn directory(path: &Path, rejects: Option<&Path>) -> Result<Vec<Input>, SourceEr
     Ok(found)
 }
 
+/// The input that the rejected rows would be added to, in words: one that is the rejects file itself, under whatever name, or a directory or
+/// pattern that has it as data. `None` where the two have nothing in common; a file of rejected rows beside the inputs is passed over.
+///
+/// # Errors
+/// A directory that cannot be read, a bad pattern.
+pub fn fed_by_rejects(patterns: &[String], rejects: &Path) -> Result<Option<String>, SourceError> {
+    let taken = std::fs::metadata(rejects).ok().filter(std::fs::Metadata::is_file).map(|metadata| FileId::of(&metadata));
+    for pattern in patterns {
+        let path = Path::new(if pattern == "-" { "/dev/stdin" } else { pattern });
+        let is_file = !path.is_dir() && (path.exists() || !pattern.contains(['*', '?', '[']));
+        if is_file {
+            let is_same = match taken {
+                Some(_) => file_at(path) == taken,
+                // Neither is there yet.
+                None => !path.exists() && !rejects.exists() && place(path).is_some_and(|at| place(rejects) == Some(at)),
+            };
+            if is_same {
+                return Ok(Some(format!("is the input `{pattern}` itself")));
+            }
+        } else if taken.is_some() && !holds_rejects(rejects) {
+            let found = match inputs_of(pattern, None) {
+                Err(SourceError::Io { cause, .. }) if cause.kind() == io::ErrorKind::NotFound => Vec::new(),
+                found => found?,
+            };
+            if found.iter().filter_map(Input::path).any(|path| is_same(path, taken)) {
+                return Ok(Some(format!("is an input (it is in `{pattern}`, and holds something else than rejected rows)")));
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// Where a file is to be made, links of its directory followed.
+fn place(path: &Path) -> Option<PathBuf> {
+    let directory = path.parent().filter(|directory| !directory.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    Some(directory.canonicalize().ok()?.join(path.file_name()?))
+}
+
+/// Whether a file is one of rejected rows, or is to become one because nothing is in it.
+fn holds_rejects(path: &Path) -> bool {
+    let mut begins = Vec::new();
+    let read = std::fs::File::open(path).and_then(|file| file.take(rejects::HEADER.len() as u64).read_to_end(&mut begins));
+    read.is_ok() && (begins.is_empty() || begins == rejects::HEADER)
+}
+
+fn file_at(path: &Path) -> Option<FileId> {
+    std::fs::metadata(path).ok().map(|metadata| FileId::of(&metadata))
+}
+
 /// Whether a path leads to the file that takes the rejected rows.
-fn is_same(path: &Path, rejects: Option<&Path>) -> bool {
-    let id = |path: &Path| std::fs::metadata(path).ok().map(|metadata| FileId::of(&metadata));
-    rejects.is_some_and(|rejects| rejects.file_name() == path.file_name() && id(rejects) == id(path))
+fn is_same(path: &Path, rejects: Option<FileId>) -> bool {
+    rejects.is_some() && file_at(path) == rejects
 }
 
 fn is_csv(path: &Path) -> bool {

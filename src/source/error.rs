@@ -24,10 +24,12 @@ pub enum SourceError {
         reason: String,
     },
     /// A directory or pattern without any CSV file.
-    #[error("{pattern}: no *.csv or *.csv.gz file found; check the path, or use --follow to wait for files")]
+    #[error("{pattern} {found}; check the path, or use --follow to wait for files")]
     NothingThere {
         /// As given.
         pattern: String,
+        /// What is there instead, in words that follow the pattern.
+        found: String,
     },
     /// Not one byte, or nothing but blank lines.
     #[error("{name} is empty, it has no header line; check what writes it, or leave it out")]
@@ -44,8 +46,14 @@ pub enum SourceError {
         missing: String,
         /// The header, shortened.
         found: String,
-        /// What the file looks like; begins with `; `.
-        hint: &'static str,
+        /// What the file looks like, and what to do; begins with `; `.
+        hint: String,
+    },
+    /// Text in another encoding.
+    #[error("{name} is UTF-16 text, and UTF-8 is needed; convert it (iconv -f UTF-16 -t UTF-8)")]
+    Utf16 {
+        /// The file.
+        name: String,
     },
     /// Two columns that say the same.
     #[error("{name}: the columns `{first}` and `{second}` of the header mean the same; rename or remove one")]

@@ -23,7 +23,7 @@ use std::time::Duration;
 use crate::model::{Reason, TimeMs};
 
 pub use content::{Input, follow, identity};
-pub use discover::discover;
+pub use discover::{discover, fed_by_rejects};
 pub use error::SourceError;
 pub use format::csv::{Columns, CsvReader, Learnt};
 pub use rejects::Rejects;

@@ -9,7 +9,8 @@ use tokio::io::AsyncWriteExt;
 use super::SourceError;
 use crate::model::Reason;
 
-const HEADER: &[u8] = b"source,line,row,reason,value,record\n";
+/// The first line of the file.
+pub(super) const HEADER: &[u8] = b"source,line,row,reason,value,record\n";
 /// What is kept in memory before it is written.
 const BUFFER: usize = 64 << 10;
 /// How long a rejected row waits at most, as long as rows come or [`Rejects::tick`] is called.

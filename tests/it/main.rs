@@ -21,4 +21,5 @@ mod source;
 mod store;
 mod support;
 mod transport;
+mod usage;
 mod views;

@@ -126,7 +126,7 @@ async fn the_last_line_says_why_rows_were_rejected() {
     std::fs::write(&path, format!("{header}2025-07-18T20:42:34Z,M,GPU-1,1\n2025-07-18T20:42:35Z,M,GPU-1,N/A\n")).unwrap();
     let done = place.stream(text(&path), "edge-v", &["--until", "stored"]).exits(0);
     let last = done.stderr.lines().last().unwrap();
-    assert!(last.contains("1 of 2 rows are safely in PostgreSQL; the other 1 are rejected. 1 × blank_value"), "{last}");
+    assert!(last.contains("1 of 2 rows is safely in PostgreSQL; the other one is rejected. 1 × blank_value"), "{last}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

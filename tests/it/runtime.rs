@@ -82,7 +82,7 @@ fn a_port_in_use_is_an_error_that_names_it() {
     let address = taken.local_addr().unwrap().to_string();
     let variables = [("REDIS_URL", "redis://127.0.0.1:1"), ("DATABASE_URL", "postgres://u@127.0.0.1:1/d")];
     let (code, _, stderr) = run(&["collect", "--admin-listen", &address], &variables);
-    assert_eq!(code, 1, "{stderr}");
+    assert_eq!(code, 2, "{stderr}");
     for word in ["error: ", "admin.listen", "--admin-listen", &address] {
         assert!(stderr.contains(word), "{word}: {stderr}");
     }

@@ -335,37 +335,6 @@ async fn bad_rows_are_counted_and_the_rest_goes_on() {
 }
 
 #[tokio::test]
-async fn a_file_without_a_usable_header_says_what_is_missing() {
-    let cases: [(&[u8], &[&str]); 13] = [
-        (b"", &["empty"]),
-        (b"\n\n", &["empty"]),
-        (b"metric_name,gpu_id,uuid,value\nM,0,GPU,1\n", &["timestamp", "metric_name, gpu_id"]),
-        (b"timestamp,gpu\n", &["metric_name, uuid, value"]),
-        (b"timestamp,metric,uuid,value,Metric_Name\n", &["metric", "Metric_Name", "same"]),
-        (b"\x7fELF\0\0\0\0,\n", &["NUL"]),
-        (b"timestamp,\xff\xfe\n", &["UTF-8"]),
-        (b"timestamp,metric,uuid,value\r1,2,3,4\r", &["line end"]),
-        (b"# HELP DCGM_FI_DEV_SM_CLOCK clock\n", &["/metrics"]),
-        (b"timestamp, name, uuid, utilization.gpu [%], power.draw [W]\n", &["nvidia-smi"]),
-        (
-            b"2025-01-01T00:00:00Z,DCGM_FI_DEV_GPU_UTIL,0,nvidia0,GPU-0,H100,h,,,,0,\n",
-            &["the first line must name the columns", "uuid"],
-        ),
-        (b"timestamp,gpu,power,temp\n", &["one column per metric"]),
-        (b"timestamp,\"metric\nuuid,value\n", &["does not end"]),
-    ];
-    for (bytes, words) in cases {
-        let message = read_error(bytes).await;
-        for word in words {
-            assert!(message.contains(word), "`{message}` lacks `{word}`");
-        }
-    }
-    let message = read_error(&vec![b'x'; 1 << 20]).await;
-    assert!(message.contains("does not end"), "{message}");
-    assert!(read(b"timestamp,metric,uuid,value").await.is_empty(), "a header alone is no error");
-}
-
-#[tokio::test]
 async fn a_line_of_a_hundred_megabytes_is_one_row_in_little_memory() {
     struct Endless(u64);
     impl AsyncRead for Endless {

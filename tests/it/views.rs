@@ -216,7 +216,11 @@ async fn a_second_group_has_its_own_account_and_can_be_retired() {
     app.run(&["groups", "retire", "collectors"]).exits(1).says(&["the group of this configuration", "--force"]);
     app.run(&["groups", "retire", "nobody"]).exits(1).says(&["no group `nobody`", "groups list"]);
     let done = app.run(&["groups", "retire", "archive", "--force"]).exits(0);
-    assert!(done.stdout.contains("It had not acknowledged 1 batches; 1 batches that were kept"), "{}", done.stdout);
+    assert!(
+        done.stdout.contains("It had not acknowledged 1 batch; 1 batch was kept for it alone and is deleted from Redis"),
+        "{}",
+        done.stdout
+    );
     let list = said(&app.run(&["groups", "list", "--json"]).exits(0));
     assert_eq!(list.as_array().unwrap().iter().map(|g| g["group"].clone()).collect::<Vec<_>>(), [json!("collectors")]);
     wait_for("a lag of 0", || async { collect.metric("telemetry_group_lag_seconds{group=\"archive\"}") == Some(0.0) }).await;
@@ -392,11 +396,11 @@ async fn replay_says_what_it_did_and_what_it_does_not_know() {
     let unknown = "f".repeat(32);
     let done =
         app.run(&["replay", "--source", &unknown, "--source", &source]).exits(1).says(&["does not know the source", &unknown]);
-    assert!(done.stdout.contains("1 sources are set back"), "{}", done.stdout);
+    assert!(done.stdout.contains("1 source is set back"), "{}", done.stdout);
     app.run(&["stream", "--csv", &csv, "--cluster", "r", "--until", "stored"]).exits(0);
     holds.arrive(&database, "r").await;
     let done = app.run(&["replay", "--all"]).exits(0);
-    assert!(done.stdout.contains("1 sources are set back"), "{}", done.stdout);
+    assert!(done.stdout.contains("1 source is set back"), "{}", done.stdout);
     said(&app.run(&["audit", "--json"]).exits(0));
 }
 

@@ -97,7 +97,9 @@ fn say_outcome(outcomes: &[Outcome], json: bool) -> anyhow::Result<()> {
         (Some(error), _) => super::print_error(&format!("dead letter {id}: {error}")),
         (None, Some(Done::Stored { stored, duplicate, rejected })) => {
             super::print(&format!(
-                "dead letter {id}: stored {stored} samples; {duplicate} were already stored, {rejected} rows are rejected\n"
+                "dead letter {id}: stored {}; {duplicate} already stored, {} rejected\n",
+                say::counted(*stored, "sample", "samples"),
+                say::counted(*rejected, "row", "rows"),
             ))?;
         }
         (None, Some(Done::Dropped { source, first_row, end_row })) => {

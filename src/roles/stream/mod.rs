@@ -28,7 +28,7 @@ use tokio::task::JoinSet;
 use crate::config::{Config, ConfigError, Until};
 use crate::roles::link;
 use crate::runtime::observe::Component;
-use crate::runtime::{Exit, Lifecycle};
+use crate::runtime::{self, Exit, Lifecycle};
 use crate::source::{self, Input, Rejects};
 use crate::transport::Publisher;
 use crate::transport::redis::RedisTransport;
@@ -72,6 +72,13 @@ impl Work {
             return Err(
                 ConfigError::usage("nothing to stream: give --csv PATH… (files, directories, globs, or - for stdin)").into()
             );
+        }
+        if let Some(rejects) = &config.stream.rejects
+            && let Some(how) = source::fed_by_rejects(&config.stream.csv, rejects)?
+        {
+            let reason =
+                format!("{} {how}: rejected rows would be added to the data; give them a file of their own", rejects.display());
+            return Err(config.invalid("stream.rejects", reason).into());
         }
         let inputs = if config.stream.follow {
             Vec::new()
@@ -125,7 +132,7 @@ async fn once(context: &Arc<StreamContext>, inputs: Vec<Input>, names: Names) ->
                     return Err(error.into_error());
                 }
                 // A file that cannot be read keeps nobody from reading the others.
-                crate::roles::print_error(&error.to_string());
+                runtime::print_error(context.config.log.format, &error.to_string());
                 tracing::debug!(name, "this source failed");
                 failed += 1;
             }
@@ -144,7 +151,8 @@ async fn once(context: &Arc<StreamContext>, inputs: Vec<Input>, names: Names) ->
     };
     match (context.counts(), context.rows_of_finished.load(Ordering::Relaxed)) {
         // What Redis has of them was sent by an earlier run; whether that is where it is to be was asked all the same.
-        ((0, _), rows @ 1..) => tracing::info!(rows, "nothing new: all {rows} rows are safely in {place} already"),
+        ((0, _), 0) => tracing::info!(rows = 0, "there are no rows to send"),
+        ((0, _), rows @ 1..) => tracing::info!(rows, "nothing new: {} safely in {place} already", all_are(rows)),
         ((rows, rejected), _) => report_end(context, rows, rejected, place),
     }
     Ok(Exit::Done)
@@ -157,9 +165,12 @@ fn report_end(context: &StreamContext, rows: u64, rejected: u64, place: &str) {
         return;
     };
     let what = if rejected == rows {
-        format!("all {rows} rows are rejected: no sample is stored; the rejects are counted in {place}")
+        format!("{} rejected: no sample is stored; the rejects are counted in {place}", all_are(rows))
     } else {
-        format!("{} of {rows} rows are safely in {place}; the other {rejected} are rejected", rows.saturating_sub(rejected))
+        let stored = rows.saturating_sub(rejected);
+        let are = if stored == 1 { "is" } else { "are" };
+        let others = if rejected == 1 { "one is".to_owned() } else { format!("{rejected} are") };
+        format!("{stored} of {rows} rows {are} safely in {place}; the other {others} rejected")
     };
     let hint = if context.config.stream.rejects.is_some() { "" } else { ". --rejects FILE keeps the rejected rows" };
     if rejections::are_many(rejected, rows) {
@@ -167,6 +178,10 @@ fn report_end(context: &StreamContext, rows: u64, rejected: u64, place: &str) {
     } else {
         tracing::info!(rows, rejected, "{what}. {why}{hint}");
     }
+}
+
+fn all_are(rows: u64) -> String {
+    if rows == 1 { "the only row is".to_owned() } else { format!("all {rows} rows are") }
 }
 
 /// Some sources failed, which were named before.

@@ -60,7 +60,12 @@ async fn to_end(context: &StreamContext, input: &Input) -> Result<Outcome, Sourc
         let Some(mut source) = Source::open(context, input, round).await? else { return Ok(Outcome::Interrupted) };
         match source.send().await? {
             SourceEnd::Interrupted => return Ok(Outcome::Interrupted),
-            SourceEnd::At(end) if !context.config.stream.looped => return source.watch(end).await,
+            SourceEnd::At(end) if !context.config.stream.looped => {
+                if end.row == 0 {
+                    tracing::warn!("{} has a header and no rows; check what writes it", source.name);
+                }
+                return source.watch(end).await;
+            }
             _ => {}
         }
         round += 1;

@@ -306,7 +306,7 @@ impl View {
             }
         }
         let mut said = format!("published {} rows/s   stored {} rows/s", per_second(self.queue.published), per_second(stored));
-        said += &format!("   waiting {} batches", say::count(waiting));
+        said += &format!("   waiting {}", say::counted(waiting, "batch", "batches"));
         if waiting > 0 {
             said += &format!(", the oldest for {}", say::age(oldest));
         }

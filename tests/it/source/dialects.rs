@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use telemetry::model::Reason;
 use telemetry::source::Seek;
 
-use super::{Seen, drain, gzip, open, read, runtime};
+use super::{Seen, drain, gzip, open, read, read_error, runtime};
 
 fn samples(seen: &[Seen]) -> Vec<(String, i64, f64)> {
     seen.iter().map(|row| row.what.clone().unwrap_or_else(|reject| panic!("{reject:?}: {row:?}"))).collect()
@@ -145,4 +145,45 @@ async fn cells_at_the_end_that_say_nothing_are_nothing() {
     ] {
         assert_eq!(read(text.as_bytes()).await[0].what, Err((2, reason)), "{text}");
     }
+}
+
+#[tokio::test]
+async fn a_file_without_a_usable_header_says_what_is_missing() {
+    let mut utf16 = vec![0xff, 0xfe];
+    utf16.extend("timestamp,metric,uuid,value\n".encode_utf16().flat_map(u16::to_le_bytes));
+    let cases: [(&[u8], &[&str]); 21] = [
+        (b"", &["empty"]),
+        (b"\n\n", &["empty"]),
+        (b"metric_name,gpu_id,uuid,value\nM,0,GPU,1\n", &["timestamp", "metric_name, gpu_id"]),
+        (b"timestamp,gpu\n", &["metric_name, uuid, value"]),
+        (b"timestamp,metric,uuid,value,Metric_Name\n", &["metric", "Metric_Name", "same"]),
+        (b"\x7fELF\0\0\0\0,\n", &["NUL"]),
+        (b"timestamp,\xff\xfe\n", &["UTF-8"]),
+        (b"timestamp,metric,uuid,value\r1,2,3,4\r", &["line end"]),
+        (b"# HELP DCGM_FI_DEV_SM_CLOCK clock\n", &["/metrics"]),
+        (b"timestamp, name, uuid, utilization.gpu [%], power.draw [W]\n", &["nvidia-smi"]),
+        (
+            b"2025-01-01T00:00:00Z,DCGM_FI_DEV_GPU_UTIL,0,nvidia0,GPU-0,H100,h,,,,0,\n",
+            &["the first line must name the columns", "uuid", "stream.columns"],
+        ),
+        (b"timestamp;metric_name;uuid;value\n2025;M;G;1\n", &["separated by semicolons", "commas"]),
+        (b"timestamp\tmetric_name\tuuid\tvalue\n", &["separated by tabs"]),
+        (b"timestamp,metric_name,uuid,valeu\n", &["no column value", "is `valeu` meant to be `value`?"]),
+        (b"Time_Stmp,metric_name,uuid,value\n", &["is `Time_Stmp` meant to be `timestamp`?"]),
+        (b"timestamp,metric_name,uuid,hostname\n", &["no column value", "the first line must name the columns"]),
+        (b"# telemetry\n\nReads, stores.\n", &["begins with a comment or a heading", "the first line must name"]),
+        (b"# gpu   pwr gtemp mtemp    sm   mem\n", &["nvidia-smi dmon"]),
+        (&utf16, &["UTF-16", "iconv -f UTF-16 -t UTF-8"]),
+        (b"timestamp,gpu,power,temp\n", &["one column per metric"]),
+        (b"timestamp,\"metric\nuuid,value\n", &["does not end"]),
+    ];
+    for (bytes, words) in cases {
+        let message = read_error(bytes).await;
+        for word in words {
+            assert!(message.contains(word), "`{message}` lacks `{word}`");
+        }
+    }
+    let message = read_error(&vec![b'x'; 1 << 20]).await;
+    assert!(message.contains("does not end"), "{message}");
+    assert!(read(b"timestamp,metric,uuid,value").await.is_empty(), "a header alone is no error");
 }

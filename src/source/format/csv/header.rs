@@ -92,6 +92,9 @@ impl Header {
         let mut names = Vec::with_capacity(cells.len());
         for cell in cells {
             if cell.contains(&0) {
+                if is_utf16(cells[0]) {
+                    return Err(SourceError::Utf16 { name: name.to_owned() });
+                }
                 return Err(not_text("its first line has NUL bytes (binary data, or UTF-16)"));
             }
             let column = std::str::from_utf8(cell).map_err(|_| not_text("its first line is not UTF-8"))?;
@@ -155,19 +158,70 @@ impl Columns {
     }
 }
 
-/// What a file without the needed columns looks like.
-fn hint(names: &[&str]) -> &'static str {
+/// Whether a line that was cut at commas and line ends is UTF-16: a mark, or every second byte of ASCII is 0.
+fn is_utf16(first: &[u8]) -> bool {
+    let every_second = |from: usize| first.iter().skip(from).step_by(2).all(|byte| *byte == 0);
+    first.starts_with(b"\xff\xfe") || first.starts_with(b"\xfe\xff") || (first.len() > 2 && (every_second(0) || every_second(1)))
+}
+
+const NEEDS: &str = "the first line must name the columns, among them timestamp, metric_name, uuid and value";
+
+/// What a file without the needed columns looks like, and what to do.
+fn hint(names: &[&str]) -> String {
     let any = |test: &dyn Fn(&str) -> bool| names.iter().any(|n| test(n));
     let first = names.first().copied().unwrap_or_default();
+    let lower = first.to_lowercase();
     if first.starts_with("# HELP") || first.starts_with("# TYPE") || (first.contains('{') && first.contains('=')) {
-        "; this looks like an exporter's /metrics page, not CSV"
+        "; this looks like an exporter's /metrics page, not CSV".to_owned()
+    } else if lower.starts_with('#') && ["gpu", "entity"].iter().any(|word| lower.contains(word)) {
+        "; this looks like the output of `nvidia-smi dmon` or `dcgmi dmon`, not CSV".to_owned()
     } else if first.starts_with('#') {
-        "; this looks like the output of `nvidia-smi dmon` or `dcgmi dmon`, not CSV"
+        format!("; it begins with a comment or a heading: {NEEDS}")
+    } else if let Some(separator) = other_separator(names) {
+        format!("; its cells seem to be separated by {separator}: separate them by commas")
     } else if any(&|n| n.contains("utilization.") || n.ends_with("[W]") || n.ends_with("[MiB]") || n.ends_with("[%]")) {
         "; this looks like `nvidia-smi --query-gpu` output; one row per sample with timestamp, metric_name, uuid, value is needed"
-    } else if names.len() > 2 && any(&|n| n.eq_ignore_ascii_case("timestamp")) && !any(&|n| n.eq_ignore_ascii_case("value")) {
+            .to_owned()
+    } else if let Some((found, meant)) = misspelt(names) {
+        format!("; is `{found}` meant to be `{meant}`?")
+    } else if names.len() > 2 && has(names, &Role::Timestamp) && !has(names, &Role::Value) && !has(names, &Role::Metric) {
         "; this looks like one column per metric; one row per sample with timestamp, metric_name, uuid, value is needed"
+            .to_owned()
+    } else if [Role::Timestamp, Role::Metric, Role::Uuid, Role::Value].iter().any(|role| has(names, role)) {
+        format!("; {NEEDS}")
     } else {
-        "; the first line must name the columns, among them timestamp, metric_name, uuid and value"
+        format!("; {NEEDS}. If the file has no such line, name its columns in order with stream.columns")
     }
+}
+
+fn has(names: &[&str], role: &Role) -> bool {
+    names.iter().any(|name| Role::of(name) == *role)
+}
+
+/// What separates the cells of a line that has no comma, if its parts name columns.
+fn other_separator(names: &[&str]) -> Option<&'static str> {
+    let [line] = names else { return None };
+    let separators = [(';', "semicolons"), ('\t', "tabs"), ('|', "`|`")];
+    let (_, words) = separators.into_iter().find(|(separator, _)| {
+        let parts: Vec<&str> = line.split(*separator).map(|part| part.trim().trim_matches('"')).collect();
+        parts.len() > 1 && (has(&parts, &Role::Timestamp) || has(&parts, &Role::Value) || parts.len() > 3)
+    })?;
+    Some(words)
+}
+
+/// A column that is nearly called like one that is missing, and that one.
+fn misspelt<'a>(names: &[&'a str]) -> Option<(&'a str, &'static str)> {
+    let needed = [
+        ("timestamp", Role::Timestamp),
+        ("metric_name", Role::Metric),
+        ("metric", Role::Metric),
+        ("uuid", Role::Uuid),
+        ("value", Role::Value),
+    ];
+    let missing = || needed.iter().filter(|(_, role)| !has(names, role)).map(|(name, _)| *name);
+    names.iter().filter(|name| matches!(Role::of(name), Role::Label(_))).find_map(|found| {
+        let lower = found.to_lowercase();
+        let near = |wanted: &str| strsim::osa_distance(&lower, wanted) <= (wanted.len() / 4).max(1);
+        missing().find(|wanted| near(wanted)).map(|wanted| (*found, wanted))
+    })
 }

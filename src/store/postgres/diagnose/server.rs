@@ -273,7 +273,13 @@ async fn settings(client: &Client) -> Result<Step, Error> {
     if hurts.is_empty() {
         // Where it is off, we switch it on for ourselves.
         let own = if commit == "off" { " (this program turns it on for itself)" } else { "" };
-        return Ok(Step::ok("settings", format!("fsync = {fsync}, synchronous_commit = {commit}{own}, {days} days stored")));
+        return Ok(Step::ok(
+            "settings",
+            format!(
+                "fsync = {fsync}, synchronous_commit = {commit}{own}, {days} {} stored",
+                if days == 1 { "day" } else { "days" }
+            ),
+        ));
     }
     let (seen, todo): (Vec<_>, Vec<_>) = hurts.into_iter().unzip();
     Ok(Step::warning("settings", seen.join("; "), todo.join("; ")))

@@ -125,7 +125,9 @@ fn replication(info: &Info) -> Step {
 }
 
 fn skew(round_trip: Duration, ahead: f64) -> Step {
-    let seen = format!("{:+.0} ms against ours (± {}), round trip {}", ahead * 1000.0, ms(round_trip / 2), ms(round_trip));
+    // Adding 0 makes 0 of -0.
+    let against = (ahead * 1000.0).round() + 0.0;
+    let seen = format!("{against:+.0} ms against ours (± {}), round trip {}", ms(round_trip / 2), ms(round_trip));
     if ahead.abs() > SKEW {
         return Step::warning(
             "clock",

@@ -1,6 +1,7 @@
 //! What a collector does with entries that are not what they should be, and with a store that does not let it.
 
 mod malformed;
+mod marks;
 
 use std::process::Command;
 

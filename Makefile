@@ -17,8 +17,12 @@ test: setup web ## set up, then run every test: real servers, made-up requests, 
 	./tests/api
 	./tests/page
 
-web: ## build the page (needs npm); the next cargo build puts it into the binary
+web: web/dist/index.html ## build the page where it has changed (needs npm); the next cargo build puts it into the binary
+
+# What is built anew is compiled in anew: it is left alone where nothing has changed.
+web/dist/index.html: $(shell find web -path web/node_modules -prune -o -path web/dist -prune -o -type f -print)
 	@. ./tests/node && cd web && npm ci --no-audit --no-fund && npm run build
+	@touch $@
 
 page: web ## test the page in a browser (CHROMIUM, else /usr/bin/chromium): against a mock, and against the real server
 	$(CARGO) build

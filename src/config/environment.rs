@@ -40,6 +40,7 @@ pub(super) fn read(
         let path = match (known, name.strip_prefix(PREFIX)) {
             (Some((_, path)), _) => (*path).to_owned(),
             (None, Some(rest)) => rest.to_ascii_lowercase().replace("__", "."),
+            (None, None) if is_misspelt(name, keys) => return Err(unknown(name, keys)),
             (None, None) => continue,
         };
         let Some(key) = keys.iter().find(|key| key.path == path) else { return Err(unknown(name, keys)) };
@@ -50,6 +51,12 @@ pub(super) fn read(
     }
     set.sort_by(|a, b| (a.0, &a.3).cmp(&(b.0, &b.3)));
     Ok(set.into_iter().map(|(_, path, value, name)| (path, value, name)).collect())
+}
+
+/// Whether this would be the variable of a key, had it two underscores between its parts: it would be passed over without a word.
+fn is_misspelt(name: &str, keys: &[Key]) -> bool {
+    let single = |text: &str| text.replace("__", "_");
+    name.starts_with("TELEMETRY_") && keys.iter().any(|key| single(&key.variable()) == single(name))
 }
 
 fn unknown(name: &str, keys: &[Key]) -> ConfigError {

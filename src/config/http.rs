@@ -90,6 +90,9 @@ pub struct Http {
     #[serde(with = "units::size")]
     #[schemars(schema_with = "units::size_schema")]
     pub query_memory: usize,
+    /// Share of `query_memory`, in percent, that the requests of one client (address) may hold together; a single larger request is
+    /// answered when no other one of the client is. Further ones wait for it, and then get 503.
+    pub query_memory_client_percent: usize,
     /// Maximum time that a request waits for its share of `query_memory`; then the answer is 503.
     #[serde(with = "humantime_serde")]
     #[schemars(schema_with = "units::duration")]
@@ -145,6 +148,7 @@ impl Default for Http {
             rate: 500,
             burst: 2000,
             query_memory: 256 << 20,
+            query_memory_client_percent: 50,
             query_queue_timeout: Duration::from_secs(10),
             max_page: 10_000,
             max_series: 200_000,
@@ -183,6 +187,8 @@ impl Http {
             "clients on slow lines could not read answers",
         );
         check.within("http.query_memory", self.query_memory, 64 << 20, 1 << 40, "a single request may need a quarter of it");
+        let share = "100 lets one client hold all of http.query_memory, and 0 would refuse every request";
+        check.within("http.query_memory_client_percent", self.query_memory_client_percent, 1, 100, share);
         check.at_most("http.query_queue_timeout", self.query_queue_timeout, hour, "clients would wait this long for a 503");
         check.within(
             "http.max_head_bytes",

@@ -12,6 +12,10 @@ const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Peer(pub(super) IpAddr);
 
+/// The client of a request, as limits for each client count it: of IPv6 the network.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Client(pub(super) IpAddr);
+
 /// The client of a request. Each proxy appends the address that it was asked from, so the list is read from the right, as far as those
 /// who wrote it are trusted; what stands further left may be invented. The Forwarded header is not read: a proxy that writes one of the
 /// two hands on the other as the client sent it.

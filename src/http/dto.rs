@@ -234,8 +234,10 @@ pub struct Row {
     pub timestamp: String,
     /// Metric name.
     pub metric_name: String,
-    /// The value.
-    pub value: f64,
+    /// The value; null where it is a sum that is greater than a 64-bit floating-point number can be (an overflow). No other aggregate
+    /// overflows.
+    #[schema(required)]
+    pub value: Option<f64>,
     /// Workload, where there is one; so below.
     #[schema(nullable = false)]
     pub namespace: Option<String>,
@@ -257,8 +259,10 @@ pub struct Group {
     pub timestamp: String,
     /// Metric name.
     pub metric_name: String,
-    /// The group's value.
-    pub value: f64,
+    /// The group's value; null where it is a sum that is greater than a 64-bit floating-point number can be (an overflow). No other
+    /// aggregate overflows.
+    #[schema(required)]
+    pub value: Option<f64>,
     /// GPUs that had samples.
     pub gpus: u64,
     /// Samples.
@@ -278,7 +282,7 @@ impl Group {
         Self {
             timestamp: row.time.to_string(),
             metric_name: metric.to_owned(),
-            value: row.value,
+            value: Some(row.value).filter(|value| value.is_finite()),
             gpus: row.gpus,
             samples: row.samples,
             group: named.collect(),

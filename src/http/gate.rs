@@ -26,7 +26,7 @@ use tracing::Instrument as _;
 
 use super::auth::{Certificate, Tokens};
 use super::browser::BrowserPolicy;
-use super::client::{Peer, client};
+use super::client::{Client, Peer, client};
 use super::problem::Problem;
 use super::{health, openapi, ui};
 use crate::config::{Authentication, Http, Network};
@@ -110,7 +110,7 @@ async fn pass(State(gate): State<Arc<Gate>>, mut request: Request, next: Next) -
     let answering = async {
         match gate.admit(&request) {
             Err(problem) => problem.into_response(),
-            Ok(()) => match tokio::time::timeout(gate.timeout, next.run(request)).await {
+            Ok(client) => match tokio::time::timeout(gate.timeout, next.run(of_client(request, client))).await {
                 Ok(response) => response,
                 Err(_) => Problem::unavailable(&format!(
                     "no answer within {} (http.request_timeout): ask for a shorter range or fewer series, or again later",
@@ -129,9 +129,14 @@ async fn pass(State(gate): State<Arc<Gate>>, mut request: Request, next: Next) -
     response
 }
 
+fn of_client(mut request: Request, client: Client) -> Request {
+    request.extensions_mut().insert(client);
+    request
+}
+
 impl Gate {
-    /// Whether a request may be answered: what is cheap to refuse is refused first.
-    fn admit(&self, request: &Request) -> Result<(), Problem> {
+    /// Who asks, where the request may be answered: what is cheap to refuse is refused first.
+    fn admit(&self, request: &Request) -> Result<Client, Problem> {
         let uri = request.uri();
         let length = uri.path_and_query().map_or(0, |both| both.as_str().len());
         if length > self.max_uri {
@@ -142,18 +147,19 @@ impl Gate {
         if request.version() == Version::HTTP_11 && request.headers().get_all(HOST).iter().count() != 1 {
             return Err(Problem::new(StatusCode::BAD_REQUEST, "HTTP/1.1 needs one Host header"));
         }
-        if health::is_probe(uri.path()) {
-            return Self::without_body(request);
-        }
         let peer = request.extensions().get::<Peer>().map_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED), |peer| peer.0);
         let client = client(peer, request.headers(), &self.trusted_proxies);
-        self.limit(client)?;
+        let counted = Client(network(client));
+        if health::is_probe(uri.path()) {
+            return Self::without_body(request).map(|()| counted);
+        }
+        self.limit(counted)?;
         let shows_data = !is_public(uri.path());
         self.browsers.check(request, shows_data)?;
         if shows_data {
             self.authenticate(request, client)?;
         }
-        Self::without_body(request)
+        Self::without_body(request).map(|()| counted)
     }
 
     fn authenticate(&self, request: &Request, client: IpAddr) -> Result<(), Problem> {
@@ -179,11 +185,11 @@ impl Gate {
         Ok(())
     }
 
-    fn limit(&self, client: IpAddr) -> Result<(), Problem> {
+    fn limit(&self, Client(client): Client) -> Result<(), Problem> {
         if self.asked.fetch_add(1, Ordering::Relaxed) % FORGET_EVERY == FORGET_EVERY - 1 {
             self.rate.retain_recent();
         }
-        self.rate.check_key(&network(client)).map_err(|early| {
+        self.rate.check_key(&client).map_err(|early| {
             let wait = early.wait_time_from(DefaultClock::default().now());
             Problem::too_many(
                 "too many requests of this client (http.rate, http.burst)",

@@ -45,13 +45,55 @@ impl FromStr for Aggregate {
     }
 }
 
+/// What a sum is made smaller by where it is greater than a number can be: by more than there can be values, and exactly, being a power of
+/// two.
+const SMALLER: f64 = 1.0 / (1u128 << 64) as f64;
+
+/// A sum of finite values that cannot overflow while it is made: means of great values are numbers, whatever their sum is.
+#[derive(Clone, Copy, Debug)]
+struct ScaledSum {
+    /// The sum so far, times `scale`.
+    sum: f64,
+    /// What the sum's rounding lost so far (Neumaier's compensation), times `scale`.
+    lost: f64,
+    /// 1, or once the sum was too great [`SMALLER`].
+    scale: f64,
+}
+
+impl Default for ScaledSum {
+    fn default() -> Self {
+        Self { sum: 0.0, lost: 0.0, scale: 1.0 }
+    }
+}
+
+impl ScaledSum {
+    fn add(&mut self, value: f64) {
+        let mut value = value * self.scale;
+        let mut sum = self.sum + value;
+        if !sum.is_finite() && self.scale > SMALLER {
+            self.scale = SMALLER;
+            self.sum *= SMALLER;
+            self.lost *= SMALLER;
+            value *= SMALLER;
+            sum = self.sum + value;
+        }
+        self.lost += if self.sum.abs() >= value.abs() { (self.sum - sum) + value } else { (value - sum) + self.sum };
+        self.sum = sum;
+    }
+
+    /// The sum divided by a number.
+    fn over(self, n: f64) -> f64 {
+        let sum = self.sum + self.lost;
+        // Compensation may take the sum past the greatest number.
+        if sum.is_finite() { sum / n / self.scale } else { self.sum / n + self.lost / n }
+    }
+}
+
 /// Samples of one step. Values are kept only where a percentile is asked for.
 #[derive(Clone, Debug)]
 pub(super) struct Bucket {
     pub(super) n: u64,
-    sum: f64,
-    /// What the sum's rounding lost so far (Neumaier's compensation).
-    lost: f64,
+    sum: ScaledSum,
     min: f64,
     max: f64,
     last: (TimeMs, f64),
@@ -62,8 +104,7 @@ impl Default for Bucket {
     fn default() -> Self {
         Self {
             n: 0,
-            sum: 0.0,
-            lost: 0.0,
+            sum: ScaledSum::default(),
             min: f64::INFINITY,
             max: f64::NEG_INFINITY,
             last: (TimeMs::MIN, 0.0),
@@ -75,9 +116,7 @@ impl Default for Bucket {
 impl Bucket {
     pub(super) fn add(&mut self, agg: Aggregate, time: TimeMs, value: f64) {
         self.n += 1;
-        let sum = self.sum + value;
-        self.lost += if self.sum.abs() >= value.abs() { (self.sum - sum) + value } else { (value - sum) + self.sum };
-        self.sum = sum;
+        self.sum.add(value);
         self.min = self.min.min(value);
         self.max = self.max.max(value);
         if time >= self.last.0 {
@@ -98,14 +137,17 @@ impl Bucket {
         self.last.0
     }
 
-    /// Of at least one sample.
+    /// Of at least one sample. Infinite only where the sum of the values is greater than a number can be.
     pub(super) fn value(&mut self, agg: Aggregate) -> f64 {
-        let sum = self.sum + self.lost;
         match agg {
-            Aggregate::Avg => sum / self.n as f64,
+            Aggregate::Avg => {
+                let mean = self.sum.over(self.n as f64);
+                // A mean that is rounded up may be greater than the greatest number.
+                if mean.is_finite() { mean } else { mean.clamp(self.min, self.max) }
+            }
             Aggregate::Min => self.min,
             Aggregate::Max => self.max,
-            Aggregate::Sum => sum,
+            Aggregate::Sum => self.sum.over(1.0),
             Aggregate::Count => self.n as f64,
             Aggregate::Last => self.last.1,
             Aggregate::Percentile(p) => {
@@ -130,6 +172,28 @@ mod tests {
     }
 
     #[test]
+    fn the_mean_of_great_values_is_a_number() {
+        let (great, greatest) = (1.7e308, f64::MAX);
+        for (values, mean) in [
+            (vec![great, great], great),
+            (vec![great; 1000], great),
+            (vec![greatest; 7], greatest),
+            (vec![-greatest; 7], -greatest),
+            (vec![great, great, -great, -great], 0.0),
+            (vec![great, great, -great], great / 3.0),
+        ] {
+            let found = of("avg", &values);
+            assert!((found - mean).abs() <= mean.abs() * 1e-15, "{found:e} for {mean:e}");
+            for agg in ["min", "max", "last", "p50", "p95", "p99"] {
+                assert!(values.contains(&of(agg, &values)), "{agg} is one of the values");
+            }
+        }
+        assert_eq!(of("sum", &[great, great, -great]), great, "it is a number in the end");
+        assert_eq!(of("sum", &[great, great]), f64::INFINITY);
+        assert_eq!(of("sum", &[-great, -great]), f64::NEG_INFINITY);
+    }
+
+    #[test]
     fn every_name_does_what_it_says() {
         let values = [3.0, 1.0, 2.0, 10.0];
         let want = [
@@ -147,6 +211,7 @@ mod tests {
         }
         assert_eq!(of("sum", &[1e16, 1.0, -1e16]), 1.0, "what rounding loses is kept");
         assert_eq!(of("p99", &[7.0]), 7.0);
+        assert_eq!(of("avg", &[0.1; 10]), 0.1, "scaling is not there where it is not needed");
         assert!(NAMES.split(", ").all(|name| name.parse::<Aggregate>().is_ok()));
     }
 }

@@ -6,12 +6,16 @@
 //! are taken in this order only, so nobody waits in a circle. Downloads last as long as their clients take, so they have a part of
 //! their own, and never wait while they hold something: one that finds no more is broken off. What is written and not yet taken has a
 //! part of its own, too: a page waits for room in it while it keeps what it was made from, and nobody who has room there waits for more.
+//!
+//! Of each of these one client has only a share, and waits for what it holds itself before it waits for others.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::client::{ClientShare, Clients};
 use super::{QueryError, Result};
 use crate::store::{Limit, Texts};
 
@@ -39,7 +43,7 @@ const SIZES: [(usize, usize); 3] = [(16, 64), (4, 16), (1, 4)];
 /// The share of downloads, and that of what is written.
 const EIGHTH: usize = 8;
 
-/// The budget of a process. Clones share it.
+/// The budget of a process, for one client or for the process itself. Clones share it.
 #[derive(Clone, Debug)]
 pub(super) struct Budget {
     bytes: usize,
@@ -47,6 +51,8 @@ pub(super) struct Budget {
     sizes: [Arc<Semaphore>; 3],
     downloads: Arc<Semaphore>,
     written: Arc<Semaphore>,
+    clients: Arc<Clients>,
+    client: Option<Arc<ClientShare>>,
 }
 
 /// What a lease is held for.
@@ -66,11 +72,15 @@ pub(super) enum Held {
 
 /// What one request may hold. It goes back when this is dropped.
 #[derive(Debug)]
-pub(super) struct Lease {
+pub struct Lease {
     budget: Budget,
     held: [usize; 5],
     granted: usize,
     is_download: bool,
+    /// Sizes that a page has had so far.
+    sizes: usize,
+    /// Pieces that a download has of its client's share.
+    client_pieces: usize,
     permits: Vec<OwnedSemaphorePermit>,
 }
 
@@ -90,15 +100,45 @@ pub(super) fn common_row_bytes(rows: usize) -> usize {
 }
 
 impl Budget {
-    pub(super) fn new(bytes: usize, queue_timeout: Duration) -> Self {
-        let pieces = || Arc::new(Semaphore::new((bytes / EIGHTH / PIECE).min(u32::MAX as usize / 2)));
+    /// So many bytes, of which one client has so many hundredths.
+    pub(super) fn new(bytes: usize, client_percent: usize, queue_timeout: Duration) -> Self {
+        let count = (bytes / EIGHTH / PIECE).min(u32::MAX as usize / 2);
+        let pieces = || Arc::new(Semaphore::new(count));
         Self {
             bytes,
             queue_timeout,
             sizes: SIZES.map(|(count, _)| Arc::new(Semaphore::new(count))),
             downloads: pieces(),
             written: pieces(),
+            clients: Arc::new(Clients::new(client_percent, SIZES.map(|(count, _)| count), count)),
+            client: None,
         }
+    }
+
+    /// The budget for the requests of a client.
+    pub(super) fn of_client(&self, client: IpAddr) -> Self {
+        Self { client: Some(self.clients.share_of(client)), ..self.clone() }
+    }
+
+    /// Takes places of a client's share, where there is one, and then of what there is for all.
+    async fn take(
+        &self,
+        of_client: Option<(&Arc<Semaphore>, usize)>,
+        all: &Arc<Semaphore>,
+        places: usize,
+    ) -> Result<Vec<OwnedSemaphorePermit>> {
+        let until = tokio::time::Instant::now() + self.queue_timeout;
+        let mut taken = Vec::with_capacity(2);
+        for (semaphore, places, busy) in of_client
+            .map(|(semaphore, places)| (semaphore, places, QueryError::ClientBusy))
+            .into_iter()
+            .chain([(all, places, QueryError::Busy)])
+        {
+            let permit = Arc::clone(semaphore).acquire_many_owned(u32::try_from(places).unwrap_or(u32::MAX));
+            let Ok(Ok(permit)) = tokio::time::timeout_at(until, permit).await else { return Err(busy) };
+            taken.push(permit);
+        }
+        Ok(taken)
     }
 
     /// For an answer that is made within the request's time.
@@ -112,10 +152,10 @@ impl Budget {
     pub(super) async fn download(&self) -> Result<Lease> {
         let mut lease = self.lease(true);
         let first = self.bytes / SIZES[0].1;
-        let pieces = u32::try_from(first.div_ceil(PIECE)).unwrap_or(u32::MAX);
-        let permit = tokio::time::timeout(self.queue_timeout, Arc::clone(&self.downloads).acquire_many_owned(pieces)).await;
-        let Ok(Ok(permit)) = permit else { return Err(QueryError::Busy) };
-        lease.permits.push(permit);
+        let pieces = first.div_ceil(PIECE);
+        let of_client = self.client.as_ref().map(|client| (&client.downloads, pieces.min(client.pieces)));
+        lease.client_pieces = of_client.map_or(0, |(_, pieces)| pieces);
+        lease.permits = self.take(of_client, &self.downloads, pieces).await?;
         lease.granted = first;
         Ok(lease)
     }
@@ -123,7 +163,7 @@ impl Budget {
     /// For an answer of so many bytes that is sent as a whole.
     pub(super) async fn written(&self, bytes: usize) -> Result<Room> {
         if bytes <= SMALL_ANSWER_BYTES {
-            return Ok(Room { _permit: None });
+            return Ok(Room { _permits: Vec::new() });
         }
         if bytes > self.bytes / EIGHTH {
             let reason = format!(
@@ -133,21 +173,20 @@ impl Budget {
             );
             return Err(QueryError::bad("limit", reason));
         }
-        let pieces = u32::try_from(bytes.div_ceil(PIECE)).unwrap_or(u32::MAX);
-        let permit = tokio::time::timeout(self.queue_timeout, Arc::clone(&self.written).acquire_many_owned(pieces)).await;
-        let Ok(Ok(permit)) = permit else { return Err(QueryError::Busy) };
-        Ok(Room { _permit: Some(permit) })
+        let pieces = bytes.div_ceil(PIECE);
+        let of_client = self.client.as_ref().map(|client| (&client.written, pieces.min(client.pieces)));
+        Ok(Room { _permits: self.take(of_client, &self.written, pieces).await? })
     }
 
     fn lease(&self, is_download: bool) -> Lease {
-        Lease { budget: self.clone(), held: [0; 5], granted: 0, is_download, permits: Vec::new() }
+        Lease { budget: self.clone(), held: [0; 5], granted: 0, is_download, sizes: 0, client_pieces: 0, permits: Vec::new() }
     }
 }
 
 /// Room for a written answer. It goes back when this is dropped: with the last byte of the answer.
 #[derive(Debug)]
 pub struct Room {
-    _permit: Option<OwnedSemaphorePermit>,
+    _permits: Vec<OwnedSemaphorePermit>,
 }
 
 impl Lease {
@@ -177,11 +216,12 @@ impl Lease {
     }
 
     async fn grow(&mut self) -> Result<()> {
-        let Some(size) = self.budget.sizes.get(self.permits.len()) else { return Err(self.too_large()) };
-        let permit = tokio::time::timeout(self.budget.queue_timeout, Arc::clone(size).acquire_owned()).await;
-        let Ok(Ok(permit)) = permit else { return Err(QueryError::Busy) };
-        self.granted += self.budget.bytes / SIZES[self.permits.len()].1;
-        self.permits.push(permit);
+        let Some(size) = self.budget.sizes.get(self.sizes) else { return Err(self.too_large()) };
+        let of_client = self.budget.client.as_ref().map(|client| (&client.sizes[self.sizes], 1));
+        let permits = self.budget.take(of_client, size, 1).await?;
+        self.permits.extend(permits);
+        self.granted += self.budget.bytes / SIZES[self.sizes].1;
+        self.sizes += 1;
         Ok(())
     }
 
@@ -193,9 +233,15 @@ impl Lease {
         if total > self.budget.bytes / EIGHTH {
             return Err(self.too_large());
         }
-        let pieces = u32::try_from(missing).unwrap_or(u32::MAX);
-        let permit = Arc::clone(&self.budget.downloads).try_acquire_many_owned(pieces).map_err(|_| QueryError::Busy)?;
-        self.permits.push(permit);
+        let take = |semaphore: &Arc<Semaphore>, pieces: usize, busy| {
+            Arc::clone(semaphore).try_acquire_many_owned(u32::try_from(pieces).unwrap_or(u32::MAX)).map_err(|_| busy)
+        };
+        if let Some(client) = &self.budget.client {
+            let pieces = missing.min(client.pieces - self.client_pieces);
+            self.permits.push(take(&client.downloads, pieces, QueryError::ClientBusy)?);
+            self.client_pieces += pieces;
+        }
+        self.permits.push(take(&self.budget.downloads, missing, QueryError::Busy)?);
         self.granted += missing * PIECE;
         Ok(())
     }
@@ -218,7 +264,7 @@ mod tests {
 
     #[tokio::test]
     async fn together_they_hold_no_more_than_there_is() {
-        let budget = Budget::new(64 * MIB, Duration::from_millis(20));
+        let budget = Budget::new(64 * MIB, 50, Duration::from_millis(20));
         let (mut leases, mut granted) = (Vec::new(), 0);
         // Each wants more than it could have alone, as it comes.
         for n in 0..40 {
@@ -243,7 +289,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_waits_gets_what_another_gives_back() {
-        let budget = Budget::new(64 * MIB, Duration::from_secs(60));
+        let budget = Budget::new(64 * MIB, 50, Duration::from_secs(60));
         let mut first = budget.page().await.unwrap();
         first.hold(Held::Samples, 20 * MIB).await.unwrap();
         let mut second = budget.page().await.unwrap();
@@ -256,7 +302,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_written_waits_for_what_was_written_before() {
-        let budget = Budget::new(64 * MIB, Duration::from_millis(20));
+        let budget = Budget::new(64 * MIB, 50, Duration::from_millis(20));
         let first = budget.written(6 * MIB).await.unwrap();
         assert!(matches!(budget.written(6 * MIB).await, Err(QueryError::Busy)));
         let small = budget.written(SMALL_ANSWER_BYTES).await.unwrap();
@@ -268,6 +314,34 @@ mod tests {
         budget.written(8 * MIB).await.unwrap();
         let refused = budget.written(8 * MIB + 1).await.unwrap_err();
         assert!(refused.to_string().contains("http.query_memory"), "{refused}");
+    }
+
+    #[tokio::test]
+    async fn one_client_leaves_something_for_the_others() {
+        let budget = Budget::new(64 * MIB, 50, Duration::from_millis(20));
+        let (greedy, other) = (budget.of_client(IpAddr::from([192, 0, 2, 1])), budget.of_client(IpAddr::from([192, 0, 2, 2])));
+        let (mut downloads, mut pages, mut answers) = (Vec::new(), Vec::new(), Vec::new());
+        for _ in 0..64 {
+            downloads.extend(greedy.download().await);
+            pages.extend(greedy.page().await);
+            answers.extend(greedy.written(MIB).await);
+        }
+        assert!(matches!(greedy.download().await, Err(QueryError::ClientBusy)));
+        assert!(matches!(greedy.page().await, Err(QueryError::ClientBusy)));
+        assert!(matches!(greedy.written(MIB).await, Err(QueryError::ClientBusy)));
+        assert_eq!((downloads.len(), pages.len(), answers.len()), (4, 8, 4));
+        let mut download = other.download().await.unwrap();
+        download.hold(Held::Samples, 4 * MIB).await.unwrap();
+        let grown = downloads[0].hold(Held::Samples, 2 * MIB).await;
+        assert!(matches!(grown, Err(QueryError::ClientBusy)), "its others hold its share");
+        let mut page = other.page().await.unwrap();
+        page.hold(Held::Samples, 5 * MIB).await.unwrap();
+        drop(other.written(4 * MIB).await.unwrap());
+        // A single one may be larger than the share.
+        drop((downloads, pages, answers, download, page));
+        greedy.download().await.unwrap().hold(Held::Samples, 8 * MIB).await.unwrap();
+        greedy.written(8 * MIB).await.unwrap();
+        greedy.page().await.unwrap().hold(Held::Groups, 20 * MIB).await.unwrap();
     }
 
     #[test]

@@ -8,7 +8,7 @@
 //! | `cursor` | where a list goes on |
 //! | `lists` | clusters, hosts, GPUs, the metric catalogue |
 //! | `gpu` | which GPU an id means |
-//! | `budget` | the memory that all answers hold together |
+//! | `budget`, `client` | the memory that all answers hold together, and what of it one client may hold |
 //! | `slices` | samples of series, a slice of time after the other, in bounded memory |
 //! | `samples` | the samples of a slice in one order, or in steps |
 //! | `telemetry` | one GPU's samples, as they are or in steps |
@@ -19,6 +19,7 @@
 mod aggregate;
 mod bucket;
 mod budget;
+mod client;
 mod cursor;
 mod gpu;
 mod latest;
@@ -34,12 +35,13 @@ mod stub;
 mod telemetry;
 mod typed;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 pub use self::aggregate::{AggregateRequest, AggregateRow, GroupBy};
 pub use self::bucket::Aggregate;
-pub use self::budget::{Room, SMALL_ANSWER_BYTES};
+pub use self::budget::{Lease, Room, SMALL_ANSWER_BYTES};
 pub use self::gpu::Gpu;
 pub use self::latest::{LatestRequest, LatestRow};
 pub use self::lists::{CatalogueEntry, ListRequest, Place};
@@ -90,6 +92,9 @@ pub enum QueryError {
     /// Others hold the memory that the answer needs: trying again later can help.
     #[error("others hold the memory that all answers may hold together (http.query_memory)")]
     Busy,
+    /// The client's other requests hold its share of that memory: trying again later can help.
+    #[error("other requests of this client hold its share of the memory for answers (http.query_memory_client_percent)")]
+    ClientBusy,
     /// The store holds what it should not.
     #[error("{0}")]
     Internal(String),
@@ -138,6 +143,8 @@ pub struct Limits {
     pub max_range: Duration,
     /// Bytes that all answers may hold together.
     pub memory: usize,
+    /// Hundredths of them that the answers for one client may hold.
+    pub client_percent: usize,
     /// How long a question waits for its part of them.
     pub queue_timeout: Duration,
 }
@@ -152,6 +159,7 @@ impl Default for Limits {
             max_percentile_samples: 5_000_000,
             max_range: Duration::from_secs(31_557_600),
             memory: 256 << 20,
+            client_percent: 50,
             queue_timeout: Duration::from_secs(10),
         }
     }
@@ -165,7 +173,7 @@ pub struct Page<T> {
     /// Where the list goes on; `None` = it does not.
     pub next: Option<String>,
     /// The memory of its rows, until the answer is written.
-    _lease: Option<budget::Lease>,
+    _lease: Option<Lease>,
 }
 
 /// Answers questions. Cheap to clone.
@@ -187,8 +195,14 @@ impl Query {
     /// Over a store and, where one is reached, the queue.
     #[must_use]
     pub fn new(reader: Arc<dyn Reader>, queue: Option<Arc<dyn Inspector>>, limits: Limits) -> Self {
-        let budget = budget::Budget::new(limits.memory, limits.queue_timeout);
+        let budget = budget::Budget::new(limits.memory, limits.client_percent, limits.queue_timeout);
         Self { reader, queue, limits, budget }
+    }
+
+    /// The same for the requests of one client, whose share of the memory is bounded.
+    #[must_use]
+    pub fn of_client(&self, client: IpAddr) -> Self {
+        Self { budget: self.budget.of_client(client), ..self.clone() }
     }
 
     /// Room for an answer of so many bytes until its client has taken it. Waits for those that were written before.

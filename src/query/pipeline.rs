@@ -1,12 +1,13 @@
 //! How the pipeline is: what waits in the queue, and how far each source is.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::stream;
 
+use super::budget::{Held, Lease, MAX_TEXT_BYTES, bytes_with, row_bytes};
 use super::{Page, Params, PipelineParams, Query, Result, cursor, lists};
 use crate::model::{Partition, SourceId, TimeMs};
 use crate::store::SourceLedger;
@@ -18,9 +19,11 @@ const CONSUMERS: usize = 32;
 const PARTITION_TIMEOUT: Duration = Duration::from_secs(2);
 /// Partitions that are asked at the same time.
 const PARTITIONS_AT_ONCE: usize = 128;
+/// Sources whose ledgers are read at once.
+const SOURCES_AT_ONCE: usize = 1000;
 
 /// Queue and sources.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct Pipeline {
     /// Partitions; `None` where no queue is configured or none of them answers.
     pub partitions: Option<Vec<PipelinePartition>>,
@@ -145,27 +148,25 @@ impl PipelineRequest {
 }
 
 impl Query {
-    /// Queue and sources. Each partition answers for itself; the store must answer.
+    /// Queue and sources, with the memory that they take. Each partition answers for itself; the store must answer.
     ///
     /// # Errors
     ///
-    /// The store's.
-    pub async fn pipeline(&self, request: &PipelineRequest) -> Result<Pipeline> {
-        let ledger = self.reader.ledger().await?;
-        let now = TimeMs::now();
-        let clusters = clusters(&ledger, now);
-        let place = |one: &SourceLedger| (one.cluster.clone(), one.name.clone(), one.source.to_string());
-        let mut places: Vec<(SourcePlace, SourceLedger)> = ledger.into_iter().map(|one| (place(&one), one)).collect();
-        places.retain(|(place, _)| request.after.as_ref().is_none_or(|after| place > after));
-        places.sort_by(|(one, _), (other, _)| one.cmp(other));
-        places.truncate(request.limit + 1);
-        let limit = request.limit.min(lists::fitting(places.iter().map(|(_, one)| one.cluster.len() + one.name.len())));
-        let Page { rows, next, .. } = lists::page(places, limit, &question(), |(place, _)| place.clone());
+    /// The store's; there is no memory for it.
+    pub async fn pipeline(&self, request: &PipelineRequest) -> Result<(Pipeline, Lease)> {
+        let mut lease = self.budget.page().await?;
+        let Sources { clusters, rows, .. } = self.read_sources(request, &mut lease).await?;
+        let limit = request.limit.min(lists::fitting(rows.keys().map(text_bytes)));
+        let rows: Vec<_> = rows.into_iter().collect();
+        let Page { rows, next, .. } = lists::page(rows, limit, &question(), |(place, _)| place.clone());
         let (mut partitions, mut published) = (None, HashMap::new());
         if let Some(queue) = &self.queue {
             let count = queue.partitions();
-            let wanted: BTreeSet<Partition> = rows.iter().map(|(_, one)| one.source.partition(count)).collect();
-            let ask = |partition| ask(Arc::clone(queue), partition, wanted.contains(&partition));
+            let mut wanted: BTreeMap<Partition, HashSet<SourceId>> = BTreeMap::new();
+            for (_, (id, _)) in &rows {
+                wanted.entry(id.partition(count)).or_default().insert(*id);
+            }
+            let ask = |partition| ask(Arc::clone(queue), partition, wanted.get(&partition));
             let answers: Vec<_> = stream::iter(count).map(ask).buffered(PARTITIONS_AT_ONCE).collect().await;
             let mut list = Vec::with_capacity(answers.len());
             for (partition, answer) in answers {
@@ -181,33 +182,100 @@ impl Query {
             }
             _ => None,
         };
-        let sources = rows.into_iter().map(|(_, ledger)| source(ledger, &published)).collect();
-        Ok(Pipeline { partitions: partitions.filter(|_| queue_error.is_none()), queue_error, sources, next, clusters })
+        let sources = rows.into_iter().map(|(_, (id, one))| PipelineSource { published: published.get(&id).copied(), ..one });
+        let pipeline = Pipeline {
+            partitions: partitions.filter(|_| queue_error.is_none()),
+            queue_error,
+            sources: sources.collect(),
+            next,
+            clusters: clusters.into_values().collect(),
+        };
+        Ok((pipeline, lease))
     }
-}
 
-fn clusters(ledger: &[SourceLedger], now: TimeMs) -> Vec<PipelineCluster> {
-    let mut clusters: BTreeMap<&str, PipelineCluster> = BTreeMap::new();
-    for one in ledger {
-        let cluster = clusters
-            .entry(&one.cluster)
-            .or_insert_with(|| PipelineCluster { cluster: one.cluster.clone(), ..PipelineCluster::default() });
-        cluster.sources += 1;
-        cluster.stored += one.valid;
-        for (reason, n) in &one.rejected {
-            *cluster.rejected.entry(reason.name()).or_default() += n;
+    /// Reads the ledgers of all sources, some at a time, and keeps what the page shows.
+    async fn read_sources(&self, request: &PipelineRequest, lease: &mut Lease) -> Result<Sources> {
+        let now = TimeMs::now();
+        let (mut sources, mut after) = (Sources::default(), None);
+        loop {
+            let limit = lease.next_read(SOURCES_AT_ONCE);
+            let read = self.reader.ledger(after, limit).await?;
+            lease.hold(Held::Series, sources.bytes + row_bytes(&read)).await?;
+            let is_end = limit.is_end(&read);
+            after = read.last().map(|one| one.source).or(after);
+            for one in read {
+                sources.add(one, request, now);
+            }
+            lease.hold(Held::Series, sources.bytes).await?;
+            if is_end {
+                return Ok(sources);
+            }
         }
-        cluster.last_commit = cluster.last_commit.max(one.last_commit);
-        cluster.newest_sample = cluster.newest_sample.max(one.newest_sample);
-        cluster.freshness = cluster.newest_sample.map(|newest| now.since(newest));
     }
-    clusters.into_values().collect()
 }
 
-fn source(ledger: SourceLedger, published: &HashMap<SourceId, u64>) -> PipelineSource {
+/// What is kept of the ledgers that were read so far.
+#[derive(Default)]
+struct Sources {
+    clusters: BTreeMap<String, PipelineCluster>,
+    /// The first ones of the page, and one more, or as many as a page may have by their texts, and one more.
+    rows: BTreeMap<SourcePlace, (SourceId, PipelineSource)>,
+    texts: usize,
+    /// Bytes of all of this.
+    bytes: usize,
+}
+
+impl Sources {
+    fn add(&mut self, ledger: SourceLedger, request: &PipelineRequest, now: TimeMs) {
+        if !self.clusters.contains_key(&ledger.cluster) {
+            self.bytes += bytes_with(2 * ledger.cluster.len());
+            let cluster = PipelineCluster { cluster: ledger.cluster.clone(), ..PipelineCluster::default() };
+            self.clusters.insert(ledger.cluster.clone(), cluster);
+        }
+        if let Some(cluster) = self.clusters.get_mut(&ledger.cluster) {
+            cluster.sources += 1;
+            cluster.stored += ledger.valid;
+            for (reason, n) in &ledger.rejected {
+                *cluster.rejected.entry(reason.name()).or_default() += n;
+            }
+            cluster.last_commit = cluster.last_commit.max(ledger.last_commit);
+            cluster.newest_sample = cluster.newest_sample.max(ledger.newest_sample);
+            cluster.freshness = cluster.newest_sample.map(|newest| now.since(newest));
+        }
+        let place = (ledger.cluster.clone(), ledger.name.clone(), ledger.source.to_string());
+        if request.after.as_ref().is_some_and(|after| place <= *after) {
+            return;
+        }
+        self.texts += text_bytes(&place);
+        self.bytes += source_bytes(&place);
+        self.rows.insert(place, (ledger.source, source(ledger)));
+        // The last one only says that the list goes on.
+        let is_too_long = |rows: &BTreeMap<SourcePlace, _>, texts| {
+            let last = rows.last_key_value().map_or(0, |(place, _)| text_bytes(place));
+            rows.len() > request.limit + 1 || rows.len() > 2 && texts - last > MAX_TEXT_BYTES
+        };
+        while is_too_long(&self.rows, self.texts) {
+            let Some((place, _)) = self.rows.pop_last() else { break };
+            self.texts -= text_bytes(&place);
+            self.bytes -= source_bytes(&place);
+        }
+    }
+}
+
+fn text_bytes((cluster, name, _): &SourcePlace) -> usize {
+    cluster.len() + name.len()
+}
+
+/// Bytes of a source that is kept: its texts are in its place, too.
+fn source_bytes(place: &SourcePlace) -> usize {
+    bytes_with(2 * text_bytes(place))
+}
+
+/// A source without what the queue says of it.
+fn source(ledger: SourceLedger) -> PipelineSource {
     PipelineSource {
         source: ledger.source.to_string(),
-        published: published.get(&ledger.source).copied(),
+        published: None,
         stored: ledger.valid,
         duplicate: ledger.duplicate,
         rejected: ledger.rejected.iter().map(|(reason, n)| (reason.name(), *n)).collect(),
@@ -219,15 +287,19 @@ fn source(ledger: SourceLedger, published: &HashMap<SourceId, u64>) -> PipelineS
     }
 }
 
-/// What a partition says: how it is, and how many rows of its sources it has accepted.
+/// What a partition says: how it is, and how many rows of the sources of the page it has accepted.
 struct PartitionAnswer {
     state: std::result::Result<PartitionBacklog, &'static str>,
     sources: Vec<(SourceId, u64)>,
 }
 
-async fn ask(queue: Arc<dyn Inspector>, partition: Partition, with_sources: bool) -> (Partition, PartitionAnswer) {
+async fn ask(
+    queue: Arc<dyn Inspector>,
+    partition: Partition,
+    wanted: Option<&HashSet<SourceId>>,
+) -> (Partition, PartitionAnswer) {
     let asked = async {
-        let sources = async { if with_sources { queue.sources(partition).await } else { Ok(Vec::new()) } };
+        let sources = async { if wanted.is_some() { queue.sources(partition).await } else { Ok(Vec::new()) } };
         tokio::try_join!(queue.look(partition, CONSUMERS), sources)
     };
     let answer = match tokio::time::timeout(PARTITION_TIMEOUT, asked).await {
@@ -256,7 +328,9 @@ async fn ask(queue: Arc<dyn Inspector>, partition: Partition, with_sources: bool
                 oldest: (backlog.entries > 0).then_some(Duration::from_millis(backlog.oldest_ms)),
                 consumers,
             };
-            let sources = sources.into_iter().map(|s| (s.source, s.position.map_or(0, |p| p.row))).collect();
+            let is_wanted = |source: &SourceId| wanted.is_some_and(|wanted| wanted.contains(source));
+            let sources = sources.into_iter().filter(|s| is_wanted(&s.source));
+            let sources = sources.map(|s| (s.source, s.position.map_or(0, |p| p.row))).collect();
             PartitionAnswer { state: Ok(state), sources }
         }
     };
@@ -279,16 +353,18 @@ fn brief(error: &TransportError) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
     use crate::model::{Digest, Partitions};
     use crate::query::Limits;
     use crate::query::stub::{Stub, StubQueue};
 
-    fn query(sources: u8, away: Vec<u16>, silent: Option<u16>) -> Query {
+    fn query(sources: u32, away: Vec<u16>, silent: Option<u16>) -> Query {
         let ledger = (0..sources)
             .map(|n| SourceLedger {
                 cluster: format!("edge-{}", n % 2),
-                ..SourceLedger::empty(SourceId::from_digest(Digest::of(&[n])))
+                ..SourceLedger::empty(SourceId::from_digest(Digest::of(&n.to_be_bytes())))
             })
             .collect();
         let queue = StubQueue { partitions: Partitions::new(4).unwrap(), away, silent };
@@ -302,7 +378,7 @@ mod tests {
     #[tokio::test]
     async fn each_partition_answers_for_itself() {
         let query = query(9, vec![2], Some(3));
-        let pipeline = query.pipeline(&request(&query, "")).await.unwrap();
+        let (pipeline, _) = query.pipeline(&request(&query, "")).await.unwrap();
         let states: Vec<_> = pipeline.partitions.unwrap().into_iter().map(|one| one.state.err()).collect();
         assert_eq!(states, [None, None, Some("Redis is unavailable"), Some("no answer in time")]);
         assert_eq!((pipeline.queue_error, pipeline.sources.len()), (None, 9));
@@ -311,7 +387,7 @@ mod tests {
     #[tokio::test]
     async fn where_no_partition_answers_it_is_said_once() {
         let query = query(1, vec![0, 1, 2, 3], None);
-        let pipeline = query.pipeline(&request(&query, "")).await.unwrap();
+        let (pipeline, _) = query.pipeline(&request(&query, "")).await.unwrap();
         assert!(pipeline.partitions.is_none());
         assert_eq!(pipeline.queue_error, Some("Redis is unavailable"));
     }
@@ -321,7 +397,7 @@ mod tests {
         let query = query(9, Vec::new(), None);
         let (mut seen, mut text) = (BTreeSet::new(), "limit=4".to_owned());
         loop {
-            let pipeline = query.pipeline(&request(&query, &text)).await.unwrap();
+            let (pipeline, _) = query.pipeline(&request(&query, &text)).await.unwrap();
             assert!(pipeline.sources.len() <= 4);
             assert_eq!(pipeline.clusters.iter().map(|one| one.sources).sum::<u64>(), 9, "of all, whatever the page");
             assert!(pipeline.clusters.iter().all(|one| one.last_commit.is_none()));
@@ -331,5 +407,38 @@ mod tests {
             text = format!("limit=4&cursor={next}");
         }
         assert_eq!(seen.len(), 9);
+    }
+
+    #[tokio::test]
+    async fn the_ledger_is_read_within_the_memory_for_answers() {
+        let sources = |query: &Query| {
+            let (query, request) = (query.clone(), request(query, "limit=10000"));
+            async move { query.pipeline(&request).await.map(|(pipeline, lease)| (pipeline.sources.len(), pipeline.next, lease)) }
+        };
+        let limits = Limits { memory: 64 << 20, queue_timeout: Duration::from_millis(20), ..Limits::default() };
+        let ledger = |cluster: &str, count: u32| -> Vec<_> {
+            (0..count)
+                .map(|n| SourceLedger {
+                    cluster: cluster.to_owned(),
+                    ..SourceLedger::empty(SourceId::from_digest(Digest::of(&n.to_be_bytes())))
+                })
+                .collect()
+        };
+        let query = Query::new(Arc::new(Stub { ledger: ledger("edge", 9000), ..Stub::default() }), None, limits);
+        let (count, next, lease) = sources(&query).await.unwrap();
+        assert_eq!((count, next), (9000, None));
+        // As long as answers of this size are held, further ones wait for them.
+        let mut held = vec![lease];
+        while held.len() < 100 {
+            let Ok((.., lease)) = sources(&query).await else { break };
+            held.push(lease);
+        }
+        assert!(held.len() < 16, "{} answers of 4 MiB and more in 64 MiB", held.len());
+        held.clear();
+        sources(&query).await.unwrap();
+
+        let query = Query::new(Arc::new(Stub { ledger: ledger(&"x".repeat(1 << 20), 40), ..Stub::default() }), None, limits);
+        let (count, next, _) = sources(&query).await.unwrap();
+        assert!(count == 4 && next.is_some(), "a page ends where its texts are long: {count}");
     }
 }

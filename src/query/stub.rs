@@ -75,8 +75,19 @@ impl Reader for Stub {
         };
         Ok(series.iter().filter_map(span).collect())
     }
-    async fn ledger(&self) -> store::Result<Vec<SourceLedger>> {
-        Ok(self.ledger.clone())
+    async fn ledger(&self, after: Option<SourceId>, limit: Limit) -> store::Result<Vec<SourceLedger>> {
+        let mut ledger: Vec<_> = self.ledger.iter().filter(|one| Some(one.source) > after).cloned().collect();
+        ledger.sort_by_key(|one| one.source);
+        ledger.truncate(limit.rows);
+        let mut bytes = 0;
+        let fitting = ledger.iter().take_while(|one| {
+            let fits = bytes < limit.bytes;
+            bytes += one.text_bytes();
+            fits
+        });
+        let count = fitting.count();
+        ledger.truncate(count);
+        Ok(ledger)
     }
     async fn ready(&self) -> store::Result<()> {
         Ok(())

@@ -86,6 +86,7 @@ fn limits(config: &Http) -> Limits {
         max_percentile_samples: config.max_percentile_samples,
         max_range: config.max_range,
         memory: config.query_memory,
+        client_percent: config.query_memory_client_percent,
         queue_timeout: config.query_queue_timeout,
         ..Limits::default()
     }

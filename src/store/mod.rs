@@ -144,6 +144,15 @@ pub struct DeadLetter {
     pub buried: Option<TimeMs>,
 }
 
+/// The outcome of burying letters.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Buried {
+    /// For each letter, in the order given: whether it is kept now and was not before.
+    pub kept: Vec<bool>,
+    /// How far their sources are settled (see [`Committed::settled`]).
+    pub settled: Vec<(SourceId, u64)>,
+}
+
 /// The ledger of one source.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SourceLedger {
@@ -268,14 +277,14 @@ pub trait Store: Send + Sync {
     /// Forgets the failures noted for an entry.
     async fn forget_failures(&self, entry: &str) -> Result<()>;
 
-    /// Keeps dead letters (each once per source and rows) in one transaction, and forgets the failures noted for their entries, which
-    /// are named beside them. Returns how far their sources are settled.
-    async fn bury_all(&self, letters: &[(DeadLetter, String)]) -> Result<Vec<(SourceId, u64)>>;
+    /// Keeps dead letters (each once per source, rows and payload) in one transaction, and forgets the failures noted for their entries,
+    /// which are named beside them.
+    async fn bury_all(&self, letters: &[(DeadLetter, String)]) -> Result<Buried>;
 
     /// Keeps one dead letter, see [`Store::bury_all`].
     async fn bury(&self, letter: &DeadLetter, entry: &str) -> Result<(SourceId, u64)> {
-        let settled = self.bury_all(&[(letter.clone(), entry.to_owned())]).await?;
-        Ok(settled.first().copied().unwrap_or((letter.source, 0)))
+        let buried = self.bury_all(&[(letter.clone(), entry.to_owned())]).await?;
+        Ok(buried.settled.first().copied().unwrap_or((letter.source, 0)))
     }
 
     /// Whether this user may do what a collector does, partitions of new days included. Said at the start, so that it does not show

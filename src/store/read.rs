@@ -6,7 +6,7 @@
 use async_trait::async_trait;
 
 use super::{Result, SourceLedger};
-use crate::model::{GpuId, SeriesId, TimeMs};
+use crate::model::{GpuId, RowRange, SeriesId, SourceId, TimeMs};
 
 /// Which GPUs are meant. What is `None` does not restrict.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -120,6 +120,14 @@ impl Limit {
 pub trait Texts {
     /// Bytes of the row's texts.
     fn text_bytes(&self) -> usize;
+}
+
+impl Texts for SourceLedger {
+    /// With its sets of rows: a source that was stored in pieces has many ranges.
+    fn text_bytes(&self) -> usize {
+        let ranges = [&self.covered, &self.dead, &self.dropped].map(|rows| rows.ranges().len()).iter().sum::<usize>();
+        self.cluster.len() + self.name.len() + ranges * size_of::<RowRange>()
+    }
 }
 
 impl Texts for String {
@@ -262,8 +270,8 @@ pub trait Reader: Send + Sync {
     /// From when to when each of these series has samples in the chunks of a range; series without are left out. In any order.
     async fn spans(&self, series: &[SeriesId], range: &ChunkRange) -> Result<Vec<Span>>;
 
-    /// The ledger of every source.
-    async fn ledger(&self) -> Result<Vec<SourceLedger>>;
+    /// Ledgers of sources, in the order of the sources' ids, those after `after`.
+    async fn ledger(&self, after: Option<SourceId>, limit: Limit) -> Result<Vec<SourceLedger>>;
 
     /// A round trip, and whether the schema is there and one we know.
     async fn ready(&self) -> Result<()>;

@@ -21,6 +21,10 @@ pub const MAX_DICTIONARY_BYTES: usize = 33 << 20;
 /// Bytes that the payload of an entry can have, likewise. A longer one is nobody's batch, and is not read where that can be helped.
 pub const MAX_ENTRY_BYTES: usize = 33 << 20;
 
+/// Bytes of a payload beyond which an entry that was delivered before is handed out without it ([`Delivery::withheld`]): many consumers
+/// begin with what they left unfinished, in all partitions at once.
+pub const MAX_REDELIVERED_BYTES: usize = 1 << 20;
+
 /// What can go wrong between us and the queue.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum TransportError {
@@ -201,10 +205,13 @@ pub struct Delivery {
     pub source: SourceId,
     /// The rows, likewise.
     pub rows: RowRange,
-    /// The encoded batch; empty where it is longer than one can be.
+    /// The encoded batch; empty where it is longer than one can be, or withheld.
     pub payload: Bytes,
     /// How many bytes the payload has in the queue, where that is more than [`MAX_ENTRY_BYTES`].
     pub oversize: Option<u64>,
+    /// How many bytes the payload has in the queue, where it was left there for now, because the entry was delivered before and it has
+    /// more than [`MAX_REDELIVERED_BYTES`]. [`Consumer::payload`] fetches it.
+    pub withheld: Option<u64>,
     /// Whether it was delivered before: to this consumer in an earlier connection or process, or to one that left it lying.
     pub redelivered: bool,
 }
@@ -239,6 +246,10 @@ pub trait Consumer: Send + Sync {
     /// others left lying for `claim_idle`, then new ones. Waits a while for new ones; an empty answer is no error.
     async fn receive(&self, partition: Partition, max: usize) -> Result<Vec<Delivery>>;
 
+    /// The payload of an entry that was handed out without it. `None` = the entry is no longer there, or no longer this consumer's (another
+    /// one claimed it, or the connection that it was read over is gone): nothing is to be done about it.
+    async fn payload(&self, receipt: &Receipt) -> Result<Option<Bytes>>;
+
     /// A dictionary, unless it is longer than this; `None` = the queue does not have it.
     async fn dictionary_within(&self, partition: Partition, id: DictionaryId, limit: usize) -> Result<Option<FetchedDictionary>>;
 
@@ -272,7 +283,7 @@ pub trait Consumer: Send + Sync {
     /// The store that this group commits to, if it was said.
     async fn store_mark(&self) -> Result<Option<String>>;
 
-    /// Says which store this group commits to, if nobody said before. Returns the one that is now said.
+    /// Says which store (a UUID) this group commits to, if nobody said before. Returns the one that is now said.
     async fn mark_store(&self, store: &str) -> Result<String>;
 
     /// A round trip.

@@ -1,5 +1,7 @@
 //! What a collector does with entries that are not what they should be, and with a store that does not let it.
 
+mod malformed;
+
 use std::process::Command;
 
 use telemetry::model::DictionaryId;
@@ -131,6 +133,31 @@ async fn damaged_entries_are_buried_at_once_and_hold_nobody_up() {
     assert!(collect.get("/readyz").is_some_and(|(status, _)| status == 200), "{}", collect.log());
     collect.signal("TERM");
     assert_eq!(collect.wait(), 0, "{}", collect.log());
+}
+
+/// Whoever forges entries names any rows, or none that can be read: nobody's payload is lost for that.
+#[tokio::test(flavor = "multi_thread")]
+async fn letters_of_the_same_rows_are_all_kept_and_counted() {
+    let place = Place::new().await;
+    let (unreadable, forged) = (700, 3);
+    for n in 0..unreadable {
+        place.redis.add_entry(0, "?", (0, 5), format!("unreadable {n}").as_bytes());
+    }
+    for n in 0..forged {
+        place.redis.add_entry(1, &source(17), (0, 5), format!("forged {n}").as_bytes());
+    }
+    let collect = place.app.start(&["collect"]);
+    let all = unreadable + forged;
+    wait_for("all letters", || async { collect.metric("telemetry_dead_letters_total") == Some(f64::from(all)) }).await;
+    wait_for("their number", || async { collect.metric("telemetry_dead_letters_kept") == Some(f64::from(all)) }).await;
+    assert_eq!(place.letters().len(), all as usize);
+    assert_eq!(place.scalar("SELECT count(DISTINCT payload) FROM dead_letter").await, i64::from(all));
+    let id = place.scalar("SELECT id FROM dead_letter WHERE payload = 'forged 2'").await.to_string();
+    let shown = place.app.run(&["dead-letters", "show", &id]).exits(0);
+    assert!(shown.stdout.contains(&source(17)), "{}", shown.stdout);
+    place.app.run(&["dead-letters", "retry", &id]).exits(1).says(&["still cannot be decoded"]);
+    place.app.run(&["dead-letters", "drop", "--all"]).exits(0);
+    assert!(place.letters().is_empty());
 }
 
 /// Within the memory of a small pod: what a few kilobytes unfold to is bounded before it is allocated.

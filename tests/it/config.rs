@@ -106,6 +106,7 @@ fn the_consumer_s_name_is_its_own_and_stays() {
 
 /// What is set, and what the refusal must say.
 const REFUSED: &[(&str, &str, &[&str])] = &[
+    ("TELEMETRY_REDIS_PARTITIONS", "3", &["TELEMETRY_REDIS_PARTITIONS", "did you mean TELEMETRY__REDIS__PARTITIONS?"]),
     ("TELEMETRY__BATCH__MAX_ROWS", "0", &["batch.max_rows", "TELEMETRY__BATCH__MAX_ROWS", "0"]),
     ("TELEMETRY__BATCH__MAX_ROWS", "many", &["TELEMETRY__BATCH__MAX_ROWS", "many", "whole number"]),
     ("TELEMETRY__BATCH__MAX_ROWS", "-1", &["TELEMETRY__BATCH__MAX_ROWS", "-1"]),

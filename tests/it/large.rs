@@ -30,15 +30,14 @@ impl Place {
         self.app.start_with_memory(MEMORY, &["collect"])
     }
 
-    /// Adds entries of junk, and has a consumer read them that says nothing more.
-    fn add_junk(&self, consumer: &str) {
-        let stream = "{telemetry:1}:stream";
-        self.redis.ok(&["XGROUP", "CREATE", stream, GROUP, "0", "MKSTREAM"]);
+    /// Adds entries of junk to a partition, and has a consumer read them that says nothing more.
+    fn add_junk(&self, partition: u16, entries: usize, junk: &[u8], consumer: &str) {
+        let stream = format!("{{telemetry:{partition}}}:stream");
+        self.redis.ok(&["XGROUP", "CREATE", &stream, GROUP, "0", "MKSTREAM"]);
         let read = "redis.call('XREADGROUP', 'GROUP', ARGV[1], ARGV[2], 'COUNT', 1, 'STREAMS', KEYS[1], '>') return 1";
-        let junk = vec![b'x'; ENTRY_BYTES];
-        for n in 1..=ENTRIES {
-            self.redis.add_entry(1, &source(n), (0, 10), &junk);
-            self.redis.ok(&["EVAL", read, "1", stream, GROUP, consumer]);
+        for n in 1..=entries {
+            self.redis.add_entry(partition, &source(n * 16 + usize::from(partition)), (0, 10), junk);
+            self.redis.ok(&["EVAL", read, "1", &stream, GROUP, consumer]);
         }
     }
 
@@ -66,10 +65,24 @@ impl Place {
 async fn entries_that_killed_a_collector_kill_none_that_starts_after_it() {
     for who_died in ["one", "another"] {
         let place = Place::of_one().await;
-        place.add_junk(who_died);
+        place.add_junk(1, ENTRIES, &vec![b'x'; ENTRY_BYTES], who_died);
         let mut collect = place.small_collector();
         place.is_mended_by(&mut collect, ENTRIES, "holds 104857600 bytes, but a batch has at most 34603008").await;
     }
+}
+
+/// As long as a batch may be, in each of many partitions: what was left of them is fetched one after the other.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_longest_entries_that_were_delivered_before_are_not_fetched_all_at_once() {
+    const PARTITIONS: u16 = 16;
+    let mut place = Place::of_one().await;
+    place.app = place.app.with("TELEMETRY__REDIS__PARTITIONS", &PARTITIONS.to_string());
+    let junk = vec![b'x'; 31 << 20];
+    for partition in 0..PARTITIONS {
+        place.add_junk(partition, 1, &junk, if partition % 2 == 0 { "one" } else { "another" });
+    }
+    let mut collect = place.small_collector();
+    place.is_mended_by(&mut collect, PARTITIONS.into(), "not a batch or dictionary of this pipeline").await;
 }
 
 /// One that is as long as a dictionary can be, in each of many partitions, all asked for at once: they wait for each other.

@@ -30,6 +30,7 @@ macro_rules! suite {
             conformance::failures_are_counted_by_entry,
             conformance::dead_letters_settle_and_can_be_revived,
             conformance::dead_letters_can_be_given_up,
+            conformance::letters_of_the_same_rows_are_kept_each_with_its_payload,
             conformance::what_gauges_say_is_what_there_is,
             histories::collectors_that_meet_everything_new_at_once,
             histories::collectors_with_the_same_gpus_do_not_deadlock,

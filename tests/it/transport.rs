@@ -7,6 +7,7 @@ mod malformed;
 mod memory;
 mod redis;
 mod refusals;
+mod withheld;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -62,6 +63,10 @@ pub const ELSEWHERE: SourceId = source(BEFORE | 31);
 pub const fn family(n: u128) -> FamilyId {
     FamilyId::from_digest(Digest::from_u128(n))
 }
+
+/// The ids of two stores.
+pub const STORE: &str = "0f6f0a3e-9d2a-4b6e-8c1d-5a7b9c3d1e2f";
+pub const OTHER_STORE: &str = "7b1d2c3e-4f50-4a6b-9c8d-7e6f5a4b3c2d";
 
 /// The partition of [`SOURCE`] and [`OTHER`].
 pub const P: Partition = Partition::FIRST;
@@ -342,11 +347,11 @@ async fn the_registry_is_changed_by_one_at_a_time(place: &dyn Place) {
 async fn the_store_is_said_once(place: &dyn Place) {
     let q = place.open(Tune::default()).await;
     assert_eq!(q.store_mark().await.unwrap(), None);
-    assert_eq!(q.mark_store("first").await.unwrap(), "first");
-    assert_eq!(q.mark_store("second").await.unwrap(), "first");
-    assert_eq!(q.store_mark().await.unwrap().as_deref(), Some("first"));
+    assert_eq!(q.mark_store(STORE).await.unwrap(), STORE);
+    assert_eq!(q.mark_store(OTHER_STORE).await.unwrap(), STORE);
+    assert_eq!(q.store_mark().await.unwrap().as_deref(), Some(STORE));
     q.reset(Some(SOURCE)).await.unwrap();
-    assert_eq!(q.store_mark().await.unwrap().as_deref(), Some("first"));
+    assert_eq!(q.store_mark().await.unwrap().as_deref(), Some(STORE));
     q.reset(None).await.unwrap();
     assert_eq!(q.store_mark().await.unwrap(), None);
 }

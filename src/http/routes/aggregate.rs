@@ -1,6 +1,5 @@
 //! Groups of GPUs.
 
-use axum::extract::State;
 use axum::http::Uri;
 
 use super::{Answer, Api, answer, params};
@@ -12,7 +11,7 @@ use crate::query::{AggregateParams, AggregateRequest, FilterParams, PageParams};
 /// One metric of many GPUs, grouped, by step and group.
 #[utoipa::path(get, path = "/api/v1/telemetry/aggregate", tag = "Fleet", params(AggregateParams, FilterParams, PageParams),
     responses((status = 200, body = List<Group>), (status = "default", body = ProblemBody, content_type = "application/problem+json")))]
-pub(super) async fn aggregate(State(api): State<Api>, uri: Uri) -> Answer {
+pub(super) async fn aggregate(api: Api, uri: Uri) -> Answer {
     let request = AggregateRequest::parse(params(&uri)?, &api.0, TimeMs::now())?;
     let page = api.0.aggregate(&request).await?;
     let data: Vec<Group> = page.rows.into_iter().map(|row| Group::of(row, &request.metric)).collect();

@@ -1,7 +1,7 @@
 //! One GPU.
 
+use axum::extract::Path;
 use axum::extract::rejection::PathRejection;
-use axum::extract::{Path, State};
 use axum::http::{HeaderMap, Uri};
 
 use super::{Answer, Api, answer, params, segment, tagged};
@@ -12,7 +12,7 @@ use crate::query::ClusterParam;
 /// A GPU with the newest value of each of its metrics.
 #[utoipa::path(get, path = "/api/v1/gpus/{id}", tag = "One GPU", params(("id" = String, Path, description = "uuid, or host:index"), ClusterParam),
     responses((status = 200, body = GpuDetail), (status = "default", body = ProblemBody, content_type = "application/problem+json")))]
-pub(super) async fn gpu(State(api): State<Api>, id: Result<Path<String>, PathRejection>, uri: Uri) -> Answer {
+pub(super) async fn gpu(api: Api, id: Result<Path<String>, PathRejection>, uri: Uri) -> Answer {
     let id = segment(id)?;
     let mut params = params(&uri)?;
     let cluster = params.take::<ClusterParam>()?.cluster;
@@ -28,12 +28,7 @@ pub(super) async fn gpu(State(api): State<Api>, id: Result<Path<String>, PathRej
 /// The metrics that a GPU has.
 #[utoipa::path(get, path = "/api/v1/gpus/{id}/metrics", tag = "One GPU", params(("id" = String, Path, description = "uuid, or host:index"), ClusterParam),
     responses((status = 200, body = List<Metric>), (status = "default", body = ProblemBody, content_type = "application/problem+json")))]
-pub(super) async fn gpu_metrics(
-    State(api): State<Api>,
-    id: Result<Path<String>, PathRejection>,
-    uri: Uri,
-    headers: HeaderMap,
-) -> Answer {
+pub(super) async fn gpu_metrics(api: Api, id: Result<Path<String>, PathRejection>, uri: Uri, headers: HeaderMap) -> Answer {
     let id = segment(id)?;
     let mut params = params(&uri)?;
     let cluster = params.take::<ClusterParam>()?.cluster;

@@ -1,7 +1,7 @@
 //! Clusters, hosts, GPUs, the metric catalogue.
 
+use axum::extract::Path;
 use axum::extract::rejection::PathRejection;
-use axum::extract::{Path, State};
 use axum::http::{HeaderMap, Uri};
 
 use super::{Answer, Api, answer, params, segment, tagged};
@@ -13,7 +13,7 @@ use crate::query::{ClusterParam, FilterParams, ListRequest, PageParams};
 /// The edge clusters: what is stored of each, and how fresh it is.
 #[utoipa::path(get, path = "/api/v1/clusters", tag = "What is stored",
     responses((status = 200, body = List<Cluster>), (status = "default", body = ProblemBody, content_type = "application/problem+json")))]
-pub(super) async fn clusters(State(api): State<Api>, uri: Uri) -> Answer {
+pub(super) async fn clusters(api: Api, uri: Uri) -> Answer {
     params(&uri)?.end().map_err(Problem::from)?;
     let now = TimeMs::now();
     let data: Vec<Cluster> = api.0.clusters().await?.into_iter().map(|cluster| Cluster::of(cluster, now)).collect();
@@ -24,7 +24,7 @@ pub(super) async fn clusters(State(api): State<Api>, uri: Uri) -> Answer {
 /// Hosts by cluster and name.
 #[utoipa::path(get, path = "/api/v1/hosts", tag = "What is stored", params(ClusterParam, PageParams),
     responses((status = 200, body = List<Host>), (status = "default", body = ProblemBody, content_type = "application/problem+json")))]
-pub(super) async fn hosts(State(api): State<Api>, uri: Uri, headers: HeaderMap) -> Answer {
+pub(super) async fn hosts(api: Api, uri: Uri, headers: HeaderMap) -> Answer {
     let request = ListRequest::parse::<ClusterParam>(params(&uri)?, "hosts", &api.0)?;
     let page = api.0.hosts(&request).await?;
     tagged(&api, &headers, &List { data: page.rows.into_iter().map(Host::from).collect(), next_cursor: page.next }).await
@@ -33,12 +33,7 @@ pub(super) async fn hosts(State(api): State<Api>, uri: Uri, headers: HeaderMap) 
 /// The GPUs of a host, in whichever clusters there is one of this name.
 #[utoipa::path(get, path = "/api/v1/hosts/{host}/gpus", tag = "What is stored", params(("host" = String, Path, description = "The host's name"), ClusterParam, PageParams),
     responses((status = 200, body = List<Gpu>), (status = "default", body = ProblemBody, content_type = "application/problem+json")))]
-pub(super) async fn host_gpus(
-    State(api): State<Api>,
-    host: Result<Path<String>, PathRejection>,
-    uri: Uri,
-    headers: HeaderMap,
-) -> Answer {
+pub(super) async fn host_gpus(api: Api, host: Result<Path<String>, PathRejection>, uri: Uri, headers: HeaderMap) -> Answer {
     let host = segment(host)?;
     let mut request = ListRequest::parse::<ClusterParam>(params(&uri)?, "host_gpus", &api.0)?;
     request.filter.hostname = Some(host.replace('\0', "\u{2400}"));
@@ -52,7 +47,7 @@ pub(super) async fn host_gpus(
 /// GPUs by cluster, host, index, uuid and MIG instance.
 #[utoipa::path(get, path = "/api/v1/gpus", tag = "What is stored", params(FilterParams, PageParams),
     responses((status = 200, body = List<Gpu>), (status = "default", body = ProblemBody, content_type = "application/problem+json")))]
-pub(super) async fn gpus(State(api): State<Api>, uri: Uri, headers: HeaderMap) -> Answer {
+pub(super) async fn gpus(api: Api, uri: Uri, headers: HeaderMap) -> Answer {
     let request = ListRequest::parse::<FilterParams>(params(&uri)?, "gpus", &api.0)?;
     let page = api.0.gpus(&request).await?;
     tagged(&api, &headers, &List { data: page.rows.into_iter().map(Gpu::from).collect(), next_cursor: page.next }).await
@@ -61,7 +56,7 @@ pub(super) async fn gpus(State(api): State<Api>, uri: Uri, headers: HeaderMap) -
 /// The metric catalogue, and what is stored beside it.
 #[utoipa::path(get, path = "/api/v1/metrics", tag = "What is stored",
     responses((status = 200, body = List<Metric>), (status = "default", body = ProblemBody, content_type = "application/problem+json")))]
-pub(super) async fn metrics(State(api): State<Api>, uri: Uri, headers: HeaderMap) -> Answer {
+pub(super) async fn metrics(api: Api, uri: Uri, headers: HeaderMap) -> Answer {
     params(&uri)?.end().map_err(Problem::from)?;
     let page = api.0.catalogue().await?;
     let data: Vec<Metric> = page.rows.into_iter().map(Metric::from).collect();

@@ -7,17 +7,21 @@ mod lists;
 mod pipeline;
 mod telemetry;
 
+use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
 
 use axum::body::{Body, Bytes};
+use axum::extract::FromRequestParts;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH, VARY};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::Response;
 use serde::Serialize;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::client::Client;
 use super::problem::Problem;
 use crate::model::Digest;
 use crate::query::{Params, Query, QueryError, Room, SMALL_ANSWER_BYTES};
@@ -25,6 +29,16 @@ use crate::query::{Params, Query, QueryError, Room, SMALL_ANSWER_BYTES};
 /// What handlers share.
 #[derive(Clone, Debug)]
 pub struct Api(pub(super) Arc<Query>);
+
+/// The API as the client of a request uses it.
+impl FromRequestParts<Self> for Api {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Self) -> Result<Self, Infallible> {
+        let client = parts.extensions.get::<Client>();
+        Ok(client.map_or_else(|| api.clone(), |client| Self(Arc::new(api.0.of_client(client.0)))))
+    }
+}
 
 impl Api {
     /// Over what answers questions.
@@ -66,6 +80,10 @@ impl From<QueryError> for Problem {
             QueryError::Busy => {
                 Self::unavailable("other requests hold the memory that this one needs (http.query_memory): try again later")
             }
+            QueryError::ClientBusy => Self::unavailable(
+                "other requests of this client hold its share of the memory for answers (http.query_memory, \
+                 http.query_memory_client_percent): take their answers, or try again later",
+            ),
             QueryError::Internal(detail) => Self::internal(&detail),
         }
     }

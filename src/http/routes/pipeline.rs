@@ -1,6 +1,5 @@
 //! How the pipeline is.
 
-use axum::extract::State;
 use axum::http::Uri;
 
 use super::{Answer, Api, answer, params};
@@ -12,7 +11,8 @@ use crate::query::{PipelineParams, PipelineRequest};
 /// with every page. Without `limit` a page has as many sources as it may.
 #[utoipa::path(get, path = "/api/v1/pipeline", tag = "Pipeline", params(PipelineParams),
     responses((status = 200, body = PipelineState), (status = "default", body = ProblemBody, content_type = "application/problem+json")))]
-pub(super) async fn pipeline(State(api): State<Api>, uri: Uri) -> Answer {
+pub(super) async fn pipeline(api: Api, uri: Uri) -> Answer {
     let request = PipelineRequest::parse(params(&uri)?, &api.0)?;
-    answer(&api, &PipelineState::from(api.0.pipeline(&request).await?)).await
+    let (pipeline, _lease) = api.0.pipeline(&request).await?;
+    answer(&api, &PipelineState::from(pipeline)).await
 }

@@ -3,8 +3,8 @@
 use std::io;
 
 use axum::body::{Body, Bytes};
+use axum::extract::Path;
 use axum::extract::rejection::PathRejection;
-use axum::extract::{Path, State};
 use axum::http::header::ACCEPT;
 use axum::http::{HeaderMap, Uri};
 use bytes::BytesMut;
@@ -29,12 +29,7 @@ const ROOM: usize = 1 << 10;
     params(("id" = String, Path, description = "uuid, or host:index"), ClusterParam, TelemetryParams),
     responses((status = 200, content((List<Row> = "application/json"), (String = "application/x-ndjson"), (String = "text/csv"))),
         (status = "default", body = ProblemBody, content_type = "application/problem+json")))]
-pub(super) async fn gpu_telemetry(
-    State(api): State<Api>,
-    id: Result<Path<String>, PathRejection>,
-    uri: Uri,
-    headers: HeaderMap,
-) -> Answer {
+pub(super) async fn gpu_telemetry(api: Api, id: Result<Path<String>, PathRejection>, uri: Uri, headers: HeaderMap) -> Answer {
     let id = segment(id)?;
     let accept: Vec<&str> = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect();
     let accept = (!accept.is_empty()).then(|| accept.join(","));

@@ -41,6 +41,8 @@ pub(super) struct CollectContext {
     pub(super) held_back: HeldBack,
     /// Held while something is decoded that was delivered before.
     pub(super) careful: tokio::sync::Mutex<()>,
+    /// Held by who has a large payload of an entry that was delivered before, until it has a share of the budget or of what is buried.
+    pub(super) rereading: tokio::sync::Mutex<()>,
 }
 
 /// The receipts of what this process works on, by partition and entry, so that their idle time can be kept low.

@@ -74,6 +74,7 @@ pub(super) async fn run_with(
         in_hand: InHand::default(),
         held_back: held_back::HeldBack::default(),
         careful: tokio::sync::Mutex::default(),
+        rereading: tokio::sync::Mutex::default(),
         queue,
         inspector,
         store,

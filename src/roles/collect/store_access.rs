@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::bail;
 
 use super::context::CollectContext;
+use crate::model::{Partition, SourceId};
 use crate::runtime::observe::{self, Target};
 use crate::store::{Committed, Incoming, StoreError};
 use crate::transport::TransportError;
@@ -14,6 +15,8 @@ use crate::transport::TransportError;
 /// Between two questions to the store whether it answers, and how long an answer may take.
 const PING: Duration = Duration::from_secs(5);
 const PATIENCE: Duration = Duration::from_secs(2);
+/// Sources whose committed rows are written anew with one command.
+const WRITTEN_AT_ONCE: usize = 512;
 /// What /readyz calls what waits for the store to take it.
 const STORING: &str = "storing";
 
@@ -60,7 +63,8 @@ pub(super) fn is_transient(error: &anyhow::Error) -> bool {
 }
 
 /// Fails where the store is another one than this group has committed to, or an older state of it: then rows that the queue has
-/// let go would be missing for ever.
+/// let go would be missing for ever. Where the queue knows less than the store has (what it was told is lost or malformed), it is told again:
+/// whoever waits for a source that was stored long ago would wait for ever.
 pub(super) async fn same_store(context: &CollectContext) -> anyhow::Result<()> {
     let id = context.store.id().await?;
     let marked = context.queue.mark_store(&id).await?;
@@ -80,9 +84,9 @@ pub(super) async fn same_store(context: &CollectContext) -> anyhow::Result<()> {
             Err(error) if error.is_transient() => continue,
             Err(error) => return Err(error.into()),
         };
-        let states: Vec<_> = states.into_iter().filter(|s| s.committed > 0).collect();
         let ids: Vec<_> = states.iter().map(|s| s.source).collect();
         let settled: HashMap<_, _> = context.store.settled(&ids).await?.into_iter().collect();
+        let mut behind = Vec::new();
         for state in states {
             let has = settled.get(&state.source).copied().unwrap_or(0);
             if has < state.committed {
@@ -93,6 +97,27 @@ pub(super) async fn same_store(context: &CollectContext) -> anyhow::Result<()> {
                     state.committed
                 );
             }
+            if has > state.committed {
+                behind.push((state.source, has));
+            }
+        }
+        tell_committed(context, partition, &behind).await?;
+    }
+    Ok(())
+}
+
+/// Tells the queue how far sources are stored.
+async fn tell_committed(context: &CollectContext, partition: Partition, settled: &[(SourceId, u64)]) -> anyhow::Result<()> {
+    for some in settled.chunks(WRITTEN_AT_ONCE) {
+        tracing::info!(%partition, sources = some.len(), "telling the queue again how far sources are stored");
+        match context.queue.acknowledge(partition, Vec::new(), some).await {
+            Ok(_) => {}
+            // As above; the next acknowledgement of each source tells it, too.
+            Err(error) if error.is_transient() => {
+                tracing::debug!(%partition, %error, "telling the queue how far sources are stored");
+                break;
+            }
+            Err(error) => return Err(error.into()),
         }
     }
     Ok(())

@@ -15,7 +15,7 @@ use super::store_access::{Refusal, try_commit, with_store};
 use crate::model::DictionaryId;
 use crate::retry::Backoff;
 use crate::runtime::observe;
-use crate::store::DeadLetter;
+use crate::store::{Buried, DeadLetter};
 use crate::transport::{Delivery, MAX_DICTIONARY_BYTES, Receipt};
 
 /// Between two tries.
@@ -26,7 +26,7 @@ const MAX_SUSPECTS: usize = 16;
 const MAX_SUSPECT_BYTES: usize = 16 << 20;
 const MAX_BURIAL_BYTES: usize = 32 << 20;
 /// Letters of one transaction, and bytes of their payloads about which it closes.
-const MAX_LETTERS: usize = 256;
+const MAX_LETTERS: usize = 1024;
 const MAX_LETTER_BYTES: usize = 8 << 20;
 /// Dictionaries that the letters of one transaction keep, bytes; with fewer a letter can be retried as long as the queue has the others.
 const MAX_KEPT_DICTIONARIES: usize = 32 << 20;
@@ -203,7 +203,6 @@ async fn bury(context: &Arc<CollectContext>, group: Vec<(Failed, Place)>) -> any
         burial.dictionary_bytes += kept.bytes;
         let entry = entry_name(&delivery);
         let Delivery { receipt, source, rows, payload, .. } = delivery;
-        *burial.by_reason.entry(fault.reason.clone()).or_default() += 1;
         let dictionaries = kept.dictionaries;
         burial
             .letters
@@ -220,7 +219,6 @@ struct Burial {
     letters: Vec<(DeadLetter, String)>,
     receipts: Vec<Receipt>,
     places: Vec<Place>,
-    by_reason: BTreeMap<String, u64>,
     dictionary_bytes: usize,
 }
 
@@ -228,9 +226,14 @@ impl Burial {
     /// Stores and acknowledges; `false` when the process is to end before that could be done.
     async fn commit(self, context: &Arc<CollectContext>) -> anyhow::Result<bool> {
         let buried = with_store(context, || context.store.bury_all(&self.letters)).await?;
-        let Some(settled) = buried else { return Ok(false) };
-        observe::dead_letters(self.letters.len() as u64);
-        for (reason, batches) in self.by_reason {
+        let Some(Buried { kept, settled }) = buried else { return Ok(false) };
+        // The others were kept before: their acknowledgement got lost, or somebody has sent the same again.
+        let mut by_reason = BTreeMap::<&str, u64>::new();
+        for (letter, _) in self.letters.iter().zip(kept).filter_map(|(letter, is_new)| is_new.then_some(letter)) {
+            *by_reason.entry(&letter.reason).or_default() += 1;
+        }
+        observe::dead_letters(by_reason.values().sum());
+        for (reason, batches) in by_reason {
             tracing::error!(batches, reason, "batches are now dead letters; `telemetry dead-letters list` shows them");
         }
         acknowledge_group(context, self.receipts, &settled).await;
@@ -274,7 +277,7 @@ async fn keep_dictionaries(context: &CollectContext, receipt: &Receipt, named: &
 pub(super) fn failed(ready: Ready, reason: String) -> Failed {
     let Ready { receipt, incoming, payload, .. } = ready;
     let batch = incoming.batch();
-    let delivery =
-        Delivery { receipt, source: batch.header.source, rows: batch.rows, payload, oversize: None, redelivered: false };
+    let (source, rows) = (batch.header.source, batch.rows);
+    let delivery = Delivery { receipt, source, rows, payload, oversize: None, withheld: None, redelivered: false };
     Failed { delivery, fault: BatchFault::new(reason, &batch.header.dictionaries) }
 }

@@ -199,7 +199,7 @@ impl Content {
             } else {
                 String::new()
             };
-            let _ = write!(out, "\nseries{shown}\n{}", table::render(&rows));
+            let _ = write!(out, "\nseries{shown}\n{}", table::render_whole(&rows));
         }
         if !self.rows.is_empty() {
             let mut rows = vec![["row", "time", "metric", "host", "gpu", "value"].map(String::from)];
@@ -209,7 +209,7 @@ impl Content {
             }));
             let shown =
                 if self.rows.len() < *samples { format!(" (the first {} of {samples})", self.rows.len()) } else { String::new() };
-            let _ = write!(out, "\nrows{shown}\n{}", table::render(&rows));
+            let _ = write!(out, "\nrows{shown}\n{}", table::render_whole(&rows));
         }
     }
 }

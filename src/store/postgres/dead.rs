@@ -1,6 +1,7 @@
 //! Dead letters: batches that could not be stored for a reason of their own, and the failures noted before they were buried.
 
-use std::collections::BTreeSet;
+use std::borrow::Cow;
+use std::collections::{BTreeSet, HashSet};
 
 use bytes::Bytes;
 use tokio_postgres::Row;
@@ -11,7 +12,7 @@ use super::ledger;
 use super::pool::Session;
 use super::types::{clean, parse_range, range_text};
 use crate::model::{DictionaryId, SourceId};
-use crate::store::DeadLetter;
+use crate::store::{Buried, DeadLetter};
 
 /// Notes a failure; how many that makes. Entries that were stored or buried elsewhere in the end are forgotten after a month.
 pub(super) async fn note_failure(session: &Session, entry: &str, reason: &str) -> Result<u32> {
@@ -50,38 +51,89 @@ async fn begin_with(store: &PostgresStore, session: &Session, sources: &[SourceI
     Ok(())
 }
 
-/// Keeps letters, each once per source and rows.
-pub(super) async fn bury_all(
-    store: &PostgresStore,
-    session: &Session,
-    letters: &[(DeadLetter, String)],
-) -> Result<Vec<(SourceId, u64)>> {
+/// Keeps the letters that are not kept yet, as one statement for all of them; the entries of those. The first letter of some rows is in
+/// `dead_letter` itself, where release 0.1.0 would keep it, those after it in the table that inherits from it.
+const BURY: &str = "WITH letter AS MATERIALIZED ( \
+        SELECT n.source_id, n.range::int8range AS rows, n.reason, n.payload, n.entry, n.place, sha256(n.payload) AS payload_digest, \
+               coalesce(d.digests, '{}') AS digests, coalesce(d.dictionaries, '{}') AS dictionaries \
+          FROM unnest($1::uuid[], $2::text[], $3::text[], $4::bytea[], $5::text[]) WITH ORDINALITY \
+               AS n (source_id, range, reason, payload, entry, place) \
+          LEFT JOIN (SELECT letter, array_agg(digest ORDER BY place) AS digests, array_agg(data ORDER BY place) AS dictionaries \
+                       FROM unnest($6::bigint[], $7::uuid[], $8::bytea[]) WITH ORDINALITY AS d (letter, digest, data, place) \
+                      GROUP BY letter) d ON d.letter = n.place), \
+    first AS ( \
+        INSERT INTO dead_letter (source_id, rows, reason, payload, dictionary_digests, dictionaries, entry) \
+        SELECT l.source_id, l.rows, l.reason, l.payload, l.digests, l.dictionaries, l.entry FROM letter l \
+         WHERE NOT EXISTS (SELECT FROM ONLY dead_letter d WHERE d.source_id = l.source_id AND d.rows = l.rows) \
+           AND NOT EXISTS (SELECT FROM dead_letter_same_rows d WHERE d.source_id = l.source_id AND d.rows = l.rows \
+                              AND d.payload_digest = l.payload_digest) \
+         ORDER BY l.place ON CONFLICT (source_id, rows) DO NOTHING RETURNING source_id, rows, payload, entry), \
+    further AS ( \
+        INSERT INTO dead_letter_same_rows (source_id, rows, reason, payload, dictionary_digests, dictionaries, entry) \
+        SELECT l.source_id, l.rows, l.reason, l.payload, l.digests, l.dictionaries, l.entry FROM letter l \
+         WHERE NOT EXISTS (SELECT FROM first d WHERE d.source_id = l.source_id AND d.rows = l.rows AND d.payload = l.payload) \
+           AND NOT EXISTS (SELECT FROM ONLY dead_letter d WHERE d.source_id = l.source_id AND d.rows = l.rows AND d.payload = l.payload) \
+         ORDER BY l.place ON CONFLICT (source_id, rows, payload_digest) DO NOTHING RETURNING entry) \
+    SELECT entry FROM first UNION ALL SELECT entry FROM further";
+
+/// The parameters of [`BURY`].
+#[derive(Default)]
+struct LetterColumns<'a> {
+    sources: Vec<SourceId>,
+    rows: Vec<String>,
+    reasons: Vec<Cow<'a, str>>,
+    payloads: Vec<&'a [u8]>,
+    entries: Vec<Cow<'a, str>>,
+    letter_of_dictionary: Vec<i64>,
+    digests: Vec<DictionaryId>,
+    dictionaries: Vec<&'a [u8]>,
+}
+
+impl<'a> LetterColumns<'a> {
+    fn new(letters: &'a [(DeadLetter, String)]) -> Self {
+        let mut columns = Self::default();
+        for ((letter, entry), place) in letters.iter().zip(1..) {
+            columns.sources.push(letter.source);
+            columns.rows.push(range_text(letter.rows));
+            columns.reasons.push(clean(&letter.reason));
+            columns.payloads.push(&letter.payload);
+            columns.entries.push(clean(entry));
+            for (digest, bytes) in &letter.dictionaries {
+                columns.letter_of_dictionary.push(place);
+                columns.digests.push(*digest);
+                columns.dictionaries.push(bytes);
+            }
+        }
+        columns
+    }
+}
+
+/// Keeps letters, each once per source, rows and payload.
+pub(super) async fn bury_all(store: &PostgresStore, session: &Session, letters: &[(DeadLetter, String)]) -> Result<Buried> {
     let sources: Vec<SourceId> = letters.iter().map(|(letter, _)| letter.source).collect::<BTreeSet<_>>().into_iter().collect();
     begin_with(store, session, &sources).await?;
-    for (letter, entry) in letters {
-        let digests: Vec<DictionaryId> = letter.dictionaries.iter().map(|(id, _)| *id).collect();
-        let dictionaries: Vec<&[u8]> = letter.dictionaries.iter().map(|(_, bytes)| &bytes[..]).collect();
-        session
-            .execute(
-                "INSERT INTO dead_letter (source_id, rows, reason, payload, dictionary_digests, dictionaries, entry) \
-                 VALUES ($1, $2::text::int8range, $3, $4, $5, $6, $7) ON CONFLICT (source_id, rows) DO NOTHING",
-                &[
-                    &letter.source,
-                    &range_text(letter.rows),
-                    &clean(&letter.reason),
-                    &&letter.payload[..],
-                    &digests,
-                    &dictionaries,
-                    &clean(entry),
-                ],
-            )
-            .await?;
-    }
-    let entries: Vec<_> = letters.iter().map(|(_, entry)| clean(entry)).collect();
-    session.execute("DELETE FROM batch_failure WHERE entry = ANY ($1)", &[&entries]).await?;
+    let columns = LetterColumns::new(letters);
+    let kept = session
+        .query(
+            BURY,
+            &[
+                &columns.sources,
+                &columns.rows,
+                &columns.reasons,
+                &columns.payloads,
+                &columns.entries,
+                &columns.letter_of_dictionary,
+                &columns.digests,
+                &columns.dictionaries,
+            ],
+        )
+        .await?;
+    let kept: HashSet<&str> = kept.iter().map(|row| row.get(0)).collect();
+    let kept = columns.entries.iter().map(|entry| kept.contains(&**entry)).collect();
+    session.execute("DELETE FROM batch_failure WHERE entry = ANY ($1)", &[&columns.entries]).await?;
     let settled = ledger::settled_of(session, &sources).await?;
     session.batch("COMMIT").await?;
-    Ok(settled)
+    Ok(Buried { kept, settled })
 }
 
 /// The letters, oldest first, without payloads.

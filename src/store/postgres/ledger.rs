@@ -5,9 +5,12 @@
 //! registers its source before it locks, so the one that locks later sees, and locks, the other's source too.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::pin::pin;
 
+use futures_util::TryStreamExt as _;
 use futures_util::future::join;
 use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
 
 use super::error::Result;
 use super::pool::Session;
@@ -15,7 +18,7 @@ use super::types::{clean, parse_range, row_set};
 use crate::batch::Header;
 use crate::model::{FamilyId, Reason, RowSet, SourceId, TimeMs};
 use crate::store::ledger_change::LedgerChange;
-use crate::store::{SourceLedger, Standing};
+use crate::store::{Limit, SourceLedger, Standing, Texts as _};
 
 /// Selects what the sources of some families cover.
 pub(super) const SELECT_COVERED: &str =
@@ -23,7 +26,8 @@ pub(super) const SELECT_COVERED: &str =
 /// [`SELECT_COVERED`] comes after it: whoever waits for a lock does so with a snapshot from before, which may lack a source that was registered,
 /// locked and committed to meanwhile.
 pub(super) const LOCK_SOURCES: &str = "SELECT id FROM source WHERE id = ANY($1) OR family = ANY($2) ORDER BY id FOR UPDATE";
-pub(super) const SELECT_DEAD_ROWS: &str = "SELECT source_id, rows::text FROM dead_letter WHERE source_id = ANY($1)";
+/// Selects the rows of dead letters. Letters of rows that had one already add none: what is done to the first one settles these rows.
+pub(super) const SELECT_DEAD_ROWS: &str = "SELECT source_id, rows::text FROM ONLY dead_letter WHERE source_id = ANY($1)";
 pub(super) const ADD_TO_SOURCES: &str = "UPDATE source s \
      SET covered = s.covered + n.rows::int8multirange, valid = s.valid + n.valid, duplicate = s.duplicate + n.duplicate, \
          extra = s.extra + n.extra, first_commit = coalesce(s.first_commit, clock_timestamp()), \
@@ -205,21 +209,43 @@ pub(super) async fn standing(session: &Session) -> Result<Standing> {
     Ok(standing)
 }
 
+/// What [`one`] reads of `source` as `s`.
+const LEDGER_COLUMNS: &str = "s.id, s.cluster, s.name, s.covered::text, s.dropped::text, \
+     (SELECT range_agg(d.rows)::text FROM ONLY dead_letter d WHERE d.source_id = s.id), \
+     s.valid, s.duplicate, r.reasons, r.counts, s.first_commit, s.last_commit, s.newest_sample";
+
 /// The ledger of every source, as of one moment.
 pub(super) async fn all(session: &Session) -> Result<Vec<SourceLedger>> {
-    let rows = session
-        .query(
-            "SELECT s.id, s.cluster, s.name, s.covered::text, s.dropped::text, \
-                    (SELECT range_agg(d.rows)::text FROM dead_letter d WHERE d.source_id = s.id), \
-                    s.valid, s.duplicate, r.reasons, r.counts, s.first_commit, s.last_commit, s.newest_sample \
-               FROM source s \
-               LEFT JOIN (SELECT source_id, array_agg(reason) AS reasons, array_agg(n) AS counts FROM source_reject GROUP BY source_id) r \
-                    ON r.source_id = s.id \
-              ORDER BY s.cluster, s.name, s.id",
-            &[],
-        )
-        .await?;
-    rows.iter().map(|row| one(session, row)).collect()
+    let sql = format!(
+        "WITH rejected AS (SELECT source_id, array_agg(reason) AS reasons, array_agg(n) AS counts FROM source_reject GROUP BY source_id) \
+         SELECT {LEDGER_COLUMNS} FROM source s LEFT JOIN rejected r ON r.source_id = s.id ORDER BY s.cluster, s.name, s.id"
+    );
+    session.query(&sql, &[]).await?.iter().map(|row| one(session, row)).collect()
+}
+
+/// Some ledgers, by id, until their texts come to the limit; the rest is left unread, and the session is not used again.
+pub(super) async fn some(session: Session, after: Option<SourceId>, limit: Limit) -> Result<Vec<SourceLedger>> {
+    let sql = format!(
+        "SELECT {LEDGER_COLUMNS} FROM source s \
+           LEFT JOIN LATERAL (SELECT array_agg(reason) AS reasons, array_agg(n) AS counts FROM source_reject WHERE source_id = s.id) r ON true \
+          WHERE $1::uuid IS NULL OR s.id > $1 ORDER BY s.id LIMIT $2"
+    );
+    let statement = session.prepare(&sql).await?;
+    let most = i64::try_from(limit.rows).unwrap_or(i64::MAX);
+    let values: [&(dyn ToSql + Sync); 2] = [&after, &most];
+    let rows = session.within(session.raw().query_raw(&statement, values)).await?;
+    let mut rows = pin!(rows);
+    let (mut read, mut bytes) = (Vec::new(), 0);
+    while let Some(row) = session.within(rows.try_next()).await? {
+        let ledger = one(&session, &row)?;
+        bytes += ledger.text_bytes();
+        read.push(ledger);
+        if bytes >= limit.bytes {
+            return Ok(read);
+        }
+    }
+    session.done();
+    Ok(read)
 }
 
 fn one(session: &Session, row: &Row) -> Result<SourceLedger> {

@@ -36,6 +36,7 @@ const MIGRATIONS: &[Migration] = &[
         index: Some(Index { table: "sample_chunk", name: "sample_chunk_series", columns: "(series_id, t_max, t_min)" }),
     },
     Migration { version: 3, name: "prune", sql: include_str!("migrations/0003_prune.sql"), compatible_from: 2, index: None },
+    Migration { version: 4, name: "letters", sql: include_str!("migrations/0004_letters.sql"), compatible_from: 2, index: None },
 ];
 
 /// The last version that release 0.1.0 knows.
@@ -47,7 +48,7 @@ const NEEDED: i32 = 2;
 const LOCK_POLL: Duration = Duration::from_millis(100);
 
 /// The tables of the schema, as rights are checked on them.
-pub(super) const TABLES: [&str; 13] = [
+pub(super) const TABLES: [&str; 14] = [
     "schema_migration",
     "store",
     "gpu",
@@ -58,6 +59,7 @@ pub(super) const TABLES: [&str; 13] = [
     "reject_reason",
     "reject_chunk",
     "dead_letter",
+    "dead_letter_same_rows",
     "batch_failure",
     "samples",
     "rejected_rows",

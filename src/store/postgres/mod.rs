@@ -48,7 +48,7 @@ use self::connect::Connector;
 pub use self::diagnose::diagnose;
 use self::pool::{Connections, Session};
 use self::series::Caches;
-use super::{Committed, DeadLetter, Incoming, Result, SourceLedger, Standing, Store, StoreError, StoreKind};
+use super::{Buried, Committed, DeadLetter, Incoming, Result, SourceLedger, Standing, Store, StoreError, StoreKind};
 use crate::address::postgres::Endpoint;
 use crate::config::Postgres;
 use crate::model::SourceId;
@@ -169,11 +169,11 @@ impl Store for PostgresStore {
         Ok(())
     }
 
-    async fn bury_all(&self, letters: &[(DeadLetter, String)]) -> Result<Vec<(SourceId, u64)>> {
+    async fn bury_all(&self, letters: &[(DeadLetter, String)]) -> Result<Buried> {
         let session = self.connections.session().await?;
-        let settled = dead::bury_all(self, &session, letters).await?;
+        let buried = dead::bury_all(self, &session, letters).await?;
         session.done();
-        Ok(settled)
+        Ok(buried)
     }
 
     async fn check_rights(&self) -> Result<()> {

@@ -13,11 +13,11 @@ use tokio_postgres::{Row, RowStream};
 use super::error::Result;
 use super::pool::{Params, Session};
 use super::types::clean;
-use super::{PostgresStore, chunk};
-use crate::model::{GpuId, SeriesId, TimeMs};
+use super::{PostgresStore, chunk, ledger};
+use crate::model::{GpuId, SeriesId, SourceId, TimeMs};
 use crate::store::{
     self, Chunk, ChunkRange, ClusterSummary, GpuFilter, GpuPlace, GpuSummary, HostSummary, Latest, Limit, Reader, SeriesFilter,
-    SeriesRow, SourceLedger, Span, Store, Texts,
+    SeriesRow, SourceLedger, Span, Texts,
 };
 
 /// A board with MIG slices is one GPU; one without a uuid is told by its place.
@@ -292,8 +292,9 @@ impl Reader for PostgresStore {
         Ok(found.iter().map(|row| Span { series: row.get(0), first: row.get(1), last: row.get(2) }).collect())
     }
 
-    async fn ledger(&self) -> store::Result<Vec<SourceLedger>> {
-        Store::ledger(self).await
+    async fn ledger(&self, after: Option<SourceId>, limit: Limit) -> store::Result<Vec<SourceLedger>> {
+        let session = self.connections.session().await?;
+        Ok(ledger::some(session, after, limit).await?)
     }
 
     async fn ready(&self) -> store::Result<()> {

@@ -4,13 +4,14 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
+use sha2::{Digest as _, Sha256};
 
 use super::connections::Writer;
 use super::error::{Result, SqliteError};
 use super::ledger;
 use crate::model::{DictionaryId, IntervalMs, SourceId, TimeMs};
-use crate::store::DeadLetter;
 use crate::store::text::{clean, parse_range, range_text};
+use crate::store::{Buried, DeadLetter};
 
 /// Failures of entries that were stored or buried elsewhere in the end are forgotten after this.
 const FORGET_AFTER: IntervalMs = IntervalMs::DAY.times(30);
@@ -37,34 +38,53 @@ pub(super) fn forget_failures(writer: &mut Writer, entry: &str) -> Result<()> {
     Ok(())
 }
 
-/// Keeps letters, each once per source and rows.
-pub(super) fn bury_all(writer: &mut Writer, letters: &[(DeadLetter, String)]) -> Result<Vec<(SourceId, u64)>> {
+/// What tells payloads apart, also those of somebody who forges them.
+pub(super) fn payload_digest(payload: &[u8]) -> [u8; 32] {
+    Sha256::digest(payload).into()
+}
+
+/// Keeps letters, each once per source, rows and payload.
+pub(super) fn bury_all(writer: &mut Writer, letters: &[(DeadLetter, String)]) -> Result<Buried> {
     let transaction = writer.connection.transaction()?;
-    for (letter, entry) in letters {
-        let source = letter.source.to_bytes();
-        transaction.execute(
-            "INSERT INTO source (id, family, cluster, name) VALUES (?1, ?1, '', '') ON CONFLICT DO NOTHING",
-            [&source[..]],
-        )?;
-        let kept = transaction.execute(
-            "INSERT INTO dead_letter (source_id, rows, reason, payload, buried_ms) VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT DO NOTHING",
-            params![&source[..], range_text(letter.rows), clean(&letter.reason), &letter.payload[..], TimeMs::now()],
-        )?;
-        if kept > 0 {
-            let id = transaction.last_insert_rowid();
-            for (place, (digest, bytes)) in letter.dictionaries.iter().enumerate() {
-                transaction.execute(
-                    "INSERT INTO dead_dictionary (letter, place, digest, data) VALUES (?1, ?2, ?3, ?4)",
-                    params![id, place as i64, &digest.to_bytes()[..], &bytes[..]],
-                )?;
-            }
-        }
-        transaction.execute("DELETE FROM batch_failure WHERE entry = ?1", [clean(entry)])?;
-    }
+    let now = TimeMs::now();
     let sources: BTreeSet<SourceId> = letters.iter().map(|(letter, _)| letter.source).collect();
+    let kept = {
+        let mut add_source = transaction
+            .prepare_cached("INSERT INTO source (id, family, cluster, name) VALUES (?1, ?1, '', '') ON CONFLICT DO NOTHING")?;
+        for source in &sources {
+            add_source.execute([&source.to_bytes()[..]])?;
+        }
+        let mut add_letter = transaction.prepare_cached(
+            "INSERT INTO dead_letter (source_id, rows, reason, payload, buried_ms, payload_digest) VALUES (?1, ?2, ?3, ?4, ?5, ?6) \
+             ON CONFLICT DO NOTHING",
+        )?;
+        let mut add_dictionary =
+            transaction.prepare_cached("INSERT INTO dead_dictionary (letter, place, digest, data) VALUES (?1, ?2, ?3, ?4)")?;
+        let mut forget = transaction.prepare_cached("DELETE FROM batch_failure WHERE entry = ?1")?;
+        let mut kept = Vec::with_capacity(letters.len());
+        for (letter, entry) in letters {
+            let is_new = add_letter.execute(params![
+                &letter.source.to_bytes()[..],
+                range_text(letter.rows),
+                clean(&letter.reason),
+                &letter.payload[..],
+                now,
+                &payload_digest(&letter.payload)[..],
+            ])? > 0;
+            if is_new {
+                let id = transaction.last_insert_rowid();
+                for (place, (digest, bytes)) in letter.dictionaries.iter().enumerate() {
+                    add_dictionary.execute(params![id, place as i64, &digest.to_bytes()[..], &bytes[..]])?;
+                }
+            }
+            kept.push(is_new);
+            forget.execute([clean(entry)])?;
+        }
+        kept
+    };
     let settled = ledger::settled(&transaction, &sources.into_iter().collect::<Vec<_>>())?;
     transaction.commit()?;
-    Ok(settled)
+    Ok(Buried { kept, settled })
 }
 
 /// The letters, oldest first, without payloads.

@@ -9,7 +9,7 @@ use crate::batch::Header;
 use crate::model::{Digest, Reason, RowSet, SourceId, TimeMs};
 use crate::store::ledger_change::{LedgerChange, RejectedRows};
 use crate::store::text::{clean, parse_range, row_set};
-use crate::store::{SourceLedger, Standing};
+use crate::store::{Limit, SourceLedger, Standing, Texts as _};
 
 pub(super) fn parse_rows(text: Option<&str>) -> Result<RowSet> {
     row_set(text).map_err(SqliteError::Unexpected)
@@ -119,7 +119,7 @@ fn settled_of(connection: &Connection, source: SourceId) -> Result<u64> {
 
 /// The rows of a source's dead letters.
 fn dead(connection: &Connection, source: SourceId) -> Result<RowSet> {
-    let mut statement = connection.prepare_cached("SELECT rows FROM dead_letter WHERE source_id = ?1")?;
+    let mut statement = connection.prepare_cached("SELECT DISTINCT rows FROM dead_letter WHERE source_id = ?1")?;
     let mut rows = statement.query([&source.to_bytes()[..]])?;
     let mut dead = RowSet::new();
     while let Some(row) = rows.next()? {
@@ -141,46 +141,67 @@ pub(super) fn standing(connection: &Connection) -> Result<Standing> {
     Ok(standing)
 }
 
+const LEDGER_COLUMNS: &str = "id, cluster, name, covered, dropped, valid, duplicate, first_commit, last_commit, newest_sample";
+
 /// The ledger of every source, as of one moment.
 pub(super) fn all(connection: &Connection) -> Result<Vec<SourceLedger>> {
     let moment = connection.unchecked_transaction()?;
-    let mut rejected = rejected(&moment)?;
-    let mut statement = moment.prepare_cached(
-        "SELECT id, cluster, name, covered, dropped, valid, duplicate, first_commit, last_commit, newest_sample \
-           FROM source ORDER BY cluster, name, id",
-    )?;
+    let mut statement = moment.prepare_cached(&format!("SELECT {LEDGER_COLUMNS} FROM source ORDER BY cluster, name, id"))?;
     let mut rows = statement.query([])?;
     let mut ledger = Vec::new();
     while let Some(row) = rows.next()? {
-        let source = source(row, 0)?;
-        let (covered, dropped) = (parse_rows(Some(&row.get::<_, String>(3)?))?, parse_rows(Some(&row.get::<_, String>(4)?))?);
-        ledger.push(SourceLedger {
-            source,
-            cluster: row.get(1)?,
-            name: row.get(2)?,
-            dead: dead(&moment, source)?.minus(&covered).minus(&dropped),
-            dropped: dropped.minus(&covered),
-            covered,
-            valid: row.get::<_, i64>(5)?.cast_unsigned(),
-            duplicate: row.get::<_, i64>(6)?.cast_unsigned(),
-            rejected: rejected.remove(&source).unwrap_or_default(),
-            first_commit: row.get(7)?,
-            last_commit: row.get(8)?,
-            newest_sample: row.get(9)?,
-        });
+        ledger.push(one(&moment, row)?);
     }
     Ok(ledger)
 }
 
-fn rejected(connection: &Connection) -> Result<BTreeMap<SourceId, BTreeMap<Reason, u64>>> {
-    let mut statement = connection.prepare_cached("SELECT source_id, reason, n FROM source_reject")?;
-    let mut rows = statement.query([])?;
-    let mut rejected: BTreeMap<SourceId, BTreeMap<Reason, u64>> = BTreeMap::new();
+/// Some ledgers, by id, until their texts come to the limit.
+pub(super) fn some(connection: &Connection, after: Option<SourceId>, limit: Limit) -> Result<Vec<SourceLedger>> {
+    let moment = connection.unchecked_transaction()?;
+    let sql = format!("SELECT {LEDGER_COLUMNS} FROM source WHERE ?1 IS NULL OR id > ?1 ORDER BY id LIMIT ?2");
+    let mut statement = moment.prepare_cached(&sql)?;
+    let most = i64::try_from(limit.rows).unwrap_or(i64::MAX);
+    let mut rows = statement.query(params![after.map(|id| id.to_bytes().to_vec()), most])?;
+    let (mut ledger, mut bytes) = (Vec::new(), 0);
     while let Some(row) = rows.next()? {
-        let code: i64 = row.get(1)?;
+        let one = one(&moment, row)?;
+        bytes += one.text_bytes();
+        ledger.push(one);
+        if bytes >= limit.bytes {
+            break;
+        }
+    }
+    Ok(ledger)
+}
+
+fn one(connection: &Connection, row: &Row<'_>) -> Result<SourceLedger> {
+    let source = source(row, 0)?;
+    let (covered, dropped) = (parse_rows(Some(&row.get::<_, String>(3)?))?, parse_rows(Some(&row.get::<_, String>(4)?))?);
+    Ok(SourceLedger {
+        source,
+        cluster: row.get(1)?,
+        name: row.get(2)?,
+        dead: dead(connection, source)?.minus(&covered).minus(&dropped),
+        dropped: dropped.minus(&covered),
+        covered,
+        valid: row.get::<_, i64>(5)?.cast_unsigned(),
+        duplicate: row.get::<_, i64>(6)?.cast_unsigned(),
+        rejected: rejected(connection, source)?,
+        first_commit: row.get(7)?,
+        last_commit: row.get(8)?,
+        newest_sample: row.get(9)?,
+    })
+}
+
+fn rejected(connection: &Connection, source: SourceId) -> Result<BTreeMap<Reason, u64>> {
+    let mut statement = connection.prepare_cached("SELECT reason, n FROM source_reject WHERE source_id = ?1")?;
+    let mut rows = statement.query([&source.to_bytes()[..]])?;
+    let mut rejected = BTreeMap::new();
+    while let Some(row) = rows.next()? {
+        let code: i64 = row.get(0)?;
         let reason = u8::try_from(code).ok().and_then(Reason::from_code);
         let reason = reason.ok_or_else(|| SqliteError::Unexpected(format!("the reject reason {code}")))?;
-        rejected.entry(source(row, 0)?).or_default().insert(reason, row.get::<_, i64>(2)?.cast_unsigned());
+        rejected.insert(reason, row.get::<_, i64>(1)?.cast_unsigned());
     }
     Ok(rejected)
 }

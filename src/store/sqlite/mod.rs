@@ -29,7 +29,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use self::connections::Connections;
-use super::{Committed, DeadLetter, Incoming, Result, SourceLedger, Standing, Store, StoreKind};
+use super::{Buried, Committed, DeadLetter, Incoming, Result, SourceLedger, Standing, Store, StoreKind};
 use crate::model::SourceId;
 
 /// The store in a directory. Cheap to share behind an `Arc`.
@@ -91,7 +91,7 @@ impl Store for SqliteStore {
         self.connections.write(move |writer| dead::forget_failures(writer, &entry)).await
     }
 
-    async fn bury_all(&self, letters: &[(DeadLetter, String)]) -> Result<Vec<(SourceId, u64)>> {
+    async fn bury_all(&self, letters: &[(DeadLetter, String)]) -> Result<Buried> {
         let letters = letters.to_vec();
         self.connections.write(move |writer| dead::bury_all(writer, &letters)).await
     }

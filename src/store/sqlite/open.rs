@@ -4,9 +4,10 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{Read as _, Write as _};
 use std::path::Path;
 
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 
 use super::connections::{Connections, Writer};
+use super::dead;
 use super::error::SqliteError;
 use crate::model::TimeMs;
 use crate::store::{Result, StoreError};
@@ -113,6 +114,7 @@ fn prepare(connection: &Connection) -> super::error::Result<String> {
         connection.execute("INSERT INTO store (one, id, created_ms) VALUES (1, ?1, ?2)", (&id, TimeMs::now()))?;
         connection.execute_batch(&format!("PRAGMA user_version = {VERSION}; COMMIT"))?;
     }
+    renew_letters(connection)?;
     // FULL: what is committed is acknowledged to the queue, so it must outlive the machine.
     connection.execute_batch(
         "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; PRAGMA cache_size = -32768; \
@@ -120,6 +122,28 @@ fn prepare(connection: &Connection) -> super::error::Result<String> {
     )?;
     connection.set_prepared_statement_cache_capacity(64);
     Ok(connection.query_row("SELECT id FROM store", [], |row| row.get(0))?)
+}
+
+/// Brings the table of dead letters up to date, and the letters that release 0.1.0 has kept in it.
+fn renew_letters(connection: &Connection) -> super::error::Result<()> {
+    // Dropping the former table would take the dictionaries of its letters along.
+    connection.execute_batch("PRAGMA foreign_keys = OFF")?;
+    let transaction = Transaction::new_unchecked(connection, TransactionBehavior::Immediate)?;
+    if !transaction.column_exists(None, "dead_letter", "payload_digest")? {
+        transaction.execute_batch(include_str!("letters.sql"))?;
+    }
+    let mut without = transaction.prepare("SELECT id FROM dead_letter WHERE payload_digest IS NULL")?;
+    let ids: Vec<i64> = without.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
+    drop(without);
+    for id in ids {
+        let payload: Vec<u8> = transaction.query_row("SELECT payload FROM dead_letter WHERE id = ?1", [id], |row| row.get(0))?;
+        // Where the same letter is kept twice, one is enough for knowing it.
+        transaction.execute(
+            "UPDATE OR IGNORE dead_letter SET payload_digest = ?2 WHERE id = ?1",
+            (id, &dead::payload_digest(&payload)[..]),
+        )?;
+    }
+    Ok(transaction.commit()?)
 }
 
 /// A connection that reads.

@@ -4,8 +4,8 @@ use async_trait::async_trait;
 use rusqlite::{Connection, params};
 
 use super::error::Result;
-use super::{SqliteStore, chunk, lists};
-use crate::model::{SeriesId, TimeMs};
+use super::{SqliteStore, chunk, ledger, lists};
+use crate::model::{SeriesId, SourceId, TimeMs};
 use crate::store::{
     self, Chunk, ChunkRange, ClusterSummary, GpuFilter, GpuPlace, GpuSummary, HostSummary, Latest, Limit, Reader, SeriesFilter,
     SeriesRow, SourceLedger, Span, Store,
@@ -52,8 +52,8 @@ impl Reader for SqliteStore {
         self.connections.read(move |connection| spans(connection, &series, &range)).await
     }
 
-    async fn ledger(&self) -> store::Result<Vec<SourceLedger>> {
-        Store::ledger(self).await
+    async fn ledger(&self, after: Option<SourceId>, limit: Limit) -> store::Result<Vec<SourceLedger>> {
+        self.connections.read(move |connection| ledger::some(connection, after, limit)).await
     }
 
     async fn ready(&self) -> store::Result<()> {

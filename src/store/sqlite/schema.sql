@@ -81,6 +81,8 @@ CREATE TABLE reject (
     PRIMARY KEY (source_id, row)
 ) WITHOUT ROWID;
 
+-- payload_digest: SHA-256 of the payload. Release 0.1.0 knows neither this column nor more than one letter of the same rows; letters
+-- that it keeps get theirs when the store is opened again (see letters.sql).
 CREATE TABLE dead_letter (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     source_id BLOB NOT NULL,
@@ -88,7 +90,8 @@ CREATE TABLE dead_letter (
     reason TEXT NOT NULL,
     payload BLOB NOT NULL,
     buried_ms INTEGER NOT NULL,
-    UNIQUE (source_id, rows)
+    payload_digest BLOB,
+    UNIQUE (source_id, rows, payload_digest)
 );
 CREATE TABLE dead_dictionary (
     letter INTEGER NOT NULL REFERENCES dead_letter (id) ON DELETE CASCADE,

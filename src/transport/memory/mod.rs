@@ -134,6 +134,7 @@ impl MemoryTransport {
                         payload: entry.payload.clone(),
                         // Only batches of this process are in the queue.
                         oversize: None,
+                        withheld: None,
                         redelivered,
                     });
                 }
@@ -247,6 +248,12 @@ impl Consumer for MemoryTransport {
                 return Ok(deliveries);
             }
         }
+    }
+
+    async fn payload(&self, receipt: &Receipt) -> Result<Option<Bytes>> {
+        let mut state = self.state();
+        let entry = receipt.entry.parse().ok().and_then(|id: u64| state.partition(receipt.partition).entries.get(&id));
+        Ok(entry.map(|entry| entry.payload.clone()))
     }
 
     async fn dictionary_within(&self, partition: Partition, id: DictionaryId, limit: usize) -> Result<Option<FetchedDictionary>> {

@@ -7,16 +7,17 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use fred::types::Value;
-use futures_util::future::{FutureExt as _, join_all};
+use futures_util::future::{BoxFuture, FutureExt as _, join_all};
 use tokio::time::Instant;
 
+use super::client::Conn;
 use super::malformed::{KeyKind, quoted, shown};
 use super::session::{PendingRead, ReadKind, Reading, Session, SessionSlot};
 use super::{RedisTransport, reply, script};
 use crate::model::{DictionaryId, Partition, Partitions, SourceId};
 use crate::transport::{
-    Backlog, Consumer, Delivery, FetchedDictionary, MAX_DICTIONARY_BYTES, MAX_ENTRY_BYTES, Receipt, Redelivery, Result,
-    TransportError,
+    Backlog, Consumer, Delivery, FetchedDictionary, MAX_DICTIONARY_BYTES, MAX_ENTRY_BYTES, MAX_REDELIVERED_BYTES, Receipt,
+    Redelivery, Result, TransportError,
 };
 
 /// Unused dictionaries are looked for once in so many acknowledgements.
@@ -38,8 +39,6 @@ const REREAD_BYTES: &str = "8388608";
 const REREAD_PATIENCE: u32 = 4;
 /// Bytes of a dictionary beyond which the connection that brought it ends: its buffer keeps the size of the largest answer.
 const LARGE_ANSWER: usize = 1 << 20;
-/// Bytes of a store's mark at most.
-const MARK_BYTES: usize = 128;
 
 #[async_trait]
 impl Consumer for RedisTransport {
@@ -88,12 +87,33 @@ impl Consumer for RedisTransport {
             };
             let deliveries = self.hand_out(partition, &session, entries, kind)?;
             if kind == ReadKind::New || !deliveries.is_empty() {
-                reading.one_by_one = deliveries.iter().any(|delivery| delivery.oversize.is_some());
+                reading.one_by_one = deliveries.iter().any(is_large);
             }
             if !deliveries.is_empty() || kind == ReadKind::New {
                 return Ok(deliveries);
             }
         }
+    }
+
+    async fn payload(&self, receipt: &Receipt) -> Result<Option<Bytes>> {
+        let partition = receipt.partition;
+        let session = self.session_slot(partition)?.session().await?;
+        if live(&session, partition, std::slice::from_ref(receipt)).is_empty() {
+            return Ok(None);
+        }
+        // Over a connection of its own, whose buffer ends with it: it would keep the size of the largest answer.
+        let conn = Conn::open(&self.shared, partition).await?;
+        let ids = vec![receipt.entry.as_str().into()];
+        let answer = self.send_reread(&conn, partition, MAX_ENTRY_BYTES, ids).await?;
+        let entry = reply::list(answer).into_iter().nth(1);
+        let fields = entry.and_then(|entry| reply::list(entry).into_iter().nth(1)).unwrap_or(Value::Null);
+        let payload = reply::pairs(fields).into_iter().find(|(field, _)| field.as_bytes() == Some(b"d"));
+        let payload = payload.and_then(|(_, payload)| payload.into_bytes());
+        if payload.is_none() {
+            // What was deleted is found again among what is pending, and goes from there.
+            session.let_go(std::slice::from_ref(&receipt.entry));
+        }
+        Ok(payload)
     }
 
     async fn dictionary_within(&self, partition: Partition, id: DictionaryId, limit: usize) -> Result<Option<FetchedDictionary>> {
@@ -138,7 +158,8 @@ impl Consumer for RedisTransport {
         if answer.get(2).map(reply::number).transpose()? == Some(0) {
             let key = self.shared.keys.committed(partition, self.group());
             let wrong = "it is not a hash, so streamers are not told what is stored";
-            self.shared.malformed.note(KeyKind::Committed, &key, wrong, &format!("DEL {key}"));
+            let todo = format!("DEL {key}, and restart a collector of the group {}, which writes it anew", self.group());
+            self.shared.malformed.note(KeyKind::Committed, &key, wrong, &todo);
         }
         {
             let mut held = session.held();
@@ -173,10 +194,10 @@ impl Consumer for RedisTransport {
     }
 
     async fn contains(&self, receipt: &Receipt) -> Result<bool> {
-        let id = receipt.entry.as_str();
-        let args = vec![self.shared.keys.stream(receipt.partition).into(), id.into(), id.into()];
-        let found = self.link(receipt.partition)?.get().await?.call("XRANGE", args).await?;
-        Ok(!reply::list(found).is_empty())
+        let conn = self.link(receipt.partition)?.get().await?;
+        let keys = vec![self.shared.keys.stream(receipt.partition)];
+        let found = conn.run(&script::CONTAINS, keys, vec![receipt.entry.as_str().into()]).await?;
+        Ok(reply::number(&found)? > 0)
     }
 
     async fn keep(&self, partition: Partition, receipts: &[Receipt]) -> Result<()> {
@@ -208,6 +229,12 @@ impl Consumer for RedisTransport {
     }
 
     async fn mark_store(&self, store: &str) -> Result<String> {
+        // Looked for everywhere before anything is written: a partition without a mark, or with a malformed one, takes that of the wrong
+        // store no more than one with a mark does.
+        let known = self.of_all(|partition| self.ask_mark(partition)).await?;
+        if let Some(other) = known.into_iter().flatten().find(|mark| mark != store) {
+            return Ok(other);
+        }
         let marks = self.of_all(|partition| self.set_mark(partition, store)).await?;
         Ok(marks.into_iter().find(|mark| mark != store).unwrap_or_else(|| store.to_owned()))
     }
@@ -235,8 +262,8 @@ impl RedisTransport {
     }
 
     async fn ask_mark(&self, partition: Partition) -> Result<Option<String>> {
-        let args = vec![self.shared.keys.meta(partition).into(), self.store_field().into()];
-        match self.link(partition)?.get().await?.call("HGET", args).await {
+        let (keys, only_look) = (vec![self.shared.keys.meta(partition)], vec![self.store_field().into(), "".into()]);
+        match self.link(partition)?.get().await?.run(&script::MARK, keys, only_look).await {
             Err(TransportError::Blocked { .. }) => Ok(None),
             mark => {
                 let mark = mark?;
@@ -245,13 +272,13 @@ impl RedisTransport {
         }
     }
 
-    /// A store's mark as it stands in Redis. A malformed one says nothing: the store that is there goes on.
+    /// A store's mark as it stands in Redis. A malformed one says nothing: the store that is there goes on, and takes its place.
     fn mark_in(&self, partition: Partition, value: &Value) -> Option<String> {
-        let mark = value.as_string().filter(|_| is_mark(value));
+        let mark = mark(value);
         if mark.is_none() {
             let (key, field) = (self.shared.keys.meta(partition), self.store_field());
             let which = format!("the mark of the store in the field {} of {key}", quoted(field.as_bytes()));
-            let todo = format!("HDEL {key} {}; the next collector that starts writes it anew", quoted(field.as_bytes()));
+            let todo = mark_todo(&key, &field);
             self.shared.malformed.note(KeyKind::Store, &which, &shown(reply::raw(value)), &todo);
         }
         mark
@@ -260,9 +287,9 @@ impl RedisTransport {
     async fn set_mark(&self, partition: Partition, store: &str) -> Result<String> {
         let args = vec![self.store_field().into(), store.into()];
         let conn = self.link(partition)?.get().await?;
-        match conn.run(&script::ONCE, vec![self.shared.keys.meta(partition)], args).await {
+        match conn.run(&script::MARK, vec![self.shared.keys.meta(partition)], args).await {
             Err(TransportError::Blocked { .. }) => Ok(store.to_owned()),
-            mark => Ok(self.mark_in(partition, &mark?).unwrap_or_else(|| store.to_owned())),
+            mark => reply::text(&mark?),
         }
     }
 
@@ -297,14 +324,8 @@ impl RedisTransport {
         let stream = Value::from(self.shared.keys.stream(partition));
         let timeout = config.command_timeout;
         if !reading.listed.is_empty() {
-            let mut args = vec![group, consumer, MAX_ENTRY_BYTES.to_string().into(), REREAD_BYTES.into()];
-            args.extend(reading.listed.iter().take(count).map(|id| Value::from(id.as_str())));
-            let answer = session.reader.run_within(
-                &script::READ,
-                vec![self.shared.keys.stream(partition)],
-                args,
-                timeout * REREAD_PATIENCE,
-            );
+            let ids = reading.listed.iter().take(count).map(|id| Value::from(id.as_str())).collect();
+            let answer = self.send_reread(&session.reader, partition, MAX_REDELIVERED_BYTES, ids);
             let answer = answer.map(|answer| answer.map(|value| Some(value).filter(|value| !value.is_null()))).boxed();
             return PendingRead { kind: ReadKind::Listed, answer };
         }
@@ -325,6 +346,21 @@ impl RedisTransport {
         let mut args = vec!["GROUP".into(), group, consumer, "COUNT".into(), entries, "BLOCK".into(), block.into()];
         args.extend(["STREAMS".into(), stream, ">".into()]);
         PendingRead { kind: ReadKind::New, answer: session.reader.call_within("XREADGROUP", args, config.block + timeout) }
+    }
+
+    /// Sends a read of pending entries by id; payloads longer than this stay where they are.
+    fn send_reread(
+        &self,
+        conn: &Conn,
+        partition: Partition,
+        longest: usize,
+        ids: Vec<Value>,
+    ) -> BoxFuture<'static, Result<Value>> {
+        let config = &self.shared.config;
+        let mut args: Vec<Value> = vec![config.group.as_str().into(), config.consumer.as_str().into()];
+        args.extend([longest.to_string().into(), REREAD_BYTES.into()]);
+        args.extend(ids);
+        conn.run_within(&script::READ, vec![self.shared.keys.stream(partition)], args, config.command_timeout * REREAD_PATIENCE)
     }
 
     /// Redis lost the stream: makes the group, and begins again with an epoch in which old receipts are worth nothing.
@@ -371,10 +407,12 @@ impl RedisTransport {
             }
             let receipt = Receipt { partition, entry: id, epoch: held.epoch };
             let (mut delivery, strange) = delivery(receipt, fields, kind != ReadKind::New);
-            let length = length.unwrap_or(delivery.payload.len() as u64);
-            if length > MAX_ENTRY_BYTES as u64 {
-                delivery.payload = Bytes::new();
-                delivery.oversize = Some(length);
+            match length.unwrap_or(delivery.payload.len() as u64) {
+                bytes if bytes > MAX_ENTRY_BYTES as u64 => {
+                    delivery.payload = Bytes::new();
+                    delivery.oversize = Some(bytes);
+                }
+                bytes => delivery.withheld = length.map(|_| bytes),
             }
             if strange {
                 let (stream, id) = (self.shared.keys.stream(partition), &delivery.receipt.entry);
@@ -490,13 +528,22 @@ fn delivery(receipt: Receipt, fields: Value, redelivered: bool) -> (Delivery, bo
     let rows = reply::rows(first, end);
     let strange = source.is_none() || rows.is_none();
     let (source, rows) = (source.unwrap_or(SourceId::UNKNOWN), rows.unwrap_or_default());
-    (Delivery { receipt, source, rows, payload, oversize: None, redelivered }, strange)
+    (Delivery { receipt, source, rows, payload, oversize: None, withheld: None, redelivered }, strange)
 }
 
-/// Whether a value can be the mark of a store.
-pub(super) fn is_mark(value: &Value) -> bool {
-    let mark = reply::raw(value);
-    (1..=MARK_BYTES).contains(&mark.len()) && mark.iter().all(u8::is_ascii_graphic)
+/// Whether a delivery's payload is so long that several are not to be read at once.
+fn is_large(delivery: &Delivery) -> bool {
+    delivery.oversize.is_some() || delivery.withheld.is_some() || delivery.payload.len() > MAX_REDELIVERED_BYTES
+}
+
+/// The mark of a store; `None` where it is not one.
+pub(super) fn mark(value: &Value) -> Option<String> {
+    reply::exact::<uuid::Uuid>(value).map(|mark| mark.to_string())
+}
+
+/// What to do about a mark that is malformed.
+pub(super) fn mark_todo(key: &str, field: &str) -> String {
+    format!("HDEL {key} {}; or start a collector, which puts the mark of its store there", quoted(field.as_bytes()))
 }
 
 /// An entry id, so that it sorts by time; `None` where it is none.

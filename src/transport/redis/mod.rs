@@ -23,9 +23,10 @@
 //! | malformed | counts as |
 //! |---|---|
 //! | a position | unknown: the source is sent again from its start, and the next position is written over it |
-//! | a committed row | 0: who waits for the store goes on waiting, and the next acknowledgement is written over it |
+//! | a committed row | 0: who waits for the store goes on waiting, until a collector starts or acknowledges more of the source, and writes over it |
 //! | an identity, a field that names no source, a dictionary's last use, the name of a group | not there; the others are |
-//! | the number of partitions, the mark of a store | not said: what is configured goes on |
+//! | the number of partitions | not said: what is configured goes on |
+//! | the mark of a store (a UUID) | not said: a collector that starts puts that of its store there |
 //! | an entry | a batch that cannot be stored: it becomes a dead letter |
 //! | a lease without an end | another's, until `redis.lease_ttl` is over |
 //! | a group ahead of its stream | one that has read nothing: everything is kept for it |
@@ -38,13 +39,13 @@
 //! | publish | compares the position, looks for room and for the dictionaries, makes the group, appends, moves the position |
 //! | acknowledge | acknowledges, raises `committed`, trims what every group has done with |
 //! | fetch | reads a dictionary, unless it is longer than asked for |
-//! | read | reads entries that are pending and keeps them; of one that is longer than an entry can be only its length |
+//! | read | reads entries that are pending and keeps them; of a payload that is longer than asked for only its length |
 //! | sweep | deletes dictionaries that no entry left refers to |
 //! | keep | resets the idle time of entries that are still ours |
 //! | leave | deletes the consumer if it has nothing pending |
 //! | lease, release | take, renew, give back |
-//! | register, once | write if nobody else did |
-//! | backlog, look, queued, reset | look and set back |
+//! | register, once, mark | write if nobody else did |
+//! | backlog, contains, look, queued, reset | look and set back |
 //! | retire | takes a group away that is gone, and trims what the others have done with |
 //!
 //! # What is promised
@@ -62,8 +63,9 @@
 //!
 //! *An entry that nobody has the memory for ends one consumer, not each in turn.* New entries are read whole: looking at each first would be
 //! another round trip. What was delivered before is listed by id (`XPENDING`, `XAUTOCLAIM JUSTID`), looked at by a script, a few MiB at a time, and of
-//! a payload longer than [`MAX_ENTRY_BYTES`] only the length leaves Redis ([`Delivery::oversize`]). While such entries come, new ones are
-//! read one by one.
+//! a payload longer than [`MAX_REDELIVERED_BYTES`] only the length leaves Redis: it is fetched when its turn has come ([`Delivery::withheld`]), over a
+//! connection that ends then, or, where it is longer than [`MAX_ENTRY_BYTES`], never ([`Delivery::oversize`]). While such entries come, new ones
+//! are read one by one.
 //!
 //! *At `maxmemory`* publishing answers [`TransportError::Full`] and leaves nothing half done (Redis checks memory only at a script's
 //! first write, and that is one which it refuses); reading, claiming, keeping, acknowledging with `committed`, trimming and renewing a
@@ -102,7 +104,9 @@
 //! [`TransportError::Refused`].
 //!
 //! [`Delivery::oversize`]: super::Delivery::oversize
+//! [`Delivery::withheld`]: super::Delivery::withheld
 //! [`MAX_ENTRY_BYTES`]: super::MAX_ENTRY_BYTES
+//! [`MAX_REDELIVERED_BYTES`]: super::MAX_REDELIVERED_BYTES
 //! [`Published::Moved`]: super::Published::Moved
 //! [`Publisher::publish`]: super::Publisher::publish
 

@@ -145,12 +145,13 @@ impl RedisTransport {
     }
 
     /// The row up to which a source is committed, as it stands in Redis. What is malformed says that nothing is: whoever waits for the
-    /// store goes on waiting, and the next acknowledgement of the source writes it anew.
+    /// store goes on waiting, until a collector that starts or acknowledges the source's next rows writes it anew.
     pub(super) fn committed_in(&self, key: &str, source: SourceId, value: &Value) -> u64 {
         reply::exact(value).unwrap_or_else(|| {
             let which = format!("the committed row of source {source} in {key}");
-            let todo = format!("HDEL {key} {source}; the next acknowledgement writes it anew");
-            self.shared.malformed.note(KeyKind::Committed, &which, &shown(reply::raw(value)), &todo);
+            let wrong = format!("{}, so `stream --until stored` is not told what is stored of it", shown(reply::raw(value)));
+            let todo = format!("restart a collector of the group {}, which writes it anew", self.group());
+            self.shared.malformed.note(KeyKind::Committed, &which, &wrong, &todo);
             0
         })
     }

@@ -60,6 +60,8 @@ scripts! {
     ACKNOWLEDGE = "acknowledge";
     /// Reads entries that were delivered before.
     READ = "read";
+    /// Looks for an entry.
+    CONTAINS = "contains";
     /// Reads a dictionary.
     FETCH = "fetch";
     /// Removes unused dictionaries.
@@ -84,6 +86,8 @@ scripts! {
     REGISTER = "register";
     /// Sets a field once.
     ONCE = "once";
+    /// Marks the store of a group.
+    MARK = "mark";
     /// Forgets sources.
     RESET = "reset";
 }

@@ -66,7 +66,7 @@ pub(super) struct Reading {
     pub(super) own_after: Option<String>,
     /// Entries that were delivered before, are this consumer's, and are to be read now.
     pub(super) listed: VecDeque<String>,
-    /// Whether the last answer had an entry that is longer than one can be: new ones are read one by one until none has.
+    /// Whether the last answer had an entry with a large payload: new ones are read one by one until none has.
     pub(super) one_by_one: bool,
     /// Where claiming goes on; `0-0` between rounds.
     pub(super) claim_from: String,

@@ -196,6 +196,7 @@ async fn who_drips_is_cut_off_and_health_stays_quick() {
         .with("TELEMETRY__HTTP__STALL_TIMEOUT", "2s")
         .with("TELEMETRY__HTTP__MIN_TRANSFER_RATE", "1MiB")
         .with("TELEMETRY__HTTP__MAX_CONNECTIONS", "16")
+        .with("TELEMETRY__HTTP__QUERY_MEMORY_CLIENT_PERCENT", "100")
         .with("TELEMETRY__HTTP__MAX_CONNECTIONS_PER_CLIENT", "8");
     let (serving, path) = long_download(app).await;
     let mut slow: Vec<TcpStream> = (0..8).map(|_| begin(&serving, &path)).collect();
@@ -274,7 +275,10 @@ async fn behind_a_proxy_each_client_has_a_rate_of_its_own() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn answers_share_a_budget_of_memory() {
-    let app = app().with("TELEMETRY__HTTP__QUERY_MEMORY", "64MiB").with("TELEMETRY__HTTP__QUERY_QUEUE_TIMEOUT", "100ms");
+    let app = app()
+        .with("TELEMETRY__HTTP__QUERY_MEMORY", "64MiB")
+        .with("TELEMETRY__HTTP__QUERY_QUEUE_TIMEOUT", "100ms")
+        .with("TELEMETRY__HTTP__TRUSTED_PROXIES", "127.0.0.0/8,::1");
     let (serving, path) = long_download(app).await;
     // Downloads that nobody takes, until there is no memory for another one: it is refused, or one that has begun is broken off.
     const MANY: usize = 40;
@@ -307,6 +311,9 @@ async fn answers_share_a_budget_of_memory() {
             assert!(whole < MANY, "none of so many had to wait for memory");
         }
     }
+    // Another client has its own share of it.
+    let other = get(serving.port, &path, &["Accept: text/csv", "X-Forwarded-For: 198.51.100.2"]).expect("an answer");
+    assert_eq!(other.status, 200, "{}", other.text());
     // Pages have a part of their own, and what is given back is there for the next.
     assert_eq!(serving.ask("/api/v1/telemetry/latest").status, 200);
     drop(held);

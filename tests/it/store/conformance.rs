@@ -1,10 +1,11 @@
 //! What every store promises. Each function is one promise, on a store with the schema and nothing in it.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use telemetry::model::{DictionaryId, Digest, FamilyId, MAX_TIME, MIN_TIME, Reason, RowRange, TimeMs};
-use telemetry::store::{Committed, DeadLetter, Incoming, Standing, Store, StoreError};
+use telemetry::model::{DictionaryId, Digest, FamilyId, MAX_TIME, MIN_TIME, Reason, RowRange, SourceId, TimeMs};
+use telemetry::store::{Committed, DeadLetter, Incoming, SourceLedger, Standing, Store, StoreError};
 
 use super::rows::*;
 
@@ -230,6 +231,58 @@ pub async fn dead_letters_settle_and_can_be_revived(h: &dyn Harness) {
     assert!(store.dead_letters().await.expect("letters").is_empty());
     assert_eq!(h.samples().await, content.samples());
     assert!(ledger(&*store).await[0].dead.is_empty());
+}
+
+pub async fn letters_of_the_same_rows_are_kept_each_with_its_payload(h: &dyn Harness) {
+    let (store, content) = (h.open(), Content::new("a", plain(60)));
+    commit(&*store, &[content.batch(0..20)]).await;
+    let with = |payload: &'static [u8]| DeadLetter { payload: Bytes::from_static(payload), ..letter(&content, 20..40) };
+    // Entries that cannot be read name no source; one that is forged names the rows of another.
+    let unreadable = |payload: &'static [u8]| DeadLetter {
+        source: SourceId::from_digest(Digest::default()),
+        rows: RowRange { first: 0, end: 0 },
+        dictionaries: Vec::new(),
+        ..with(payload)
+    };
+    let letters = [
+        (with(b"forged"), "0/1-1".to_owned()),
+        (unreadable(b"junk"), "0/1-2".to_owned()),
+        (unreadable(b"more junk"), "0/1-3".to_owned()),
+        (with(b"forged"), "0/1-4".to_owned()),
+    ];
+    let buried = store.bury_all(&letters).await.expect("buried");
+    assert_eq!(buried.kept, [true, true, true, false]);
+    assert_eq!(buried.settled.iter().find(|(source, _)| *source == content.source), Some(&(content.source, 40)));
+    // The true one comes later. What is delivered again is the same letter.
+    let letters = [letters.as_slice(), &[(with(b"true"), "0/1-5".to_owned())]].concat();
+    assert_eq!(store.bury_all(&letters).await.expect("buried").kept, [false, false, false, false, true]);
+    assert_eq!(store.bury_all(&letters).await.expect("buried").kept, [false; 5]);
+    assert_eq!(store.standing().await.expect("standing").dead_letters, 4);
+
+    let mut kept = Vec::new();
+    for letter in store.dead_letters().await.expect("letters") {
+        kept.push(store.dead_letter(letter.id).await.expect("a letter").expect("it is there"));
+    }
+    let payloads: Vec<&[u8]> = kept.iter().map(|letter| &letter.payload[..]).collect();
+    assert_eq!(BTreeSet::from_iter(payloads), BTreeSet::from([&b"forged"[..], b"junk", b"more junk", b"true"]));
+    let of = |payload: &[u8]| kept.iter().find(|letter| letter.payload == payload).expect("a letter").clone();
+    assert_eq!(of(b"true").dictionaries, with(b"true").dictionaries);
+    assert!(of(b"more junk").dictionaries.is_empty());
+    let ids: BTreeSet<i64> = kept.iter().map(|letter| letter.id).collect();
+    assert_eq!(ids.len(), 4);
+
+    // One is given up, the other one stored; the rows are settled all the time.
+    let entry =
+        |entries: Vec<SourceLedger>| entries.into_iter().find(|entry| entry.source == content.source).expect("it is there");
+    assert_eq!(entry(ledger(&*store).await).dead.to_string(), "{[20,40)}");
+    assert!(store.drop_letter(of(b"forged").id).await.expect("dropped"));
+    assert_eq!(store.settled(&[content.source]).await.expect("settled"), [(content.source, 40)]);
+    let done = store.revive(of(b"true").id, &content.batch(20..40)).await.expect("revived");
+    assert_eq!(done.settled, [(content.source, 40)]);
+    assert_eq!(h.samples().await, Content { rows: content.rows[0..40].to_vec(), ..content.clone() }.samples());
+    assert!(entry(ledger(&*store).await).dead.is_empty());
+    assert!(store.drop_letter(of(b"more junk").id).await.expect("dropped"));
+    assert_eq!(store.dead_letters().await.expect("letters").iter().map(|letter| letter.id).collect::<Vec<_>>(), [of(b"junk").id]);
 }
 
 pub async fn what_gauges_say_is_what_there_is(h: &dyn Harness) {

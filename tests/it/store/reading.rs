@@ -133,7 +133,12 @@ pub async fn lists_are_ordered_and_pages_join(h: &dyn Harness) {
     assert!(series.is_sorted_by(|a, b| a.id < b.id) && series[0].id > FIRST);
     let rest = reader.series(&SeriesFilter::default(), series[3].id, Limit::rows(2)).await.unwrap();
     assert_eq!(rest, series[4..6]);
-    assert_eq!(reader.ledger().await.unwrap().len(), 2);
+    let ledger = reader.ledger(None, Limit::rows(1000)).await.unwrap();
+    assert_eq!(ledger.len(), 2);
+    assert!(ledger[0].source < ledger[1].source && ledger.iter().all(|one| one.valid > 0));
+    assert_eq!(reader.ledger(None, Limit::rows(1)).await.unwrap(), ledger[..1]);
+    assert_eq!(reader.ledger(None, Limit { rows: 1000, bytes: 1 }).await.unwrap(), ledger[..1]);
+    assert_eq!(reader.ledger(Some(ledger[0].source), Limit::rows(1000)).await.unwrap(), ledger[1..]);
 }
 
 /// Some rows of 80 kB of texts each (hosts and metrics: 40 kB), read 100 kB at a time.

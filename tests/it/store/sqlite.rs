@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use telemetry::model::{Reason, SeriesId, SourceId, TimeMs};
 use telemetry::store::sqlite::SqliteStore;
-use telemetry::store::{ChunkRange, GpuFilter, Limit, Reader, SeriesFilter, Store, StoreError};
+use telemetry::store::{ChunkRange, DeadLetter, GpuFilter, Limit, Reader, SeriesFilter, Store, StoreError};
 use tempfile::TempDir;
 
 use super::rows::*;
@@ -132,6 +133,48 @@ async fn a_newer_version_is_refused_and_left_alone() {
     let said = refusal(dir.path());
     assert!(said.contains("version 99") && said.contains("upgrade telemetry"), "{said}");
     assert_eq!(std::fs::read(file_of(dir.path())).unwrap(), before);
+}
+
+#[tokio::test]
+async fn letters_of_release_0_1_0_are_kept_and_known_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let new = include_str!("../../../src/store/sqlite/schema.sql");
+    let old =
+        new.replace("    payload_digest BLOB,\n    UNIQUE (source_id, rows, payload_digest)", "    UNIQUE (source_id, rows)");
+    assert_ne!(old, new);
+    let keep = "INSERT INTO dead_letter (source_id, rows, reason, payload, buried_ms) VALUES (?1, '[0,5)', 'why', ?2, 7) ON CONFLICT DO NOTHING";
+    let id = source("a");
+    let client = || rusqlite::Connection::open(file_of(dir.path())).unwrap();
+    let connection = client();
+    connection.execute_batch(&format!("PRAGMA application_id = 1196447092; {old}; PRAGMA user_version = 1")).unwrap();
+    connection.execute("INSERT INTO store VALUES (1, 'a store', 0)", ()).unwrap();
+    for payload in [b"one", b"two"] {
+        connection.execute(keep, (&id.to_bytes()[..], &payload[..])).unwrap();
+    }
+    let others = "INSERT INTO dead_dictionary VALUES (1, 0, zeroblob(16), x'0102'); \
+                  INSERT INTO dead_letter (source_id, rows, reason, payload, buried_ms) VALUES (zeroblob(16), '[0,1)', '', '', 0); \
+                  DELETE FROM dead_letter WHERE id > 1";
+    connection.execute_batch(others).unwrap();
+    let given: i64 =
+        connection.query_row("SELECT seq FROM sqlite_sequence WHERE name = 'dead_letter'", [], |row| row.get(0)).unwrap();
+    drop(connection);
+
+    let store = SqliteStore::open(dir.path()).unwrap();
+    let letter = store.dead_letter(1).await.unwrap().expect("it is kept");
+    assert_eq!((&letter.payload[..], letter.dictionaries.len(), letter.source), (&b"one"[..], 1, id));
+    let other = DeadLetter { payload: Bytes::from_static(b"two"), ..letter.clone() };
+    let both = [(letter, "0/1-1".to_owned()), (other, "0/1-2".to_owned())];
+    assert_eq!(store.bury_all(&both).await.unwrap().kept, [false, true]);
+    let ids: Vec<i64> = store.dead_letters().await.unwrap().iter().map(|letter| letter.id).collect();
+    assert_eq!(ids, [1, given + 1], "ids are not given out again");
+    drop(store);
+
+    // The old one uses what the new one has made, and back.
+    client().execute(keep, (&id.to_bytes()[..], &b"three"[..])).unwrap();
+    let store = SqliteStore::open(dir.path()).unwrap();
+    let third = DeadLetter { payload: Bytes::from_static(b"three"), ..both[0].0.clone() };
+    assert_eq!(store.bury_all(&[(third, "0/1-3".to_owned())]).await.unwrap().kept, [false]);
+    assert_eq!(store.dead_letters().await.unwrap().len(), 3);
 }
 
 #[test]

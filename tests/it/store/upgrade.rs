@@ -1,7 +1,8 @@
 //! Programs of two releases on one schema, forth and back; migrations on tables that are full and in use.
 
+use bytes::Bytes;
 use telemetry::model::Digest;
-use telemetry::store::{Limit, Reader, Store, StoreError};
+use telemetry::store::{DeadLetter, Limit, Reader, Store, StoreError};
 use tokio_postgres::Client;
 
 use super::rows::{Content, plain};
@@ -66,7 +67,22 @@ async fn programs_of_two_releases_use_one_schema() {
     let new = i64::try_from(content.samples().values().sum::<usize>()).expect("few");
     assert_eq!(count(&client, "samples").await, 3 + new);
 
+    // A letter that the old one has kept, and another one of the same rows.
+    let kept = store.dead_letters().await.expect("letters").remove(0);
+    let kept = store.dead_letter(kept.id).await.expect("a letter").expect("it is there");
+    let other = DeadLetter { payload: Bytes::from_static(b"other"), ..kept.clone() };
+    let both = [(kept, "0/1-1".to_owned()), (other, "0/1-2".to_owned())];
+    assert_eq!(store.bury_all(&both).await.expect("buried").kept, [false, true]);
+    assert_eq!(store.bury_all(&both).await.expect("buried").kept, [false, false]);
+
     // The old ones go on beside it, and after it is taken back.
+    let again = "INSERT INTO dead_letter (source_id, rows, reason, payload, dictionary_digests, dictionaries, entry) \
+                 SELECT source_id, rows, reason, 'further', '{}', '{}', entry FROM dead_letter LIMIT 1 \
+                 ON CONFLICT (source_id, rows) DO NOTHING";
+    assert_eq!(client.execute(again, &[]).await.expect("understood"), 0, "the old one keeps no further one");
+    assert_eq!(count(&client, "dead_letter").await, 2, "and sees both");
+    let retried = "DELETE FROM dead_letter WHERE id = (SELECT max(id) FROM dead_letter) RETURNING payload";
+    assert_eq!(client.query_one(retried, &[]).await.expect("one").get::<_, &[u8]>(0), b"other");
     run_0_1_0(&client, 11).await;
     assert_eq!(count(&client, "samples").await, 6 + new);
     let ledger = Store::ledger(&database.store()).await.expect("a ledger");
@@ -130,8 +146,9 @@ async fn an_index_is_replaced_while_rows_are_written_and_after_an_interruption()
     assert_eq!(count(&client, "pg_inherits WHERE inhparent = 'sample_chunk_series'::regclass").await, 4);
     assert_eq!(count(&client, "sample_chunk").await, 6);
 
-    // Killed when all was done but for the note of it.
-    client.batch_execute("DELETE FROM schema_migration WHERE version = 2; DELETE FROM schema_step").await.expect("not noted");
+    // Killed when all was done but for the note of it, and so before those that follow.
+    let forget = "DELETE FROM schema_migration WHERE version = 2; DELETE FROM schema_step; DROP TABLE dead_letter_same_rows";
+    client.batch_execute(forget).await.expect("not noted");
     database.store().migrate().await.expect("migrated");
     assert_eq!(count(&client, "pg_inherits WHERE inhparent = 'sample_chunk_series'::regclass").await, 4);
 }

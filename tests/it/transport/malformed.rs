@@ -7,7 +7,7 @@ use telemetry::model::{DictionaryId, Digest, GroupId, Partitions};
 use telemetry::transport::redis::{KeyKind, RedisTransport, Retired};
 use telemetry::transport::{Consumer, Identity, Inspector, Lease, Published, Publisher, TransportError};
 
-use super::{ELSEWHERE, OTHER, P, SOURCE, acknowledge, at, batch, family, fill, firsts, take};
+use super::{ELSEWHERE, OTHER, OTHER_STORE, P, SOURCE, STORE, acknowledge, at, batch, family, fill, firsts, take};
 use crate::support::redis::{RedisServer, Reply, config};
 
 const STREAM: &str = "{t:0}:stream";
@@ -134,26 +134,19 @@ async fn what_is_no_identity_is_passed_over_in_the_registry() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_number_of_partitions_and_a_mark_that_are_malformed_are_not_believed() {
+async fn a_number_of_partitions_that_is_malformed_is_not_believed() {
     let server = RedisServer::start();
     for wrong in ["'many'", "'0'", "'02'", "'65536'", "'\\255'", "string.rep('2', 100000)"] {
         with_bytes(&server, &["HSET", META, "partitions"], wrong);
-        for key in [META, "{t:1}:meta"] {
-            with_bytes(&server, &["HSET", key, "store:collectors"], "'\\255\\n'");
-        }
         let q = open(&server).await;
         assert!(q.publish(&batch(ELSEWHERE, 0)).await.is_ok());
         assert_eq!(q.position(SOURCE).await.unwrap(), None, "{wrong}");
-        assert_eq!(q.store_mark().await.unwrap(), None);
-        assert_eq!(q.mark_store("ours").await.unwrap(), "ours");
-        assert!(count(&q, KeyKind::Partitions) > 0 && count(&q, KeyKind::Store) > 0);
+        assert!(count(&q, KeyKind::Partitions) > 0);
     }
     // One that can be believed still is.
-    server.ok(&["HSET", META, "partitions", "3", "store:collectors", "theirs"]);
+    server.ok(&["HSET", META, "partitions", "3"]);
     let refused = RedisTransport::connect(&config(&server.url())).await.err().unwrap();
     assert!(matches!(refused, TransportError::Mismatch(_)), "{refused}");
-    server.ok(&["HSET", META, "partitions", "2"]);
-    assert_eq!(open(&server).await.mark_store("ours").await.unwrap(), "theirs");
     // Of another type in every partition.
     for key in [META, "{t:1}:meta"] {
         server.ok(&["DEL", key]);
@@ -161,7 +154,48 @@ async fn a_number_of_partitions_and_a_mark_that_are_malformed_are_not_believed()
     }
     let q = open(&server).await;
     assert_eq!(q.position(SOURCE).await.unwrap(), None);
-    assert_eq!((q.mark_store("ours").await.unwrap().as_str(), q.store_mark().await.unwrap()), ("ours", None));
+    assert_eq!((q.mark_store(STORE).await.unwrap().as_str(), q.store_mark().await.unwrap()), (STORE, None));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mark_that_is_malformed_is_replaced_and_no_other() {
+    let server = RedisServer::start_with(&["--maxmemory-policy", "noeviction"]);
+    let metas = [META, "{t:1}:meta"];
+    let stands = |key| server.command(&["HGET", key, "store:collectors"]);
+    let q = open(&server).await;
+    let wrong = [
+        "'nonsense'".to_owned(),
+        "''".to_owned(),
+        "'\\255\\n'".to_owned(),
+        "string.rep('a', 100000)".to_owned(),
+        format!("'{}'", STORE.to_uppercase()),
+        format!("'{}'", STORE.replace('-', "")),
+        format!("'{}'", STORE.replace('-', "0")),
+        format!("'{STORE}\\n'"),
+        format!("'{}g'", &STORE[1..]),
+    ];
+    for wrong in &wrong {
+        for key in metas {
+            with_bytes(&server, &["HSET", key, "store:collectors"], wrong);
+        }
+        let before = count(&q, KeyKind::Store);
+        assert_eq!(q.store_mark().await.unwrap(), None, "{wrong}");
+        assert_eq!(q.mark_store(STORE).await.unwrap(), STORE, "{wrong}");
+        assert_eq!(count(&q, KeyKind::Store), before + 4, "each time it is met: {wrong}");
+        assert_eq!(metas.map(stands), [STORE, STORE].map(|mark| Reply::Text(mark.to_owned())), "{wrong}");
+        assert_eq!(q.mark_store(OTHER_STORE).await.unwrap(), STORE);
+    }
+    // Where one partition says which store it is, a collector of another one leaves no mark in those that do not.
+    server.ok(&["HSET", META, "store:collectors", "nonsense"]);
+    assert_eq!(q.mark_store(OTHER_STORE).await.unwrap(), STORE);
+    assert_eq!(stands(META), Reply::Text("nonsense".to_owned()));
+    // Collectors make room in a full Redis: they begin there, too.
+    server.ok(&["CONFIG", "SET", "maxmemory", "1"]);
+    assert_eq!(q.mark_store(STORE).await.unwrap(), STORE);
+    assert_eq!(stands(META), Reply::Text(STORE.to_owned()));
+    server.ok(&["HDEL", META, "store:collectors"]);
+    assert_eq!(q.mark_store(STORE).await.unwrap(), STORE);
+    assert_eq!(stands(META), Reply::Text(STORE.to_owned()));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -10,7 +10,8 @@ use telemetry::transport::redis::{RedisTransport, Retired};
 use telemetry::transport::{Consumer, Inspector, Lease, Published, Publisher, TransportError};
 
 use super::{
-    ELSEWHERE, OTHER, P, Place, Queue, SECOND, SOURCE, Tune, acknowledge, at, backlog, batch, family, fill, firsts, source, take,
+    ELSEWHERE, OTHER, OTHER_STORE, P, Place, Queue, SECOND, SOURCE, Tune, acknowledge, at, backlog, batch, family, fill, firsts,
+    source, take,
 };
 use crate::support::proxy::Proxy;
 use crate::support::redis::{RedisServer, Reply, config};
@@ -100,7 +101,7 @@ async fn a_group_that_is_gone_is_retired_and_frees_what_it_held() {
     fill(&*q, SOURCE, 0, 10).await;
     // It comes late, and still sees everything.
     assert_eq!(firsts(&take(&*gone, P, 1).await), [0]);
-    gone.mark_store("another").await.unwrap();
+    gone.mark_store(OTHER_STORE).await.unwrap();
     assert_eq!(acknowledge(&*gone, &[], &[(SOURCE, 1)]).await, 0);
     let row = fill_memory_from(&server, &*q, 10).await;
     let entries = (row / 10) as usize;

@@ -89,12 +89,12 @@ async fn mark(shared: &Shared, conn: &Conn, partition: Partition) -> Option<Step
     let (key, field) = (shared.keys.meta(partition), format!("store:{}", shared.config.group));
     // The number of partitions is in the same key, and is looked at before.
     let value = conn.call("HGET", texts(&[&key, &field])).await.ok().filter(|value| !value.is_null())?;
-    if super::super::consume::is_mark(&value) {
+    if super::super::consume::mark(&value).is_some() {
         return None;
     }
-    let field = quoted(field.as_bytes());
+    let (todo, field) = (super::super::consume::mark_todo(&key, &field), quoted(field.as_bytes()));
     let seen = format!("the mark of the store ({key}, {field}) is malformed and not believed: {}", shown(reply::raw(&value)));
-    Some(Step::warning("queue", seen, format!("HDEL {key} {field}; the next collector that starts writes it anew")))
+    Some(Step::warning("queue", seen, todo))
 }
 
 /// Whether the stream takes entries, and every group is given them.

@@ -39,6 +39,13 @@ local function is_identity(text)
   return length ~= nil and is_number(length) and is_digest(digest) and is_digest(source)
 end
 
+-- A store's mark: a UUID.
+local function is_mark(text)
+  if #text ~= 36 then return false end
+  local a, b, c, d, e = string.match(text, '^([0-9a-f]+)%-([0-9a-f]+)%-([0-9a-f]+)%-([0-9a-f]+)%-([0-9a-f]+)$')
+  return a ~= nil and #a == 8 and #b == 4 and #c == 4 and #d == 4 and #e == 12
+end
+
 -- An entry id's milliseconds and sequence; nil where it is none.
 local function split(id)
   local ms, sequence = string.match(id, '^(%d+)-(%d+)$')

@@ -7,6 +7,7 @@
 //! | [`model`] | GPU, series, sample, reject reasons, the DCGM metric catalogue. No I/O. |
 //! | [`source`] | files, gzip, stdin, growth and rotation; yields rows with their positions. |
 //! | [`batch`] | the pure builder and the wire codec: rows to bytes and back. |
+//! | [`protocol`] | what becomes of a batch on its way: pure state machines that decide, while roles carry out. |
 //! | [`transport`] | publisher, consumer, inspector; on Redis Streams, or inside the process. |
 //! | [`store`] | commits batches together with their covered ranges; in PostgreSQL, or in SQLite. |
 //! | [`query`] | checked queries to the store: lists, histories in slices, steps, groups. |
@@ -27,6 +28,7 @@ pub mod diagnosis;
 pub mod http;
 pub mod model;
 pub mod printable;
+pub mod protocol;
 pub mod query;
 pub mod retry;
 pub mod roles;

@@ -4,33 +4,35 @@ use std::time::Duration;
 
 use rand::Rng;
 
+use crate::protocol::rest::{Rest, Rests};
+
 /// Exponential backoff with full jitter: the n-th wait is anywhere between `min` and `min · 2ⁿ`, and never above `max`.
 #[derive(Clone, Debug)]
-pub struct Backoff {
-    min: Duration,
-    max: Duration,
-    attempt: u32,
-}
+pub struct Backoff(Rests);
 
 impl Backoff {
     /// A backoff whose waits lie between `min` and `max` (or are `min`, if `max` is smaller).
     #[must_use]
     pub fn new(min: Duration, max: Duration) -> Self {
-        Self { min, max: max.max(min), attempt: 0 }
+        Self(Rests::new(min, max))
     }
 
     /// The wait before the next attempt.
     #[expect(clippy::should_implement_trait, reason = "it never ends, and nothing iterates over it")]
     pub fn next(&mut self) -> Duration {
-        self.attempt = self.attempt.saturating_add(1);
-        let ceiling = self.min.saturating_mul(1u32.checked_shl(self.attempt).unwrap_or(u32::MAX)).min(self.max);
-        rand::rng().random_range(self.min..=ceiling)
+        drawn(self.0.next())
     }
 
     /// Starts again with the shortest wait, after a success.
     pub fn reset(&mut self) {
-        self.attempt = 0;
+        self.0.reset();
     }
+}
+
+/// How long this rest is.
+#[must_use]
+pub fn drawn(rest: Rest) -> Duration {
+    rand::rng().random_range(rest.shortest..=rest.longest)
 }
 
 #[cfg(test)]

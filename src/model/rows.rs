@@ -9,7 +9,7 @@ use super::Digest;
 /// the (up to) 64 KiB before that place, so that another content at the same offset is noticed.
 ///
 /// As text: `row:offset:digest`.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, Default)]
 pub struct Position {
     /// Ordinal of the next CSV record, the header not counted.
     pub row: u64,

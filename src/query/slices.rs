@@ -339,7 +339,7 @@ mod tests {
                 let wanted = Wanted { series, live: 2, range: (from, to), order, hint: None, width: IntervalMs::new(width) };
                 let mut slices = Slices::new(Arc::new(Stub { chunks, ..Stub::default() }), wanted);
                 (slices.max_samples, slices.target, slices.probe_threshold) = (64, 16, 4);
-                let mut lease = Budget::new(64 << 20, Duration::ZERO).page().await.unwrap();
+                let mut lease = Budget::new(64 << 20, 100, Duration::ZERO).page().await.unwrap();
                 let mut have = Vec::new();
                 while let Some(slice) = slices.next(&mut lease).await.unwrap() {
                     let some: Vec<Sample> = Samples::merged(slice.runs, order).collect();

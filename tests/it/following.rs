@@ -264,3 +264,20 @@ async fn files_that_are_closed_are_sent_again_where_redis_has_lost_them() {
     }
     following.arrive(2 * i64::from(FILES)).await;
 }
+
+/// The queue lets go of the dictionaries that nothing in it refers to, after a while; the next batch may bring a new one.
+#[tokio::test(flavor = "multi_thread")]
+async fn new_and_former_series_go_on_together_after_a_quiet_time() {
+    const SWEEP: &str =
+        "local n = 0 for _, key in ipairs(redis.call('KEYS', '*:dict:*')) do n = n + redis.call('DEL', key) end return n";
+    let following = Following::new().await;
+    let path = following.path("quiet.csv");
+    std::fs::write(&path, HEADER.to_owned() + &rows(0..3)).unwrap();
+    let stream = following.follow(&path, &[]);
+    following.arrive(3).await;
+    assert_eq!(following.place.redis.int(&["EVAL", SWEEP, "0"]), 1);
+    // Written at once, so that they are one batch.
+    append(&path, &(row(3) + &row_of(7, 3)));
+    following.arrive(5).await;
+    assert!(!stream.log().contains("WARN"), "{}", stream.log());
+}

@@ -3,8 +3,12 @@
 //! The check reads paths, not types: `use` trees are expanded, `super` and aliases resolved, comments, strings and test modules
 //! left out.
 
+mod paths;
+
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+
+use paths::{module, paths};
 
 /// Files under one of `rooms`, and not under one of `except`, must not name a path that is matched by `forbidden`.
 struct Rule {
@@ -63,6 +67,61 @@ const RULES: &[Rule] = &[
         except: &[],
         forbidden: &["std::time::SystemTime", "std::time::Instant::now", "jiff", "crate::model::TimeMs::now"],
         broken_by: ("batch/builder.rs", "use std::time::Instant; fn f() { Instant::now(); }"),
+    },
+    Rule {
+        why: "a core knows no clock, no random source, no map without order, no task and no other room but model: the same events give the \
+              same commands, in a role as in a simulation",
+        rooms: &["protocol"],
+        except: &[],
+        forbidden: &[
+            "tokio",
+            "tokio_util",
+            "futures_util",
+            "async_trait",
+            "rand",
+            "metrics",
+            "tracing",
+            "jiff",
+            "std::time::SystemTime",
+            "std::time::Instant",
+            "crate::model::TimeMs::now",
+            "std::collections::HashMap",
+            "std::collections::HashSet",
+            "std::collections::hash_map",
+            "std::collections::hash_set",
+            "std::hash::RandomState",
+            "std::sync",
+            "std::thread",
+            "std::fs",
+            "std::net",
+            "std::env",
+            "std::process",
+            "std::io",
+            "crate::address",
+            "crate::batch",
+            "crate::cli",
+            "crate::config",
+            "crate::diagnosis",
+            "crate::http",
+            "crate::printable",
+            "crate::query",
+            "crate::retry",
+            "crate::roles",
+            "crate::runtime",
+            "crate::source",
+            "crate::store",
+            "crate::tls",
+            "crate::transport",
+            "crate::watched",
+        ],
+        broken_by: ("protocol/window.rs", "use super::super::{model::Position, retry::Backoff};"),
+    },
+    Rule {
+        why: "what a core decides is not decided again: when a batch is sent again, with what and after which rest, is said by the window's core",
+        rooms: &["roles/stream/window.rs"],
+        except: &[],
+        forbidden: &["crate::retry::Backoff", "std::collections::BTreeSet", "std::collections::HashSet"],
+        broken_by: ("roles/stream/window.rs", "use crate::retry::Backoff;"),
     },
     Rule {
         why: "a room gets its own section, never the whole configuration, and knows nobody above it",
@@ -219,6 +278,20 @@ fn every_rule_can_fail() {
     }
 }
 
+/// A core must not learn of a room that is new either.
+#[test]
+fn the_rule_for_cores_names_every_other_room() {
+    let forbidden: Vec<_> = RULES.iter().filter(|rule| rule.rooms == ["protocol"]).flat_map(|rule| rule.forbidden).collect();
+    for (file, _) in sources() {
+        let room = &module(&file)[..].get(1).map_or("", String::as_str).to_owned();
+        let is_free = ["", "model", "protocol"].contains(&room.as_str());
+        assert!(
+            is_free || forbidden.contains(&&&*format!("crate::{room}")),
+            "the rule for src/protocol must forbid crate::{room}"
+        );
+    }
+}
+
 #[test]
 fn what_is_allowed_is_not_refused() {
     for (file, text) in [
@@ -369,168 +442,4 @@ fn matches(pattern: &str, path: &str) -> bool {
         Some(exact) => path == exact,
         None => path == pattern || path.strip_prefix(pattern).is_some_and(|rest| rest.starts_with("::")),
     }
-}
-
-/// The paths a file names: from its `use` trees and from its text, with `super`, `self` and aliases resolved.
-fn paths(file: &str, text: &str) -> Vec<String> {
-    let module = module(file);
-    let tokens = tokens(&without_tests(text));
-    let mut found = Vec::new();
-    let mut aliases = BTreeMap::new();
-    let mut inline = Vec::new();
-    let mut at = 0;
-    while at < tokens.len() {
-        if tokens[at] == "use" {
-            let end = tokens[at..].iter().position(|token| token == ";").map_or(tokens.len(), |length| at + length);
-            expand(&tokens[at + 1..end], &[], &mut |path, alias| {
-                let path = absolute(&module, path);
-                aliases.insert(alias.to_owned(), path.clone());
-                found.push(path);
-            });
-            at = end;
-        } else if is_name(&tokens[at]) {
-            let mut path = vec![tokens[at].as_str()];
-            while at + 2 < tokens.len() && tokens[at + 1] == "::" && is_name(&tokens[at + 2]) {
-                path.push(&tokens[at + 2]);
-                at += 2;
-            }
-            inline.push(path.join("::"));
-        }
-        at += 1;
-    }
-    for path in inline.iter().filter(|path| path.contains("::")) {
-        let (first, rest) = path.split_once("::").expect("it has one");
-        match aliases.get(first) {
-            Some(alias) => found.push(format!("{alias}::{rest}")),
-            None => found.push(absolute(&module, &path.split("::").collect::<Vec<_>>())),
-        }
-    }
-    found.sort();
-    found.dedup();
-    found
-}
-
-/// `transport/redis/keys.rs` → crate, transport, redis, keys.
-fn module(file: &str) -> Vec<String> {
-    let path = PathBuf::from(file).with_extension("");
-    let parts =
-        path.iter().map(|part| part.to_str().unwrap().to_owned()).filter(|part| !["mod", "lib", "main"].contains(&part.as_str()));
-    std::iter::once("crate".to_owned()).chain(parts).collect()
-}
-
-fn absolute(module: &[String], path: &[&str]) -> String {
-    let supers = path.iter().take_while(|part| **part == "super").count();
-    let (base, rest) = match path.first() {
-        Some(&"super") => (&module[..module.len().saturating_sub(supers)], &path[supers..]),
-        Some(&"self") => (module, &path[1..]),
-        _ => (&module[..0], path),
-    };
-    let parts: Vec<&str> = base.iter().map(String::as_str).chain(rest.iter().copied()).collect();
-    parts.join("::")
-}
-
-/// Expands a `use` tree; tells each path with the name it has here.
-fn expand(tokens: &[String], prefix: &[&str], tell: &mut dyn FnMut(&[&str], &str)) {
-    let mut path = prefix.to_vec();
-    let mut at = 0;
-    while at < tokens.len() {
-        match tokens[at].as_str() {
-            "::" => {}
-            "{" => {
-                for part in split(&tokens[at + 1..tokens.len() - 1]) {
-                    expand(part, &path, tell);
-                }
-                return;
-            }
-            "as" => {
-                tell(&path, &tokens[at + 1]);
-                return;
-            }
-            "self" if !path.is_empty() => {}
-            token => path.push(Box::leak(token.to_owned().into_boxed_str())),
-        }
-        at += 1;
-    }
-    if let Some(last) = path.last().copied() {
-        tell(&path, last);
-    }
-}
-
-/// Splits at the commas that are not inside braces.
-fn split(tokens: &[String]) -> Vec<&[String]> {
-    let (mut parts, mut depth, mut begin) = (Vec::new(), 0, 0);
-    for (at, token) in tokens.iter().enumerate() {
-        match token.as_str() {
-            "{" => depth += 1,
-            "}" => depth -= 1,
-            "," if depth == 0 => {
-                parts.push(&tokens[begin..at]);
-                begin = at + 1;
-            }
-            _ => {}
-        }
-    }
-    parts.push(&tokens[begin..]);
-    parts.into_iter().filter(|part| !part.is_empty()).collect()
-}
-
-fn is_name(token: &str) -> bool {
-    token.starts_with(|c: char| c.is_alphabetic() || c == '_')
-}
-
-/// Names, `::`, and single characters; comments and strings are left out.
-fn tokens(text: &str) -> Vec<String> {
-    let chars: Vec<char> = text.chars().collect();
-    let mut found = Vec::new();
-    let mut at = 0;
-    while at < chars.len() {
-        let (c, next) = (chars[at], chars.get(at + 1).copied());
-        match c {
-            '/' if next == Some('/') => at += chars[at..].iter().take_while(|c| **c != '\n').count(),
-            '"' => at = string_end(&chars, at + 1),
-            // A character, not a lifetime.
-            '\'' if next == Some('\\') || chars.get(at + 2) == Some(&'\'') => {
-                at += 2 + chars[at + 2..].iter().take_while(|c| **c != '\'').count();
-            }
-            ':' if next == Some(':') => {
-                found.push("::".to_owned());
-                at += 1;
-            }
-            c if c.is_alphabetic() || c == '_' => {
-                let name: String = chars[at..].iter().take_while(|c| c.is_alphanumeric() || **c == '_').collect();
-                at += name.chars().count() - 1;
-                found.push(name);
-            }
-            c if c.is_whitespace() => {}
-            c => found.push(c.to_string()),
-        }
-        at += 1;
-    }
-    found
-}
-
-/// The closing quote of a string that began before `at`.
-fn string_end(chars: &[char], mut at: usize) -> usize {
-    while at < chars.len() && chars[at] != '"' {
-        at += if chars[at] == '\\' { 2 } else { 1 };
-    }
-    at
-}
-
-/// The text without its test modules: they may do what they like.
-fn without_tests(text: &str) -> String {
-    let mut rest = text;
-    let mut kept = String::new();
-    while let Some(begin) = rest.find("#[cfg(test)]\nmod ") {
-        kept.push_str(&rest[..begin]);
-        let after = &rest[begin..];
-        rest = match (after.find('{'), after.find(';')) {
-            (Some(brace), semicolon) if semicolon.is_none_or(|semicolon| brace < semicolon) => {
-                after.find("\n}").map_or("", |end| &after[end + 2..])
-            }
-            (_, Some(semicolon)) => &after[semicolon + 1..],
-            _ => "",
-        };
-    }
-    kept + rest
 }

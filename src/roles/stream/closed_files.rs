@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use super::identify::Identified;
 use super::shift::Shift;
 use crate::model::{Position, SourceId};
+use crate::protocol::window::is_elsewhere;
 use crate::source::follow::FileId;
 use crate::source::{Columns, Learnt, Watch};
 use crate::transport::{Publisher, TransportError};
@@ -105,7 +106,7 @@ pub(super) async fn find_lost(publisher: Arc<dyn Publisher>, round: Vec<Expectat
     let questions = stream::iter(round).map(|expected| {
         let publisher = publisher.clone();
         async move {
-            let is_lost = publisher.position(expected.source).await? != Some(expected.position);
+            let is_lost = is_elsewhere(publisher.position(expected.source).await?, Some(expected.position));
             Ok::<_, TransportError>(is_lost.then_some(expected.file))
         }
     });

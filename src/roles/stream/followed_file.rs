@@ -7,6 +7,7 @@ use tokio::time::Instant;
 use super::context::StreamContext;
 use super::outcome::{PumpEnd, SourceFailure};
 use crate::model::{Position, SourceId};
+use crate::protocol::window::is_elsewhere;
 use crate::source::CsvReader;
 use crate::source::follow::Change;
 
@@ -49,7 +50,7 @@ impl FollowedFile {
         if self.asked.elapsed() >= ASK {
             self.asked = Instant::now();
             match context.publisher.position(self.source).await {
-                Ok(at) if at != confirmed => return Ok(Look::End(PumpEnd::Elsewhere(at))),
+                Ok(at) if is_elsewhere(at, confirmed) => return Ok(Look::End(PumpEnd::Elsewhere(at))),
                 Ok(_) => {}
                 Err(error) if error.is_transient() => tracing::debug!(%error, "asking Redis for a position"),
                 Err(error) => return Err(error.into()),

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use crate::batch::{Builder, Header, Limits, Segments};
 use crate::config::Until;
 use crate::model::{FamilyId, Position, TimeMs};
+use crate::protocol::completion::{Completion, Goal, Step};
 use crate::retry::Backoff;
 use crate::source::follow::{Change, FileState};
 use crate::source::pace::Realtime;
@@ -493,57 +494,62 @@ impl<'a> Source<'a> {
         outcome
     }
 
-    async fn watch_from(&mut self, mut end: Position) -> Result<Outcome, SourceFailure> {
+    async fn watch_from(&mut self, end: Position) -> Result<Outcome, SourceFailure> {
         let context = self.context;
         let mut unfinished = context.unfinished.subscribe();
         context.unfinished.send_modify(|n| *n = n.saturating_sub(1));
+        let goal = match context.config.stream.until {
+            Until::Queued => Goal::Queued,
+            Until::Stored => Goal::Stored,
+        };
+        let mut completion = Completion::new(goal, end.row, *unfinished.borrow_and_update());
         loop {
-            if *unfinished.borrow_and_update() == 0 && self.is_safe(end).await? {
-                context.rows_of_finished.fetch_add(end.row, Ordering::Relaxed);
-                return Ok(Outcome::Finished);
-            }
-            tokio::select! {
-                () = tokio::time::sleep(RECHECK_INTERVAL) => {}
-                _ = unfinished.changed() => continue,
-                () = context.lifecycle.draining().cancelled_owned() => return Ok(Outcome::Interrupted),
-            }
-            let Some(source) = self.identified.map(|i| i.source) else { return Ok(Outcome::Finished) };
-            let there = match context.publisher.position(source).await {
-                Ok(at) => at,
-                Err(error) if error.is_transient() => continue,
-                Err(error) => return Err(error.into()),
-            };
-            if there.is_none_or(|at| at.row < end.row) && end.row > 0 {
-                tracing::warn!(file = self.name, "Redis has lost rows of a source that was at its end; they are sent again");
-                match self.send().await? {
-                    SourceEnd::At(at) => end = at,
-                    _ => return Ok(Outcome::Interrupted),
+            // Sending it again can make another source of it.
+            let Some(source) = self.identified.map(|identified| identified.source) else { return Ok(Outcome::Finished) };
+            match completion.next() {
+                Step::AskCommitted => match answer(context.publisher.committed(source).await)? {
+                    Some(row) => completion.committed(row),
+                    None => completion.unanswered(),
+                },
+                Step::AskReplicated => {
+                    // In this order.
+                    let both = try_join(context.publisher.replicated(source), context.publisher.position(source)).await;
+                    match answer(both)? {
+                        Some((replicated, at)) => completion.replicated(replicated, at),
+                        None => completion.unanswered(),
+                    }
+                }
+                Step::Rest => tokio::select! {
+                    () = tokio::time::sleep(RECHECK_INTERVAL) => completion.rested(),
+                    _ = unfinished.changed() => completion.others_ended(*unfinished.borrow_and_update()),
+                    () = context.lifecycle.draining().cancelled_owned() => return Ok(Outcome::Interrupted),
+                },
+                Step::Locate => match context.publisher.position(source).await {
+                    Ok(at) => completion.located(at),
+                    Err(error) if error.is_transient() => completion.unanswered(),
+                    Err(error) => return Err(error.into()),
+                },
+                Step::SendAgain => {
+                    tracing::warn!(file = self.name, "Redis has lost rows of a source that was at its end; they are sent again");
+                    match self.send().await? {
+                        SourceEnd::At(end) => completion.sent_again(end.row),
+                        _ => return Ok(Outcome::Interrupted),
+                    }
+                }
+                Step::Finish => {
+                    context.rows_of_finished.fetch_add(completion.end(), Ordering::Relaxed);
+                    return Ok(Outcome::Finished);
                 }
             }
         }
     }
+}
 
-    /// Whether everything is where it is to be.
-    async fn is_safe(&self, end: Position) -> Result<bool, SourceFailure> {
-        let Some(source) = self.identified.map(|i| i.source) else { return Ok(true) };
-        if end.row == 0 {
-            return Ok(true);
-        }
-        let publisher = &self.context.publisher;
-        let safe = async {
-            Ok(match self.context.config.stream.until {
-                Until::Stored => publisher.committed(source).await? >= end.row,
-                Until::Queued => {
-                    // In this order: what a failover loses after it was found replicated shows in the position.
-                    let (replicated, at) = try_join(publisher.replicated(source), publisher.position(source)).await?;
-                    replicated && at.is_some_and(|at| at.row >= end.row)
-                }
-            })
-        };
-        match safe.await {
-            Ok(safe) => Ok(safe),
-            Err(TransportError::Unavailable { .. } | TransportError::Full { .. } | TransportError::Blocked { .. }) => Ok(false),
-            Err(error) => Err(error.into()),
-        }
+/// The answer to whether a source is where it is to be; `None` where the queue does not answer now.
+fn answer<T>(answer: Result<T, TransportError>) -> Result<Option<T>, TransportError> {
+    match answer {
+        Ok(answer) => Ok(Some(answer)),
+        Err(TransportError::Unavailable { .. } | TransportError::Full { .. } | TransportError::Blocked { .. }) => Ok(None),
+        Err(error) => Err(error),
     }
 }

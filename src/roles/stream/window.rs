@@ -1,25 +1,23 @@
-//! The batches of one source that are on their way: several in flight, answered in order.
+//! The batches of one source that are on their way: carries out what their window decides ([`protocol::window`]).
 //!
-//! A batch is kept until the queue has accepted it. When a batch is refused, so are those behind it (each expects the position
-//! that the one before makes); the window then asks where the queue is, and either goes on from one of its own batches or says
-//! where the source has to be read again.
+//! [`protocol::window`]: crate::protocol::window
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
+use std::future::ready;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
 use crate::model::{DictionaryId, Position, RowRange, SourceId};
-use crate::retry::Backoff;
+use crate::protocol::rest::Rest;
+use crate::protocol::window::{self as core, BatchPlan, Command, Obstacle, Ticket};
+use crate::retry;
 use crate::runtime::Lifecycle;
 use crate::runtime::observe::{self, Direction};
 use crate::transport::{Outgoing, Published, Publisher, Result as Answer, TransportError};
-
-/// First and longest wait before a batch is sent again.
-const WAIT: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
 /// Why a window stops taking batches.
 #[derive(Debug)]
@@ -44,19 +42,15 @@ pub(super) struct Parcel {
 }
 
 struct InFlight {
+    ticket: Ticket,
     batch: Outgoing,
     dictionaries: Vec<(DictionaryId, Bytes)>,
     raw_bytes: u64,
+    attempt: u64,
+    /// The answer to this attempt, until it was told to the core.
     answer: Option<BoxFuture<'static, Answer<Published>>>,
     /// When it was sent (last).
     sent: Instant,
-}
-
-/// Puts a batch on its way and counts its bytes, each time it is sent.
-fn send(publisher: &dyn Publisher, batch: &Outgoing) -> BoxFuture<'static, Answer<Published>> {
-    let dictionaries: usize = batch.with.iter().map(|(_, bytes)| bytes.len()).sum();
-    observe::bytes_wire((batch.payload.len() + dictionaries) as u64);
-    publisher.publish(batch)
 }
 
 /// The batches of one source on their way.
@@ -64,12 +58,11 @@ pub(super) struct Window {
     publisher: Arc<dyn Publisher>,
     lifecycle: Lifecycle,
     source: SourceId,
-    size: usize,
+    core: core::Window,
+    /// Those of the core, in the same order.
     in_flight: VecDeque<InFlight>,
-    /// Where the queue is, as far as it has answered.
-    confirmed: Option<Position>,
-    /// Dictionaries that the queue was given.
-    given: HashSet<DictionaryId>,
+    /// What went wrong last.
+    error: Option<TransportError>,
 }
 
 impl Window {
@@ -80,55 +73,59 @@ impl Window {
         size: usize,
         at: Option<Position>,
     ) -> Self {
-        let in_flight = VecDeque::with_capacity(size);
-        Self { publisher, lifecycle, source, size, in_flight, confirmed: at, given: HashSet::new() }
+        let (core, in_flight) = (core::Window::new(size, at), VecDeque::with_capacity(size));
+        Self { publisher, lifecycle, source, core, in_flight, error: None }
     }
 
     /// Where the queue is, as far as it has answered.
     pub(super) fn confirmed(&self) -> Option<Position> {
-        self.confirmed
+        self.core.confirmed()
     }
 
     /// Sends a batch; waits first where the window is full.
     pub(super) async fn push(&mut self, parcel: Parcel) -> Result<(), Halt> {
-        while self.in_flight.len() >= self.size {
+        while !self.core.has_room() {
             self.settle_first().await?;
         }
-        let with: Vec<_> = parcel.dictionaries.iter().filter(|(digest, _)| !self.given.contains(digest)).cloned().collect();
-        self.given.extend(with.iter().map(|(digest, _)| *digest));
+        let ids: Vec<_> = parcel.dictionaries.iter().map(|(id, _)| *id).collect();
+        let ticket = self.core.push(BatchPlan { next: parcel.next, dictionaries: ids.clone() });
         let batch = Outgoing {
             source: self.source,
             rows: parcel.rows,
-            expected: self.in_flight.back().map_or(self.confirmed, |last| Some(last.batch.next)),
+            expected: None,
             next: parcel.next,
             payload: parcel.payload,
-            dictionaries: parcel.dictionaries.iter().map(|(digest, _)| *digest).collect(),
-            with,
+            dictionaries: ids,
+            with: Vec::new(),
         };
-        let answer = Some(send(&*self.publisher, &batch));
         let (dictionaries, raw_bytes) = (parcel.dictionaries, parcel.raw_bytes);
-        self.in_flight.push_back(InFlight { batch, dictionaries, raw_bytes, answer, sent: Instant::now() });
-        Ok(())
+        self.in_flight.push_back(InFlight {
+            ticket,
+            batch,
+            dictionaries,
+            raw_bytes,
+            attempt: 0,
+            answer: None,
+            sent: Instant::now(),
+        });
+        self.carry_out().await
     }
 
     /// Whether nothing is on its way.
     pub(super) fn is_empty(&self) -> bool {
-        self.in_flight.is_empty()
+        self.core.is_empty()
     }
 
     /// Waits until the first batch is answered, and leaves the answer where it is. Cancel-safe.
     pub(super) async fn answered(&mut self) {
-        if let Some(first) = self.in_flight.front_mut()
-            && let Some(answer) = &mut first.answer
-        {
-            let answer = answer.await;
-            first.answer = Some(Box::pin(std::future::ready(answer)));
+        if let Some(first) = self.in_flight.front_mut() {
+            first.answered().await;
         }
     }
 
     /// Acts on the answers that have come, so that a slow source learns of a loss or a refusal before its window is full.
     pub(super) async fn settle_answered(&mut self) -> Result<(), Halt> {
-        while !self.in_flight.is_empty() && self.answered().now_or_never().is_some() {
+        while !self.is_empty() && self.answered().now_or_never().is_some() {
             self.settle_first().await?;
         }
         Ok(())
@@ -136,83 +133,102 @@ impl Window {
 
     /// Waits until everything is accepted.
     pub(super) async fn drain(&mut self) -> Result<(), Halt> {
-        while !self.in_flight.is_empty() {
+        while !self.is_empty() {
             self.settle_first().await?;
         }
         Ok(())
     }
 
-    /// Waits for the first batch's answer and acts on it.
+    /// Waits for the first batch's answer, and until it is accepted; where the queue turns out to have more than that, for what follows.
     async fn settle_first(&mut self) -> Result<(), Halt> {
-        let mut backoff = Backoff::new(WAIT.0, WAIT.1);
-        let mut waits = false;
         loop {
-            let Some(first) = self.in_flight.front_mut() else { return Ok(()) };
-            let Some(answer) = first.answer.take() else {
-                self.send_again();
-                continue;
-            };
-            let answer = tokio::select! {
-                answer = answer => answer,
-                () = self.lifecycle.stopping().cancelled_owned() => return Err(Halt::Interrupted),
-            };
-            match answer {
-                Ok(Published::Accepted) => {
-                    if waits {
-                        self.lifecycle.health().forget("queue");
-                    }
-                    self.accepted();
-                    return Ok(());
-                }
-                Ok(Published::Moved(_)) => {
-                    // What was sent on another connection may have arrived since: only a new question tells where the queue is now.
-                    self.forget_answers().await;
-                    let to = self.where_it_is(&mut backoff).await?;
-                    self.go_on_from(to)?;
-                    if self.in_flight.is_empty() {
-                        return Ok(());
-                    }
-                }
-                Ok(Published::NeedDictionaries(digests)) => {
-                    self.forget_answers().await;
-                    self.attach(&digests);
-                }
-                Ok(Published::Full) | Err(TransportError::Full { .. }) => {
-                    if !waits {
-                        tracing::warn!(source = %self.source, "the queue is full; waiting for collectors to make room");
-                    }
-                    waits = true;
-                    self.lifecycle.health().set("queue", Err("full; waiting for collectors to make room".into()));
-                    self.forget_answers().await;
-                    self.rest(&mut backoff).await?;
-                }
-                Err(error) if error.is_transient() => {
-                    tracing::debug!(source = %self.source, %error, "publishing to Redis");
-                    if let TransportError::Blocked { .. } = &error {
-                        waits = true;
-                        self.lifecycle.health().set("queue", Err(error.to_string()));
-                    }
-                    self.forget_answers().await;
-                    self.rest(&mut backoff).await?;
-                    let to = self.where_it_is(&mut backoff).await?;
-                    if let Err(halt) = self.go_on_from(to) {
-                        if waits {
-                            self.lifecycle.health().forget("queue");
-                        }
-                        return Err(halt);
-                    }
-                    if self.in_flight.is_empty() {
-                        return Ok(());
-                    }
-                }
-                Err(error) => return Err(Halt::Failed(error)),
+            // Nothing is awaited where a rest was interrupted.
+            let ticket = self.core.awaited().ok_or(Halt::Interrupted)?;
+            self.tell_answer(ticket).await?;
+            self.carry_out().await?;
+            if self.core.is_flowing() {
+                return Ok(());
             }
         }
     }
 
-    fn accepted(&mut self) {
+    /// Waits for the answer to a batch and tells it to the core.
+    async fn tell_answer(&mut self, ticket: Ticket) -> Result<(), Halt> {
+        let place = place(&self.in_flight, ticket);
+        let is_first = place == 0;
+        let batch = &mut self.in_flight[place];
+        tokio::select! {
+            () = batch.answered() => {}
+            // The others are answered soon after the first.
+            () = self.lifecycle.stopping().cancelled_owned(), if is_first => return Err(Halt::Interrupted),
+        }
+        let answer = batch.answer.take().and_then(FutureExt::now_or_never).ok_or(Halt::Interrupted)?;
+        let attempt = batch.attempt;
+        let answer = match answer {
+            Ok(Published::Accepted) => core::Answer::Accepted,
+            Ok(Published::Moved(_)) => core::Answer::Moved,
+            Ok(Published::NeedDictionaries(ids)) => core::Answer::NeedDictionaries(ids),
+            Ok(Published::Full) | Err(TransportError::Full { .. }) => core::Answer::Full,
+            Err(error) => {
+                let answer = match &error {
+                    TransportError::Blocked { .. } => core::Answer::Away { blocked: true },
+                    error if error.is_transient() => core::Answer::Away { blocked: false },
+                    _ => core::Answer::Fatal,
+                };
+                if is_first && answer != core::Answer::Fatal {
+                    tracing::debug!(source = %self.source, %error, "publishing to Redis");
+                }
+                self.error = Some(error);
+                answer
+            }
+        };
+        self.core.answered(ticket, attempt, answer);
+        Ok(())
+    }
+
+    /// Does what the core says, until it waits for an answer or for a batch.
+    async fn carry_out(&mut self) -> Result<(), Halt> {
+        while let Some(command) = self.core.command() {
+            match command {
+                Command::Publish { ticket, attempt, expected, with } => self.send(ticket, attempt, expected, &with),
+                Command::Accepted { .. } => self.count_accepted(),
+                Command::Locate => match self.publisher.position(self.source).await {
+                    Ok(position) => self.core.located(position),
+                    Err(error) if error.is_transient() => self.core.not_located(),
+                    Err(error) => {
+                        self.error = Some(error);
+                        self.core.failed();
+                    }
+                },
+                Command::Rest(rest) => {
+                    self.rest(rest).await?;
+                    self.core.rested();
+                }
+                Command::Waiting { obstacle, begins } => self.say_waiting(obstacle, begins),
+                Command::NoLongerWaiting => self.lifecycle.health().forget("queue"),
+                Command::Halt(core::Halt::Elsewhere(to)) => return Err(Halt::Elsewhere(to)),
+                Command::Halt(core::Halt::Fatal) => {
+                    return Err(Halt::Failed(self.error.take().expect("what is fatal was told with its error")));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts a batch on its way and counts its bytes, each time it is sent.
+    fn send(&mut self, ticket: Ticket, attempt: u64, expected: Option<Position>, with: &[DictionaryId]) {
+        let place = place(&self.in_flight, ticket);
+        let sent = &mut self.in_flight[place];
+        sent.batch.expected = expected;
+        sent.batch.with = sent.dictionaries.iter().filter(|(id, _)| with.contains(id)).cloned().collect();
+        let dictionaries: usize = sent.batch.with.iter().map(|(_, bytes)| bytes.len()).sum();
+        observe::bytes_wire((sent.batch.payload.len() + dictionaries) as u64);
+        (sent.attempt, sent.sent) = (attempt, Instant::now());
+        sent.answer = Some(self.publisher.publish(&sent.batch));
+    }
+
+    fn count_accepted(&mut self) {
         if let Some(done) = self.in_flight.pop_front() {
-            self.confirmed = Some(done.batch.next);
             observe::rows_published(done.batch.rows.len());
             observe::batches(Direction::Published, 1);
             observe::bytes_raw(done.raw_bytes);
@@ -220,71 +236,37 @@ impl Window {
         }
     }
 
-    /// Lets the answers to the others pass: they were refused with the first one, or their line is gone.
-    async fn forget_answers(&mut self) {
-        for waiting in &mut self.in_flight {
-            if let Some(answer) = waiting.answer.take() {
-                let _refused_too = answer.await;
-            }
-        }
-    }
-
-    /// Sends everything again, in order.
-    fn send_again(&mut self) {
-        let mut expected = self.confirmed;
-        for waiting in &mut self.in_flight {
-            waiting.batch.expected = expected;
-            expected = Some(waiting.batch.next);
-            waiting.answer = Some(send(&*self.publisher, &waiting.batch));
-            waiting.sent = Instant::now();
-            // What the queue asked for is sent once; it asks again where that got lost.
-            waiting.batch.with.clear();
-        }
-    }
-
-    /// The queue asked for these: the first batch takes them along.
-    fn attach(&mut self, digests: &[DictionaryId]) {
-        if let Some(first) = self.in_flight.front_mut() {
-            first.batch.with = first.dictionaries.iter().filter(|(digest, _)| digests.contains(digest)).cloned().collect();
-        }
-        // The ones behind may need others; they ask for themselves.
-    }
-
-    /// Drops what the queue has, keeps what it does not; fails where its position is none of ours.
-    fn go_on_from(&mut self, to: Option<Position>) -> Result<(), Halt> {
-        let known = if to == self.confirmed {
-            Some(0)
-        } else {
-            to.and_then(|to| self.in_flight.iter().position(|w| w.batch.next == to).map(|i| i + 1))
+    fn say_waiting(&self, obstacle: Obstacle, begins: bool) {
+        let why = match (obstacle, &self.error) {
+            (Obstacle::Blocked, Some(error)) => error.to_string(),
+            _ => "full; waiting for collectors to make room".to_owned(),
         };
-        let Some(accepted) = known else {
-            self.in_flight.clear();
-            self.given.clear();
-            return Err(Halt::Elsewhere(to));
-        };
-        for _ in 0..accepted {
-            self.accepted();
+        if begins && obstacle == Obstacle::Full {
+            tracing::warn!(source = %self.source, "the queue is full; waiting for collectors to make room");
         }
-        Ok(())
-    }
-
-    /// Asks until there is an answer.
-    async fn where_it_is(&mut self, backoff: &mut Backoff) -> Result<Option<Position>, Halt> {
-        loop {
-            match self.publisher.position(self.source).await {
-                Ok(position) => return Ok(position),
-                Err(error) if error.is_transient() => {}
-                Err(error) => return Err(Halt::Failed(error)),
-            }
-            self.rest(backoff).await?;
-        }
+        self.lifecycle.health().set("queue", Err(why));
     }
 
     /// Waits before another try; the end of the process is no time to wait for a queue that is away or full.
-    async fn rest(&mut self, backoff: &mut Backoff) -> Result<(), Halt> {
+    async fn rest(&mut self, rest: Rest) -> Result<(), Halt> {
         tokio::select! {
-            () = tokio::time::sleep(backoff.next()) => Ok(()),
+            () = tokio::time::sleep(retry::drawn(rest)) => Ok(()),
             () = self.lifecycle.draining().cancelled_owned() => Err(Halt::Interrupted),
         }
     }
+}
+
+impl InFlight {
+    /// Waits until it is answered, and leaves the answer where it is. Cancel-safe.
+    async fn answered(&mut self) {
+        if let Some(answer) = &mut self.answer {
+            let answer = answer.await;
+            self.answer = Some(Box::pin(ready(answer)));
+        }
+    }
+}
+
+/// Where a batch is: tickets follow one another.
+fn place(in_flight: &VecDeque<InFlight>, ticket: Ticket) -> usize {
+    in_flight.front().and_then(|first| ticket.places_behind(first.ticket)).expect("the core speaks of batches that are in flight")
 }

@@ -92,9 +92,9 @@ K8S_STEPS ?=
 test-k8s: ## install the charts on real API servers, edge and central, with pods as processes of this machine, and follow every row (as root)
 	@./tests/k8s/run $(K8S_STEPS)
 
-# Seconds and states that make prove may take. A state takes about 100 bytes.
+# Seconds that make prove may take, and how often it may come to a state: each takes about 100 bytes, and is come to a few times.
 PROVE_SECONDS ?= 900
-PROVE_STATES ?= 40000000
+PROVE_STATES ?= 200000000
 
 prove: ## check the protocol in every state of a model that runs the scripts that ship (PROVE_SECONDS, PROVE_STATES)
 	@TELEMETRY_MODEL_SECONDS=$(PROVE_SECONDS) TELEMETRY_MODEL_STATES=$(PROVE_STATES) \

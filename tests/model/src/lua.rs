@@ -50,6 +50,7 @@ scripts! {
     Publish = "publish";
     Acknowledge = "acknowledge";
     Read = "read";
+    Contains = "contains";
     Fetch = "fetch";
     Sweep = "sweep";
     Backlog = "backlog";
@@ -62,6 +63,7 @@ scripts! {
     Release = "release";
     Register = "register";
     Once = "once";
+    Mark = "mark";
     Reset = "reset";
 }
 

@@ -3,7 +3,8 @@
 //! What can happen: a connection ends before a request arrives, or before its answer does; what was sent over it arrives later, after what
 //! was sent over the next; a streamer or a collector ends at any moment and begins again with nothing in its memory; a commit is done and
 //! its answer lost; the replica falls behind, and takes the place of its primary; Redis loses everything. Of each there are as many as
-//! [`Bounds`] says. Leases end at any moment, and whatever is pending may be claimed at any moment: there are no clocks to rely on.
+//! [`Bounds`] says. Leases end at any moment, and whatever is pending may be claimed at any moment: there are
+//! no clocks to rely on.
 //!
 //! A request and what its answer makes the sender do are one step: nobody else sees what lies between, and a sender that ends there is one
 //! whose answer was lost.
@@ -85,6 +86,8 @@ pub struct Troubles {
     pub streamer_crashes: u8,
     /// Collectors that end and begin again.
     pub collector_crashes: u8,
+    /// Times that a collector claims what is pending, before nothing goes wrong any more.
+    pub claims: u8,
 }
 
 /// How large the model is.

@@ -170,7 +170,7 @@ impl Protocol {
         if one.read(collector).is_some() {
             steps.push(Step::Reads { collector });
         }
-        if one.claim(collector).is_some() {
+        if troubles.claims > 0 && one.claim(collector).is_some() {
             steps.push(Step::Claims { collector });
         }
         if !one.held.is_empty() && (self.fault == Some(Fault::AcknowledgedFirst) || !one.owes()) {
@@ -184,6 +184,9 @@ impl Protocol {
         }
         if troubles.losses > 0 {
             for request in [Request::Read, Request::Claim, Request::Acknowledge] {
+                if request == Request::Claim && troubles.claims == 0 {
+                    continue;
+                }
                 let Some(op) = Self::request_of(state, collector, request) else { continue };
                 // Where nothing is changed it does not matter whether it arrived.
                 let only_looks = matches!(op, Op::ListOwn { .. } | Op::Read { .. });
@@ -281,7 +284,11 @@ impl Protocol {
     fn collect(&self, state: &mut State, step: Step) {
         match step {
             Step::Reads { collector } => self.read(state, collector, Request::Read),
-            Step::Claims { collector } => self.read(state, collector, Request::Claim),
+            Step::Claims { collector } => {
+                // When nothing goes wrong any more there are as many as it takes.
+                state.troubles.claims = state.troubles.claims.saturating_sub(1);
+                self.read(state, collector, Request::Claim);
+            }
             Step::Commits { collector } => {
                 self.commit(state, collector);
                 let settled = std::array::from_fn(|source| state.ledger.covered[source].trailing_ones() as u8);

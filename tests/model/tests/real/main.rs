@@ -21,7 +21,7 @@ const TRACES: u32 = 500;
 const STEPS: usize = 45;
 
 /// Kinds of answers that the traces must have come to, or they compare little.
-const KINDS: [(&str, &str); 25] = [
+const KINDS: [(&str, &str); 29] = [
     ("publish", "accepted"),
     ("publish", "moved"),
     ("publish", "full"),
@@ -46,6 +46,10 @@ const KINDS: [(&str, &str); 25] = [
     ("register", "done"),
     ("register", "changed"),
     ("once", "text"),
+    ("mark", "text"),
+    ("mark", "nothing"),
+    ("contains", "number"),
+    ("contains", "nothing"),
     ("reset", "number"),
 ];
 
@@ -140,15 +144,19 @@ fn take(side: &mut dyn Side, step: &Step) -> Reply {
     let resolve = |side: &mut dyn Side, args: &[Arg]| -> Vec<Bytes> {
         let mut resolved = Vec::new();
         for arg in args {
-            let position = match arg {
+            let known = match arg {
                 Arg::Position(source) => side.ask(&["HGET", POSITIONS, source]),
+                Arg::LastUse(digest) => side.ask(&["HGET", DICTS, digest]),
                 _ => Reply::Nil,
             };
             let is_position = |text: &Bytes| text.split(|b| *b == b':').nth(2).is_some_and(|digest| digest.len() == 32);
-            resolved.push(arg.resolve(&ids, &|_| match &position {
-                Reply::Bulk(text) if is_position(text) => Some(text.clone()),
-                _ => None,
-            }));
+            resolved.push(arg.resolve(
+                &ids,
+                match known {
+                    Reply::Bulk(text) if matches!(arg, Arg::LastUse(_)) || is_position(&text) => Some(text),
+                    _ => None,
+                },
+            ));
         }
         resolved
     };

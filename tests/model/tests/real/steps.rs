@@ -39,6 +39,8 @@ pub enum Arg {
     Id(IdRef),
     /// The position of a source as it is.
     Position(String),
+    /// The last use of a dictionary as it is.
+    LastUse(&'static str),
 }
 
 /// One step.
@@ -53,14 +55,14 @@ pub enum Step {
 }
 
 impl Arg {
-    /// The bytes that are sent; `ids` are those that this side has given so far.
-    pub fn resolve(&self, ids: &[String], position: &dyn Fn(&str) -> Option<Bytes>) -> Bytes {
+    /// The bytes that are sent; `ids` are those that this side has given so far, and `known` what it has where that is asked for.
+    pub fn resolve(&self, ids: &[String], known: Option<Bytes>) -> Bytes {
         match self {
             Self::Text(text) => bytes(text),
             Self::Id(IdRef::Text(text)) => bytes(text),
             Self::Id(IdRef::Entry(at)) if ids.is_empty() => bytes(format!("{at}-7")),
             Self::Id(IdRef::Entry(at)) => bytes(&ids[at % ids.len()]),
-            Self::Position(source) => position(source).unwrap_or_else(|| bytes("")),
+            Self::Position(_) | Self::LastUse(_) => known.unwrap_or_else(|| bytes("")),
         }
     }
 }
@@ -172,16 +174,22 @@ fn after_entries() -> impl Strategy<Value = Step> {
             &[STREAM, COMMITTED],
             texts(&[group, idle])
         )),
-        (number(), proptest::collection::vec((digest(), id()), 0..3)).prop_map(|(unused, candidates)| {
-            let mut keys = vec![STREAM.to_owned(), DICTS.to_owned()];
-            let mut args = vec![text(unused)];
-            for (digest, seen) in candidates {
-                keys.push(format!("{{t:0}}:dict:{digest}"));
-                args.extend([text(digest), seen]);
-            }
-            Step::Script(Script::Sweep, keys, args)
-        }),
+        (number(), proptest::collection::vec((digest(), prop_oneof![1 => id(), 3 => digest().prop_map(Arg::LastUse)]), 0..3))
+            .prop_map(|(unused, candidates)| {
+                let mut keys = vec![STREAM.to_owned(), DICTS.to_owned()];
+                let mut args = vec![text(unused)];
+                for (digest, seen) in candidates {
+                    keys.push(format!("{{t:0}}:dict:{digest}"));
+                    args.extend([text(digest), seen]);
+                }
+                Step::Script(Script::Sweep, keys, args)
+            }),
     ]
+}
+
+/// Marks of stores, what is none, and nothing: only to look.
+fn mark() -> impl Strategy<Value = &'static str> {
+    select(vec!["0123abcd-0000-0000-0000-0123456789ab", "ffffffff-0000-0000-0000-0123456789ab", "", "x", "0123abcd-0000"])
 }
 
 fn small_scripts() -> impl Strategy<Value = Step> {
@@ -204,6 +212,12 @@ fn small_scripts() -> impl Strategy<Value = Step> {
             &[REGISTRY],
             identities.into_iter().map(text).collect()
         )),
+        (select(vec!["store:g", "store:h"]), mark()).prop_map(|(field, mark)| script(
+            Script::Mark,
+            &[META],
+            texts(&[field, mark])
+        )),
+        id().prop_map(|id| script(Script::Contains, &[STREAM], vec![id])),
         (select(vec!["partitions", "store:g"]), number()).prop_map(|(field, value)| script(
             Script::Once,
             &[META],

@@ -437,8 +437,8 @@ mod tests {
         held.clear();
         sources(&query).await.unwrap();
 
-        let query = Query::new(Arc::new(Stub { ledger: ledger(&"x".repeat(1 << 20), 40), ..Stub::default() }), None, limits);
+        let query = Query::new(Arc::new(Stub { ledger: ledger(&"x".repeat(1 << 16), 90), ..Stub::default() }), None, limits);
         let (count, next, _) = sources(&query).await.unwrap();
-        assert!(count == 4 && next.is_some(), "a page ends where its texts are long: {count}");
+        assert!((32..=64).contains(&count) && next.is_some(), "a page ends where its texts are long: {count}");
     }
 }

@@ -2,20 +2,20 @@ use proptest::prelude::*;
 
 use super::*;
 
-fn at(row: u64) -> Option<Position> {
-    Some(Position { row, ..Position::default() })
+fn at(row: u64) -> Position {
+    Position { row, ..Position::default() }
 }
 
 #[test]
 fn a_source_is_done_in_the_queue_when_it_is_replicated_and_still_there() {
     let mut completion = Completion::new(Goal::Queued, 7, 0);
-    for (replicated, position) in [(false, at(7)), (true, at(6)), (true, None), (false, None)] {
+    for (replicated, position) in [(false, Some(at(7))), (true, Some(at(6))), (true, None), (false, None)] {
         assert_eq!(completion.next(), Step::AskReplicated);
         completion.replicated(replicated, position);
         assert_eq!(completion.next(), Step::Rest, "{replicated} {position:?}");
         completion.others_ended(0);
     }
-    completion.replicated(true, at(7));
+    completion.replicated(true, Some(at(7)));
     assert_eq!(completion.next(), Step::Finish);
 }
 
@@ -26,7 +26,7 @@ fn a_source_is_done_in_the_store_when_the_store_has_all_rows() {
     completion.committed(6);
     assert_eq!(completion.next(), Step::Rest);
     completion.rested();
-    completion.located(at(7));
+    completion.located(Some(at(7)));
     assert_eq!(completion.next(), Step::AskCommitted);
     completion.committed(7);
     assert_eq!(completion.next(), Step::Finish);
@@ -35,7 +35,7 @@ fn a_source_is_done_in_the_store_when_the_store_has_all_rows() {
 #[test]
 fn what_the_queue_has_lost_is_sent_again_while_others_are_not_at_their_end() {
     let mut completion = Completion::new(Goal::Queued, 7, 2);
-    for lost in [None, at(0), at(6)] {
+    for lost in [None, Some(at(0)), Some(at(6))] {
         assert_eq!(completion.next(), Step::Rest);
         completion.rested();
         assert_eq!(completion.next(), Step::Locate);
@@ -88,7 +88,7 @@ proptest! {
                 break;
             }
             prop_assert_eq!(completion.end(), end);
-            let position = flag.then_some(row).and_then(at);
+            let position = flag.then_some(row).map(at);
             match event {
                 0 => {
                     unfinished = unfinished.saturating_sub(1);
@@ -97,7 +97,7 @@ proptest! {
                 }
                 1 => completion.rested(),
                 2 => completion.committed(row),
-                3 => completion.replicated(flag, at(row)),
+                3 => completion.replicated(flag, Some(at(row))),
                 4 => completion.located(position),
                 5 => completion.unanswered(),
                 _ => {

@@ -166,7 +166,7 @@ async fn letters_of_release_0_1_0_are_kept_and_known_again() {
     let both = [(letter, "0/1-1".to_owned()), (other, "0/1-2".to_owned())];
     assert_eq!(store.bury_all(&both).await.unwrap().kept, [false, true]);
     let ids: Vec<i64> = store.dead_letters().await.unwrap().iter().map(|letter| letter.id).collect();
-    assert_eq!(ids, [1, given + 1], "ids are not given out again");
+    assert!(matches!(ids[..], [1, second] if second > given), "ids are not given out again: {ids:?}, {given}");
     drop(store);
 
     // The old one uses what the new one has made, and back.

@@ -13,7 +13,7 @@ use telemetry_model::real::{Server, servers};
 use telemetry_model::redis::Redis;
 use telemetry_model::redis::reply::{Bytes, Reply, bytes};
 
-use steps::{Arg, COMMITTED, DICTS, KEYS, META, POSITIONS, REGISTRY, STREAM, Step, step};
+use steps::{Arg, COMMITTED, DICTS, KEYS, META, POSITIONS, REGISTRY, STREAM, Step, steps};
 
 /// Traces that are run on each server; `TELEMETRY_MODEL_TRACES` says another number.
 const TRACES: u32 = 500;
@@ -21,7 +21,7 @@ const TRACES: u32 = 500;
 const STEPS: usize = 45;
 
 /// Kinds of answers that the traces must have come to, or they compare little.
-const KINDS: [(&str, &str); 29] = [
+const KINDS: [(&str, &str); 30] = [
     ("publish", "accepted"),
     ("publish", "moved"),
     ("publish", "full"),
@@ -32,6 +32,7 @@ const KINDS: [(&str, &str); 29] = [
     ("read", "several"),
     ("fetch", "several"),
     ("sweep", "nothing"),
+    ("sweep", "number"),
     ("backlog", "several"),
     ("queued", "several"),
     ("look", "several"),
@@ -338,7 +339,7 @@ fn the_small_redis_answers_as_real_ones_do() {
         println!("{}: {traces} traces, {version:?}", real.server.name);
         let small = Small { redis: Redis::new(version, 0), scripts: Scripts::new().expect("the scripts load"), seen: Vec::new() };
         let sides = std::cell::RefCell::new((small, real, BTreeSet::new()));
-        let result = TestRunner::new(config).run(&proptest::collection::vec(step(), 1..STEPS), |steps| {
+        let result = TestRunner::new(config).run(&steps(STEPS), |steps| {
             let (small, real, kinds) = &mut *sides.borrow_mut();
             trace_is_alike(small, real, kinds, &steps)
         });

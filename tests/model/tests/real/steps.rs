@@ -259,7 +259,7 @@ fn command() -> impl Strategy<Value = Step> {
 }
 
 /// A step of a trace.
-pub fn step() -> impl Strategy<Value = Step> {
+fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         8 => publish(),
         4 => acknowledge(),
@@ -268,4 +268,34 @@ pub fn step() -> impl Strategy<Value = Step> {
         6 => command(),
         1 => any::<bool>().prop_map(Step::Full),
     ]
+}
+
+/// A dictionary that nothing in the queue refers to any more, and a sweep: chance alone hardly ever comes to that.
+fn swept() -> impl Strategy<Value = Vec<Step>> {
+    let publish = |next: &str, dictionary: bool| {
+        let source = "1".repeat(32);
+        let next = format!("{next}:10:{}", "f".repeat(32));
+        let mut args = vec![text(source.clone()), Arg::Position(source), text(next)];
+        args.extend(texts(&["0", "1", "100", "g", "payload"]));
+        let mut keys = vec![STREAM.to_owned(), POSITIONS.to_owned(), DICTS.to_owned()];
+        if dictionary {
+            keys.push("{t:0}:dict:0".to_owned());
+            args.extend(texts(&["0", "1", "bytes"]));
+        }
+        Step::Script(Script::Publish, keys, args)
+    };
+    let retire = |group: &str| script(Script::Retire, &[STREAM, COMMITTED], texts(&[group, "0"]));
+    let read = Step::Command(texts(&["XREADGROUP", "GROUP", "g", "a", "COUNT", "10", "STREAMS", STREAM, ">"]));
+    let ids = (0..8).map(|at| Arg::Id(IdRef::Entry(at)));
+    let acknowledge = script(Script::Acknowledge, &[STREAM, COMMITTED], texts(&["g", "8"]).into_iter().chain(ids).collect());
+    let used = Arg::LastUse("0");
+    let sweep = script(Script::Sweep, &[STREAM, DICTS, "{t:0}:dict:0"], vec![text("0"), text("0"), used]);
+    let steps = [publish("1", true), publish("2", false), retire("h"), retire("nobody"), read, acknowledge, sweep];
+    Just(steps.to_vec())
+}
+
+/// Steps of a trace.
+pub fn steps(most: usize) -> impl Strategy<Value = Vec<Step>> {
+    let some = prop_oneof![60 => step().prop_map(|step| vec![step]), 1 => swept()];
+    proptest::collection::vec(some, 1..most).prop_map(|some| some.concat())
 }

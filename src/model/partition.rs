@@ -48,7 +48,7 @@ impl Serialize for Partition {
 }
 
 /// How many partitions a queue has (`redis.partitions`).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Partitions(NonZeroU16);
 
 impl Partitions {

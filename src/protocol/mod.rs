@@ -6,5 +6,6 @@
 //! becomes is decided here, and only here.
 
 pub mod completion;
+pub mod receipts;
 pub mod rest;
 pub mod window;

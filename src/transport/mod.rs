@@ -13,6 +13,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
 use crate::model::{DictionaryId, Digest, FamilyId, GroupId, Partition, Partitions, Position, RowRange, SourceId};
+pub use crate::protocol::receipts::Redelivery;
 
 /// Bytes that a dictionary in the queue can have: what a frame of the greatest size comes to where nothing of it can be
 /// compressed.
@@ -176,25 +177,8 @@ pub trait Publisher: Send + Sync {
     async fn ping(&self) -> Result<Duration>;
 }
 
-/// Proof that an entry was read; consumed by [`Consumer::acknowledge`]. It dies with the connection it came over.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Receipt {
-    /// The partition.
-    pub partition: Partition,
-    /// The entry's id.
-    pub entry: String,
-    /// Which connection (in the order they were made) read it.
-    pub epoch: u64,
-}
-
-/// When an entry that was let go is delivered again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Redelivery {
-    /// To this consumer, by the next [`Consumer::receive`] that can.
-    AtOnce,
-    /// To this consumer or another one, once nobody has kept it for `claim_idle`.
-    AfterIdle,
-}
+/// Proof that an entry was read; consumed by [`Consumer::acknowledge`].
+pub type Receipt = crate::protocol::receipts::Receipt<String>;
 
 /// An entry of the queue.
 #[derive(Debug, Clone)]

@@ -195,6 +195,18 @@ const RULES: &[Rule] = &[
         broken_by: ("source/follow.rs", "use tokio::task; fn f() { task::spawn(async {}); }"),
     },
     Rule {
+        why: "what becomes of a receipt is decided in its core: when an entry comes again, and what a partition is told of, is what that says",
+        rooms: &["roles/collect"],
+        except: &[],
+        forbidden: &[
+            "crate::transport::Redelivery",
+            "crate::protocol::receipts::Redelivery",
+            "crate::protocol::receipts::Stage",
+            "crate::model::Partitions",
+        ],
+        broken_by: ("roles/collect/acknowledge.rs", "use crate::transport::{Receipt, Redelivery};"),
+    },
+    Rule {
         why: "the Redis client is an implementation: one room knows it",
         rooms: &[""],
         except: &["transport/redis"],

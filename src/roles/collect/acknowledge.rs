@@ -1,6 +1,5 @@
 //! What is committed is counted, and acknowledged to the queue.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,14 +7,12 @@ use tokio::sync::oneshot;
 
 use super::context::CollectContext;
 use crate::batch::{Batch, Header};
-use crate::model::{Reason, SourceId, TimeMs};
-use crate::retry::Backoff;
+use crate::model::{Reason, TimeMs};
+use crate::protocol::receipts::{Acknowledgement, Unacknowledged};
+use crate::retry::drawn;
 use crate::runtime::observe::{self, Component, Direction};
 use crate::store::{Committed, Incoming};
-use crate::transport::{Receipt, Redelivery};
 
-/// How often an acknowledgement is tried before it is left to redelivery, which finds the rows stored.
-const ACKNOWLEDGE_TRIES: u32 = 5;
 /// How long a writer waits for acknowledgements before it takes the next group.
 const ACKNOWLEDGE_PATIENCE: Duration = Duration::from_millis(250);
 
@@ -51,17 +48,13 @@ fn reject_counts(batch: &Batch) {
 
 /// Acknowledges a group, each partition in a task of its own: the node of one may be gone, and neither other partitions nor the next
 /// group are to wait for it. A partition whose node is gone delivers nothing more, which bounds the tasks.
-pub(super) async fn acknowledge_group(context: &Arc<CollectContext>, receipts: Vec<Receipt>, settled: &[(SourceId, u64)]) {
-    let mut by_partition = BTreeMap::<_, Vec<Receipt>>::new();
-    for receipt in receipts {
-        by_partition.entry(receipt.partition).or_default().push(receipt);
-    }
+pub(super) async fn acknowledge_group(context: &Arc<CollectContext>, acknowledgements: Vec<Acknowledgement<String>>) {
     let mut tasks = Vec::new();
-    for receipts in by_partition.into_values() {
-        let (context, settled) = (context.clone(), settled.to_vec());
+    for acknowledgement in acknowledgements {
+        let context = context.clone();
         let (done, waits) = oneshot::channel();
         context.lifecycle.clone().spawn("acknowledge", async move {
-            acknowledge(&context, receipts, &settled).await;
+            acknowledge(&context, acknowledgement).await;
             // The writer may have gone on.
             let _ = done.send(());
             Ok(())
@@ -74,40 +67,30 @@ pub(super) async fn acknowledge_group(context: &Arc<CollectContext>, receipts: V
     }
 }
 
-/// Acknowledges what is committed. A failure is no loss: what is delivered again is found stored.
-pub(super) async fn acknowledge(context: &CollectContext, receipts: Vec<Receipt>, settled: &[(SourceId, u64)]) {
-    let mut by_partition = BTreeMap::<_, Vec<Receipt>>::new();
-    for receipt in &receipts {
-        by_partition.entry(receipt.partition).or_default().push(receipt.clone());
-    }
-    let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(1));
-    for (partition, receipts) in by_partition {
-        let partitions = context.queue.partitions();
-        let settled: Vec<_> = settled.iter().filter(|(source, _)| source.partition(partitions) == partition).copied().collect();
-        let mut failed = false;
-        for attempt in 1..=ACKNOWLEDGE_TRIES {
-            let Err(error) = context.queue.acknowledge(partition, receipts.clone(), &settled).await else { break };
-            if attempt == ACKNOWLEDGE_TRIES {
+/// Acknowledges what is stored. A failure is no loss: what is delivered again is found stored.
+pub(super) async fn acknowledge(context: &CollectContext, mut acknowledgement: Acknowledgement<String>) {
+    loop {
+        let Acknowledgement { partition, receipts, settled, .. } = &acknowledgement;
+        let Err(error) = context.queue.acknowledge(*partition, receipts.clone(), settled).await else {
+            context.receipts().acknowledged(&acknowledgement);
+            return;
+        };
+        let next = context.receipts().not_acknowledged(&mut acknowledgement);
+        let Acknowledgement { partition, receipts, .. } = &acknowledgement;
+        match next {
+            Unacknowledged::Again(rest) => {
+                tracing::debug!(%partition, attempt = acknowledgement.failures(), %error, "acknowledging to Redis");
+                tokio::time::sleep(drawn(rest)).await;
+            }
+            Unacknowledged::LetGo(redelivery) => {
                 tracing::warn!(
                     %partition,
                     entries = receipts.len(),
                     "stored entries could not be acknowledged; they are read and acknowledged again: {error}"
                 );
-                failed = true;
-                break;
+                context.queue.let_go(*partition, receipts, redelivery);
+                return;
             }
-            tracing::debug!(%partition, attempt, %error, "acknowledging to Redis");
-            tokio::time::sleep(backoff.next()).await;
-        }
-        // First: what comes again has the same receipt, and is in hand again.
-        context.in_hand.remove(&receipts);
-        if failed {
-            context.queue.let_go(partition, &receipts, Redelivery::AtOnce);
         }
     }
-}
-
-/// Whether an entry is still in the queue; `true` also where the queue cannot be asked.
-pub(super) async fn still_queued(context: &CollectContext, receipt: &Receipt) -> bool {
-    context.queue.contains(receipt).await.unwrap_or(true)
 }

@@ -1,21 +1,16 @@
 //! [`CollectContext`]: what all tasks of a collector have in common.
 
-use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use super::dictionaries::{Cache, Fetching};
-use super::held_back::HeldBack;
+use super::held_back::{HeldBack, Obstacle};
 use super::memory::{Budget, Share};
 use crate::config::Config;
-use crate::model::Partition;
-use crate::retry::Backoff;
+use crate::protocol::receipts::{Event, Receipts, Step};
 use crate::runtime::Lifecycle;
 use crate::store::{Incoming, Store};
-use crate::transport::{Consumer, Inspector, Receipt, Redelivery};
-
-/// First and longest wait between attempts at a store that is away.
-const STORE_WAIT: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
+use crate::transport::{Consumer, Inspector, Receipt};
 
 /// A decoded batch on its way to a writer.
 #[derive(Debug)]
@@ -37,40 +32,15 @@ pub(super) struct CollectContext {
     pub(super) dictionaries: Cache,
     pub(super) fetching: Fetching,
     pub(super) budget: Budget,
-    pub(super) in_hand: InHand,
+    /// What is in hand, and what becomes of it.
+    pub(super) receipts: Mutex<Receipts<String>>,
     pub(super) held_back: HeldBack,
+    /// When the collector began.
+    pub(super) began: Instant,
     /// Held while something is decoded that was delivered before.
     pub(super) careful: tokio::sync::Mutex<()>,
     /// Held by who has a large payload of an entry that was delivered before, until it has a share of the budget or of what is buried.
     pub(super) rereading: tokio::sync::Mutex<()>,
-}
-
-/// The receipts of what this process works on, by partition and entry, so that their idle time can be kept low.
-#[derive(Default)]
-pub(super) struct InHand(Mutex<HashMap<Partition, BTreeMap<String, Receipt>>>);
-
-impl InHand {
-    pub(super) fn add(&self, receipt: &Receipt) {
-        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        held.entry(receipt.partition).or_default().insert(receipt.entry.clone(), receipt.clone());
-    }
-
-    pub(super) fn remove(&self, receipts: &[Receipt]) {
-        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        for receipt in receipts {
-            if let Some(entries) = held.get_mut(&receipt.partition)
-                // It may have been delivered again, over another connection.
-                && entries.get(&receipt.entry) == Some(receipt)
-            {
-                entries.remove(&receipt.entry);
-            }
-        }
-    }
-
-    pub(super) fn of(&self, partition: Partition) -> Vec<Receipt> {
-        let held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        held.get(&partition).map(|entries| entries.values().cloned().collect()).unwrap_or_default()
-    }
 }
 
 impl CollectContext {
@@ -82,20 +52,20 @@ impl CollectContext {
         }
     }
 
-    /// Lets entries go unacknowledged: they stay in the queue, and come again later.
-    pub(super) fn let_go(&self, receipts: Vec<Receipt>) {
-        self.in_hand.remove(&receipts);
-        let mut by_partition: BTreeMap<Partition, Vec<Receipt>> = BTreeMap::new();
-        for receipt in receipts {
-            by_partition.entry(receipt.partition).or_default().push(receipt);
-        }
-        for (partition, receipts) in by_partition {
-            self.queue.let_go(partition, &receipts, Redelivery::AfterIdle);
-        }
+    /// The receipts of what is in hand.
+    pub(super) fn receipts(&self) -> MutexGuard<'_, Receipts<String>> {
+        self.receipts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Between attempts at a store that is away.
-    pub(super) fn store_backoff() -> Backoff {
-        Backoff::new(STORE_WAIT.0, STORE_WAIT.1)
+    /// Tells what happened to a receipt; what to do next.
+    pub(super) fn happened(&self, receipt: &Receipt, event: Event) -> Step {
+        self.receipts().happened(receipt, event)
+    }
+
+    /// Holds an entry back. Its claim is kept, as for everything in hand.
+    pub(super) fn hold_back(&self, receipt: &Receipt, obstacle: &Obstacle) {
+        let mut receipts = self.receipts();
+        receipts.happened(receipt, Event::HeldBack { now: self.began.elapsed() });
+        self.held_back.tell(receipt.partition, receipts.held_back(), obstacle);
     }
 }

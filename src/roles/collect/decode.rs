@@ -8,19 +8,15 @@ use super::memory::{Share, TooMuch};
 use super::store_access::with_store;
 use crate::batch::{self, Batch, DecodeError, frame_bytes};
 use crate::model::{DictionaryId, IntervalMs, Reason, TimeMs};
+use crate::protocol::receipts::{Decoded, Event, Grounds, Step};
 use crate::store::Incoming;
 use crate::transport::{Delivery, MAX_ENTRY_BYTES, TransportError};
-
-/// Whose first delivery was not decoded, since its collector ended for another reason, is decoded once in any case.
-const FEWEST_ATTEMPTS: u32 = 2;
 
 /// Why a delivery did not become a batch.
 #[derive(Debug)]
 pub(super) enum DecodeFailure {
     /// The queue could not be asked.
     Queue(TransportError),
-    /// The store could not be asked in a way that waiting cannot help.
-    Store(anyhow::Error),
     /// The process is to end.
     Ending,
     /// It is written in a version of the format that a newer collector may know.
@@ -29,6 +25,28 @@ pub(super) enum DecodeFailure {
     Incurable(BatchFault),
     /// Something is missing that may still come.
     Doubtful(BatchFault),
+}
+
+impl DecodeFailure {
+    /// What is wrong with the batch, where that is why.
+    pub(super) fn fault(self) -> Option<BatchFault> {
+        match self {
+            Self::Incurable(fault) | Self::Doubtful(fault) => Some(fault),
+            Self::Queue(_) | Self::Ending | Self::UnknownVersion(_) => None,
+        }
+    }
+
+    /// Which one it is, without the words.
+    fn kind(&self) -> Decoded {
+        match self {
+            Self::Queue(error) if error.is_transient() => Decoded::QueueAway,
+            Self::Queue(_) => Decoded::Fatal,
+            Self::Ending => Decoded::Ending,
+            Self::UnknownVersion(_) => Decoded::UnknownVersion,
+            Self::Incurable(_) => Decoded::Incurable,
+            Self::Doubtful(_) => Decoded::Doubtful,
+        }
+    }
 }
 
 /// What is wrong with a batch.
@@ -51,36 +69,65 @@ pub(super) fn entry_name(delivery: &Delivery) -> String {
     format!("{}/{}/{source}/{rows}", receipt.partition, receipt.entry)
 }
 
-/// Decodes a delivery with its dictionaries. What was delivered before may have killed who had it: the attempt is noted before, and
-/// forgotten after, and what was attempted too often is not decoded again. The first delivery is not noted, which would be a transaction for
-/// each entry; it counts as an attempt when there is a second one.
-pub(super) async fn decode(context: &CollectContext, delivery: &Delivery) -> Result<Ready, DecodeFailure> {
-    if let Some(bytes) = delivery.oversize {
-        let reason = format!(
-            "its entry in Redis holds {bytes} bytes, but a batch has at most {MAX_ENTRY_BYTES}; it was not read, and this letter does \
-             not keep it"
-        );
-        return Err(DecodeFailure::Incurable(BatchFault::new(reason, &[])));
+/// Carries out the steps of decoding a delivery with its dictionaries, until another step is due. Gives what the last decoding brought,
+/// if there was one.
+pub(super) async fn decode(
+    context: &CollectContext,
+    delivery: &Delivery,
+    mut step: Step,
+) -> anyhow::Result<(Step, Option<Result<Ready, DecodeFailure>>)> {
+    let attempts = || format!("{}/decoding", entry_name(delivery));
+    let (mut _alone, mut decoded) = (None, None);
+    loop {
+        let event = match step {
+            Step::NoteAttempt => {
+                _alone = Some(context.careful.lock().await);
+                let (entry, reason) = (attempts(), "a collector began to decode it and did not come back");
+                let noted = with_store(context, || context.store.note_failure(&entry, reason)).await?;
+                noted.map_or(Event::Interrupted, Event::AttemptNoted)
+            }
+            Step::Decode => {
+                let outcome = decode_now(context, delivery).await;
+                let event = Event::Decoded(outcome.as_ref().map_or_else(DecodeFailure::kind, |_| Decoded::Batch));
+                decoded = Some(outcome);
+                event
+            }
+            Step::ForgetAttempts => {
+                let entry = attempts();
+                let forgotten = with_store(context, || context.store.forget_failures(&entry)).await?;
+                forgotten.map_or(Event::Interrupted, |()| Event::AttemptsForgotten)
+            }
+            other => return Ok((other, decoded)),
+        };
+        step = context.happened(&delivery.receipt, event);
     }
-    if !delivery.redelivered {
-        return decode_now(context, delivery).await;
-    }
-    // One at a time: else others that are being decoded would be blamed too.
-    let _alone = context.careful.lock().await;
-    let entry = format!("{}/decoding", entry_name(delivery));
-    let reason = "a collector began to decode it and did not come back";
-    let dead_after = context.config.collect.dead_after.max(FEWEST_ATTEMPTS);
-    let noted = with_store(context, || context.store.note_failure(&entry, reason)).await.map_err(DecodeFailure::Store)?;
-    let attempts = noted.ok_or(DecodeFailure::Ending)?;
-    let decoded = if attempts >= dead_after {
-        let reason = format!("{attempts} collectors began to decode it and did not come back; it was not decoded again");
-        Err(DecodeFailure::Incurable(BatchFault::new(reason, &[])))
-    } else {
-        decode_now(context, delivery).await
+}
+
+/// What is wrong with a delivery that is buried on these grounds; `None` where that was found when it was decoded or committed.
+fn undecoded(delivery: &Delivery, grounds: Grounds) -> Option<BatchFault> {
+    let reason = match grounds {
+        Grounds::Oversize => format!(
+            "its entry in Redis holds {} bytes, but a batch has at most {MAX_ENTRY_BYTES}; it was not read, and this letter does not keep it",
+            delivery.oversize.unwrap_or_default()
+        ),
+        Grounds::Attempts(attempts) => {
+            format!("{attempts} collectors began to decode it and did not come back; it was not decoded again")
+        }
+        Grounds::Fault => return None,
     };
-    let forgotten = with_store(context, || context.store.forget_failures(&entry)).await.map_err(DecodeFailure::Store)?;
-    forgotten.ok_or(DecodeFailure::Ending)?;
-    decoded
+    Some(BatchFault::new(reason, &[]))
+}
+
+/// What is wrong with a delivery that is buried on these grounds, where this was found when it was decoded or committed last.
+pub(super) fn fault_of(delivery: &Delivery, grounds: Grounds, found: Option<BatchFault>) -> anyhow::Result<BatchFault> {
+    undecoded(delivery, grounds).or(found).ok_or_else(|| lost(Step::Bury(grounds)))
+}
+
+/// A step that does not go with what is there: a fault of this program. The collector ends, and what is pending comes again.
+pub(super) fn lost(step: Step) -> anyhow::Error {
+    anyhow::anyhow!(
+        "a delivery cannot go on: {step:?} does not follow from what was done with it; please report this as a fault of telemetry"
+    )
 }
 
 /// Why a batch could not be decoded within the memory there is.

@@ -2,19 +2,15 @@
 //! upgraded first), or such that a damaged chunk keeps the store from saying whether it has them. They stay in the queue, and are
 //! kept from being delivered again and again; others go on meanwhile.
 
-use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::batch::DecodeError;
 use crate::model::Partition;
 use crate::runtime::observe;
-use crate::transport::Receipt;
 
 /// How often it is said that entries are held back, and which of them are due is looked for.
 pub(super) const EVERY: Duration = Duration::from_secs(30);
-/// After so many times `redis.claim_idle` entries are let go, so that a newer collector beside this one can claim them.
-pub(super) const LET_GO_AFTER: u32 = 10;
 
 /// What keeps an entry from being stored.
 #[derive(Debug)]
@@ -25,32 +21,27 @@ pub(super) enum Obstacle {
     DamagedChunk(String),
 }
 
+/// When it was said last, of each kind of obstacle, that entries are held back.
 #[derive(Default)]
-struct Entries {
-    /// Since when, by partition and id.
-    entries: BTreeMap<(Partition, String), (Instant, Receipt)>,
-    /// When it was said last, of each kind of obstacle.
-    version_said: Option<Instant>,
-    damage_said: Option<Instant>,
+struct Told {
+    version: Option<Instant>,
+    damage: Option<Instant>,
 }
 
-/// The entries that are held back.
+/// Says now and then that entries are held back.
 #[derive(Default)]
-pub(super) struct HeldBack(Mutex<Entries>);
+pub(super) struct HeldBack(Mutex<Told>);
 
 impl HeldBack {
-    /// Holds an entry back. Its claim is kept, as for everything in hand.
-    pub(super) fn add(&self, receipt: Receipt, obstacle: &Obstacle) {
-        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let partition = receipt.partition;
-        held.entries.insert((partition, receipt.entry.clone()), (Instant::now(), receipt));
-        let entries = held.entries.len();
+    /// One more is held back, and so many are.
+    pub(super) fn tell(&self, partition: Partition, entries: usize, obstacle: &Obstacle) {
         observe::held_back(entries);
+        let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match obstacle {
-            Obstacle::UnknownVersion(error) if is_due(&mut held.version_said) => {
+            Obstacle::UnknownVersion(error) if is_due(&mut told.version) => {
                 tracing::warn!(%partition, entries, "entries stay in the queue until a newer collector reads them: {error}");
             }
-            Obstacle::DamagedChunk(error) if is_due(&mut held.damage_said) => {
+            Obstacle::DamagedChunk(error) if is_due(&mut told.damage) => {
                 tracing::error!(
                     %partition,
                     entries,
@@ -59,21 +50,6 @@ impl HeldBack {
             }
             Obstacle::UnknownVersion(_) | Obstacle::DamagedChunk(_) => {}
         }
-    }
-
-    /// Takes what has been held back for so long. What another connection has read meanwhile is that one's.
-    pub(super) fn take_due(&self, patience: Duration) -> Vec<Receipt> {
-        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut due = Vec::new();
-        held.entries.retain(|_, (since, receipt)| {
-            let stays = since.elapsed() < patience;
-            if !stays {
-                due.push(receipt.clone());
-            }
-            stays
-        });
-        observe::held_back(held.entries.len());
-        due
     }
 }
 

@@ -17,13 +17,15 @@ mod suspect;
 mod watch;
 mod writer;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use anyhow::Context;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use crate::config::Config;
+use crate::protocol::receipts::{Receipts, Settings};
 use crate::roles::{certificates, link};
 use crate::runtime::observe::Component;
 use crate::runtime::{Exit, Lifecycle};
@@ -32,7 +34,7 @@ use crate::store::postgres::PostgresStore;
 use crate::transport::redis::RedisTransport;
 use crate::transport::{Consumer, Inspector};
 
-use context::{CollectContext, InHand};
+use context::CollectContext;
 
 /// Decoded batches that wait for a writer, all partitions together.
 const READY: usize = 8;
@@ -67,12 +69,15 @@ pub(super) async fn run_with(
     store: Arc<dyn Store>,
 ) -> anyhow::Result<Exit> {
     lifecycle.health().set(store.kind().health_check(), Err("not reached yet".into()));
+    let settings =
+        Settings { partitions: queue.partitions(), dead_after: config.collect.dead_after, claim_idle: config.redis.claim_idle };
     let context = Arc::new(CollectContext {
         dictionaries: dictionaries::Cache::default(),
         fetching: dictionaries::Fetching::default(),
         budget: memory::Budget::new(config.collect.max_memory),
-        in_hand: InHand::default(),
+        receipts: Mutex::new(Receipts::new(settings)),
         held_back: held_back::HeldBack::default(),
+        began: Instant::now(),
         careful: tokio::sync::Mutex::default(),
         rereading: tokio::sync::Mutex::default(),
         queue,

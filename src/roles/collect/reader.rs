@@ -1,8 +1,8 @@
 //! One partition: deliveries are read, decoded, and handed on.
 
 use std::sync::Arc;
-use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::sync::{MutexGuard, mpsc};
 
 use super::context::{CollectContext, Ready};
@@ -10,11 +10,9 @@ use super::decode::{self, DecodeFailure};
 use super::held_back::Obstacle;
 use super::suspect::{Failed, Failing};
 use crate::model::Partition;
-use crate::retry::Backoff;
+use crate::protocol::receipts::{Arrival, Event, Step};
+use crate::retry::{Backoff, drawn};
 use crate::transport::{Delivery, TransportError};
-
-/// Between two tries to reach the queue for a delivery's dictionaries.
-const WAIT: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
 /// Where a reader's deliveries go.
 #[derive(Clone)]
@@ -40,10 +38,7 @@ pub(super) fn start(context: &Arc<CollectContext>, partition: Partition, outlets
             match deliveries {
                 Ok(deliveries) => {
                     backoff.reset();
-                    // All of them from now on: the last may have to wait for the first.
-                    for delivery in &deliveries {
-                        context.in_hand.add(&delivery.receipt);
-                    }
+                    context.receipts().delivered(deliveries.iter().map(arrival));
                     for delivery in deliveries {
                         if !hand_on(&context, delivery, &outlets).await? {
                             return Ok(());
@@ -62,73 +57,82 @@ pub(super) fn start(context: &Arc<CollectContext>, partition: Partition, outlets
     });
 }
 
-/// A delivery with its payload.
-enum Whole<'a> {
-    /// It is here; large ones hold their turn.
-    Here(Delivery, Option<MutexGuard<'a, ()>>),
-    /// It is somebody else's by now.
-    Gone,
-    /// The process is to end.
-    Ending,
+/// What counts of a delivery.
+fn arrival(delivery: &Delivery) -> Arrival<String> {
+    let withheld = delivery.withheld.map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
+    Arrival {
+        receipt: delivery.receipt.clone(),
+        bytes: withheld.unwrap_or(delivery.payload.len()),
+        redelivered: delivery.redelivered,
+        oversize: delivery.oversize.is_some(),
+        withheld: withheld.is_some(),
+    }
 }
 
-/// Fetches the payload of a delivery that came without it, one at a time of all partitions.
-async fn fetch_withheld<'a>(context: &'a CollectContext, delivery: &Delivery) -> Result<Whole<'a>, TransportError> {
-    if delivery.withheld.is_none() {
-        return Ok(Whole::Here(delivery.clone(), None));
-    }
+/// Fetches the payload of a delivery that came without it, one at a time of all partitions: who has it holds the turn.
+async fn fetch<'a>(
+    context: &'a CollectContext,
+    delivery: &mut Delivery,
+) -> Result<(Event, Option<MutexGuard<'a, ()>>), TransportError> {
     let turn = tokio::select! {
         turn = context.rereading.lock() => turn,
-        () = context.lifecycle.draining().cancelled_owned() => return Ok(Whole::Ending),
+        () = context.lifecycle.draining().cancelled_owned() => return Ok((Event::Interrupted, None)),
     };
-    Ok(match context.queue.payload(&delivery.receipt).await? {
-        Some(payload) => Whole::Here(Delivery { payload, withheld: None, ..delivery.clone() }, Some(turn)),
-        None => Whole::Gone,
-    })
+    match context.queue.payload(&delivery.receipt).await {
+        Ok(Some(payload)) => {
+            (delivery.payload, delivery.withheld) = (payload, None);
+            Ok((Event::Fetched, Some(turn)))
+        }
+        // It is somebody else's by now.
+        Ok(None) => Ok((Event::Asked(Some(false)), None)),
+        Err(error) if error.is_transient() => {
+            tracing::debug!(partition = %delivery.receipt.partition, %error, "fetching a large payload from Redis");
+            Ok((Event::QueueAway, None))
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// Decodes a delivery and hands it on; `false` when the process is to end. Only what is healthy is waited for: what failed goes to
 /// tasks of its own, and a queue of those that is full is no reason to wait.
-async fn hand_on(context: &Arc<CollectContext>, delivery: Delivery, outlets: &Outlets) -> anyhow::Result<bool> {
-    let mut backoff = Backoff::new(WAIT.0, WAIT.1);
+async fn hand_on(context: &Arc<CollectContext>, mut delivery: Delivery, outlets: &Outlets) -> anyhow::Result<bool> {
+    let (withheld, mut turn) = (delivery.withheld, None);
+    let mut step = context.happened(&delivery.receipt, Event::TakenUp);
     loop {
-        let (delivery, turn) = match fetch_withheld(context, &delivery).await {
-            Ok(Whole::Here(delivery, turn)) => (delivery, turn),
-            Ok(Whole::Gone) => {
-                context.in_hand.remove(&[delivery.receipt]);
-                return Ok(true);
+        let (next, decoded) = decode::decode(context, &delivery, step).await?;
+        match (next, decoded) {
+            (Step::Offer, Some(Ok(ready))) => return Ok(outlets.ready.send(ready).await.is_ok()),
+            (Step::FetchPayload, _) => {
+                let event;
+                (event, turn) = fetch(context, &mut delivery).await?;
+                step = context.happened(&delivery.receipt, event);
             }
-            Ok(Whole::Ending) => return Ok(false),
-            Err(error) if error.is_transient() => {
-                tracing::debug!(partition = %delivery.receipt.partition, %error, "fetching a large payload from Redis");
-                if !context.rest(backoff.next()).await {
-                    return Ok(false);
-                }
-                continue;
-            }
-            Err(error) => return Err(error.into()),
-        };
-        match decode::decode(context, &delivery).await {
-            Ok(ready) => return Ok(outlets.ready.send(ready).await.is_ok()),
-            Err(DecodeFailure::Queue(error)) if error.is_transient() => {
+            (Step::Rest(rest), _) => {
                 // Others have their turn meanwhile.
-                drop((delivery, turn));
-                if !context.rest(backoff.next()).await {
-                    return Ok(false);
+                if turn.take().is_some() {
+                    (delivery.payload, delivery.withheld) = (Bytes::new(), withheld);
                 }
+                let event = if context.rest(drawn(rest)).await { Event::Rested } else { Event::Interrupted };
+                step = context.happened(&delivery.receipt, event);
             }
-            Err(DecodeFailure::Queue(error)) => return Err(error.into()),
-            Err(DecodeFailure::Store(error)) => return Err(error),
-            Err(DecodeFailure::Ending) => return Ok(false),
-            Err(DecodeFailure::UnknownVersion(error)) => {
-                context.held_back.add(delivery.receipt, &Obstacle::UnknownVersion(error));
+            (Step::HoldBack, Some(Err(DecodeFailure::UnknownVersion(error)))) => {
+                context.hold_back(&delivery.receipt, &Obstacle::UnknownVersion(error));
                 return Ok(true);
             }
-            Err(DecodeFailure::Incurable(fault)) => return Ok(outlets.failing.bury(Failed { delivery, fault }).await),
-            Err(DecodeFailure::Doubtful(fault)) => {
-                outlets.failing.doubt(context, Failed { delivery, fault }).await;
+            (Step::Bury(grounds), decoded) => {
+                let found = decoded.and_then(Result::err).and_then(DecodeFailure::fault);
+                let fault = decode::fault_of(&delivery, grounds, found)?;
+                return Ok(outlets.failing.bury(context, Failed { delivery, fault }).await);
+            }
+            (next @ (Step::Judge | Step::LetGo(_)), Some(Err(DecodeFailure::Doubtful(fault)))) => {
+                outlets.failing.doubt(context, Failed { delivery, fault }, next)?;
                 return Ok(true);
             }
+            (Step::Fail, Some(Err(DecodeFailure::Queue(error)))) => return Err(error.into()),
+            (Step::Gone, _) => return Ok(true),
+            // The process is to end.
+            (Step::Nothing, _) => return Ok(false),
+            (next, _) => return Err(decode::lost(next)),
         }
     }
 }

@@ -1,6 +1,5 @@
 //! Reaching the store: whether it is the one that this group commits to, and waiting for one that is away.
 
-use std::collections::HashMap;
 use std::future::Future;
 use std::time::Duration;
 
@@ -8,6 +7,8 @@ use anyhow::bail;
 
 use super::context::CollectContext;
 use crate::model::{Partition, SourceId};
+use crate::protocol::receipts::{self, OtherStore, StoreAttempts, compare, same_mark};
+use crate::retry::drawn;
 use crate::runtime::observe::{self, Target};
 use crate::store::{Committed, Incoming, StoreError};
 use crate::transport::TransportError;
@@ -23,8 +24,7 @@ const STORING: &str = "storing";
 /// Brings the schema up to date and makes sure that the store is the one this group commits to; `false` when the process is to
 /// end first.
 pub(super) async fn open_store(context: &CollectContext) -> anyhow::Result<bool> {
-    let mut backoff = CollectContext::store_backoff();
-    let mut said = false;
+    let mut attempts = StoreAttempts::default();
     loop {
         let opened = async {
             context.store.migrate().await?;
@@ -36,12 +36,11 @@ pub(super) async fn open_store(context: &CollectContext) -> anyhow::Result<bool>
         if !is_transient(&error) {
             return Err(error);
         }
-        if !said {
+        if !attempts.was_away() {
             tracing::warn!("waiting: {error:#}");
         }
-        said = true;
         context.lifecycle.health().set(context.store.kind().health_check(), Err(error.to_string()));
-        if !context.rest(backoff.next()).await {
+        if !context.rest(drawn(attempts.away())).await {
             return Ok(false);
         }
     }
@@ -74,8 +73,8 @@ pub(super) async fn same_store(context: &CollectContext) -> anyhow::Result<()> {
          streamers again; what is stored stays single. Else {}.",
         context.store.kind().way_back()
     );
-    if marked != id {
-        bail!("this {name} is another store ({id}) than the one that was committed to so far ({marked}). {remedy}");
+    if let Err(other) = same_mark(&id, &marked) {
+        bail!("{}. {remedy}", what_is_other(name, &other));
     }
     for partition in context.inspector.partitions() {
         let states = match context.inspector.sources(partition).await {
@@ -84,24 +83,12 @@ pub(super) async fn same_store(context: &CollectContext) -> anyhow::Result<()> {
             Err(error) if error.is_transient() => continue,
             Err(error) => return Err(error.into()),
         };
-        let ids: Vec<_> = states.iter().map(|s| s.source).collect();
-        let settled: HashMap<_, _> = context.store.settled(&ids).await?.into_iter().collect();
-        let mut behind = Vec::new();
-        for state in states {
-            let has = settled.get(&state.source).copied().unwrap_or(0);
-            if has < state.committed {
-                bail!(
-                    "this {name} is older than what was committed (a restored backup, or a failover that lost commits?): of source {} rows \
-                     up to {} were committed, it has them up to {has}. {remedy}",
-                    state.source,
-                    state.committed
-                );
-            }
-            if has > state.committed {
-                behind.push((state.source, has));
-            }
+        let committed: Vec<_> = states.into_iter().map(|state| (state.source, state.committed)).collect();
+        let ids: Vec<_> = committed.iter().map(|(source, _)| *source).collect();
+        match compare(&committed, &context.store.settled(&ids).await?) {
+            Ok(behind) => tell_committed(context, partition, &behind).await?,
+            Err(other) => bail!("{}. {remedy}", what_is_other(name, &other)),
         }
-        tell_committed(context, partition, &behind).await?;
     }
     Ok(())
 }
@@ -123,21 +110,32 @@ async fn tell_committed(context: &CollectContext, partition: Partition, settled:
     Ok(())
 }
 
+/// In what a store is not the one that was committed to, for people.
+fn what_is_other(name: &str, other: &OtherStore) -> String {
+    match other {
+        OtherStore::Another { store, marked } => {
+            format!("this {name} is another store ({store}) than the one that was committed to so far ({marked})")
+        }
+        OtherStore::Older { source, committed, settled } => format!(
+            "this {name} is older than what was committed (a restored backup, or a failover that lost commits?): of source {source} rows \
+             up to {committed} were committed, it has them up to {settled}"
+        ),
+    }
+}
+
 /// Runs something on the store until it answers; `None` when the process is to end first.
 pub(super) async fn with_store<T, F>(context: &CollectContext, attempt: impl Fn() -> F) -> anyhow::Result<Option<T>>
 where
     F: Future<Output = Result<T, StoreError>>,
 {
-    let mut backoff = CollectContext::store_backoff();
-    let mut away = false;
+    let mut attempts = StoreAttempts::default();
     loop {
-        // A store that was away may come back as another one, or as an older one: that is found out before it is used again.
-        let same = if away { same_store(context).await } else { Ok(()) };
+        let same = if attempts.must_compare() { same_store(context).await } else { Ok(()) };
         let error = match same {
             Err(error) => error,
             Ok(()) => match attempt().await {
                 Ok(done) => {
-                    if away {
+                    if attempts.was_away() {
                         tracing::info!("{} is back", context.store.kind().name());
                         observe::reconnect(Target::Postgres);
                         context.lifecycle.health().set(STORING, Ok(()));
@@ -150,12 +148,11 @@ where
         if !is_transient(&error) {
             return Err(error);
         }
-        if !away {
+        if !attempts.was_away() {
             tracing::warn!("waiting: {error:#}");
         }
-        away = true;
         context.lifecycle.health().set(STORING, Err(format!("waiting: {error:#}")));
-        if !context.rest(backoff.next()).await {
+        if !context.rest(drawn(attempts.away())).await {
             return Ok(None);
         }
     }
@@ -167,6 +164,16 @@ pub(super) enum Refusal {
     BadBatch(String),
     /// What is stored already is damaged, so that nobody can say whether a batch is. Names the chunk.
     DamagedChunk(String),
+}
+
+impl Refusal {
+    /// Which one it is, without the words.
+    pub(super) fn kind(&self) -> receipts::Refusal {
+        match self {
+            Self::BadBatch(_) => receipts::Refusal::BadBatch,
+            Self::DamagedChunk(_) => receipts::Refusal::DamagedChunk,
+        }
+    }
 }
 
 /// Commits batches, as soon as the store answers; `None` when the process is to end first.

@@ -3,27 +3,22 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::sync::{Semaphore, mpsc};
 
-use super::acknowledge::{acknowledge, acknowledge_group, count_committed, still_queued};
+use super::acknowledge::{acknowledge, acknowledge_group, count_committed};
 use super::context::{CollectContext, Ready};
-use super::decode::{BatchFault, DecodeFailure, decode, entry_name};
+use super::decode::{BatchFault, DecodeFailure, decode, entry_name, fault_of, lost};
 use super::held_back::Obstacle;
 use super::store_access::{Refusal, try_commit, with_store};
 use crate::model::DictionaryId;
-use crate::retry::Backoff;
+use crate::protocol::receipts::{Event, Step};
+use crate::retry::drawn;
 use crate::runtime::observe;
 use crate::store::{Buried, DeadLetter};
 use crate::transport::{Delivery, MAX_DICTIONARY_BYTES, Receipt};
 
-/// Between two tries.
-const WAIT: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(2));
-/// Suspects that are tried again at the same time.
-const MAX_SUSPECTS: usize = 16;
-/// Bytes of their payloads, and of those that wait to be buried.
-const MAX_SUSPECT_BYTES: usize = 16 << 20;
+/// Bytes of the payloads that wait to be buried.
 const MAX_BURIAL_BYTES: usize = 32 << 20;
 /// Letters of one transaction, and bytes of their payloads about which it closes.
 const MAX_LETTERS: usize = 1024;
@@ -46,12 +41,6 @@ type Place = tokio::sync::OwnedSemaphorePermit;
 pub(super) struct Failing {
     burials: mpsc::Sender<(Failed, Place)>,
     burial_bytes: Arc<Semaphore>,
-    suspects: Arc<Semaphore>,
-    suspect_bytes: Arc<Semaphore>,
-}
-
-fn weight(delivery: &Delivery, most: usize) -> u32 {
-    u32::try_from(delivery.payload.len().clamp(1, most)).unwrap_or(u32::MAX)
 }
 
 impl Failing {
@@ -67,111 +56,126 @@ impl Failing {
             }
             Ok(())
         });
-        Self {
-            burials,
-            burial_bytes: Arc::new(Semaphore::new(MAX_BURIAL_BYTES)),
-            suspects: Arc::new(Semaphore::new(MAX_SUSPECTS)),
-            suspect_bytes: Arc::new(Semaphore::new(MAX_SUSPECT_BYTES)),
-        }
+        Self { burials, burial_bytes: Arc::new(Semaphore::new(MAX_BURIAL_BYTES)) }
     }
 
     /// Has a delivery buried that nothing can cure; `false` when the process is to end.
-    pub(super) async fn bury(&self, failed: Failed) -> bool {
-        let weight = weight(&failed.delivery, MAX_BURIAL_BYTES);
-        let Ok(place) = self.burial_bytes.clone().acquire_many_owned(weight).await else { return false };
-        self.burials.send((failed, place)).await.is_ok()
+    pub(super) async fn bury(&self, context: &CollectContext, failed: Failed) -> bool {
+        let bytes = failed.delivery.payload.len().clamp(1, MAX_BURIAL_BYTES);
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        let Ok(place) = self.burial_bytes.clone().acquire_many_owned(bytes).await else { return false };
+        let Ok(burial) = self.burials.reserve().await else { return false };
+        context.happened(&failed.delivery.receipt, Event::WaitsForBurial);
+        burial.send((failed, place));
+        true
     }
 
-    /// Has a delivery tried again, if there is room; else it stays in the queue, and is delivered again later.
-    pub(super) async fn doubt(&self, context: &Arc<CollectContext>, failed: Failed) {
-        let weight = weight(&failed.delivery, MAX_SUSPECT_BYTES);
-        let places = (self.suspects.clone().try_acquire_owned(), self.suspect_bytes.clone().try_acquire_many_owned(weight));
-        let (Ok(one), Ok(bytes)) = places else {
-            let reason = failed.fault.reason;
-            tracing::warn!(
-                entry = entry_name(&failed.delivery),
-                reason,
-                "a batch failed, and others are being tried again: it stays in the queue for now"
-            );
-            context.let_go(vec![failed.delivery.receipt]);
-            return;
-        };
-        let (failing, context) = (self.clone(), context.clone());
-        context.lifecycle.clone().spawn("suspect", async move {
-            let receipt = failed.delivery.receipt.clone();
-            match judge(&context, failed).await? {
-                Verdict::Settled => context.in_hand.remove(&[receipt]),
-                // It stays pending, and the next consumer finds it.
-                Verdict::Ending => {}
-                Verdict::Incurable(failed) => {
-                    // The process is to end where nobody buries any more.
-                    let _buried = failing.bury(failed).await;
-                }
+    /// Carries out what is to be done with a delivery whose failure may be cured: it is judged, or let go.
+    pub(super) fn doubt(&self, context: &Arc<CollectContext>, failed: Failed, step: Step) -> anyhow::Result<()> {
+        match step {
+            Step::Judge => {
+                let (failing, context) = (self.clone(), context.clone());
+                context.lifecycle.clone().spawn("suspect", async move { judge(&context, &failing, failed).await });
             }
-            drop((one, bytes));
-            Ok(())
-        });
+            Step::LetGo(redelivery) => {
+                let Failed { delivery, fault } = failed;
+                let reason = fault.reason;
+                tracing::warn!(
+                    entry = entry_name(&delivery),
+                    reason,
+                    "a batch failed, and others are being tried again: it stays in the queue for now"
+                );
+                context.queue.let_go(delivery.receipt.partition, &[delivery.receipt], redelivery);
+            }
+            other => return Err(lost(other)),
+        }
+        Ok(())
     }
 }
 
-/// What became of a suspect.
-enum Verdict {
-    /// It is stored, or no longer in the queue.
-    Settled,
-    /// The process is to end, or it is held back.
-    Ending,
-    /// It has failed often enough.
-    Incurable(Failed),
-}
-
-async fn judge(context: &Arc<CollectContext>, failed: Failed) -> anyhow::Result<Verdict> {
+/// Tries a suspect again, until it is stored, buried, held back, or no longer in the queue.
+async fn judge(context: &Arc<CollectContext>, failing: &Failing, failed: Failed) -> anyhow::Result<()> {
     let Failed { delivery, mut fault } = failed;
     let entry = entry_name(&delivery);
-    let mut backoff = Backoff::new(WAIT.0, WAIT.1);
+    let (mut failures, mut ready, mut obstacle) = (None, None, None);
+    let mut step = context.happened(&delivery.receipt, Event::TakenUp);
     loop {
-        if !still_queued(context, &delivery.receipt).await {
-            let reason = &fault.reason;
-            tracing::info!(%entry, reason, "a batch that failed is no longer in Redis; its streamer sends it again");
-            return Ok(Verdict::Settled);
-        }
-        let noted = with_store(context, || context.store.note_failure(&entry, &fault.reason)).await?;
-        let Some(failures) = noted else { return Ok(Verdict::Ending) };
-        if failures >= context.config.collect.dead_after {
-            return Ok(Verdict::Incurable(Failed { delivery, fault }));
-        }
-        tracing::warn!(%entry, failures, reason = fault.reason, "a batch failed; it is tried again");
-        if !context.rest(backoff.next()).await {
-            return Ok(Verdict::Ending);
-        }
-        match decode(context, &delivery).await {
-            Err(DecodeFailure::Doubtful(again)) => fault = again,
-            Err(DecodeFailure::Incurable(fault)) => return Ok(Verdict::Incurable(Failed { delivery, fault })),
-            Err(DecodeFailure::Queue(error)) if error.is_transient() => {}
-            Err(DecodeFailure::Queue(error)) => return Err(error.into()),
-            Err(DecodeFailure::Store(error)) => return Err(error),
-            Err(DecodeFailure::Ending) => return Ok(Verdict::Ending),
-            Err(DecodeFailure::UnknownVersion(error)) => {
-                context.held_back.add(delivery.receipt, &Obstacle::UnknownVersion(error));
-                return Ok(Verdict::Ending);
+        let event = match step {
+            Step::AskQueue => match context.queue.contains(&delivery.receipt).await {
+                Err(error) if error.is_transient() => Event::QueueAway,
+                answer => Event::Asked(answer.ok()),
+            },
+            Step::Gone => {
+                let reason = fault.reason;
+                tracing::info!(%entry, reason, "a batch that failed is no longer in Redis; its streamer sends it again");
+                return Ok(());
             }
-            Ok(ready) => {
-                let named = ready.incoming.batch().header.dictionaries.clone();
-                let group = [ready.incoming];
+            Step::NoteFailure => match with_store(context, || context.store.note_failure(&entry, &fault.reason)).await? {
+                Some(noted) => {
+                    failures = Some(noted);
+                    Event::FailureNoted(noted)
+                }
+                None => Event::Interrupted,
+            },
+            Step::Rest(rest) => {
+                if let Some(failures) = failures.take() {
+                    tracing::warn!(%entry, failures, reason = fault.reason, "a batch failed; it is tried again");
+                }
+                if context.rest(drawn(rest)).await { Event::Rested } else { Event::Interrupted }
+            }
+            Step::NoteAttempt | Step::Decode | Step::ForgetAttempts => {
+                let (next, decoded) = decode(context, &delivery, step).await?;
+                match decoded {
+                    None | Some(Err(DecodeFailure::Ending)) => {}
+                    Some(Ok(batch)) => ready = Some(batch),
+                    Some(Err(DecodeFailure::Incurable(found) | DecodeFailure::Doubtful(found))) => fault = found,
+                    Some(Err(DecodeFailure::UnknownVersion(error))) => obstacle = Some(Obstacle::UnknownVersion(error)),
+                    Some(Err(DecodeFailure::Queue(error))) if next == Step::Fail => return Err(error.into()),
+                    Some(Err(DecodeFailure::Queue(_))) => {}
+                }
+                step = next;
+                continue;
+            }
+            Step::Commit => {
+                let Some(Ready { incoming, memory: _until_committed, .. }) = ready.take() else { return Err(lost(step)) };
+                let group = [incoming];
                 match try_commit(context, &group).await? {
-                    None => return Ok(Verdict::Ending),
-                    Some(Err(Refusal::BadBatch(why))) => fault = BatchFault::new(why, &named),
-                    Some(Err(Refusal::DamagedChunk(error))) => {
-                        context.held_back.add(delivery.receipt, &Obstacle::DamagedChunk(error));
-                        return Ok(Verdict::Ending);
-                    }
+                    None => Event::Interrupted,
                     Some(Ok(committed)) => {
                         count_committed(context, &group, &committed);
-                        acknowledge(context, vec![delivery.receipt.clone()], &committed.settled).await;
-                        return Ok(Verdict::Settled);
+                        let stored = std::slice::from_ref(&delivery.receipt);
+                        let acknowledgements = context.receipts().committed(stored, &committed.settled);
+                        for acknowledgement in acknowledgements {
+                            acknowledge(context, acknowledgement).await;
+                        }
+                        return Ok(());
+                    }
+                    Some(Err(refusal)) => {
+                        let event = Event::Refused(refusal.kind());
+                        match refusal {
+                            Refusal::BadBatch(why) => fault = BatchFault::new(why, &group[0].batch().header.dictionaries),
+                            Refusal::DamagedChunk(error) => obstacle = Some(Obstacle::DamagedChunk(error)),
+                        }
+                        event
                     }
                 }
             }
-        }
+            Step::HoldBack => {
+                let Some(obstacle) = obstacle else { return Err(lost(step)) };
+                context.hold_back(&delivery.receipt, &obstacle);
+                return Ok(());
+            }
+            Step::Bury(grounds) => {
+                let fault = fault_of(&delivery, grounds, Some(fault))?;
+                // The process is to end where nobody buries any more.
+                let _buried = failing.bury(context, Failed { delivery, fault }).await;
+                return Ok(());
+            }
+            // It stays pending, and the next consumer finds it.
+            Step::Nothing => return Ok(()),
+            other => return Err(lost(other)),
+        };
+        step = context.happened(&delivery.receipt, event);
     }
 }
 
@@ -236,7 +240,8 @@ impl Burial {
         for (reason, batches) in by_reason {
             tracing::error!(batches, reason, "batches are now dead letters; `telemetry dead-letters list` shows them");
         }
-        acknowledge_group(context, self.receipts, &settled).await;
+        let acknowledgements = context.receipts().buried(&self.receipts, &settled);
+        acknowledge_group(context, acknowledgements).await;
         Ok(true)
     }
 }

@@ -7,8 +7,9 @@ use std::time::Duration;
 use futures_util::future::join_all;
 
 use super::context::CollectContext;
-use super::held_back::{self, LET_GO_AFTER};
+use super::held_back;
 use crate::model::Partition;
+use crate::protocol::receipts::LetGo;
 use crate::runtime::observe;
 use crate::transport::{Backlog, PartitionState};
 
@@ -53,19 +54,27 @@ pub(super) fn start(context: &Arc<CollectContext>) {
     });
     let s = context.clone();
     lifecycle.spawn("held back", async move {
-        let patience = s.config.redis.claim_idle * LET_GO_AFTER;
-        while s.rest(held_back::EVERY.min(patience)).await {
-            s.let_go(s.held_back.take_due(patience));
+        let every = held_back::EVERY.min(s.receipts().settings().patience());
+        while s.rest(every).await {
+            let (due, held_back) = {
+                let mut receipts = s.receipts();
+                (receipts.due(s.began.elapsed()), receipts.held_back())
+            };
+            observe::held_back(held_back);
+            for LetGo { partition, receipts, redelivery } in due {
+                s.queue.let_go(partition, &receipts, redelivery);
+            }
         }
         Ok(())
     });
     let s = context.clone();
     lifecycle.spawn("claims", async move {
-        let every = s.config.redis.claim_idle / 3;
+        let every = s.receipts().settings().keep_every();
         // Until the very end: what is in hand while draining must not be claimed by others either.
         while !s.lifecycle.stopping().is_cancelled() {
             for partition in s.queue.partitions() {
-                for some in s.in_hand.of(partition).chunks(KEPT_AT_ONCE) {
+                let kept = s.receipts().in_hand(partition);
+                for some in kept.chunks(KEPT_AT_ONCE) {
                     if let Err(error) = s.queue.keep(partition, some).await {
                         tracing::debug!(%partition, %error, "keeping claims in Redis");
                         break;

@@ -7,9 +7,11 @@ use tokio::sync::{Mutex, mpsc};
 
 use super::acknowledge::{acknowledge_group, count_committed};
 use super::context::{CollectContext, Ready};
+use super::decode::lost;
 use super::held_back::Obstacle;
 use super::store_access::{Refusal, try_commit};
 use super::suspect::{Failing, failed};
+use crate::protocol::receipts::{Refused, Step};
 use crate::runtime::observe;
 
 /// Commits groups until the readers have ended and nothing waits.
@@ -52,42 +54,50 @@ async fn commit(context: &Arc<CollectContext>, group: Vec<Ready>, failing: &Fail
     let began = Instant::now();
     match try_commit(context, &batches).await? {
         None => {
-            context.in_hand.remove(&receipts);
+            context.receipts().abandoned(&receipts);
             Ok(false)
         }
         Some(Ok(committed)) => {
             observe::commit(began.elapsed());
             count_committed(context, &batches, &committed);
-            acknowledge_group(context, receipts, &committed.settled).await;
+            let acknowledgements = context.receipts().committed(&receipts, &committed.settled);
+            acknowledge_group(context, acknowledgements).await;
             Ok(true)
         }
         Some(Err(refusal)) => {
+            let refused = context.receipts().refused(&receipts, refusal.kind());
             let group: Vec<Ready> = receipts
                 .into_iter()
                 .zip(rest)
                 .zip(batches)
                 .map(|((receipt, (payload, memory)), incoming)| Ready { receipt, incoming, payload, memory })
                 .collect();
-            part(context, group, refusal, failing).await
+            go_on(context, group, refused, refusal, failing).await
         }
     }
 }
 
-/// One batch of a group cannot be stored: each is committed alone. One that is bad itself is doubted; one that only a damaged chunk
-/// stands in the way of is held back, since it may well be good.
-async fn part(context: &Arc<CollectContext>, mut group: Vec<Ready>, refusal: Refusal, failing: &Failing) -> anyhow::Result<bool> {
-    if group.len() == 1 {
-        let ready = group.remove(0);
-        match refusal {
-            Refusal::BadBatch(reason) => failing.doubt(context, failed(ready, reason)).await,
-            Refusal::DamagedChunk(error) => context.held_back.add(ready.receipt, &Obstacle::DamagedChunk(error)),
+/// Goes on with a group that the store does not take; `false` when the process is to end before each could be committed alone.
+async fn go_on(
+    context: &Arc<CollectContext>,
+    mut group: Vec<Ready>,
+    refused: Refused,
+    refusal: Refusal,
+    failing: &Failing,
+) -> anyhow::Result<bool> {
+    match (refused, refusal) {
+        (Refused::Parted, _) => {
+            for ready in group {
+                if !Box::pin(commit(context, vec![ready], failing)).await? {
+                    return Ok(false);
+                }
+            }
         }
-        return Ok(true);
-    }
-    for ready in group {
-        if !Box::pin(commit(context, vec![ready], failing)).await? {
-            return Ok(false);
+        (Refused::One(Step::HoldBack), Refusal::DamagedChunk(error)) => {
+            context.hold_back(&group.remove(0).receipt, &Obstacle::DamagedChunk(error));
         }
+        (Refused::One(step), Refusal::BadBatch(reason)) => failing.doubt(context, failed(group.remove(0), reason), step)?,
+        (Refused::One(step), Refusal::DamagedChunk(_)) => return Err(lost(step)),
     }
     Ok(true)
 }

@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup test web page api demo chaos bench bench-wan capacity build lint fmt advisories reference fuzz test-chart test-k8s chart-golden chart-docs image sbom
+.PHONY: help setup test web page api demo chaos bench bench-wan capacity build lint fmt advisories reference fuzz test-chart test-k8s prove chart-golden chart-docs image sbom
 
 CARGO ?= cargo
 # Seconds that each fuzz target runs.
@@ -87,6 +87,14 @@ K8S_STEPS ?=
 
 test-k8s: ## install the charts on real API servers, edge and central, with pods as processes of this machine, and follow every row (as root)
 	@./tests/k8s/run $(K8S_STEPS)
+
+# Seconds and states that make prove may take. A state takes about 100 bytes.
+PROVE_SECONDS ?= 900
+PROVE_STATES ?= 40000000
+
+prove: ## check the protocol in every state of a model that runs the scripts that ship (PROVE_SECONDS, PROVE_STATES)
+	@TELEMETRY_MODEL_SECONDS=$(PROVE_SECONDS) TELEMETRY_MODEL_STATES=$(PROVE_STATES) \
+		$(CARGO) run --quiet --locked --manifest-path tests/model/Cargo.toml -- large
 
 chart-golden: ## write tests/chart/golden from what the charts render now
 	@./tests/chart/setup

@@ -1,0 +1,45 @@
+//! The protocol, checked to the end at sizes that every change can afford; and planted faults, each of which must be found.
+
+use std::time::Duration;
+
+use telemetry_model::protocol::{Bounds, Fault, Troubles};
+use telemetry_model::suite::{self, Limits, check};
+
+/// The protocol holds at every size of [`suite::quick`], in every state that there is.
+#[test]
+fn the_protocol_holds() {
+    for bounds in suite::quick() {
+        let name = bounds.name;
+        let outcome = check(bounds, None, Limits::default());
+        println!("{name}: {outcome}");
+        assert!(outcome.broken.is_empty(), "{name}: {outcome}");
+        assert!(outcome.is_complete, "{name}: {outcome}");
+    }
+}
+
+/// What a fault needs in order to show.
+fn size(fault: Fault) -> Bounds {
+    let none = Troubles::default();
+    let (sources, collectors, troubles): (&[u8], u8, Troubles) = match fault {
+        Fault::PositionFirst | Fault::CommitWithoutRange => (&[0], 1, Troubles { losses: 1, ..none }),
+        Fault::EndsWhenAccepted => (&[0], 1, none),
+        Fault::AcknowledgedFirst => (&[0], 1, Troubles { collector_crashes: 1, ..none }),
+        Fault::LeaseIsOwnership => (&[0], 1, Troubles { failovers: 1, ..none }),
+        Fault::TrimByAge | Fault::SettledIsEnd => (&[0], 2, none),
+        Fault::ReceiptsOutliveSessions => (&[0, 1], 1, Troubles { failovers: 1, ..none }),
+    };
+    Bounds::new("a planted fault", sources, collectors, troubles)
+}
+
+#[test]
+fn every_planted_fault_is_found() {
+    for fault in Fault::ALL {
+        let limits = Limits { time: Duration::from_secs(120), ..Limits::default() };
+        let sound = check(size(fault), None, limits);
+        assert!(sound.broken.is_empty() && sound.is_complete, "without {fault:?}: {sound}");
+        let found = check(size(fault), Some(fault), limits);
+        let names: Vec<_> = found.broken.iter().map(|(property, _)| *property).collect();
+        println!("{fault:?}: {names:?} broken after {} states, {:.1} s", found.states, found.took.as_secs_f64());
+        assert!(!found.broken.is_empty(), "{fault:?} is not found: {found}");
+    }
+}

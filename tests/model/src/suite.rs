@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 
 use stateright::{Checker as _, Model as _};
 
-use crate::protocol::{Bounds, Fault, Protocol, Troubles};
+use crate::system::{Bounds, Fault, Protocol, Troubles};
 
 /// How far a check goes.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// States, about.
+    /// How often a state may be come to, about; each is come to a few times.
     pub states: usize,
     /// Time.
     pub time: Duration,
@@ -56,34 +56,39 @@ impl fmt::Display for Outcome {
     }
 }
 
-const NONE: Troubles = Troubles { failovers: 0, flushes: 0, losses: 0, late: 0, streamer_crashes: 0, collector_crashes: 0 };
+/// Nothing goes wrong but that one collector claims what another one is working on.
+const NONE: Troubles =
+    Troubles { failovers: 0, flushes: 0, losses: 0, late: 0, streamer_crashes: 0, collector_crashes: 0, claims: 1 };
 
 /// The sizes that every change is checked at.
 #[must_use]
 pub fn quick() -> Vec<Bounds> {
     vec![
-        Bounds::new("nothing goes wrong", &[0, 1], 2, NONE),
-        Bounds::new("failover", &[0, 1], 1, Troubles { failovers: 1, ..NONE }),
-        Bounds::new("failover, two collectors", &[0], 2, Troubles { failovers: 1, collector_crashes: 1, ..NONE }),
+        Bounds::new("nothing goes wrong", &[0, 1], 1, NONE),
+        Bounds::new("nothing goes wrong, two collectors", &[0], 2, Troubles { claims: 3, ..NONE }),
+        Bounds::new("failover", &[0, 1], 1, Troubles { failovers: 1, claims: 0, ..NONE }),
+        Bounds::new("failover, two collectors", &[0], 2, Troubles { failovers: 1, ..NONE }),
         Bounds::new("flush, late", &[0], 1, Troubles { flushes: 1, losses: 1, late: 2, ..NONE }),
-        Bounds::new("two streamers of a source", &[0, 0], 1, Troubles { failovers: 1, losses: 1, late: 1, ..NONE }),
-        Bounds::new("crashes", &[0], 2, Troubles { losses: 1, late: 1, streamer_crashes: 1, collector_crashes: 1, ..NONE }),
+        Bounds::new("two streamers of a source", &[0, 0], 1, Troubles { losses: 1, late: 1, claims: 0, ..NONE }),
+        Bounds::new("crashes", &[0], 2, Troubles { streamer_crashes: 1, collector_crashes: 1, ..NONE }),
     ]
 }
 
 /// The sizes of a proof.
 #[must_use]
 pub fn large() -> Vec<Bounds> {
+    let everything =
+        Troubles { failovers: 1, flushes: 1, losses: 1, late: 2, streamer_crashes: 1, collector_crashes: 1, claims: 1 };
     vec![
+        Bounds::new("two sources, two collectors", &[0, 1], 2, NONE),
+        Bounds::new("two streamers of a source, failover", &[0, 0], 1, Troubles { failovers: 1, losses: 1, late: 1, ..NONE }),
+        Bounds::new("crashes, late", &[0], 2, Troubles { losses: 1, late: 1, streamer_crashes: 1, collector_crashes: 1, ..NONE }),
+        Bounds::new("everything once, one source, one collector", &[0], 1, everything),
         Bounds::new("two sources, failover", &[0, 1], 2, Troubles { failovers: 1, ..NONE }),
-        Bounds::new("everything once, one source", &[0], 2, everything()),
-        Bounds::new("everything once, two streamers of a source", &[0, 0], 2, everything()),
-        Bounds::new("everything once", &[0, 1], 2, everything()),
+        Bounds::new("everything once, one source", &[0], 2, everything),
+        Bounds::new("everything once, two streamers of a source", &[0, 0], 2, everything),
+        Bounds::new("everything once", &[0, 1], 2, everything),
     ]
-}
-
-fn everything() -> Troubles {
-    Troubles { failovers: 1, flushes: 1, losses: 1, late: 2, streamer_crashes: 1, collector_crashes: 1 }
 }
 
 /// Checks a size.

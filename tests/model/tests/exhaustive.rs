@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use telemetry_model::protocol::{Bounds, Fault, Troubles};
 use telemetry_model::suite::{self, Limits, check};
+use telemetry_model::system::{Bounds, Fault, Troubles};
 
 /// The protocol holds at every size of [`suite::quick`], in every state that there is.
 #[test]
@@ -19,14 +19,14 @@ fn the_protocol_holds() {
 
 /// What a fault needs in order to show.
 fn size(fault: Fault) -> Bounds {
-    let none = Troubles::default();
+    let none = Troubles { claims: 2, ..Troubles::default() };
     let (sources, collectors, troubles): (&[u8], u8, Troubles) = match fault {
         Fault::PositionFirst | Fault::CommitWithoutRange => (&[0], 1, Troubles { losses: 1, ..none }),
         Fault::EndsWhenAccepted => (&[0], 1, none),
         Fault::AcknowledgedFirst => (&[0], 1, Troubles { collector_crashes: 1, ..none }),
         Fault::LeaseIsOwnership => (&[0], 1, Troubles { failovers: 1, ..none }),
         Fault::TrimByAge | Fault::SettledIsEnd => (&[0], 2, none),
-        Fault::ReceiptsOutliveSessions => (&[0, 1], 1, Troubles { failovers: 1, ..none }),
+        Fault::ReceiptsOutliveSessions => (&[0, 1], 1, Troubles { failovers: 1, claims: 0, ..none }),
     };
     Bounds::new("a planted fault", sources, collectors, troubles)
 }

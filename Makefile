@@ -92,11 +92,11 @@ K8S_STEPS ?=
 test-k8s: ## install the charts on real API servers, edge and central, with pods as processes of this machine, and follow every row (as root)
 	@./tests/k8s/run $(K8S_STEPS)
 
-# Seconds that make prove may take, and how often it may come to a state: each takes about 100 bytes, and is come to a few times.
+# Seconds that the sizes of make prove share, and how often each may come to a state: each takes about 100 bytes, and is come to a few times.
 PROVE_SECONDS ?= 900
 PROVE_STATES ?= 200000000
 
-prove: ## check the protocol in every state of a model that runs the scripts that ship (PROVE_SECONDS, PROVE_STATES)
+prove: ## check the protocol in every state of a model that runs the scripts and the cores that ship (PROVE_SECONDS=900, PROVE_STATES)
 	@TELEMETRY_MODEL_SECONDS=$(PROVE_SECONDS) TELEMETRY_MODEL_STATES=$(PROVE_STATES) \
 		$(CARGO) run --quiet --locked --manifest-path tests/model/Cargo.toml -- large
 

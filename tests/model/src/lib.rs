@@ -2,7 +2,13 @@
 //! script that ships, run by Lua on a small Redis; the small Redis is held to real ones.
 
 pub mod lua;
-pub mod protocol;
 pub mod real;
 pub mod redis;
 pub mod suite;
+pub mod system;
+
+// What the product decides by: the very files.
+#[path = "../../../src/model/mod.rs"]
+pub mod model;
+#[path = "../../../src/protocol/mod.rs"]
+pub mod protocol;

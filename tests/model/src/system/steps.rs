@@ -1,8 +1,8 @@
 //! What can happen next.
 
-use super::engine::Op;
+use super::engine::{Answer, Op};
 use super::few::Few;
-use super::{Fault, Late, MAX_SOURCES, Protocol, State};
+use super::{Fault, Late, MAX_SOURCES, Protocol, State, collector, streamer};
 
 /// Requests that can be late at the same time.
 const MAX_LATE: usize = 2;
@@ -111,12 +111,30 @@ pub enum Fate {
 }
 
 impl Protocol {
-    fn request_of(state: &State, collector: u8, request: Request) -> Option<Op> {
-        let one = &state.collectors[usize::from(collector)];
+    pub(super) fn streamer(&self, state: &State, streamer: u8) -> streamer::View {
+        self.streamers.view(state.streamers[usize::from(streamer)])
+    }
+
+    pub(super) fn collector(&self, state: &State, collector: u8) -> collector::View {
+        self.collectors.view(state.collectors[usize::from(collector)])
+    }
+
+    fn to_streamer(&self, state: &mut State, streamer: u8, event: streamer::Event) {
+        let one = &mut state.streamers[usize::from(streamer)];
+        *one = self.streamers.happens(*one, event);
+    }
+
+    fn to_collector(&self, state: &mut State, collector: u8, event: collector::Event) {
+        let one = &mut state.collectors[usize::from(collector)];
+        *one = self.collectors.happens(*one, event);
+    }
+
+    fn request_of(&self, state: &State, collector: u8, request: Request) -> Option<Op> {
+        let one = self.collector(state, collector);
         match request {
-            Request::Read => one.read(collector),
-            Request::Claim => one.claim(collector),
-            Request::Acknowledge => one.acknowledgement(),
+            Request::Read => one.read,
+            Request::Claim => one.claim,
+            Request::Acknowledge => one.acknowledgement,
         }
     }
 
@@ -127,15 +145,15 @@ impl Protocol {
     /// Everything that can happen.
     pub(super) fn steps(&self, state: &State, steps: &mut Vec<Step>) {
         let troubles = state.troubles;
-        for (streamer, task) in (0..).zip(&self.bounds.tasks) {
-            let one = state.streamers[usize::from(streamer)];
-            if one.can_send(*task) {
+        for streamer in 0..self.bounds.tasks.len() as u8 {
+            let one = self.streamer(state, streamer);
+            if one.can_send {
                 steps.push(Step::Sends { streamer });
             }
-            if one.request(*task).is_some() {
+            if one.request.is_some() {
                 steps.push(Step::Asks { streamer });
             }
-            let on_their_way = one.unanswered_batches(*task).count();
+            let on_their_way = one.on_their_way.len();
             if troubles.losses > 0 && on_their_way > 0 {
                 for arrived in [false, true] {
                     let left = on_their_way - usize::from(arrived);
@@ -165,21 +183,22 @@ impl Protocol {
     }
 
     fn collector_steps(&self, state: &State, collector: u8, steps: &mut Vec<Step>) {
-        let one = &state.collectors[usize::from(collector)];
+        let one = self.collector(state, collector);
         let troubles = state.troubles;
-        if one.read(collector).is_some() {
+        if one.read.is_some() {
             steps.push(Step::Reads { collector });
         }
-        if troubles.claims > 0 && one.claim(collector).is_some() {
+        if troubles.claims > 0 && one.claim.is_some() {
             steps.push(Step::Claims { collector });
         }
-        if !one.held.is_empty() && (self.fault == Some(Fault::AcknowledgedFirst) || !one.owes()) {
+        let acknowledges_first = self.fault == Some(Fault::AcknowledgedFirst);
+        if !one.batches.is_empty() && (acknowledges_first || one.acknowledgement.is_none()) {
             steps.push(Step::Commits { collector });
             if troubles.losses > 0 {
                 steps.push(Step::CommitsUnseen { collector });
             }
         }
-        if one.owes() {
+        if one.acknowledgement.is_some() {
             steps.push(Step::Acknowledges { collector });
         }
         if troubles.losses > 0 {
@@ -187,14 +206,15 @@ impl Protocol {
                 if request == Request::Claim && troubles.claims == 0 {
                     continue;
                 }
-                let Some(op) = Self::request_of(state, collector, request) else { continue };
+                let Some(op) = self.request_of(state, collector, request) else { continue };
                 // Where nothing is changed it does not matter whether it arrived.
                 let only_looks = matches!(op, Op::ListOwn { .. } | Op::Read { .. });
                 for fate in [Fate::Arrived, Fate::Late, Fate::Gone] {
                     let possible = match fate {
                         Fate::Arrived => !only_looks,
                         Fate::Late => !only_looks && Self::can_be_late(state, 1),
-                        Fate::Gone => request == Request::Read || request == Request::Acknowledge,
+                        // A claim that is gone is like a read that is.
+                        Fate::Gone => request != Request::Claim,
                     };
                     if possible {
                         steps.push(Step::CollectorLoses { collector, request, fate });
@@ -210,39 +230,30 @@ impl Protocol {
     /// Takes a step.
     pub(super) fn take(&self, state: &mut State, step: Step) {
         match step {
-            Step::Sends { streamer } => {
-                let task = self.bounds.tasks[usize::from(streamer)];
-                state.streamers[usize::from(streamer)].send(task);
-            }
+            Step::Sends { streamer } => self.to_streamer(state, streamer, streamer::Event::Sends),
             Step::Asks { streamer } => {
-                let task = self.bounds.tasks[usize::from(streamer)];
-                let Some(op) = state.streamers[usize::from(streamer)].request(task) else { return };
+                let Some(op) = self.streamer(state, streamer).request else { return };
                 let answer = self.run(state, op);
-                state.streamers[usize::from(streamer)].answered(task, answer, self.fault);
+                self.to_streamer(state, streamer, streamer::Event::Answered(answer));
             }
             Step::StreamerLoses { streamer, arrived, late } => {
-                let task = self.bounds.tasks[usize::from(streamer)];
                 state.troubles.losses -= 1;
-                let one = state.streamers[usize::from(streamer)];
-                if arrived && let Some(op) = one.request(task) {
+                let one = self.streamer(state, streamer);
+                if arrived && let Some(op) = one.request {
                     self.run(state, op);
                 }
                 if late {
-                    let first = usize::from(arrived);
-                    Self::are_late(
-                        state,
-                        one.unanswered_batches(task).skip(first).map(|(batch, expected)| Op::Publish { batch, expected }),
-                    );
+                    Self::are_late(state, &one.on_their_way.as_slice()[usize::from(arrived)..]);
                 }
-                state.streamers[usize::from(streamer)].unanswered();
+                self.to_streamer(state, streamer, streamer::Event::Unanswered);
             }
             Step::StreamerCrashes { streamer, late } => {
-                let task = self.bounds.tasks[usize::from(streamer)];
                 state.troubles.streamer_crashes -= 1;
-                let one = std::mem::take(&mut state.streamers[usize::from(streamer)]);
                 if late {
-                    Self::are_late(state, one.unanswered_batches(task).map(|(batch, expected)| Op::Publish { batch, expected }));
+                    let one = self.streamer(state, streamer);
+                    Self::are_late(state, one.on_their_way.as_slice());
                 }
+                state.streamers[usize::from(streamer)] = self.new_streamer(streamer.into());
             }
             Step::Arrives { at } => {
                 let Some(Late(op)) = state.late.as_slice().get(usize::from(at)).copied() else { return };
@@ -259,9 +270,9 @@ impl Protocol {
         }
     }
 
-    fn are_late(state: &mut State, requests: impl Iterator<Item = Op>) {
-        for op in requests {
-            state.late.add(Late(op));
+    fn are_late(state: &mut State, batches: &[streamer::Sent]) {
+        for sent in batches {
+            state.late.add(Late(Op::Publish { batch: sent.batch, expected: sent.expected }));
             state.troubles.late -= 1;
         }
     }
@@ -272,11 +283,11 @@ impl Protocol {
         state.redis = replica;
         state.troubles.failovers -= 1;
         state.late = Few::default();
-        for streamer in &mut state.streamers {
-            streamer.unanswered();
+        for streamer in 0..self.bounds.tasks.len() as u8 {
+            self.to_streamer(state, streamer, streamer::Event::Unanswered);
         }
-        for collector in &mut state.collectors {
-            collector.session_ends(self.fault);
+        for collector in 0..self.bounds.collectors {
+            self.to_collector(state, collector, collector::Event::SessionEnds { acknowledging: false });
         }
     }
 
@@ -292,51 +303,55 @@ impl Protocol {
             Step::Commits { collector } => {
                 self.commit(state, collector);
                 let settled = std::array::from_fn(|source| state.ledger.covered[source].trailing_ones() as u8);
-                state.collectors[usize::from(collector)].has_committed(settled, self.fault);
+                self.to_collector(state, collector, collector::Event::Committed(settled));
             }
             Step::CommitsUnseen { collector } => {
                 state.troubles.losses -= 1;
                 self.commit(state, collector);
             }
             Step::Acknowledges { collector } => {
-                let Some(op) = Self::request_of(state, collector, Request::Acknowledge) else { return };
+                let Some(op) = self.request_of(state, collector, Request::Acknowledge) else { return };
                 self.run(state, op);
-                state.collectors[usize::from(collector)].has_acknowledged();
+                self.to_collector(state, collector, collector::Event::Acknowledged);
             }
             Step::CollectorLoses { collector, request, fate } => {
-                let Some(op) = Self::request_of(state, collector, request) else { return };
+                let Some(op) = self.request_of(state, collector, request) else { return };
                 state.troubles.losses -= 1;
                 match fate {
                     Fate::Arrived => {
                         self.run(state, op);
                     }
-                    Fate::Late => Self::are_late(state, std::iter::once(op)),
+                    Fate::Late => {
+                        state.late.add(Late(op));
+                        state.troubles.late -= 1;
+                    }
                     Fate::Gone => {}
                 }
-                state.collectors[usize::from(collector)].session_ends(None);
+                let acknowledging = request == Request::Acknowledge;
+                self.to_collector(state, collector, collector::Event::SessionEnds { acknowledging });
             }
             Step::CollectorCrashes { collector } => {
                 state.troubles.collector_crashes -= 1;
-                state.collectors[usize::from(collector)] = Default::default();
+                state.collectors[usize::from(collector)] = self.new_collector(collector.into());
             }
             _ => {}
         }
     }
 
     fn read(&self, state: &mut State, collector: u8, request: Request) {
-        let Some(op) = Self::request_of(state, collector, request) else { return };
+        let Some(op) = self.request_of(state, collector, request) else { return };
         let answer = self.run(state, op);
-        if answer == super::Answer::NoGroup {
+        if answer == Answer::NoGroup {
             self.run(state, Op::MakeGroup);
         }
-        state.collectors[usize::from(collector)].has_read(op, answer, self.fault);
+        self.to_collector(state, collector, collector::Event::Read(op, answer));
     }
 
     /// The store takes what a collector holds, in one transaction: what is covered is found stored.
     fn commit(&self, state: &mut State, collector: u8) {
+        let batches = self.collector(state, collector).batches;
         let ledger = &mut state.ledger;
-        for held in state.collectors[usize::from(collector)].held.as_slice() {
-            let batch = held.entry.batch;
+        for batch in batches.as_slice() {
             let source = usize::from(batch.source);
             debug_assert!(source < MAX_SOURCES);
             let rows = (batch.first..batch.end).fold(0, |rows, row| rows | 1 << row);
@@ -349,7 +364,7 @@ impl Protocol {
         }
     }
 
-    fn run(&self, state: &mut State, op: Op) -> super::Answer {
+    fn run(&self, state: &mut State, op: Op) -> Answer {
         let (redis, answer) = self.engine.run(state.redis, op);
         state.redis = redis;
         answer

@@ -12,11 +12,13 @@
 //! What is assumed: what was sent to a server does not reach the one that takes its place; the clock of a server that is emptied goes on
 //! (it need not after a failover: ids are used again there).
 
-mod decisions;
+mod collector;
 mod engine;
 mod few;
+mod machine;
 mod properties;
 mod steps;
+mod streamer;
 
 use std::collections::HashSet;
 use std::hash::BuildHasherDefault;
@@ -24,10 +26,14 @@ use std::sync::{Mutex, RwLock};
 
 use stateright::{Model, Property};
 
-pub use self::decisions::{Collector, Held, Phase, Streamer, Task};
+use self::collector::Collector;
+use self::machine::{Number, Numbered};
+use self::streamer::Streamer;
+
 pub use self::engine::{Answer, Batch, Engine, Entry, EntryId, Facts, Op, Quick, RedisId};
 pub use self::few::Few;
 pub use self::steps::Step;
+pub use self::streamer::Task;
 
 /// Sources at most.
 pub const MAX_SOURCES: usize = 2;
@@ -145,10 +151,10 @@ pub struct State {
     pub redis: RedisId,
     /// What its replica has, once that has fallen behind.
     pub replica: Option<RedisId>,
-    /// The streamers.
-    pub streamers: [Streamer; MAX_STREAMERS],
-    /// The collectors.
-    pub collectors: [Collector; MAX_COLLECTORS],
+    /// The streamers, by the numbers of their states.
+    pub streamers: [Number; MAX_STREAMERS],
+    /// The collectors, likewise.
+    pub collectors: [Number; MAX_COLLECTORS],
     /// The store.
     pub ledger: Ledger,
     /// Requests that are still to arrive.
@@ -162,6 +168,8 @@ pub struct Protocol {
     bounds: Bounds,
     fault: Option<Fault>,
     engine: Engine,
+    streamers: Numbered<Streamer>,
+    collectors: Numbered<Collector>,
     /// By hash: states from which all ends well, if nothing goes wrong any more.
     ending: Vec<RwLock<HashSet<u64, BuildHasherDefault<Quick>>>>,
     /// What went wrong in a state from which nothing ends well, for the message.
@@ -173,7 +181,8 @@ impl Protocol {
     #[must_use]
     pub fn new(bounds: Bounds, fault: Option<Fault>) -> Self {
         let ending = (0..64).map(|_| RwLock::default()).collect();
-        Self { bounds, fault, engine: Engine::new(fault, true), ending, stuck: Mutex::default() }
+        let (streamers, collectors) = (Numbered::default(), Numbered::default());
+        Self { bounds, fault, engine: Engine::new(fault, true), streamers, collectors, ending, stuck: Mutex::default() }
     }
 
     /// Its size.
@@ -186,6 +195,16 @@ impl Protocol {
     #[must_use]
     pub fn engine(&self) -> &Engine {
         &self.engine
+    }
+
+    fn new_streamer(&self, at: usize) -> Number {
+        // Those beyond the size are never looked at.
+        let task = self.bounds.tasks[at.min(self.bounds.tasks.len() - 1)];
+        self.streamers.number(Streamer::new(task, self.fault))
+    }
+
+    fn new_collector(&self, at: usize) -> Number {
+        self.collectors.number(Collector::new(at as u8, self.fault))
     }
 
     fn all_rows(&self, source: usize) -> u8 {
@@ -202,8 +221,8 @@ impl Model for Protocol {
         vec![State {
             redis: 0,
             replica: None,
-            streamers: Default::default(),
-            collectors: Default::default(),
+            streamers: std::array::from_fn(|at| self.new_streamer(at)),
+            collectors: std::array::from_fn(|at| self.new_collector(at)),
             ledger: Ledger::default(),
             late: Few::default(),
             troubles: self.bounds.troubles,

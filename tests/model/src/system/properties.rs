@@ -3,7 +3,8 @@
 use std::sync::PoisonError;
 
 use super::engine::quick;
-use super::{MAX_SOURCES, Phase, Protocol, State, Step};
+use super::machine::Number;
+use super::{MAX_SOURCES, Protocol, State, Step};
 
 /// Steps that ending takes at most; more are a circle.
 const PATIENCE: usize = 400;
@@ -16,7 +17,8 @@ impl Protocol {
 
     /// A streamer that has ended has all its rows in the store.
     pub(super) fn is_stored_when_done(&self, state: &State) -> bool {
-        self.bounds.tasks.iter().zip(state.streamers).filter(|(_, streamer)| streamer.phase == Phase::Done).all(|(task, _)| {
+        let is_done = |streamer: &Number| self.streamers.view(*streamer).is_done;
+        self.bounds.tasks.iter().zip(state.streamers).filter(|(_, streamer)| is_done(streamer)).all(|(task, _)| {
             let all = (1 << task.rows) - 1;
             state.ledger.stored[usize::from(task.source)] & all == all
         })
@@ -51,7 +53,7 @@ impl Protocol {
             let step = self.step_to_the_end(&at).filter(|_| path.len() < PATIENCE);
             let Some(step) = step else {
                 let mut stuck = self.stuck.lock().unwrap_or_else(PoisonError::into_inner);
-                stuck.get_or_insert_with(|| format!("{at:#?}\n{:?}", self.engine.facts(at.redis)));
+                stuck.get_or_insert_with(|| self.describe(&at));
                 return false;
             };
             self.take(&mut at, step);
@@ -66,7 +68,7 @@ impl Protocol {
     fn has_ended(&self, state: &State) -> bool {
         let streamers = &state.streamers[..self.bounds.tasks.len()];
         let all_stored = (0..MAX_SOURCES).all(|source| state.ledger.stored[source] == self.all_rows(source));
-        all_stored && streamers.iter().all(|streamer| streamer.phase == Phase::Done)
+        all_stored && streamers.iter().all(|streamer| self.streamers.view(*streamer).is_done)
     }
 
     /// What is done next if nothing goes wrong: one step that is due, always the same in the same state.
@@ -75,33 +77,39 @@ impl Protocol {
             return Some(Step::Arrives { at: 0 });
         }
         for collector in 0..self.bounds.collectors {
-            let one = &state.collectors[usize::from(collector)];
-            if one.owes() {
+            let one = self.collector(state, collector);
+            if one.acknowledgement.is_some() {
                 return Some(Step::Acknowledges { collector });
             }
-            if !one.held.is_empty() {
+            if !one.batches.is_empty() {
                 return Some(Step::Commits { collector });
             }
         }
         // One reads for all.
         let facts = self.engine.facts(state.redis);
-        let first = &state.collectors[0];
-        if !first.has_listed_own || !first.listed.is_empty() || facts.unread {
+        if !self.collector(state, 0).is_up_to_date || facts.unread {
             return Some(Step::Reads { collector: 0 });
         }
         if facts.pending {
             return Some(Step::Claims { collector: 0 });
         }
-        let streamers = self.bounds.tasks.iter().zip(state.streamers).zip(0..);
-        for ((task, streamer), at) in streamers {
-            if streamer.can_send(*task) {
-                return Some(Step::Sends { streamer: at });
+        for streamer in 0..self.bounds.tasks.len() as u8 {
+            let one = self.streamer(state, streamer);
+            if one.can_send {
+                return Some(Step::Sends { streamer });
             }
-            if streamer.request(*task).is_some() {
-                return Some(Step::Asks { streamer: at });
+            if one.request.is_some() {
+                return Some(Step::Asks { streamer });
             }
         }
         None
+    }
+
+    fn describe(&self, state: &State) -> String {
+        let streamers: Vec<_> = state.streamers.iter().map(|one| self.streamers.get(*one)).collect();
+        let collectors: Vec<_> = state.collectors.iter().map(|one| self.collectors.get(*one)).collect();
+        let facts = self.engine.facts(state.redis);
+        format!("{facts:?}\n{:?} {:?}\n{streamers:#?}\n{collectors:#?}", state.ledger, state.late)
     }
 
     /// The state from which nothing ended well, if there was one.

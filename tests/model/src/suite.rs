@@ -117,8 +117,19 @@ pub fn large() -> Vec<Bounds> {
 /// Checks a size.
 #[must_use]
 pub fn check(bounds: Bounds, fault: Option<Fault>, limits: Limits) -> Outcome {
+    run(Protocol::new(bounds, fault), limits)
+}
+
+/// Looks for a state in which that property does not hold, since a fault is planted. One thread does, which comes to the states in the same
+/// order each time.
+#[must_use]
+pub fn find(bounds: Bounds, fault: Fault, property: &'static str) -> Outcome {
+    run(Protocol::new(bounds, Some(fault)).only(property), Limits { threads: 1, ..Limits::default() })
+}
+
+fn run(protocol: Protocol, limits: Limits) -> Outcome {
     let begun = Instant::now();
-    let checker = Protocol::new(bounds, fault).checker().threads(limits.threads).timeout(limits.time);
+    let checker = protocol.checker().threads(limits.threads).timeout(limits.time);
     let checker = checker.target_state_count(limits.states).spawn_bfs().join();
     let took = begun.elapsed();
     let (redis, worked_out) = checker.model().engine().counts();

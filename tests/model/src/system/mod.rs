@@ -22,6 +22,7 @@ mod streamer;
 
 use std::collections::HashSet;
 use std::hash::BuildHasherDefault;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, RwLock};
 
 use stateright::{Model, Property};
@@ -167,6 +168,8 @@ pub struct State {
 pub struct Protocol {
     bounds: Bounds,
     fault: Option<Fault>,
+    /// The only property that is looked at, where not all are.
+    only: Option<&'static str>,
     engine: Engine,
     streamers: Numbered<Streamer>,
     collectors: Numbered<Collector>,
@@ -174,6 +177,8 @@ pub struct Protocol {
     ending: Vec<RwLock<HashSet<u64, BuildHasherDefault<Quick>>>>,
     /// What went wrong in a state from which nothing ends well, for the message.
     stuck: Mutex<Option<String>>,
+    /// Whether a state was found in which a property does not hold.
+    is_broken: AtomicBool,
 }
 
 impl Protocol {
@@ -182,7 +187,14 @@ impl Protocol {
     pub fn new(bounds: Bounds, fault: Option<Fault>) -> Self {
         let ending = (0..64).map(|_| RwLock::default()).collect();
         let (streamers, collectors) = (Numbered::default(), Numbered::default());
-        Self { bounds, fault, engine: Engine::new(fault, true), streamers, collectors, ending, stuck: Mutex::default() }
+        let (stuck, is_broken) = (Mutex::default(), AtomicBool::new(false));
+        Self { bounds, fault, only: None, engine: Engine::new(fault, true), streamers, collectors, ending, stuck, is_broken }
+    }
+
+    /// The same, but only that property is looked at.
+    #[must_use]
+    pub fn only(self, property: &'static str) -> Self {
+        Self { only: Some(property), ..self }
     }
 
     /// Its size.
@@ -195,6 +207,14 @@ impl Protocol {
     #[must_use]
     pub fn engine(&self) -> &Engine {
         &self.engine
+    }
+
+    /// Whether that holds, which is remembered if it does not.
+    fn note(&self, holds: bool) -> bool {
+        if !holds {
+            self.is_broken.store(true, Ordering::Relaxed);
+        }
+        holds
     }
 
     fn new_streamer(&self, at: usize) -> Number {
@@ -239,13 +259,20 @@ impl Model for Protocol {
         (next != *state).then_some(next)
     }
 
+    /// Nothing is looked for beyond the first states in which a property does not hold.
+    fn within_boundary(&self, _: &State) -> bool {
+        !self.is_broken.load(Ordering::Relaxed)
+    }
+
     fn properties(&self) -> Vec<Property<Self>> {
-        vec![
-            Property::always("never twice", Self::is_never_twice),
-            Property::always("done implies stored", Self::is_stored_when_done),
-            Property::always("committed is true", Self::is_committed_true),
-            Property::always("nothing is skipped", Self::skips_nothing),
-            Property::always("never stuck", Self::can_end),
-        ]
+        let mut properties = vec![
+            Property::always("never twice", |model: &Self, state| model.note(model.is_never_twice(state))),
+            Property::always("done implies stored", |model: &Self, state| model.note(model.is_stored_when_done(state))),
+            Property::always("committed is true", |model: &Self, state| model.note(model.is_committed_true(state))),
+            Property::always("nothing is skipped", |model: &Self, state| model.note(model.skips_nothing(state))),
+            Property::always("never stuck", |model: &Self, state| model.note(model.can_end(state))),
+        ];
+        properties.retain(|property| self.only.is_none_or(|only| property.name == only));
+        properties
     }
 }

@@ -1,18 +1,25 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup test web page api demo chaos bench bench-wan capacity build lint fmt advisories reference fuzz test-chart test-k8s prove chart-golden chart-docs image sbom
+.PHONY: help setup test web page api demo simulate simulate-mutants chaos bench bench-wan capacity build lint fmt advisories reference fuzz test-chart test-k8s prove chart-golden chart-docs image sbom
 
 CARGO ?= cargo
 # Seconds that each fuzz target runs.
 FUZZ_SECONDS ?= 60
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## install what the tests start and use, where missing: redis-server, PostgreSQL, PgBouncer, Chromium, npm, python3-venv
 	@./tests/setup
 
-test: setup web ## set up, then run every test: real servers, made-up requests, the page in a browser
+# The protocol's cores in simulated time: a crate of its own.
+SIMULATION := tests/simulation/Cargo.toml
+# The protocol as a model: likewise.
+MODEL := tests/model/Cargo.toml
+SIMULATE = $(CARGO) run --quiet --locked --manifest-path $(SIMULATION) --bin simulate --
+
+test: setup web ## set up, then run every test: real servers, simulated ones, made-up requests, the page in a browser
 	$(CARGO) test
+	$(CARGO) test --locked --manifest-path $(SIMULATION)
 	@# The program that the tests were run with.
 	./tests/api
 	./tests/page
@@ -43,6 +50,12 @@ bench: ## measure everything against psql in one run, and write docs/benchmarks.
 bench-wan: ## measure stream over a long line, and its memory over a dead one (BENCH_ROWS, BENCH_RUNS, WAN_CUT_SECONDS)
 	$(CARGO) bench --bench wan
 
+simulate: ## run the protocol in simulated time for SECONDS (60), every step chosen by SEED; a schedule that fails is shortened and printed
+	$(SIMULATE) --seconds $(or $(SECONDS),60) --seed $(or $(SEED),1)
+
+simulate-mutants: ## plant faults in the simulated protocol, one at a time, and print which invariant finds each, after how many schedules (SEED)
+	$(SIMULATE) --mutants --seed $(or $(SEED),1)
+
 # dev: the program as the tests have it, where it is built already.
 CHAOS_PROFILE ?= release
 
@@ -58,6 +71,10 @@ build: ## build the release binary: target/release/telemetry
 lint: ## formatting, clippy, licences and bans, unused packages
 	$(CARGO) fmt --check
 	$(CARGO) clippy --all-targets -- -D warnings
+	$(CARGO) fmt --check --manifest-path $(SIMULATION)
+	$(CARGO) clippy --all-targets --locked --manifest-path $(SIMULATION) -- -D warnings
+	$(CARGO) fmt --check --manifest-path $(MODEL)
+	$(CARGO) clippy --all-targets --locked --manifest-path $(MODEL) -- -D warnings
 	$(CARGO) deny check bans licenses sources
 	$(CARGO) machete
 	@if $(CARGO) tree --target all --invert aws-lc-rs >/dev/null 2>&1; then \
@@ -98,7 +115,7 @@ PROVE_STATES ?= 200000000
 
 prove: ## check the protocol in every state of a model that runs the scripts and the cores that ship (PROVE_SECONDS=900, PROVE_STATES)
 	@TELEMETRY_MODEL_SECONDS=$(PROVE_SECONDS) TELEMETRY_MODEL_STATES=$(PROVE_STATES) \
-		$(CARGO) run --quiet --locked --manifest-path tests/model/Cargo.toml -- large
+		$(CARGO) run --quiet --locked --manifest-path $(MODEL) -- large
 
 chart-golden: ## write tests/chart/golden from what the charts render now
 	@./tests/chart/setup

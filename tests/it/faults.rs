@@ -167,6 +167,26 @@ async fn a_database_made_anew_stops_the_collector_and_replay_fills_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_database_put_back_under_an_idle_collector_stops_it_and_replay_fills_it() {
+    let (redis, server) = (RedisServer::start(), Server::shared());
+    let database = server.database().await;
+    let backup = server.copy(&database).await;
+    let app = App::new(&redis.url(), &database.url);
+    let ((csv, holds), (next, more)) = (app.export("a.csv", 16, 20, 5), app.export("b.csv", 16, 20, 6));
+    let mut collect = app.start(&["collect"]);
+    app.run(&["stream", "--csv", &csv, "--cluster", "r", "--until", "stored"]).exits(0);
+    // No statement fails meanwhile: connections are made anew when they are needed.
+    server.put_back(&database, &backup).await;
+    app.run(&["stream", "--csv", &next, "--cluster", "r"]).exits(0);
+    assert_eq!(collect.wait(), 1, "{}", collect.log());
+    assert!(collect.log().contains("is older than what was committed"), "{}", collect.log());
+    app.run(&["replay", "--all"]).exits(0);
+    let _collect = app.start(&["collect"]);
+    app.run(&["stream", "--csv", &csv, "--csv", &next, "--cluster", "r", "--until", "stored"]).exits(0);
+    holds.plus(&more).arrive(&database, "r").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_frozen_redis_shows_and_passes() {
     let redis = RedisServer::start();
     let database = Server::shared().empty_database().await;

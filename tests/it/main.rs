@@ -1,6 +1,8 @@
 //! The one integration binary: real Redis and PostgreSQL, started on free ports, and the real `telemetry` binary.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use telemetry::model;
+
 mod across;
 mod check;
 mod clusters;

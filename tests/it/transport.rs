@@ -7,6 +7,7 @@ mod malformed;
 mod memory;
 mod redis;
 mod refusals;
+mod simulated;
 mod withheld;
 
 use std::sync::Arc;

@@ -307,15 +307,17 @@ impl<E: Ord + Clone> Receipts<E> {
         Step::LetGo(Redelivery::AfterIdle)
     }
 
-    /// One entry is held back once: what an earlier connection had read of it died with that connection.
+    /// One entry is held back once, for the newest connection that read it: what an earlier one had read died with that connection, and letting
+    /// go of that would let go of nothing.
     fn hold_back(&mut self, receipt: &Receipt<E>) {
         self.held_back += 1;
         let lives = self.hands.get(&receipt.partition).and_then(|hand| hand.lives.get(&receipt.entry));
-        let others = lives.into_iter().flatten();
-        let others = others.filter(|life| life.epoch != receipt.epoch && matches!(life.stage, Stage::HeldBack(_)));
-        let others: Vec<_> = others.map(|life| Receipt { epoch: life.epoch, ..receipt.clone() }).collect();
-        for other in others {
-            self.remove(&other);
+        let held_back = lives.into_iter().flatten().filter(|life| matches!(life.stage, Stage::HeldBack(_)));
+        let mut epochs: Vec<_> = held_back.map(|life| life.epoch).collect();
+        epochs.sort_unstable();
+        epochs.pop();
+        for epoch in epochs {
+            self.remove(&Receipt { epoch, ..receipt.clone() });
         }
     }
 

@@ -67,13 +67,14 @@ pub fn compare(committed: &[(SourceId, u64)], settled: &[(SourceId, u64)]) -> Re
 /// is found out before it is used again.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct StoreAttempts {
-    away: bool,
+    /// How often it was tried, and the store was away.
+    failures: u32,
     rests: Rests,
 }
 
 impl Default for StoreAttempts {
     fn default() -> Self {
-        Self { away: false, rests: Rests::new(RESTS.0, RESTS.1) }
+        Self { failures: 0, rests: Rests::new(RESTS.0, RESTS.1) }
     }
 }
 
@@ -81,7 +82,7 @@ impl StoreAttempts {
     /// Whether the store has been away since this began.
     #[must_use]
     pub fn was_away(&self) -> bool {
-        self.away
+        self.failures > 0
     }
 
     /// Whether the store has been away since this began, so that before the next attempt it has to be compared ([`same_mark`], [`compare`]).
@@ -90,10 +91,62 @@ impl StoreAttempts {
         self.was_away()
     }
 
+    /// What a count is at least that each try of this raises by one: one that was not answered may have raised it as well, and happened once all the
+    /// same.
+    #[must_use]
+    pub fn certain(&self, count: u32) -> u32 {
+        count.saturating_sub(self.failures).max(1)
+    }
+
     /// The store, or the queue in a comparison, is away: how long to rest before the next attempt.
     #[must_use]
     pub fn away(&mut self) -> Rest {
-        self.away = true;
+        self.failures = self.failures.saturating_add(1);
         self.rests.next()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Digest;
+
+    fn source(n: u128) -> SourceId {
+        SourceId::from_digest(Digest::from_u128(n))
+    }
+
+    #[test]
+    fn a_store_is_compared_with_what_was_committed() {
+        assert_eq!(same_mark("a", "a"), Ok(()));
+        assert_eq!(same_mark("a", "b"), Err(OtherStore::Another { store: "a".into(), marked: "b".into() }));
+        let committed = [(source(1), 10), (source(2), 0), (source(3), 5)];
+        assert_eq!(compare(&committed, &[(source(3), 5), (source(1), 10)]), Ok(vec![]));
+        let behind = vec![(source(1), 11), (source(2), 1)];
+        assert_eq!(
+            compare(&committed, &[(source(3), 5), (source(1), 11), (source(2), 1)]),
+            Ok(behind),
+            "the queue is told again"
+        );
+        let older = |source, committed, settled| Err(OtherStore::Older { source, committed, settled });
+        assert_eq!(compare(&committed, &[(source(1), 9), (source(3), 5)]), older(source(1), 10, 9));
+        assert_eq!(compare(&committed, &[(source(1), 10)]), older(source(3), 5, 0));
+    }
+
+    #[test]
+    fn a_store_that_was_away_is_compared_before_it_is_used() {
+        let mut attempts = StoreAttempts::default();
+        assert!(!attempts.must_compare());
+        let rests: Vec<_> = (0..8).map(|_| attempts.away().longest.as_millis()).collect();
+        assert_eq!(rests, [400, 800, 1600, 3200, 5000, 5000, 5000, 5000]);
+        assert!(attempts.must_compare());
+    }
+
+    #[test]
+    fn what_was_counted_without_an_answer_counts_once() {
+        let mut attempts = StoreAttempts::default();
+        assert_eq!(attempts.certain(2), 2);
+        let _rests = (attempts.away(), attempts.away());
+        assert_eq!([attempts.certain(3), attempts.certain(5)], [1, 3], "both tries may have counted");
+        assert_eq!(attempts.certain(1), 1, "or none of them");
     }
 }

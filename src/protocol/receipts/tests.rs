@@ -300,6 +300,22 @@ fn an_acknowledgement_that_fails_is_out_of_hand_at_last() {
 }
 
 #[test]
+fn what_a_lost_connection_had_read_is_not_held_back_in_place_of_what_came_again() {
+    let (mut receipts, old, _) = one(false);
+    let new = Receipt { epoch: old.epoch + 1, ..old.clone() };
+    receipts.delivered([arrival(&new, false)]);
+    after(&mut receipts, &new, &[(Event::TakenUp, Step::Decode)]);
+    let now = Duration::from_secs(5);
+    let events = [(Event::Decoded(Decoded::UnknownVersion), Step::HoldBack), (Event::HeldBack { now }, Step::Nothing)];
+    after(&mut receipts, &new, &events);
+    // The store had been away longer for the first.
+    after(&mut receipts, &old, &events);
+    assert_eq!((receipts.held_back(), is_in_hand(&receipts, &new)), (1, true));
+    let let_go = LetGo { partition: new.partition, receipts: vec![new], redelivery: Redelivery::AfterIdle };
+    assert_eq!(receipts.due(now + IDLE * LET_GO_AFTER), [let_go]);
+}
+
+#[test]
 fn what_is_held_back_is_let_go_after_a_while() {
     let (mut receipts, receipt, _) = one(false);
     let (since, patience) = (Duration::from_secs(5), IDLE * LET_GO_AFTER);
@@ -349,28 +365,6 @@ fn what_ends_the_collector_does_so_after_the_attempt_is_forgotten() {
         (Event::AttemptsForgotten, Step::Fail),
     ];
     after(&mut receipts, &receipt, &events);
-}
-
-#[test]
-fn a_store_is_compared_with_what_was_committed() {
-    assert_eq!(same_mark("a", "a"), Ok(()));
-    assert_eq!(same_mark("a", "b"), Err(OtherStore::Another { store: "a".into(), marked: "b".into() }));
-    let committed = [(source(1), 10), (source(2), 0), (source(3), 5)];
-    assert_eq!(compare(&committed, &[(source(3), 5), (source(1), 10)]), Ok(vec![]));
-    let behind = vec![(source(1), 11), (source(2), 1)];
-    assert_eq!(compare(&committed, &[(source(3), 5), (source(1), 11), (source(2), 1)]), Ok(behind), "the queue is told again");
-    let older = |source, committed, settled| Err(OtherStore::Older { source, committed, settled });
-    assert_eq!(compare(&committed, &[(source(1), 9), (source(3), 5)]), older(source(1), 10, 9));
-    assert_eq!(compare(&committed, &[(source(1), 10)]), older(source(3), 5, 0));
-}
-
-#[test]
-fn a_store_that_was_away_is_compared_before_it_is_used() {
-    let mut attempts = StoreAttempts::default();
-    assert!(!attempts.must_compare());
-    let rests: Vec<_> = (0..8).map(|_| attempts.away().longest.as_millis()).collect();
-    assert_eq!(rests, [400, 800, 1600, 3200, 5000, 5000, 5000, 5000]);
-    assert!(attempts.must_compare());
 }
 
 /// What the tasks of a collector do, in an order and with outcomes that are chosen.

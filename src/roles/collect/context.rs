@@ -1,5 +1,6 @@
 //! [`CollectContext`]: what all tasks of a collector have in common.
 
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -39,6 +40,8 @@ pub(super) struct CollectContext {
     pub(super) began: Instant,
     /// Held while something is decoded that was delivered before.
     pub(super) careful: tokio::sync::Mutex<()>,
+    /// Whether the store was compared with a part of the queue only, or not at all since it was away.
+    pub(super) to_be_compared: AtomicBool,
     /// Held by who has a large payload of an entry that was delivered before, until it has a share of the budget or of what is buried.
     pub(super) rereading: tokio::sync::Mutex<()>,
 }

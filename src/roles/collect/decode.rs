@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::context::{CollectContext, Ready};
 use super::dictionaries::LoadError;
 use super::memory::{Share, TooMuch};
-use super::store_access::with_store;
+use super::store_access::{note_failure, with_store};
 use crate::batch::{self, Batch, DecodeError, frame_bytes};
 use crate::model::{DictionaryId, IntervalMs, Reason, TimeMs};
 use crate::protocol::receipts::{Decoded, Event, Grounds, Step};
@@ -83,7 +83,7 @@ pub(super) async fn decode(
             Step::NoteAttempt => {
                 _alone = Some(context.careful.lock().await);
                 let (entry, reason) = (attempts(), "a collector began to decode it and did not come back");
-                let noted = with_store(context, || context.store.note_failure(&entry, reason)).await?;
+                let noted = note_failure(context, &entry, reason).await?;
                 noted.map_or(Event::Interrupted, Event::AttemptNoted)
             }
             Step::Decode => {

@@ -17,6 +17,7 @@ mod suspect;
 mod watch;
 mod writer;
 
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -79,6 +80,7 @@ pub(super) async fn run_with(
         held_back: held_back::HeldBack::default(),
         began: Instant::now(),
         careful: tokio::sync::Mutex::default(),
+        to_be_compared: AtomicBool::default(),
         rereading: tokio::sync::Mutex::default(),
         queue,
         inspector,

@@ -1,6 +1,7 @@
 //! Reaching the store: whether it is the one that this group commits to, and waiting for one that is away.
 
 use std::future::Future;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::bail;
@@ -76,11 +77,15 @@ pub(super) async fn same_store(context: &CollectContext) -> anyhow::Result<()> {
     if let Err(other) = same_mark(&id, &marked) {
         bail!("{}. {remedy}", what_is_other(name, &other));
     }
+    let mut complete = true;
     for partition in context.inspector.partitions() {
         let states = match context.inspector.sources(partition).await {
             Ok(states) => states,
-            // A node of a cluster that is away keeps nobody from the partitions of the others.
-            Err(error) if error.is_transient() => continue,
+            // A node of a cluster that is away keeps nobody from the partitions of the others: its own are compared later.
+            Err(error) if error.is_transient() => {
+                complete = false;
+                continue;
+            }
             Err(error) => return Err(error.into()),
         };
         let committed: Vec<_> = states.into_iter().map(|state| (state.source, state.committed)).collect();
@@ -90,6 +95,7 @@ pub(super) async fn same_store(context: &CollectContext) -> anyhow::Result<()> {
             Err(other) => bail!("{}. {remedy}", what_is_other(name, &other)),
         }
     }
+    context.to_be_compared.store(!complete, Ordering::Relaxed);
     Ok(())
 }
 
@@ -128,6 +134,20 @@ pub(super) async fn with_store<T, F>(context: &CollectContext, attempt: impl Fn(
 where
     F: Future<Output = Result<T, StoreError>>,
 {
+    Ok(attempt_on_store(context, attempt).await?.map(|(done, _)| done))
+}
+
+/// Notes in the store that an entry failed; how often it has, for certain. A note whose answer was lost is made again, and is one.
+pub(super) async fn note_failure(context: &CollectContext, entry: &str, reason: &str) -> anyhow::Result<Option<u32>> {
+    let noted = attempt_on_store(context, || context.store.note_failure(entry, reason)).await?;
+    Ok(noted.map(|(failures, attempts)| attempts.certain(failures)))
+}
+
+/// As [`with_store`], and tells how often that took.
+async fn attempt_on_store<T, F>(context: &CollectContext, attempt: impl Fn() -> F) -> anyhow::Result<Option<(T, StoreAttempts)>>
+where
+    F: Future<Output = Result<T, StoreError>>,
+{
     let mut attempts = StoreAttempts::default();
     loop {
         let same = if attempts.must_compare() { same_store(context).await } else { Ok(()) };
@@ -140,7 +160,7 @@ where
                         observe::reconnect(Target::Postgres);
                         context.lifecycle.health().set(STORING, Ok(()));
                     }
-                    return Ok(Some(done));
+                    return Ok(Some((done, attempts)));
                 }
                 Err(error) => error.into(),
             },

@@ -10,7 +10,7 @@ use super::acknowledge::{acknowledge, acknowledge_group, count_committed};
 use super::context::{CollectContext, Ready};
 use super::decode::{BatchFault, DecodeFailure, decode, entry_name, fault_of, lost};
 use super::held_back::Obstacle;
-use super::store_access::{Refusal, try_commit, with_store};
+use super::store_access::{Refusal, note_failure, try_commit, with_store};
 use crate::model::DictionaryId;
 use crate::protocol::receipts::{Event, Step};
 use crate::retry::drawn;
@@ -110,7 +110,7 @@ async fn judge(context: &Arc<CollectContext>, failing: &Failing, failed: Failed)
                 tracing::info!(%entry, reason, "a batch that failed is no longer in Redis; its streamer sends it again");
                 return Ok(());
             }
-            Step::NoteFailure => match with_store(context, || context.store.note_failure(&entry, &fault.reason)).await? {
+            Step::NoteFailure => match note_failure(context, &entry, &fault.reason).await? {
                 Some(noted) => {
                     failures = Some(noted);
                     Event::FailureNoted(noted)

@@ -39,7 +39,7 @@ mod tls;
 mod types;
 
 use std::fmt;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::SystemTime;
 
 use async_trait::async_trait;
@@ -52,6 +52,10 @@ use super::{Buried, Committed, DeadLetter, Incoming, Result, SourceLedger, Stand
 use crate::address::postgres::Endpoint;
 use crate::config::Postgres;
 use crate::model::SourceId;
+
+/// Selects the store's id, and where it is.
+const SELECT_STORE: &str = "SELECT s.id::text, pg_postmaster_start_time()::text, d.oid \
+     FROM store s, pg_database d WHERE d.datname = current_database()";
 
 /// Checks a configuration without reaching the server: the URL, what it and the keys say of TLS, and the files they name.
 ///
@@ -71,6 +75,16 @@ pub struct PostgresStore {
     caches: Arc<Caches>,
     /// The store's id when it was first seen.
     id: OnceLock<String>,
+    /// Where the store was when it was last asked for its id.
+    place: Mutex<Option<StorePlace>>,
+}
+
+/// The server process and the database that a store is in. Where one of them is another one now, the database may be an older state of itself: it was
+/// restored from a backup, or a standby took over that lacked commits. New connections alone do not tell.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct StorePlace {
+    server_started: String,
+    database: u32,
 }
 
 impl fmt::Debug for PostgresStore {
@@ -95,7 +109,7 @@ impl PostgresStore {
         let on_new = Arc::clone(&caches);
         let connections = Connections::new(&connector, config, config.pool_size, move || on_new.forget())?;
         let ping_connection = Connections::new(&connector, config, 1, || {})?.sharing_with(&connections);
-        Ok(Self { connector, connections, ping_connection, caches, id: OnceLock::new() })
+        Ok(Self { connector, connections, ping_connection, caches, id: OnceLock::new(), place: Mutex::new(None) })
     }
 
     /// When the certificate ends that is shown to the server, where one is.
@@ -116,17 +130,36 @@ impl PostgresStore {
         &self.connections.endpoint
     }
 
-    /// The id of the store that this session talks to, which must be the one seen first.
-    async fn check_id(&self, session: &Session) -> error::Result<String> {
-        let rows = session.query("SELECT id::text FROM store", &[]).await?;
-        let Some(found) = rows.first().map(|row| row.get::<_, String>(0)) else {
+    /// The id of the store that this session talks to, which must be the one seen first, and where it is.
+    async fn find(&self, session: &Session) -> error::Result<(String, StorePlace)> {
+        let rows = session.query(SELECT_STORE, &[]).await?;
+        let Some(row) = rows.first() else {
             return Err(session.unexpected("no row in the table `store`"));
         };
+        let (found, place) = (row.get::<_, String>(0), StorePlace { server_started: row.get(1), database: row.get(2) });
         let expected = self.id.get_or_init(|| found.clone());
-        if *expected == found {
-            return Ok(found);
+        if *expected != found {
+            return Err(StoreError::OtherStore { expected: expected.clone(), found }.into());
         }
-        Err(StoreError::OtherStore { expected: expected.clone(), found }.into())
+        Ok((found, place))
+    }
+
+    /// Checks before something is written that this session talks to the store seen first. Where its server or its database is another one than
+    /// before, it counts as having been away, once: whoever waits for a store compares it before using it again.
+    async fn check_id(&self, session: &Session) -> error::Result<()> {
+        let (_, place) = self.find(session).await?;
+        match self.note_place(place.clone()) {
+            Some(before) if before != place => Err(session.unavailable(
+                "its server was started again, or its database was replaced, since it was last used: it may be an older state"
+                    .to_owned(),
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// Notes where the store is; where it was before.
+    fn note_place(&self, place: StorePlace) -> Option<StorePlace> {
+        self.place.lock().unwrap_or_else(PoisonError::into_inner).replace(place)
     }
 }
 
@@ -146,7 +179,9 @@ impl Store for PostgresStore {
 
     async fn id(&self) -> Result<String> {
         let session = self.connections.session().await?;
-        let id = self.check_id(&session).await?;
+        // Whoever asks for it is about to compare the store.
+        let (id, place) = self.find(&session).await?;
+        self.note_place(place);
         session.done();
         Ok(id)
     }
@@ -217,6 +252,7 @@ impl Store for PostgresStore {
 
     async fn standing(&self) -> Result<Standing> {
         let session = self.connections.session().await?;
+        self.check_id(&session).await?;
         let standing = ledger::standing(&session).await?;
         session.done();
         Ok(standing)

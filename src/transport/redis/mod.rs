@@ -50,6 +50,8 @@
 //!
 //! # What is promised
 //!
+//! Here is what the queue does for it; `docs/protocol.md` states the whole protocol: what must hold, what is assumed, and how it is shown.
+//!
 //! *A batch is accepted at most once per position.* The position moves in the script that appends, and lives in the same slot: what
 //! loses one (a failover, a lost disk) loses the other, and the publisher, told [`Published::Moved`], goes back and sends again. So a
 //! batch whose answer was lost may be sent again, and two streamers of one source do no harm.

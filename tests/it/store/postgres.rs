@@ -118,6 +118,25 @@ async fn another_store_is_noticed_in_every_commit() {
 }
 
 #[tokio::test]
+async fn a_database_that_was_put_back_is_noticed_by_whoever_was_idle() {
+    let server = Server::shared();
+    let database = server.database().await;
+    let content = Content::new("a", plain(50));
+    database.store().commit(&[content.batch(0..10)]).await.expect("stored");
+    let backup = server.copy(&database).await;
+    let store = database.store();
+    store.commit(&[content.batch(10..20)]).await.expect("stored");
+    // Nobody asks while that is done: no connection fails, they are just made anew.
+    server.put_back(&database, &backup).await;
+    let older = store.commit(&[content.batch(20..30)]).await.expect_err("it has to be compared first");
+    assert!(older.is_transient() && older.to_string().contains("it may be an older state"), "{older}");
+    assert_eq!(store.settled(&[content.source]).await.expect("settled"), [(content.source, 10)], "nothing was written");
+    // It is said once: whoever is told compares the store, and goes on or ends.
+    store.commit(&[content.batch(10..20)]).await.expect("stored");
+    assert_eq!(store.settled(&[content.source]).await.expect("settled"), [(content.source, 20)]);
+}
+
+#[tokio::test]
 async fn what_cannot_be_reached_says_why() {
     let server = Server::shared();
     let good = server.url("postgres");

@@ -268,6 +268,18 @@ impl Server {
         database
     }
 
+    /// A copy of a database, which nobody may be connected to, under another name.
+    pub async fn copy(&self, database: &Database) -> Database {
+        self.create(&database.name()).await
+    }
+
+    /// Puts a copy in the place of a database, under whoever is connected to it.
+    pub async fn put_back(&self, database: &Database, copy: &Database) {
+        let admin = Database { url: self.url("postgres") }.client().await;
+        admin.batch_execute(&format!("DROP DATABASE {} WITH (FORCE)", database.name())).await.expect("dropped");
+        admin.batch_execute(&format!("ALTER DATABASE {} RENAME TO {}", copy.name(), database.name())).await.expect("put back");
+    }
+
     async fn create(&self, template: &str) -> Database {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let name = format!("test_{}", NEXT.fetch_add(1, Ordering::Relaxed));

@@ -1,4 +1,5 @@
 -- Acknowledges entries, notes how far sources are stored, trims.
+-- docs/protocol.md: only what is stored is acknowledged, only what every group has acknowledged is trimmed.
 -- KEYS: 1 stream, 2 committed
 -- ARGV: 1 group, 2 number of entries, then their ids, then for each source: source, row
 -- Returns {acknowledged, trimmed, 1 or 0: whether `committed` could be noted}.

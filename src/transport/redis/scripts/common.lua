@@ -1,5 +1,5 @@
 -- Put before every script. What is in Redis may be anybody's: a value that is not what it should be is passed over, and nothing here
--- fails because of it.
+-- fails because of it. docs/protocol.md states the protocol that the scripts are part of.
 
 -- Numbers of 64 bits stay text: a Lua number holds 53 of them. All are decimal, without leading zeros, as Redis writes them.
 local GREATEST = '18446744073709551615'

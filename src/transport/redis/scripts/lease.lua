@@ -1,4 +1,5 @@
 -- Takes or renews a lease.
+-- docs/protocol.md: a lease saves work, and protects nothing.
 -- KEYS: 1 lease, 2 positions
 -- ARGV: 1 owner, 2 ttl in ms, 3 source
 -- Returns {'held'[, position]} ('' in place of what is none) or {'taken'}. PEXPIRE, not SET, renews: it works when Redis is full.

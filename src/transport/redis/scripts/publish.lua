@@ -1,4 +1,5 @@
 -- Appends a batch, if the queue stands where the publisher thinks it stands in the source.
+-- docs/protocol.md: a position moves only with its entry.
 -- KEYS: 1 stream, 2 positions, 3 dicts, 4.. the dictionaries the batch refers to
 -- ARGV: 1 source, 2 expected position ('' = the source is unknown), 3 next position, 4 first row, 5 end row, 6 backlog limit,
 --       7 group, 8 payload, then for each dictionary: digest, '1' or '0' (sent with the batch or not), its bytes

@@ -1,5 +1,6 @@
 -- Reads entries that the consumer has pending, and resets their idle time. What killed who had it before may be among them, so nothing of
 -- an entry is returned but what a batch is made of, and of a payload that is too long only its length.
+-- docs/protocol.md: what is pending comes again.
 -- KEYS: 1 stream
 -- ARGV: 1 group, 2 consumer, 3 the greatest length of a payload that is returned, 4 bytes of payloads in one answer about, then entry ids
 -- Returns nothing when the group is gone, else {how many of the ids were looked at, at least one,

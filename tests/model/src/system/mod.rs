@@ -3,8 +3,7 @@
 //! What can happen: a connection ends before a request arrives, or before its answer does; what was sent over it arrives later, after what
 //! was sent over the next; a streamer or a collector ends at any moment and begins again with nothing in its memory; a commit is done and
 //! its answer lost; the replica falls behind, and takes the place of its primary; Redis loses everything. Of each there are as many as
-//! [`Bounds`] says. Leases end at any moment, and whatever is pending may be claimed at any moment: there are
-//! no clocks to rely on.
+//! [`Bounds`] says. Leases end at any moment, and whatever is pending may be claimed at any moment: there are no clocks to rely on.
 //!
 //! A request and what its answer makes the sender do are one step: nobody else sees what lies between, and a sender that ends there is one
 //! whose answer was lost.

@@ -37,10 +37,11 @@ impl<'a> Question<'a> {
             TransportError::Blocked { .. } => error.to_string(),
             _ => return,
         };
-        if matches!(error, TransportError::Full { .. }) && !std::mem::replace(&mut self.full, true) {
-            if self.obstacles.full.fetch_add(1, Ordering::Relaxed) == 0 {
-                tracing::warn!(%error, "the queue is {FULL}");
-            }
+        if matches!(error, TransportError::Full { .. })
+            && !std::mem::replace(&mut self.full, true)
+            && self.obstacles.full.fetch_add(1, Ordering::Relaxed) == 0
+        {
+            tracing::warn!(%error, "the queue is {FULL}");
         }
         if !std::mem::replace(&mut self.waiting, true) {
             self.obstacles.waiting.fetch_add(1, Ordering::Relaxed);

@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup test web page api demo simulate simulate-mutants chaos bench bench-wan capacity build lint fmt advisories reference fuzz test-chart test-k8s chart-golden chart-docs image sbom
+.PHONY: help setup test web page api demo simulate simulate-mutants chaos bench bench-wan capacity build lint fmt advisories reference fuzz test-chart test-k8s prove chart-golden chart-docs image sbom
 
 CARGO ?= cargo
 # Seconds that each fuzz target runs.
@@ -13,6 +13,8 @@ setup: ## install what the tests start and use, where missing: redis-server, Pos
 
 # The protocol's cores in simulated time: a crate of its own.
 SIMULATION := tests/simulation/Cargo.toml
+# The protocol as a model: likewise.
+MODEL := tests/model/Cargo.toml
 SIMULATE = $(CARGO) run --quiet --locked --manifest-path $(SIMULATION) --bin simulate --
 
 test: setup web ## set up, then run every test: real servers, simulated ones, made-up requests, the page in a browser
@@ -71,6 +73,8 @@ lint: ## formatting, clippy, licences and bans, unused packages
 	$(CARGO) clippy --all-targets -- -D warnings
 	$(CARGO) fmt --check --manifest-path $(SIMULATION)
 	$(CARGO) clippy --all-targets --locked --manifest-path $(SIMULATION) -- -D warnings
+	$(CARGO) fmt --check --manifest-path $(MODEL)
+	$(CARGO) clippy --all-targets --locked --manifest-path $(MODEL) -- -D warnings
 	$(CARGO) deny check bans licenses sources
 	$(CARGO) machete
 	@if $(CARGO) tree --target all --invert aws-lc-rs >/dev/null 2>&1; then \
@@ -104,6 +108,14 @@ K8S_STEPS ?=
 
 test-k8s: ## install the charts on real API servers, edge and central, with pods as processes of this machine, and follow every row (as root)
 	@./tests/k8s/run $(K8S_STEPS)
+
+# Seconds that the sizes of make prove share, and how often each may come to a state: each takes about 100 bytes, and is come to a few times.
+PROVE_SECONDS ?= 900
+PROVE_STATES ?= 200000000
+
+prove: ## check the protocol in every state of a model that runs the scripts and the cores that ship (PROVE_SECONDS=900, PROVE_STATES)
+	@TELEMETRY_MODEL_SECONDS=$(PROVE_SECONDS) TELEMETRY_MODEL_STATES=$(PROVE_STATES) \
+		$(CARGO) run --quiet --locked --manifest-path $(MODEL) -- large
 
 chart-golden: ## write tests/chart/golden from what the charts render now
 	@./tests/chart/setup

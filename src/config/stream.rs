@@ -29,7 +29,7 @@ pub struct Stream {
     pub csv: Vec<String>,
     /// Follow the input: growing files, new files, rotated files.
     pub follow: bool,
-    /// When a run without `follow` is complete: `queued` (every row is safely in the queue) or `stored` (every row is in the store).
+    /// When a run without `follow` is complete: `queued` (every row is safely in the queue) or `stored` (every row is in the store: stored, or kept in a dead letter).
     pub until: Until,
     /// Start over at the end of the input; each round is a new source.
     #[serde(rename = "loop")]

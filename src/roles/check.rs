@@ -8,8 +8,11 @@ use crate::cli;
 use crate::config::{Config, ConfigError};
 use crate::diagnosis::{Outcome, Step};
 use crate::printable;
+use crate::protocol::receipts::same_mark;
+use crate::roles::collect;
 use crate::runtime::Exit;
-use crate::store::postgres;
+use crate::store::Store as _;
+use crate::store::postgres::{self, PostgresStore};
 use crate::transport::redis::{self, Side};
 
 /// The steps of one service.
@@ -57,6 +60,11 @@ pub async fn run(config: Arc<Config>, what: cli::Check) -> anyhow::Result<Exit> 
     }
     let misconfigured = !wrong.is_empty();
     parts[0].steps = configuration(wrong);
+    if let Some(step) = same_store(&config).await
+        && let Some(part) = parts.iter_mut().find(|part| part.service == "postgres")
+    {
+        part.steps.push(step);
+    }
     let count = |outcome| parts.iter().flat_map(|part| &part.steps).filter(|step| step.outcome == outcome).count();
     let (failed, warnings) = (count(Outcome::Failed), count(Outcome::Warning));
     let report = Report { good: failed == 0, failed, warnings, parts };
@@ -69,6 +77,22 @@ pub async fn run(config: Arc<Config>, what: cli::Check) -> anyhow::Result<Exit> 
         (true, _) => Exit::Done,
         (false, false) => Exit::Failed,
         (false, true) => Exit::Misconfigured,
+    })
+}
+
+/// Whether the store is the one that the group commits to, where both can be asked. That they cannot is said elsewhere.
+async fn same_store(config: &Config) -> Option<Step> {
+    config.redis.url.as_ref()?;
+    config.postgres.url.as_ref()?;
+    let redis = config.redis().ok()?;
+    let store = PostgresStore::connect(&super::postgres(config).ok()?).ok()?;
+    let marks = redis::store_marks(&redis).await.ok()?;
+    let mark = marks.first()?;
+    let id = store.id().await.ok()?;
+    let other = marks.iter().find_map(|mark| same_mark(&id, mark).err());
+    Some(match other {
+        Some(other) => Step::failed("store", collect::what_is_other(store.kind(), &other), collect::remedy(store.kind())),
+        None => Step::ok("store", format!("{mark} is the one that the group {} commits to", redis.group)),
     })
 }
 

@@ -1,6 +1,7 @@
 //! What a collector does with entries that are not what they should be, and with a store that does not let it.
 
 mod malformed;
+mod marks;
 
 use std::process::Command;
 
@@ -442,8 +443,10 @@ async fn samples_of_the_future_are_counted_rejects_and_make_no_partitions() {
     let years = place.app.dir.path().join("years.csv");
     let content = format!("{header}\n{}\n", days_of_years.join("\n"));
     std::fs::write(&years, &content).unwrap();
-    place.app.run(&["stream", "--csv", text(&years), "--cluster", "y"]).exits(0);
-    wait_for("a dead letter", || async { place.letters().len() == 1 }).await;
+    let until_stored = place.stream(text(&years), "y", &["--until", "stored"]).exits(0);
+    assert!(!until_stored.stderr.contains("safely in PostgreSQL"), "a streamer cannot know: {}", until_stored.stderr);
+    until_stored.says(&["in PostgreSQL: stored, or kept in dead letters"]);
+    assert_eq!(place.letters().len(), 1);
     assert!(place.letters()[0]["reason"].to_string().contains("672 different days"), "{:?}", place.letters());
     assert_eq!(place.scalar(days).await, 1, "no partition for it");
     place.app.run(&["dead-letters", "retry", "--all"]).exits(0);

@@ -230,6 +230,45 @@ async fn a_full_queue_slows_and_loses_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_queue_that_is_full_from_the_start_is_said_and_waited_for() {
+    let redis = RedisServer::start();
+    redis.ok(&["CONFIG", "SET", "maxmemory", "1"]);
+    let app = App::new(&redis.url(), "");
+    let [one, two] = [("a.csv", 5), ("b.csv", 6)].map(|(name, seed)| app.export(name, 4, 20, seed).0);
+    // One is registered, the other has an id of its own.
+    let mut roles =
+        [app.start(&["stream", "--csv", &one, "--csv", &two]), app.start(&["stream", "--csv", &one, "--source-id", "s"])];
+    for role in &mut roles {
+        let seen: &Role = role;
+        let full =
+            |(status, text): (u16, String)| status == 503 && text.contains("queue: full; waiting for collectors to make room");
+        wait_for("/readyz with a full queue", || async { seen.get("/readyz").is_some_and(full) }).await;
+        assert!(role.ended().is_none(), "it waits: {}", role.log());
+        assert_eq!(role.log().matches("the queue is full").count(), 1, "said once: {}", role.log());
+    }
+    redis.ok(&["CONFIG", "SET", "maxmemory", "0"]);
+    for role in &mut roles {
+        assert_eq!(role.wait(), 0, "{}", role.log());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_nobody_stores_are_said_to_wait() {
+    let redis = RedisServer::start();
+    let database = Server::shared().empty_database().await;
+    let app = App::new(&redis.url(), &database.url);
+    let (csv, holds) = app.export("a.csv", 4, 20, 5);
+    let mut stream = app.start(&["stream", "--csv", &csv, "--cluster", "w", "--until", "stored"]);
+    let words =
+        format!("{} rows wait in the queue; no collector of the group `collectors` has stored any of them for", holds.rows());
+    wait_for(&words, || async { stream.log().contains(&words) }).await;
+    assert!(stream.ended().is_none(), "it waits: {}", stream.log());
+    let _collect = app.start(&["collect"]);
+    assert_eq!(stream.wait(), 0, "{}", stream.log());
+    assert_eq!(stream.log().matches(&words).count(), 1, "{}", stream.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn signals_drain_first_and_end_hard_then() {
     let redis = RedisServer::start();
     let database = Server::shared().empty_database().await;

@@ -13,10 +13,13 @@ async fn every_row_arrives_once() {
     place.stream(&csv, "edge-a", &[]).exits(0).says(&["every row is safely in Redis"]);
     holds.arrive(&place.database, "edge-a").await;
     // The same again adds nothing; another cluster's is another source; `--until stored` ends when it is there.
-    let again = format!("nothing new: all {} rows are safely in", holds.rows());
-    place.stream(&csv, "edge-a", &[]).exits(0).says(&[&again, "in Redis already"]);
-    place.stream(&csv, "edge-b", &["--until", "stored"]).exits(0).says(&["every row is safely in PostgreSQL"]);
-    place.stream(&csv, "edge-b", &["--until", "stored"]).exits(0).says(&[&again, "in PostgreSQL already"]);
+    let again = format!("nothing new: all {} rows are already", holds.rows());
+    place.stream(&csv, "edge-a", &[]).exits(0).says(&[&again, "already safely in Redis"]);
+    place
+        .stream(&csv, "edge-b", &["--until", "stored"])
+        .exits(0)
+        .says(&["every row is in PostgreSQL: stored, or kept in dead letters"]);
+    place.stream(&csv, "edge-b", &["--until", "stored"]).exits(0).says(&[&again, "already in PostgreSQL: stored, or kept"]);
     assert_eq!(Holds::stored(&place.database, "edge-b").await, holds);
     holds.arrive(&place.database, "edge-a").await;
 
@@ -126,7 +129,12 @@ async fn the_last_line_says_why_rows_were_rejected() {
     std::fs::write(&path, format!("{header}2025-07-18T20:42:34Z,M,GPU-1,1\n2025-07-18T20:42:35Z,M,GPU-1,N/A\n")).unwrap();
     let done = place.stream(text(&path), "edge-v", &["--until", "stored"]).exits(0);
     let last = done.stderr.lines().last().unwrap();
-    assert!(last.contains("1 of 2 rows is safely in PostgreSQL; the other one is rejected. 1 × blank_value"), "{last}");
+    assert!(
+        last.contains(
+            "1 of 2 rows is in PostgreSQL: stored, or kept in dead letters; the other one is rejected. 1 × blank_value"
+        ),
+        "{last}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -36,6 +36,7 @@ use crate::transport::redis::RedisTransport;
 use crate::transport::{Consumer, Inspector};
 
 use context::CollectContext;
+pub(super) use store_access::{remedy, what_is_other};
 
 /// Decoded batches that wait for a writer, all partitions together.
 const READY: usize = 8;

@@ -4,14 +4,14 @@ use std::future::Future;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use anyhow::bail;
+use anyhow::anyhow;
 
 use super::context::CollectContext;
 use crate::model::{Partition, SourceId};
 use crate::protocol::receipts::{self, OtherStore, StoreAttempts, compare, same_mark};
 use crate::retry::drawn;
 use crate::runtime::observe::{self, Target};
-use crate::store::{Committed, Incoming, StoreError};
+use crate::store::{Committed, Incoming, StoreError, StoreKind};
 use crate::transport::TransportError;
 
 /// Between two questions to the store whether it answers, and how long an answer may take.
@@ -62,22 +62,21 @@ pub(super) fn is_transient(error: &anyhow::Error) -> bool {
         || error.downcast_ref::<TransportError>().is_some_and(TransportError::is_transient)
 }
 
-/// Fails where the store is another one than this group has committed to, or an older state of it: then rows that the queue has
-/// let go would be missing for ever. Where the queue knows less than the store has (what it was told is lost or malformed), it is told again:
+/// Fails where the store is another one than this group has committed to, or an older state of it: then rows that the queue has let
+/// go would be missing for ever. Where the queue knows less than the store has (what it was told is lost or malformed), it is told again:
 /// whoever waits for a source that was stored long ago would wait for ever.
+///
+/// Everything is compared before anything is written, and the mark comes last: a store that is refused must not leave its mark, which would
+/// keep the right one out.
 pub(super) async fn same_store(context: &CollectContext) -> anyhow::Result<()> {
     let id = context.store.id().await?;
-    let marked = context.queue.mark_store(&id).await?;
-    let name = context.store.kind().name();
-    let remedy = format!(
-        "To send everything again into this one, run `telemetry replay --all` and (for files that were read to their end) the \
-         streamers again; what is stored stays single. Else {}.",
-        context.store.kind().way_back()
-    );
-    if let Err(other) = same_mark(&id, &marked) {
-        bail!("{}. {remedy}", what_is_other(name, &other));
+    let refused =
+        |other: &OtherStore| anyhow!("{}. {}", what_is_other(context.store.kind(), other), remedy(context.store.kind()));
+    let marked = context.queue.store_mark().await?;
+    if let Some(marked) = &marked {
+        same_mark(&id, marked).map_err(|other| refused(&other))?;
     }
-    let mut complete = true;
+    let (mut complete, mut untold) = (true, Vec::new());
     for partition in context.inspector.partitions() {
         let states = match context.inspector.sources(partition).await {
             Ok(states) => states,
@@ -90,13 +89,30 @@ pub(super) async fn same_store(context: &CollectContext) -> anyhow::Result<()> {
         };
         let committed: Vec<_> = states.into_iter().map(|state| (state.source, state.committed)).collect();
         let ids: Vec<_> = committed.iter().map(|(source, _)| *source).collect();
-        match compare(&committed, &context.store.settled(&ids).await?) {
-            Ok(behind) => tell_committed(context, partition, &behind).await?,
-            Err(other) => bail!("{}. {remedy}", what_is_other(name, &other)),
-        }
+        let behind = compare(&committed, &context.store.settled(&ids).await?).map_err(|other| refused(&other))?;
+        untold.push((partition, behind));
+    }
+    // What is away may have the mark of another store.
+    if complete || marked.is_some() {
+        same_mark(&id, &context.queue.mark_store(&id).await?).map_err(|other| refused(&other))?;
+    }
+    for (partition, behind) in untold {
+        tell_committed(context, partition, &behind).await?;
     }
     context.to_be_compared.store(!complete, Ordering::Relaxed);
     Ok(())
+}
+
+/// Looks whether the queue still has the mark of this store: one that was emptied has it no more, and would take that of another store.
+pub(super) async fn keep_mark(context: &CollectContext) -> anyhow::Result<()> {
+    if context.to_be_compared.load(Ordering::Relaxed) || context.queue.store_mark().await?.is_none() {
+        return same_store(context).await;
+    }
+    let id = context.store.id().await?;
+    // Partitions that lost it get it again.
+    let marked = context.queue.mark_store(&id).await?;
+    let kind = context.store.kind();
+    same_mark(&id, &marked).map_err(|other| anyhow!("{}. {}", what_is_other(kind, &other), remedy(kind)))
 }
 
 /// Tells the queue how far sources are stored.
@@ -116,8 +132,18 @@ async fn tell_committed(context: &CollectContext, partition: Partition, settled:
     Ok(())
 }
 
+/// What to do where a store is not the one that was committed to.
+pub(in crate::roles) fn remedy(kind: StoreKind) -> String {
+    format!(
+        "To send everything again into this one, run `telemetry replay --all` and (for files that were read to their end) the \
+         streamers again; what is stored stays single. Else {}.",
+        kind.way_back()
+    )
+}
+
 /// In what a store is not the one that was committed to, for people.
-fn what_is_other(name: &str, other: &OtherStore) -> String {
+pub(in crate::roles) fn what_is_other(kind: StoreKind, other: &OtherStore) -> String {
+    let name = kind.name();
     match other {
         OtherStore::Another { store, marked } => {
             format!("this {name} is another store ({store}) than the one that was committed to so far ({marked})")

@@ -9,7 +9,7 @@ use futures_util::future::join_all;
 
 use super::context::CollectContext;
 use super::held_back;
-use super::store_access::{is_transient, same_store};
+use super::store_access::{is_transient, keep_mark};
 use crate::model::Partition;
 use crate::protocol::receipts::LetGo;
 use crate::runtime::observe;
@@ -47,11 +47,10 @@ pub(super) fn start(context: &Arc<CollectContext>) {
                         observe::last_stored(cluster, *at);
                     }
                     // Where nothing is to be stored, nobody else finds out.
-                    if s.to_be_compared.load(Ordering::Relaxed)
-                        && let Err(error) = same_store(&s).await
-                        && !is_transient(&error)
-                    {
-                        return Err(error);
+                    match keep_mark(&s).await {
+                        Err(error) if !is_transient(&error) => return Err(error),
+                        Err(error) => tracing::debug!(%error, "comparing the store with what was committed"),
+                        Ok(()) => {}
                     }
                 }
                 Err(error) => {

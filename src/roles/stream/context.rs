@@ -8,8 +8,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
+use super::obstacle::{Obstacles, Question};
 use super::open_files::OpenFiles;
 use super::rejections::Rejections;
+use super::storing::Storing;
 use super::unreadable::Unreadable;
 use crate::config::Config;
 use crate::model::{Partition, Reason, TimeMs};
@@ -59,6 +61,10 @@ pub(super) struct StreamContext {
     pub(super) rows_of_finished: AtomicU64,
     /// How many files are open at once.
     pub(super) open_files: OpenFiles,
+    /// Rows that wait to be stored.
+    pub(super) storing: Storing,
+    /// What keeps questions from being answered.
+    obstacles: Obstacles,
 }
 
 impl StreamContext {
@@ -93,6 +99,8 @@ impl StreamContext {
             rejections: Rejections::default(),
             rows_of_finished: AtomicU64::new(0),
             open_files: OpenFiles::new(max_open_files),
+            storing: Storing::default(),
+            obstacles: Obstacles::default(),
             config,
             lifecycle,
             publisher,
@@ -131,17 +139,23 @@ impl StreamContext {
         }
     }
 
+    /// A question to the queue: what keeps it from being answered is said.
+    pub(super) fn question(&self) -> Question<'_> {
+        Question::new(&self.lifecycle, &self.obstacles)
+    }
+
     /// Asks the queue until it answers; `None` when the process is to end first.
     pub(super) async fn ask<T, F>(&self, question: impl Fn() -> F) -> Result<Option<T>, TransportError>
     where
         F: Future<Output = Result<T, TransportError>>,
     {
-        let mut backoff = Backoff::new(WAIT.0, WAIT.1);
+        let (mut backoff, mut asked) = (Backoff::new(WAIT.0, WAIT.1), self.question());
         loop {
             match question().await {
                 Ok(answer) => return Ok(Some(answer)),
                 Err(error) if error.is_transient() => {
                     tracing::debug!(%error, "asking Redis");
+                    asked.unanswered(&error);
                     if !self.rest(backoff.next()).await {
                         return Ok(None);
                     }

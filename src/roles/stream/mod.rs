@@ -10,11 +10,13 @@ mod followed_file;
 mod following;
 mod identify;
 mod lease;
+mod obstacle;
 mod open_files;
 mod outcome;
 mod pump;
 mod rejections;
 mod shift;
+mod storing;
 mod task;
 mod unreadable;
 mod window;
@@ -145,32 +147,37 @@ async fn once(context: &Arc<StreamContext>, inputs: Vec<Input>, names: Names) ->
         tracing::info!("stopped before the end; run it again and it goes on where {} is", names.queue);
         return Ok(Exit::Stopped);
     }
+    // What collectors say is stored is settled: a streamer cannot see whether as samples or in dead letters.
     let place = match context.config.stream.until {
-        Until::Queued => names.queue,
-        Until::Stored => names.store,
+        Until::Queued => format!("safely in {}", names.queue),
+        Until::Stored => format!("in {}: stored, or kept in dead letters", names.store),
     };
     match (context.counts(), context.rows_of_finished.load(Ordering::Relaxed)) {
         // What Redis has of them was sent by an earlier run; whether that is where it is to be was asked all the same.
         ((0, _), 0) => tracing::info!(rows = 0, "there are no rows to send"),
-        ((0, _), rows @ 1..) => tracing::info!(rows, "nothing new: {} safely in {place} already", all_are(rows)),
-        ((rows, rejected), _) => report_end(context, rows, rejected, place),
+        ((0, _), rows @ 1..) => tracing::info!(rows, "nothing new: {} already {place}", all_are(rows)),
+        ((rows, rejected), _) => report_end(context, rows, rejected, &place, names),
     }
     Ok(Exit::Done)
 }
 
 /// The last line of a run: where its rows are, and why some are not samples.
-fn report_end(context: &StreamContext, rows: u64, rejected: u64, place: &str) {
+fn report_end(context: &StreamContext, rows: u64, rejected: u64, place: &str, names: Names) {
     let Some(why) = context.rejections.summary() else {
-        tracing::info!(rows, rejected, "every row is safely in {place}");
+        tracing::info!(rows, rejected, "every row is {place}");
         return;
     };
     let what = if rejected == rows {
-        format!("{} rejected: no sample is stored; the rejects are counted in {place}", all_are(rows))
+        let counting = match context.config.stream.until {
+            Until::Queued => names.queue,
+            Until::Stored => names.store,
+        };
+        format!("{} rejected: no sample is stored; the rejects are counted in {counting}", all_are(rows))
     } else {
         let stored = rows.saturating_sub(rejected);
         let are = if stored == 1 { "is" } else { "are" };
         let others = if rejected == 1 { "one is".to_owned() } else { format!("{rejected} are") };
-        format!("{stored} of {rows} rows {are} safely in {place}; the other {others} rejected")
+        format!("{stored} of {rows} rows {are} {place}; the other {others} rejected")
     };
     let hint = if context.config.stream.rejects.is_some() { "" } else { ". --rejects FILE keeps the rejected rows" };
     if rejections::are_many(rejected, rows) {

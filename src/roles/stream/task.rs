@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use crate::batch::{Builder, Header, Limits, Segments};
 use crate::config::Until;
-use crate::model::{FamilyId, Position, TimeMs};
+use crate::model::{FamilyId, Position, SourceId, TimeMs};
 use crate::protocol::completion::{Completion, Goal, Step};
 use crate::retry::Backoff;
 use crate::source::follow::{Change, FileState};
@@ -26,6 +26,7 @@ use super::open_files::{self, OpenSlot};
 use super::outcome::{PumpEnd, SourceFailure};
 use super::pump::Pump;
 use super::shift::Shift;
+use super::storing::Unstored;
 use super::window::Window;
 
 /// How often a finished source is looked at again, and a lease that another streamer has is asked for.
@@ -323,7 +324,7 @@ impl<'a> Source<'a> {
             }
             return Ok(Some(Identified { source, family: beginning.first_record, registered: None }));
         }
-        let mut backoff = Backoff::new(WAIT.0, WAIT.1);
+        let (mut backoff, mut asked) = (Backoff::new(WAIT.0, WAIT.1), context.question());
         loop {
             match identify::identify(&*context.publisher, &mut self.reader, cluster).await {
                 Ok(identified) => {
@@ -331,6 +332,7 @@ impl<'a> Source<'a> {
                     return Ok(Some(identified));
                 }
                 Err(Unidentified::Queue(error)) if error.is_transient() => {
+                    asked.unanswered(&error);
                     if !context.rest(backoff.next()).await {
                         return Ok(None);
                     }
@@ -499,6 +501,17 @@ impl<'a> Source<'a> {
         outcome
     }
 
+    /// So many rows of the source wait to be stored: where nobody stores any, says so.
+    fn say_unstored(&self, source: SourceId, rows: u64) {
+        let context = self.context;
+        let Some(Unstored { rows, elapsed }) = context.storing.wait(source, rows, Instant::now()) else { return };
+        let (group, seconds) = (&context.config.redis.group, elapsed.as_secs());
+        tracing::warn!(
+            "{rows} rows wait in the queue; no collector of the group `{group}` has stored any of them for {seconds} s. If none runs, \
+             start `telemetry collect`; the log of one that runs says what it waits for"
+        );
+    }
+
     async fn watch_from(&mut self, end: Position) -> Result<Outcome, SourceFailure> {
         let context = self.context;
         let mut unfinished = context.unfinished.subscribe();
@@ -513,8 +526,14 @@ impl<'a> Source<'a> {
             let Some(source) = self.identified.map(|identified| identified.source) else { return Ok(Outcome::Finished) };
             match completion.next() {
                 Step::AskCommitted => match answer(context.publisher.committed(source).await)? {
-                    Some(row) => completion.committed(row),
-                    None => completion.unanswered(),
+                    Some(row) => {
+                        self.say_unstored(source, completion.end().saturating_sub(row));
+                        completion.committed(row);
+                    }
+                    None => {
+                        context.storing.unknown(Instant::now());
+                        completion.unanswered();
+                    }
                 },
                 Step::AskReplicated => {
                     // In this order.

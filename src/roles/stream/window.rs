@@ -11,6 +11,7 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
+use super::obstacle::{FULL, PART};
 use crate::model::{DictionaryId, Position, RowRange, SourceId};
 use crate::protocol::rest::Rest;
 use crate::protocol::window::{self as core, BatchPlan, Command, Obstacle, Ticket};
@@ -205,7 +206,7 @@ impl Window {
                     self.core.rested();
                 }
                 Command::Waiting { obstacle, begins } => self.say_waiting(obstacle, begins),
-                Command::NoLongerWaiting => self.lifecycle.health().forget("queue"),
+                Command::NoLongerWaiting => self.lifecycle.health().forget(PART),
                 Command::Halt(core::Halt::Elsewhere(to)) => return Err(Halt::Elsewhere(to)),
                 Command::Halt(core::Halt::Fatal) => {
                     return Err(Halt::Failed(self.error.take().expect("what is fatal was told with its error")));
@@ -239,12 +240,12 @@ impl Window {
     fn say_waiting(&self, obstacle: Obstacle, begins: bool) {
         let why = match (obstacle, &self.error) {
             (Obstacle::Blocked, Some(error)) => error.to_string(),
-            _ => "full; waiting for collectors to make room".to_owned(),
+            _ => FULL.to_owned(),
         };
         if begins && obstacle == Obstacle::Full {
-            tracing::warn!(source = %self.source, "the queue is full; waiting for collectors to make room");
+            tracing::warn!(source = %self.source, "the queue is {FULL}");
         }
-        self.lifecycle.health().set("queue", Err(why));
+        self.lifecycle.health().set(PART, Err(why));
     }
 
     /// Waits before another try; the end of the process is no time to wait for a queue that is away or full.

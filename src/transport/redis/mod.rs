@@ -142,7 +142,7 @@ use futures_util::future::try_join_all;
 use futures_util::stream::FuturesUnordered;
 use tokio::time::Instant;
 
-pub use self::diagnose::{Probed, Side, diagnose};
+pub use self::diagnose::{Probed, Side, diagnose, store_marks};
 pub use self::dial::{DialError, Reached, Stage};
 pub use self::inspect::{Node, Retired};
 pub use self::malformed::KeyKind;

@@ -43,14 +43,14 @@ pub async fn diagnose(config: &Postgres) -> Vec<Step> {
         }
     };
     let took = begun.elapsed();
-    match tokio::time::timeout(connector.timeout() * 2, pooler::is_between(&connector)).await {
-        Ok(Ok(true)) => {
+    match pooler::is_between(&connector).await {
+        Ok(true) => {
             steps.push(Step::failed("pooler", pooler::FOUND, pooler::REMEDY));
             // What it says of the server may be said of another connection.
             return steps;
         }
-        Ok(Ok(false)) => {}
-        outcome => tracing::debug!(?outcome, "looking for a connection pooler"),
+        Ok(false) => {}
+        Err(error) => tracing::debug!(%error, "looking for a connection pooler"),
     }
     steps.extend(server::look(&client, config, took).await);
     steps

@@ -7,8 +7,8 @@ mod nodes;
 mod queue;
 mod rights;
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{BTreeSet, HashMap};
 use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -110,6 +110,11 @@ pub async fn diagnose(config: &Redis, side: Side) -> Vec<Step> {
     steps.push(partitions(&shared, &away).await);
     steps.extend(queue::look(&shared, &away, side).await);
     steps
+}
+
+/// The stores that the partitions say the group commits to, each once. Of what does not answer nothing is said.
+pub async fn store_marks(config: &Redis) -> Result<BTreeSet<String>> {
+    Ok(queue::marks(&Arc::new(Shared::new(config)?)).await)
 }
 
 /// The steps of reaching a server.

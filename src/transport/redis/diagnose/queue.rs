@@ -1,7 +1,7 @@
 //! Whether the keys of the queue are what they should be: of the right type, a stream that takes entries, groups that are delivered to. What
 //! is not is named with the commands that mend it, as they are typed at redis-cli's prompt.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use fred::types::Value;
@@ -26,6 +26,20 @@ const AHEAD: u64 = 86_400_000;
 
 /// Looks at every partition whose server answers. Streamers may not look into streams, so what is there is looked at for the centre only.
 pub(super) async fn look(shared: &Arc<Shared>, away: &[Address], side: Side) -> Vec<Step> {
+    let (conns, served) = reach(shared, away).await;
+    let looked = join_all(served.iter().filter_map(|(partition, server)| {
+        let conn = conns.get(server)?;
+        Some(async { one(shared, conn, *partition, side).await })
+    }))
+    .await;
+    let all = looked.len() == usize::from(shared.config.partitions.count()) && looked.iter().all(Option::is_some);
+    let steps: Vec<Step> = looked.into_iter().flatten().flatten().collect();
+    // Of what could not be asked nothing is said: other steps name the reason.
+    if steps.is_empty() && all { vec![Step::ok("queue", "its keys are what they should be")] } else { steps }
+}
+
+/// Connections to the servers that answer, and which of them has which partition.
+async fn reach(shared: &Arc<Shared>, away: &[Address]) -> (HashMap<Address, Conn>, Vec<(Partition, Address)>) {
     let mut conns: HashMap<Address, Conn> = HashMap::new();
     let mut served: Vec<(Partition, Address)> = Vec::new();
     for partition in shared.config.partitions {
@@ -40,15 +54,18 @@ pub(super) async fn look(shared: &Arc<Shared>, away: &[Address], side: Side) -> 
         }
         served.push((partition, server));
     }
-    let looked = join_all(served.iter().filter_map(|(partition, server)| {
-        let conn = conns.get(server)?;
-        Some(async { one(shared, conn, *partition, side).await })
-    }))
-    .await;
-    let all = looked.len() == usize::from(shared.config.partitions.count()) && looked.iter().all(Option::is_some);
-    let steps: Vec<Step> = looked.into_iter().flatten().flatten().collect();
-    // Of what could not be asked nothing is said: other steps name the reason.
-    if steps.is_empty() && all { vec![Step::ok("queue", "its keys are what they should be")] } else { steps }
+    (conns, served)
+}
+
+/// See [`super::store_marks`].
+pub(super) async fn marks(shared: &Arc<Shared>) -> BTreeSet<String> {
+    let (conns, served) = reach(shared, &[]).await;
+    let field = format!("store:{}", shared.config.group);
+    let asked = served.iter().filter_map(|(partition, server)| {
+        let call = conns.get(server)?.call("HGET", texts(&[&shared.keys.meta(*partition), &field]));
+        Some(async { super::super::consume::mark(&call.await.ok()?) })
+    });
+    join_all(asked).await.into_iter().flatten().collect()
 }
 
 /// What is wrong with the keys of a partition; `None` where it does not answer.

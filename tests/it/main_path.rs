@@ -405,7 +405,7 @@ async fn bad_input_gets_one_clear_error() {
     assert_eq!(place.audit()["sources"][0]["read"], serde_json::json!(20));
     // The port is taken.
     let listen = format!("127.0.0.1:{}", place.redis.port());
-    place.app.run(&["collect", "--admin-listen", &listen]).exits(1).says(&[&listen, "admin"]);
+    place.app.run(&["collect", "--admin-listen", &listen]).exits(2).says(&[&listen, "admin"]);
     collect.signal("TERM");
     assert_eq!(collect.wait(), 0);
 

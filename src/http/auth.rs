@@ -173,7 +173,7 @@ mod tests {
         assert!(parse("2bb80d53  -").unwrap_err().contains(RECIPE));
         for document in ["README.md", "docs/deployment.md"] {
             // Not `include_str!`: the image is built without them.
-            let text = std::fs::read_to_string(format!("{}/{document}", env!("CARGO_MANIFEST_DIR"))).unwrap();
+            let text = fs::read_to_string(format!("{}/{document}", env!("CARGO_MANIFEST_DIR"))).unwrap();
             assert!(text.contains(&RECIPE.replace("NAME", "grafana")), "{document} shows another recipe");
         }
     }

@@ -35,7 +35,7 @@ async fn top_shows_an_edge_what_redis_knows() {
     let (csv, holds) = edge.export("a.csv", 4, 100, 1);
     edge.run(&["stream", "--csv", &csv, "--cluster", "e"]).exits(0);
     let shown = top(&edge).exits(0).stdout;
-    line(&shown, &["published 0 rows/s", "waiting 1 batches, the oldest for"]);
+    line(&shown, &["published 0 rows/s", "waiting 1 batch, the oldest for"]);
     line(&shown, &["Redis 127.0.0.1", "up for", " of 100.0 MiB", "noeviction"]);
     line(&shown, &["PostgreSQL", "not configured (DATABASE_URL)"]);
     line(&shown, &["collectors (ours)", "no active consumer"]);

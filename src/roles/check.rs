@@ -1,11 +1,12 @@
 //! `telemetry check`: checks everything that the roles need, once, step by step, and prints what is wrong and what to do.
 
+use std::fmt::Display;
 use std::sync::Arc;
 
 use serde::Serialize;
 
 use crate::cli;
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, Postgres, Redis};
 use crate::diagnosis::{Outcome, Step};
 use crate::printable;
 use crate::protocol::receipts::same_mark;
@@ -38,32 +39,24 @@ pub async fn run(config: Arc<Config>, what: cli::Check) -> anyhow::Result<Exit> 
         )
         .into());
     }
-    let mut parts = vec![Part { service: "config", steps: Vec::new() }];
     // What is wrong with the configuration itself; a service that cannot be reached because of that has no steps.
     let mut wrong = Vec::new();
+    let redis = config.redis.url.as_ref().and_then(|_| valid(config.redis(), &mut wrong));
+    let postgres = config.postgres.url.as_ref().and_then(|_| valid(super::postgres(&config), &mut wrong));
+    valid(config.http(), &mut wrong);
+    let misconfigured = !wrong.is_empty();
+    let mut parts = vec![Part { service: "config", steps: configuration(wrong) }];
     // An edge has no store, and needs fewer permissions in Redis.
     let side = if config.postgres.url.is_some() { Side::Central } else { Side::Edge };
-    if config.redis.url.is_some() {
-        match config.redis() {
-            Ok(redis) => parts.push(Part { service: "redis", steps: redis::diagnose(&redis, side).await }),
-            Err(error) => wrong.push(error.to_string()),
+    if let Some(redis) = &redis {
+        parts.push(Part { service: "redis", steps: redis::diagnose(redis, side).await });
+    }
+    if let Some(postgres) = &postgres {
+        let mut steps = postgres::diagnose(postgres).await;
+        if let Some(redis) = &redis {
+            steps.extend(same_store(redis, postgres).await);
         }
-    }
-    if config.postgres.url.is_some() {
-        match super::postgres(&config) {
-            Ok(postgres) => parts.push(Part { service: "postgres", steps: postgres::diagnose(&postgres).await }),
-            Err(error) => wrong.push(error.to_string()),
-        }
-    }
-    if let Err(error) = config.http() {
-        wrong.push(error.to_string());
-    }
-    let misconfigured = !wrong.is_empty();
-    parts[0].steps = configuration(wrong);
-    if let Some(step) = same_store(&config).await
-        && let Some(part) = parts.iter_mut().find(|part| part.service == "postgres")
-    {
-        part.steps.push(step);
+        parts.push(Part { service: "postgres", steps });
     }
     let count = |outcome| parts.iter().flat_map(|part| &part.steps).filter(|step| step.outcome == outcome).count();
     let (failed, warnings) = (count(Outcome::Failed), count(Outcome::Warning));
@@ -81,12 +74,9 @@ pub async fn run(config: Arc<Config>, what: cli::Check) -> anyhow::Result<Exit> 
 }
 
 /// Whether the store is the one that the group commits to, where both can be asked. That they cannot is said elsewhere.
-async fn same_store(config: &Config) -> Option<Step> {
-    config.redis.url.as_ref()?;
-    config.postgres.url.as_ref()?;
-    let redis = config.redis().ok()?;
-    let store = PostgresStore::connect(&super::postgres(config).ok()?).ok()?;
-    let marks = redis::store_marks(&redis).await.ok()?;
+async fn same_store(redis: &Redis, postgres: &Postgres) -> Option<Step> {
+    let store = PostgresStore::connect(postgres).ok()?;
+    let marks = redis::store_marks(redis).await.ok()?;
     let mark = marks.first()?;
     let id = store.id().await.ok()?;
     let other = marks.iter().find_map(|mark| same_mark(&id, mark).err());
@@ -94,6 +84,11 @@ async fn same_store(config: &Config) -> Option<Step> {
         Some(other) => Step::failed("store", collect::what_is_other(store.kind(), &other), collect::remedy(store.kind())),
         None => Step::ok("store", format!("{mark} is the one that the group {} commits to", redis.group)),
     })
+}
+
+/// A part of the configuration, or what is wrong with it.
+fn valid<T, E: Display>(part: Result<T, E>, wrong: &mut Vec<String>) -> Option<T> {
+    part.map_err(|error| wrong.push(error.to_string())).ok()
 }
 
 fn configuration(wrong: Vec<String>) -> Vec<Step> {

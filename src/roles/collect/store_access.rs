@@ -70,11 +70,9 @@ pub(super) fn is_transient(error: &anyhow::Error) -> bool {
 /// keep the right one out.
 pub(super) async fn same_store(context: &CollectContext) -> anyhow::Result<()> {
     let id = context.store.id().await?;
-    let refused =
-        |other: &OtherStore| anyhow!("{}. {}", what_is_other(context.store.kind(), other), remedy(context.store.kind()));
     let marked = context.queue.store_mark().await?;
     if let Some(marked) = &marked {
-        same_mark(&id, marked).map_err(|other| refused(&other))?;
+        same_mark(&id, marked).map_err(|other| refused(context, &other))?;
     }
     let (mut complete, mut untold) = (true, Vec::new());
     for partition in context.inspector.partitions() {
@@ -89,12 +87,12 @@ pub(super) async fn same_store(context: &CollectContext) -> anyhow::Result<()> {
         };
         let committed: Vec<_> = states.into_iter().map(|state| (state.source, state.committed)).collect();
         let ids: Vec<_> = committed.iter().map(|(source, _)| *source).collect();
-        let behind = compare(&committed, &context.store.settled(&ids).await?).map_err(|other| refused(&other))?;
+        let behind = compare(&committed, &context.store.settled(&ids).await?).map_err(|other| refused(context, &other))?;
         untold.push((partition, behind));
     }
     // What is away may have the mark of another store.
     if complete || marked.is_some() {
-        same_mark(&id, &context.queue.mark_store(&id).await?).map_err(|other| refused(&other))?;
+        mark(context, &id).await?;
     }
     for (partition, behind) in untold {
         tell_committed(context, partition, &behind).await?;
@@ -108,11 +106,19 @@ pub(super) async fn keep_mark(context: &CollectContext) -> anyhow::Result<()> {
     if context.to_be_compared.load(Ordering::Relaxed) || context.queue.store_mark().await?.is_none() {
         return same_store(context).await;
     }
-    let id = context.store.id().await?;
     // Partitions that lost it get it again.
-    let marked = context.queue.mark_store(&id).await?;
+    mark(context, &context.store.id().await?).await
+}
+
+/// Marks the queue with this store, wherever it has no mark.
+async fn mark(context: &CollectContext, id: &str) -> anyhow::Result<()> {
+    let marked = context.queue.mark_store(id).await?;
+    same_mark(id, &marked).map_err(|other| refused(context, &other))
+}
+
+fn refused(context: &CollectContext, other: &OtherStore) -> anyhow::Error {
     let kind = context.store.kind();
-    same_mark(&id, &marked).map_err(|other| anyhow!("{}. {}", what_is_other(kind, &other), remedy(kind)))
+    anyhow!("{}. {}", what_is_other(kind, other), remedy(kind))
 }
 
 /// Tells the queue how far sources are stored.

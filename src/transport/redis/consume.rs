@@ -232,8 +232,12 @@ impl Consumer for RedisTransport {
         // Looked for everywhere before anything is written: a partition without a mark, or with a malformed one, takes that of the wrong
         // store no more than one with a mark does.
         let known = self.of_all(|partition| self.ask_mark(partition)).await?;
+        let is_everywhere = known.iter().all(Option::is_some);
         if let Some(other) = known.into_iter().flatten().find(|mark| mark != store) {
             return Ok(other);
+        }
+        if is_everywhere {
+            return Ok(store.to_owned());
         }
         let marks = self.of_all(|partition| self.set_mark(partition, store)).await?;
         Ok(marks.into_iter().find(|mark| mark != store).unwrap_or_else(|| store.to_owned()))

@@ -177,11 +177,10 @@ async fn retire(queue: &RedisTransport, group: &GroupId, force: bool) -> anyhow:
     }
     queue.forget_store(group).await?;
     super::print(&format!(
-        "Group `{}` is retired. It had not acknowledged {}; {} kept for it alone and {} deleted from Redis.\n",
+        "Group `{}` is retired. It had not acknowledged {}; {} deleted from Redis.\n",
         printable::line(group.as_str()),
         say::counted(unacknowledged, "batch", "batches"),
-        say::counted(trimmed, "batch was", "batches were"),
-        if trimmed == 1 { "is" } else { "are" },
+        say::counted(trimmed, "batch was kept for it alone and is", "batches were kept for it alone and are"),
     ))?;
     Ok(Exit::Done)
 }

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
 use crate::model::{DictionaryId, Digest, FamilyId, GroupId, Partition, Partitions, Position, RowRange, SourceId};
-pub use crate::protocol::receipts::Redelivery;
+pub use crate::protocol::receipts::{Redelivery, StoreMark};
 
 /// Bytes that a dictionary in the queue can have: what a frame of the greatest size comes to where nothing of it can be
 /// compressed.
@@ -264,11 +264,12 @@ pub trait Consumer: Send + Sync {
     /// Removes this consumer from the group, unless it has entries pending.
     async fn leave(&self, partition: Partition) -> Result<()>;
 
-    /// The store that this group commits to, if it was said.
-    async fn store_mark(&self) -> Result<Option<String>>;
+    /// What each partition says of the store that this group commits to; `None` where it is away, unless all are: then this fails.
+    async fn store_marks(&self) -> Result<Vec<(Partition, Option<StoreMark>)>>;
 
-    /// Says which store (a UUID) this group commits to, if nobody said before. Returns the one that is now said.
-    async fn mark_store(&self, store: &str) -> Result<String>;
+    /// Says in these partitions which store (a UUID) this group commits to, where nobody said before, and the generation is still the one that
+    /// [`Consumer::store_marks`] gave. Returns what each says now; those that are away are left out, unless all are: then this fails.
+    async fn mark_store(&self, store: &str, partitions: &[(Partition, Option<String>)]) -> Result<Vec<(Partition, StoreMark)>>;
 
     /// A round trip.
     async fn ping(&self) -> Result<Duration>;
@@ -339,7 +340,8 @@ pub trait Inspector: Send + Sync {
     async fn queued(&self, partition: Partition) -> Result<Vec<(SourceId, RowRange)>>;
 
     /// Forgets where the queue is in a source (`None`: in all sources), and how far it is committed, so that streamers send it
-    /// again from the start. With `None` the group's store mark goes too. Returns how many sources were set back.
+    /// again from the start. With `None` the group's store mark goes too, and its generation is another one: a mark that is on its way is
+    /// not written any more. Returns how many sources were set back.
     async fn reset(&self, source: Option<SourceId>) -> Result<u64>;
 
     /// How much waits.

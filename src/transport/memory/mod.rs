@@ -25,7 +25,7 @@ use self::registry::Registry;
 use self::state::{Entry, State};
 use super::{
     Backlog, Consumer, ConsumerState, Delivery, FetchedDictionary, GroupState, Identity, Inspector, Lease, Outgoing,
-    PartitionState, Published, Publisher, Receipt, Redelivery, Result, SourceState,
+    PartitionState, Published, Publisher, Receipt, Redelivery, Result, SourceState, StoreMark,
 };
 use crate::model::{DictionaryId, FamilyId, GroupId, Partition, Partitions, Position, RowRange, SourceId, TimeMs};
 
@@ -324,12 +324,19 @@ impl Consumer for MemoryTransport {
         Ok(())
     }
 
-    async fn store_mark(&self) -> Result<Option<String>> {
-        Ok(self.state().store_mark.clone())
+    async fn store_marks(&self) -> Result<Vec<(Partition, Option<StoreMark>)>> {
+        let mark = self.state().store_mark.clone();
+        Ok(self.settings.partitions.iter().map(|partition| (partition, Some(mark.clone()))).collect())
     }
 
-    async fn mark_store(&self, store: &str) -> Result<String> {
-        Ok(self.state().store_mark.get_or_insert_with(|| store.to_owned()).clone())
+    async fn mark_store(&self, store: &str, partitions: &[(Partition, Option<String>)]) -> Result<Vec<(Partition, StoreMark)>> {
+        let mut state = self.state();
+        for (_, generation) in partitions {
+            if state.store_mark.generation == *generation {
+                state.store_mark.store.get_or_insert_with(|| store.to_owned());
+            }
+        }
+        Ok(partitions.iter().map(|(partition, _)| (*partition, state.store_mark.clone())).collect())
     }
 
     async fn ping(&self) -> Result<Duration> {

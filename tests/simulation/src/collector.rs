@@ -5,14 +5,14 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use crate::messages::{CLAIM_IDLE, Health, Id, Lane, Ms, NodeId, Outcome, Reply, Request};
-use crate::model::DictionaryId;
+use crate::model::{DictionaryId, Partition, SourceId};
 use crate::network::Net;
 use crate::planted::Planted;
 use crate::protocol::receipts::{Acknowledgement, Decoded, Event, Receipt, Receipts, Refusal, Refused, Settings, Step};
 use crate::protocol::rest::Rests;
 use crate::queue::EntryId;
 use crate::session::{self, Delivery, Session};
-use crate::store_access::{Op, Then};
+use crate::store_access::{Comparing, Op, Then};
 
 /// `collect.max_deliveries`.
 pub const MAX_DELIVERIES: usize = 4;
@@ -55,12 +55,16 @@ pub(crate) enum Purpose {
     AcknowledgeAgain(u64),
     Op(u64),
     OpAgain(u64),
-    Mark(u64, usize),
-    Sources(u64, usize),
-    Settled(u64, usize, Vec<(crate::model::SourceId, u64)>),
+    Look(u64, Partition),
+    StoreId(u64),
+    Sources(u64, Partition),
+    Settled(u64, Partition, Vec<(SourceId, u64)>),
+    LookAgain(u64, Partition),
+    Mark(u64, Partition),
     Keep,
     HeldBack,
     Standing,
+    Stood,
     Nothing,
 }
 
@@ -92,9 +96,12 @@ pub struct Collector {
     pub(crate) receipts: Receipts<EntryId>,
     pub(crate) pending: BTreeMap<Id, Purpose>,
     pub(crate) ops: BTreeMap<u64, Op>,
+    /// How the store is being compared, for one of those or for none.
+    pub(crate) comparisons: BTreeMap<u64, Comparing>,
     pub(crate) serial: u64,
+    /// The store that it talked to first; 0: to none.
     pub(crate) store_id: u64,
-    /// The store was compared with a part of the queue only.
+    /// The store was compared with a part of the queue only, or not at all since it was away.
     pub(crate) to_be_compared: bool,
     /// It ended: the store is another one, or an older state.
     pub ended: Option<String>,
@@ -139,6 +146,7 @@ impl Collector {
             receipts: Receipts::new(settings),
             pending: BTreeMap::new(),
             ops: BTreeMap::new(),
+            comparisons: BTreeMap::new(),
             serial: 0,
             store_id: 0,
             to_be_compared: false,
@@ -170,7 +178,7 @@ impl Collector {
         self.wake(STANDING_EVERY, Purpose::Standing, net);
     }
 
-    /// The store said what it is.
+    /// It is asked later what it says of itself.
     pub(crate) fn stands(&mut self, net: &mut Net) {
         self.wake(STANDING_EVERY, Purpose::Standing, net);
     }
@@ -457,7 +465,7 @@ impl Collector {
             Purpose::AcknowledgeAgain(serial) => self.send_acknowledgement(serial, net),
             Purpose::OpAgain(serial) => self.attempt_op(serial, net),
             Purpose::Keep => self.keep(net),
-            Purpose::Standing => self.begin_op(Request::Standing, Then::Stands, self.to_be_compared, net),
+            Purpose::Standing => self.call(Lane::Store, Request::Standing, Purpose::Stood, net),
             Purpose::HeldBack => {
                 for due in self.receipts.due(Duration::from_millis(net.now)) {
                     self.let_go(&due.receipts, due.redelivery, net);

@@ -64,8 +64,10 @@ pub enum Request {
     Contains(EntryId),
     /// Which of these dictionaries are missing.
     Dictionaries(Vec<DictionaryId>),
-    /// To mark the store.
-    Mark(u64),
+    /// Which store is marked.
+    LookAtMark,
+    /// To mark the store, where the generation is this one.
+    Mark(u64, Option<u64>),
     /// The sources.
     Sources,
     /// To remove dictionaries that are not used.
@@ -110,7 +112,8 @@ impl Request {
             Self::Keep(_) => "keep",
             Self::Contains(_) => "contains",
             Self::Dictionaries(_) => "dictionaries",
-            Self::Mark(_) => "mark",
+            Self::LookAtMark => "look at the mark",
+            Self::Mark(..) => "mark",
             Self::Sources => "sources",
             Self::Sweep => "sweep",
             Self::StoreId => "which store",
@@ -138,7 +141,7 @@ pub enum Reply {
     Acknowledged(usize),
     Contains(bool),
     Missing(Vec<DictionaryId>),
-    Mark(u64),
+    Mark(Option<u64>, Option<u64>),
     Sources(Vec<(SourceId, Option<Position>, u64)>),
     StoreId(u64),
     Settled(Vec<(SourceId, u64)>),

@@ -232,7 +232,7 @@ pub trait Consumer: Send + Sync {
 
     /// The payload of an entry that was handed out without it. `None` = the entry is no longer there, or no longer this consumer's (another
     /// one claimed it, or the connection that it was read over is gone): nothing is to be done about it.
-    async fn payload(&self, receipt: &Receipt) -> Result<Option<Bytes>>;
+    async fn payload(&self, delivery: &Delivery) -> Result<Option<Bytes>>;
 
     /// A dictionary, unless it is longer than this; `None` = the queue does not have it.
     async fn dictionary_within(&self, partition: Partition, id: DictionaryId, limit: usize) -> Result<Option<FetchedDictionary>>;
@@ -252,8 +252,9 @@ pub trait Consumer: Send + Sync {
     /// are left alone: what they stand for is delivered again anyway.
     fn let_go(&self, partition: Partition, receipts: &[Receipt], redelivery: Redelivery);
 
-    /// Whether an entry is still in the queue (not trimmed, not lost).
-    async fn contains(&self, receipt: &Receipt) -> Result<bool>;
+    /// Whether the entry of a delivery is still in the queue (not trimmed, not lost). Another one that has got its id since, by a server whose
+    /// clock is behind, is not it: source and rows tell.
+    async fn contains(&self, delivery: &Delivery) -> Result<bool>;
 
     /// Says that these are still being worked on, so that nobody claims them.
     async fn keep(&self, partition: Partition, receipts: &[Receipt]) -> Result<()>;

@@ -26,7 +26,7 @@ use std::time::Duration;
 use crate::model::{Partition, Partitions, SourceId};
 
 pub use acknowledgement::{ACKNOWLEDGE_TRIES, Acknowledgement, Unacknowledged};
-pub use life::{Decoded, Event, FEWEST_ATTEMPTS, Grounds, Outcome, Redelivery, Refusal, Stage, Step};
+pub use life::{Decoded, Event, FEWEST_ATTEMPTS, Grounds, Redelivery, Refusal, Stage, Step};
 use life::{Life, Turn};
 pub use store_access::{Comparison, Marked, OtherStore, StoreAttempts, StoreMark, compare, same_mark};
 

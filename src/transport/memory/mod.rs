@@ -250,7 +250,8 @@ impl Consumer for MemoryTransport {
         }
     }
 
-    async fn payload(&self, receipt: &Receipt) -> Result<Option<Bytes>> {
+    async fn payload(&self, delivery: &Delivery) -> Result<Option<Bytes>> {
+        let receipt = &delivery.receipt;
         let mut state = self.state();
         let entry = receipt.entry.parse().ok().and_then(|id: u64| state.partition(receipt.partition).entries.get(&id));
         Ok(entry.map(|entry| entry.payload.clone()))
@@ -298,7 +299,8 @@ impl Consumer for MemoryTransport {
         }
     }
 
-    async fn contains(&self, receipt: &Receipt) -> Result<bool> {
+    async fn contains(&self, delivery: &Delivery) -> Result<bool> {
+        let receipt = &delivery.receipt;
         let mut state = self.state();
         Ok(receipt.entry.parse().is_ok_and(|id: u64| state.partition(receipt.partition).entries.contains_key(&id)))
     }

@@ -95,7 +95,8 @@ impl Consumer for RedisTransport {
         }
     }
 
-    async fn payload(&self, receipt: &Receipt) -> Result<Option<Bytes>> {
+    async fn payload(&self, delivery: &Delivery) -> Result<Option<Bytes>> {
+        let receipt = &delivery.receipt;
         let partition = receipt.partition;
         let session = self.session_slot(partition)?.session().await?;
         if live(&session, partition, std::slice::from_ref(receipt)).is_empty() {
@@ -107,8 +108,11 @@ impl Consumer for RedisTransport {
         let answer = self.send_reread(&conn, partition, MAX_ENTRY_BYTES, ids).await?;
         let entry = reply::list(answer).into_iter().nth(1);
         let fields = entry.and_then(|entry| reply::list(entry).into_iter().nth(1)).unwrap_or(Value::Null);
-        let payload = reply::pairs(fields).into_iter().find(|(field, _)| field.as_bytes() == Some(b"d"));
-        let payload = payload.and_then(|(_, payload)| payload.into_bytes());
+        let is_there = !fields.is_null();
+        let (found, _) = read_entry(receipt.clone(), fields, true);
+        // Another one may have got its id since.
+        let is_it = is_there && (found.source, found.rows) == (delivery.source, delivery.rows);
+        let payload = is_it.then_some(found.payload);
         if payload.is_none() {
             // What was deleted is found again among what is pending, and goes from there.
             session.let_go(std::slice::from_ref(&receipt.entry));
@@ -193,10 +197,15 @@ impl Consumer for RedisTransport {
         }
     }
 
-    async fn contains(&self, receipt: &Receipt) -> Result<bool> {
+    async fn contains(&self, delivery: &Delivery) -> Result<bool> {
+        let Delivery { receipt, source, rows, .. } = delivery;
         let conn = self.link(receipt.partition)?.get().await?;
         let keys = vec![self.shared.keys.stream(receipt.partition)];
-        let found = conn.run(&script::CONTAINS, keys, vec![receipt.entry.as_str().into()]).await?;
+        // What a malformed entry does not say is not compared.
+        let source = if *source == SourceId::UNKNOWN { String::new() } else { source.to_string() };
+        let (first, end) = (rows.first.to_string(), rows.end.to_string());
+        let args = vec![receipt.entry.as_str().into(), source.into(), first.into(), end.into()];
+        let found = conn.run(&script::CONTAINS, keys, args).await?;
         Ok(reply::number(&found)? > 0)
     }
 
@@ -350,7 +359,7 @@ impl RedisTransport {
                 continue;
             }
             let receipt = Receipt { partition, entry: id, epoch: held.epoch };
-            let (mut delivery, strange) = delivery(receipt, fields, kind != ReadKind::New);
+            let (mut delivery, strange) = read_entry(receipt, fields, kind != ReadKind::New);
             match length.unwrap_or(delivery.payload.len() as u64) {
                 bytes if bytes > MAX_ENTRY_BYTES as u64 => {
                     delivery.payload = Bytes::new();
@@ -453,7 +462,7 @@ fn stream_entries(answer: Value) -> Vec<Value> {
 
 /// An entry as a delivery, and whether it is malformed. What the fields do not say stays empty: a broken entry is handed out, so that it is
 /// buried like any other batch that cannot be stored, and not read for ever.
-fn delivery(receipt: Receipt, fields: Value, redelivered: bool) -> (Delivery, bool) {
+fn read_entry(receipt: Receipt, fields: Value, redelivered: bool) -> (Delivery, bool) {
     let (mut source, mut first, mut end, mut payload) = (None, None, None, Bytes::new());
     for (field, value) in reply::pairs(fields) {
         match field.as_bytes() {

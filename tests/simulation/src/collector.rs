@@ -8,7 +8,7 @@ use crate::messages::{CLAIM_IDLE, Health, Id, Lane, Ms, NodeId, Outcome, Reply, 
 use crate::model::{DictionaryId, Partition, SourceId};
 use crate::network::Net;
 use crate::planted::Planted;
-use crate::protocol::receipts::{Acknowledgement, Decoded, Event, Receipt, Receipts, Refusal, Refused, Settings, Step};
+use crate::protocol::receipts::{Acknowledgement, Decoded, Event, Grounds, Receipt, Receipts, Refusal, Refused, Settings, Step};
 use crate::protocol::rest::Rests;
 use crate::queue::EntryId;
 use crate::session::{self, Delivery, Session};
@@ -238,8 +238,10 @@ impl Collector {
                 self.handed_on(proof, net);
             }
             Step::AskQueue => {
-                let lane = Lane::Link(proof.partition.index());
-                self.call(lane, Request::Contains(proof.entry), Purpose::Asked(proof.clone()), net);
+                let Some(delivery) = self.deliveries.get(proof) else { return };
+                let (lane, entry) = (Lane::Link(proof.partition.index()), &delivery.entry);
+                let asked = Request::Contains(proof.entry, entry.source, entry.rows);
+                self.call(lane, asked, Purpose::Asked(proof.clone()), net);
             }
             Step::NoteFailure => {
                 let Some(delivery) = self.deliveries.get(proof) else { return };
@@ -247,7 +249,10 @@ impl Collector {
                 self.begin_op(request, Then::FailureNoted(proof.clone()), false, net);
             }
             Step::Commit => self.commit(std::slice::from_ref(proof), None, net),
-            Step::Bury(_) => {
+            Step::Bury(grounds) => {
+                if let Grounds::Attempts(_) = grounds {
+                    self.is_decoded_alone_no_more(net);
+                }
                 self.burials.push_back(proof.clone());
                 self.happened(proof, Event::WaitsForBurial, net);
                 self.bury(net);
@@ -277,8 +282,13 @@ impl Collector {
     }
 
     pub(crate) fn attempts_forgotten(&mut self, proof: &Proof, net: &mut Net) {
-        self.careful = None;
         self.happened(proof, Event::AttemptsForgotten, net);
+        self.is_decoded_alone_no_more(net);
+    }
+
+    /// The next one whose attempts are noted may be decoded.
+    fn is_decoded_alone_no_more(&mut self, net: &mut Net) {
+        self.careful = None;
         if let Some(next) = self.careful_queue.pop_front() {
             self.note_attempt(&next, net);
         }

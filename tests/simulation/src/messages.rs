@@ -61,7 +61,7 @@ pub enum Request {
     /// To keep claims.
     Keep(Vec<EntryId>),
     /// Whether an entry is there.
-    Contains(EntryId),
+    Contains(EntryId, SourceId, RowRange),
     /// Which of these dictionaries are missing.
     Dictionaries(Vec<DictionaryId>),
     /// Which store is marked.
@@ -110,7 +110,7 @@ impl Request {
             Self::Acknowledge(..) => "acknowledge",
             Self::AcknowledgeAway(_) => "acknowledge away",
             Self::Keep(_) => "keep",
-            Self::Contains(_) => "contains",
+            Self::Contains(..) => "contains",
             Self::Dictionaries(_) => "dictionaries",
             Self::LookAtMark => "look at the mark",
             Self::Mark(..) => "mark",

@@ -449,10 +449,10 @@ impl Server {
         Ok(kept)
     }
 
-    /// Whether an entry is in the stream.
+    /// `contains.lua`: whether an entry is in the stream, and not another one that has got its id since.
     #[must_use]
-    pub fn contains(&self, id: EntryId) -> bool {
-        self.held.entries.contains_key(&id)
+    pub fn contains(&self, id: EntryId, source: SourceId, rows: RowRange) -> bool {
+        self.held.entries.get(&id).is_some_and(|entry| (entry.source, entry.rows) == (source, rows))
     }
 
     /// Whether there is such a dictionary.

@@ -55,7 +55,7 @@ impl Net {
                 Reply::Done
             }
             Request::Keep(ids) => server.keep(group, consumer, &ids, now).map(|_| Reply::Done)?,
-            Request::Contains(id) => Reply::Contains(server.contains(id)),
+            Request::Contains(id, source, rows) => Reply::Contains(server.contains(id, source, rows)),
             Request::Dictionaries(ids) => Reply::Missing(ids.into_iter().filter(|id| !server.has_dictionary(*id)).collect()),
             Request::LookAtMark => {
                 let (store, generation) = server.mark(group);

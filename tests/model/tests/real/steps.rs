@@ -216,7 +216,9 @@ fn small_scripts() -> impl Strategy<Value = Step> {
             let fields = [format!("store:{group}"), format!("generation:{group}")];
             script(Script::Mark, &[META], fields.into_iter().map(text).chain(texts(&[mark, seen])).collect())
         }),
-        id().prop_map(|id| script(Script::Contains, &[STREAM], vec![id])),
+        (id(), source()).prop_map(|(id, source)| {
+            script(Script::Contains, &[STREAM], [id].into_iter().chain(texts(&[source.as_str(), "0", "2"])).collect())
+        }),
         (select(vec!["partitions", "store:g", "generation:g"]), number()).prop_map(|(field, value)| script(
             Script::Once,
             &[META],

@@ -55,17 +55,11 @@ pub enum Planted {
     PassedOver,
     /// A failure that is noted again, since the answer was lost, counts twice.
     NotedTwice,
-    /// A mark that arrives after everything was set back is written.
-    LateMark,
-    /// Whoever keeps the store's mark passes over that the store was replaced since it was last used.
-    ReplacedWhileMarked,
-    /// Nobody looks whether another store was marked while one was compared that may not be marked itself.
-    NotLookedAgain,
 }
 
 impl Planted {
-    /// Those that are found; [`Self::LateMark`] and [`Self::NotLookedAgain`] are too rare, as docs/protocol.md says.
-    pub const ALL: [Self; 27] = [
+    /// All of them.
+    pub const ALL: [Self; 26] = [
         Self::LeaseForOwnership,
         Self::PositionBeforeEntry,
         Self::PositionElsewhere,
@@ -92,7 +86,6 @@ impl Planted {
         Self::StoreReplacedUnnoticed,
         Self::PassedOver,
         Self::NotedTwice,
-        Self::ReplacedWhileMarked,
     ];
 
     /// What it is, for people.
@@ -125,9 +118,6 @@ impl Planted {
             Self::StoreReplacedUnnoticed => "a store that was replaced while nobody asked is not noticed",
             Self::PassedOver => "a partition that was away when a store was compared is not compared later",
             Self::NotedTwice => "a failure that is noted again counts twice",
-            Self::LateMark => "a store's mark that arrives after everything was set back is written",
-            Self::ReplacedWhileMarked => "whoever keeps the store's mark does not notice that it was replaced",
-            Self::NotLookedAgain => "another store that is marked during a comparison is not noticed",
         }
     }
 }

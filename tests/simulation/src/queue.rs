@@ -489,7 +489,7 @@ impl Server {
     /// Those of the server.
     pub fn mark_store(&mut self, group: Group, store: u64, seen: Option<u64>) -> Answer<(Option<u64>, Option<u64>)> {
         let (mark, generation) = self.mark(group);
-        if mark.is_none() && (generation == seen || self.is(Planted::LateMark)) {
+        if mark.is_none() && generation == seen {
             self.writes()?;
             self.held.marks.insert(group, (Some(store), generation));
         }

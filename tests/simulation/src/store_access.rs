@@ -45,7 +45,7 @@ pub(crate) struct Comparing {
     answers: BTreeMap<Partition, Option<StoreMark>>,
 }
 
-fn mark_of(outcome: Outcome) -> Option<StoreMark> {
+fn mark_of(outcome: &Outcome) -> Option<StoreMark> {
     let Outcome::Reply(Reply::Mark(store, generation)) = outcome else { return None };
     let text = |number: u64| number.to_string();
     Some(StoreMark { store: store.map(text), generation: generation.map(text) })
@@ -117,13 +117,13 @@ impl Collector {
             },
             Purpose::LookAgain(serial, partition) => {
                 let Some(comparing) = self.comparisons.get_mut(&serial) else { return };
-                comparing.answers.insert(partition, mark_of(outcome));
+                comparing.answers.insert(partition, mark_of(&outcome));
                 if comparing.answers.len() == usize::from(net.partitions.count()) {
                     self.marked(serial, net);
                 }
             }
             Purpose::Look(serial, partition) => self.looked(serial, partition, outcome, net),
-            Purpose::StoreId(serial) => self.store_said(serial, outcome, net),
+            Purpose::StoreId(serial) => self.store_said(serial, &outcome, net),
             Purpose::Sources(serial, partition) => match outcome {
                 Outcome::Reply(Reply::Sources(sources)) => {
                     let committed: Vec<_> = sources.into_iter().map(|(source, _, committed)| (source, committed)).collect();
@@ -150,7 +150,7 @@ impl Collector {
             },
             Purpose::Mark(serial, partition) => {
                 let Some(comparing) = self.comparisons.get_mut(&serial) else { return };
-                comparing.answers.insert(partition, mark_of(outcome));
+                comparing.answers.insert(partition, mark_of(&outcome));
                 if comparing.answers.len() == comparing.core.to_mark().len() {
                     self.marked(serial, net);
                 }
@@ -161,7 +161,7 @@ impl Collector {
 
     fn looked(&mut self, serial: u64, partition: Partition, outcome: Outcome, net: &mut Net) {
         let Some(comparing) = self.comparisons.get_mut(&serial) else { return };
-        comparing.looked.insert(partition, mark_of(outcome));
+        comparing.looked.insert(partition, mark_of(&outcome));
         if comparing.looked.len() < usize::from(net.partitions.count()) {
             return;
         }
@@ -171,13 +171,12 @@ impl Collector {
         let looked = comparing.looked.iter().map(|(partition, mark)| (*partition, mark.clone())).collect();
         comparing.core = Comparison::begin(looked, comparing.sources);
         // Who does not compare what it has must not pass over that it may have less.
-        let passes_over = comparing.core.compares_sources() || net.is(Planted::ReplacedWhileMarked);
-        let request = if passes_over { Request::StoreId } else { Request::Standing };
+        let request = if comparing.core.compares_sources() { Request::StoreId } else { Request::Standing };
         self.call(Lane::Store, request, Purpose::StoreId(serial), net);
     }
 
-    fn store_said(&mut self, serial: u64, outcome: Outcome, net: &mut Net) {
-        let Outcome::Reply(Reply::StoreId(id)) = outcome else { return self.compare_later(serial, net) };
+    fn store_said(&mut self, serial: u64, outcome: &Outcome, net: &mut Net) {
+        let &Outcome::Reply(Reply::StoreId(id)) = outcome else { return self.compare_later(serial, net) };
         let Some(comparing) = self.comparisons.get_mut(&serial) else { return };
         comparing.store = id;
         if self.store_id != 0 && self.store_id != id {
@@ -202,7 +201,7 @@ impl Collector {
     fn mark(&mut self, serial: u64, net: &mut Net) {
         let Some(comparing) = self.comparisons.get(&serial) else { return };
         let (store, to_mark) = (comparing.store, comparing.core.to_mark());
-        if comparing.core.looks_again() && !net.is(Planted::NotLookedAgain) {
+        if comparing.core.looks_again() {
             for partition in net.partitions {
                 self.call(Lane::Link(partition.index()), Request::LookAtMark, Purpose::LookAgain(serial, partition), net);
             }

@@ -122,7 +122,7 @@ impl Collector {
                     self.marked(serial, net);
                 }
             }
-            Purpose::Look(serial, partition) => self.looked(serial, partition, outcome, net),
+            Purpose::Look(serial, partition) => self.looked(serial, partition, &outcome, net),
             Purpose::StoreId(serial) => self.store_said(serial, &outcome, net),
             Purpose::Sources(serial, partition) => match outcome {
                 Outcome::Reply(Reply::Sources(sources)) => {
@@ -159,9 +159,9 @@ impl Collector {
         }
     }
 
-    fn looked(&mut self, serial: u64, partition: Partition, outcome: Outcome, net: &mut Net) {
+    fn looked(&mut self, serial: u64, partition: Partition, outcome: &Outcome, net: &mut Net) {
         let Some(comparing) = self.comparisons.get_mut(&serial) else { return };
-        comparing.looked.insert(partition, mark_of(&outcome));
+        comparing.looked.insert(partition, mark_of(outcome));
         if comparing.looked.len() < usize::from(net.partitions.count()) {
             return;
         }

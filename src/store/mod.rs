@@ -268,6 +268,12 @@ pub trait Store: Send + Sync {
     /// The store's id: a UUID made with the schema.
     async fn id(&self) -> Result<String>;
 
+    /// The same, for who does not compare what the store has: one whose server or database is another one than when it was last used may
+    /// be an older state, and counts as having been away, once.
+    async fn id_if_unchanged(&self) -> Result<String> {
+        self.id().await
+    }
+
     /// Commits a group of batches in one transaction. They may be of any sources, overlap, or be there already.
     async fn commit(&self, group: &[Incoming]) -> Result<Committed>;
 

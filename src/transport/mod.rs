@@ -13,7 +13,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
 use crate::model::{DictionaryId, Digest, FamilyId, GroupId, Partition, Partitions, Position, RowRange, SourceId};
-pub use crate::protocol::receipts::Redelivery;
+pub use crate::protocol::receipts::{Redelivery, StoreMark};
 
 /// Bytes that a dictionary in the queue can have: what a frame of the greatest size comes to where nothing of it can be
 /// compressed.
@@ -232,7 +232,7 @@ pub trait Consumer: Send + Sync {
 
     /// The payload of an entry that was handed out without it. `None` = the entry is no longer there, or no longer this consumer's (another
     /// one claimed it, or the connection that it was read over is gone): nothing is to be done about it.
-    async fn payload(&self, receipt: &Receipt) -> Result<Option<Bytes>>;
+    async fn payload(&self, delivery: &Delivery) -> Result<Option<Bytes>>;
 
     /// A dictionary, unless it is longer than this; `None` = the queue does not have it.
     async fn dictionary_within(&self, partition: Partition, id: DictionaryId, limit: usize) -> Result<Option<FetchedDictionary>>;
@@ -252,8 +252,9 @@ pub trait Consumer: Send + Sync {
     /// are left alone: what they stand for is delivered again anyway.
     fn let_go(&self, partition: Partition, receipts: &[Receipt], redelivery: Redelivery);
 
-    /// Whether an entry is still in the queue (not trimmed, not lost).
-    async fn contains(&self, receipt: &Receipt) -> Result<bool>;
+    /// Whether the entry of a delivery is still in the queue (not trimmed, not lost). Another one that has got its id since, by a server whose
+    /// clock is behind, is not it: source and rows tell.
+    async fn contains(&self, delivery: &Delivery) -> Result<bool>;
 
     /// Says that these are still being worked on, so that nobody claims them.
     async fn keep(&self, partition: Partition, receipts: &[Receipt]) -> Result<()>;
@@ -264,11 +265,12 @@ pub trait Consumer: Send + Sync {
     /// Removes this consumer from the group, unless it has entries pending.
     async fn leave(&self, partition: Partition) -> Result<()>;
 
-    /// The store that this group commits to, if it was said.
-    async fn store_mark(&self) -> Result<Option<String>>;
+    /// What each partition says of the store that this group commits to; `None` where it is away, unless all are: then this fails.
+    async fn store_marks(&self) -> Result<Vec<(Partition, Option<StoreMark>)>>;
 
-    /// Says which store (a UUID) this group commits to, if nobody said before. Returns the one that is now said.
-    async fn mark_store(&self, store: &str) -> Result<String>;
+    /// Says in these partitions which store (a UUID) this group commits to, where nobody said before, and the generation is still the one that
+    /// [`Consumer::store_marks`] gave. Returns what each says now; those that are away are left out, unless all are: then this fails.
+    async fn mark_store(&self, store: &str, partitions: &[(Partition, Option<String>)]) -> Result<Vec<(Partition, StoreMark)>>;
 
     /// A round trip.
     async fn ping(&self) -> Result<Duration>;
@@ -339,7 +341,8 @@ pub trait Inspector: Send + Sync {
     async fn queued(&self, partition: Partition) -> Result<Vec<(SourceId, RowRange)>>;
 
     /// Forgets where the queue is in a source (`None`: in all sources), and how far it is committed, so that streamers send it
-    /// again from the start. With `None` the group's store mark goes too. Returns how many sources were set back.
+    /// again from the start. With `None` the group's store mark goes too, and its generation is another one: a mark that is on its way is
+    /// not written any more. Returns how many sources were set back.
     async fn reset(&self, source: Option<SourceId>) -> Result<u64>;
 
     /// How much waits.

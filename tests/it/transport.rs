@@ -17,8 +17,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::future::join_all;
 use telemetry::model::{DictionaryId, Digest, FamilyId, Partition, Partitions, Position, RowRange, SourceId};
+use telemetry::protocol::receipts::{Comparison, OtherStore};
 use telemetry::transport::{
-    Backlog, Consumer, Delivery, Identity, Inspector, Lease, Outgoing, Published, Publisher, Redelivery, SourceState,
+    Backlog, Consumer, Delivery, Identity, Inspector, Lease, Outgoing, Published, Publisher, Redelivery, SourceState, StoreMark,
 };
 
 /// A queue, seen from every side.
@@ -68,6 +69,26 @@ pub const fn family(n: u128) -> FamilyId {
 /// The ids of two stores.
 pub const STORE: &str = "0f6f0a3e-9d2a-4b6e-8c1d-5a7b9c3d1e2f";
 pub const OTHER_STORE: &str = "7b1d2c3e-4f50-4a6b-9c8d-7e6f5a4b3c2d";
+
+/// The store that any partition says the group commits to.
+pub async fn store_mark(queue: &dyn Queue) -> Option<String> {
+    queue.store_marks().await.unwrap().into_iter().find_map(|(_, mark)| mark?.store)
+}
+
+/// Partitions that say no store, and the generations that were seen there.
+pub fn unmarked(looked: &[(Partition, Option<StoreMark>)]) -> Vec<(Partition, Option<String>)> {
+    Comparison::begin(looked.to_vec(), true).to_mark()
+}
+
+/// Marks the store as a collector does, and gives the one that is marked then.
+pub async fn mark_store(queue: &dyn Queue, store: &str) -> String {
+    let looked = queue.store_marks().await.unwrap();
+    if let Err(OtherStore::Another { marked, .. }) = Comparison::begin(looked.clone(), true).store_is(store) {
+        return marked;
+    }
+    let answers = queue.mark_store(store, &unmarked(&looked)).await.unwrap();
+    answers.into_iter().filter_map(|(_, mark)| mark.store).find(|mark| mark != store).unwrap_or_else(|| store.to_owned())
+}
 
 /// The partition of [`SOURCE`] and [`OTHER`].
 pub const P: Partition = Partition::FIRST;
@@ -347,14 +368,38 @@ async fn the_registry_is_changed_by_one_at_a_time(place: &dyn Place) {
 
 async fn the_store_is_said_once(place: &dyn Place) {
     let q = place.open(Tune::default()).await;
-    assert_eq!(q.store_mark().await.unwrap(), None);
-    assert_eq!(q.mark_store(STORE).await.unwrap(), STORE);
-    assert_eq!(q.mark_store(OTHER_STORE).await.unwrap(), STORE);
-    assert_eq!(q.store_mark().await.unwrap().as_deref(), Some(STORE));
+    assert_eq!(store_mark(&*q).await, None);
+    assert_eq!(mark_store(&*q, STORE).await, STORE);
+    assert_eq!(mark_store(&*q, OTHER_STORE).await, STORE);
+    assert_eq!(store_mark(&*q).await.as_deref(), Some(STORE));
     q.reset(Some(SOURCE)).await.unwrap();
-    assert_eq!(q.store_mark().await.unwrap().as_deref(), Some(STORE));
+    assert_eq!(store_mark(&*q).await.as_deref(), Some(STORE));
     q.reset(None).await.unwrap();
-    assert_eq!(q.store_mark().await.unwrap(), None);
+    assert_eq!(store_mark(&*q).await, None);
+}
+
+async fn a_mark_that_arrives_after_everything_was_set_back_is_not_written(place: &dyn Place) {
+    let (collector, operator) =
+        (place.open(Tune::default()).await, place.open(Tune { consumer: "two", ..Tune::default() }).await);
+    for _ in 0..3 {
+        let looked = unmarked(&collector.store_marks().await.unwrap());
+        assert!(looked.len() > 1, "no partition has a mark");
+        // Another store takes the place of the one whose mark is on its way.
+        operator.reset(None).await.unwrap();
+        let answers = collector.mark_store(STORE, &looked).await.unwrap();
+        assert!(answers.iter().all(|(_, mark)| mark.store.is_none()), "{answers:?}");
+        assert!(answers.iter().zip(&looked).all(|((_, now), (_, seen))| now.generation != *seen), "and it is told so");
+        assert_eq!(store_mark(&*operator).await, None);
+        assert_eq!(mark_store(&*operator, OTHER_STORE).await, OTHER_STORE);
+        // What was set back for one source is no other generation.
+        let generations =
+            |marks: Vec<(Partition, Option<StoreMark>)>| marks.into_iter().map(|(_, mark)| mark.unwrap().generation);
+        let before: Vec<_> = generations(operator.store_marks().await.unwrap()).collect();
+        operator.reset(Some(SOURCE)).await.unwrap();
+        assert_eq!(generations(operator.store_marks().await.unwrap()).collect::<Vec<_>>(), before);
+        assert!(before.iter().all(Option::is_some));
+        operator.reset(None).await.unwrap();
+    }
 }
 
 async fn sources_are_listed_and_set_back(place: &dyn Place) {
@@ -445,6 +490,7 @@ conformance! {
     leases,
     the_registry_is_changed_by_one_at_a_time,
     the_store_is_said_once,
+    a_mark_that_arrives_after_everything_was_set_back_is_not_written,
     sources_are_listed_and_set_back,
     a_partition_and_its_groups_are_looked_at,
 ] }

@@ -99,7 +99,7 @@ pub enum Grounds {
 pub enum Step {
     /// Fetch its payload, which was left in the queue.
     FetchPayload,
-    /// Note in the store that an attempt to decode it begins. From here to [`Step::ForgetAttempts`] one at a time: else others that are
+    /// Note in the store that an attempt to decode it begins. From here to [`Step::ForgetAttempts`] (or to [`Step::Bury`]) one at a time: else others that are
     /// being decoded would be blamed too.
     NoteAttempt,
     /// Decode it.
@@ -144,7 +144,7 @@ pub enum Stage {
     /// It is being decoded.
     Decoding,
     /// The attempts are being forgotten; this is what became of it.
-    ForgettingAttempts(Outcome),
+    ForgettingAttempts(Decoded),
     /// It rests before it is decoded again.
     Resting,
     /// It is with the writers.
@@ -167,15 +167,6 @@ pub enum Stage {
     HeldBack(Duration),
     /// The process is to end: it stays pending, and the next consumer finds it.
     Left,
-}
-
-/// What became of an attempt to decode: it was decoded, or given up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Outcome {
-    /// It was decoded, or not.
-    Decoded(Decoded),
-    /// It was attempted so many times.
-    GivenUp(u32),
 }
 
 /// One receipt's life.
@@ -228,19 +219,18 @@ impl Life {
             (Stage::Suspected, Event::TakenUp) => self.to(Stage::Asking, Step::AskQueue),
             (Stage::NotingAttempt, Event::AttemptNoted(attempts)) => {
                 if attempts >= dead_after.max(FEWEST_ATTEMPTS) {
-                    self.to(Stage::ForgettingAttempts(Outcome::GivenUp(attempts)), Step::ForgetAttempts)
+                    // They stay noted: if this collector is killed by another batch before the letter is acknowledged, this one is
+                    // given up again at once. Two that kill would else keep each other alive.
+                    self.to(Stage::Burying, Step::Bury(Grounds::Attempts(attempts)))
                 } else {
                     self.to(Stage::Decoding, Step::Decode)
                 }
             }
             (Stage::Decoding, Event::Decoded(decoded)) if self.redelivered => {
-                self.to(Stage::ForgettingAttempts(Outcome::Decoded(decoded)), Step::ForgetAttempts)
+                self.to(Stage::ForgettingAttempts(decoded), Step::ForgetAttempts)
             }
             (Stage::Decoding, Event::Decoded(decoded)) => self.decoded(decoded),
-            (Stage::ForgettingAttempts(Outcome::Decoded(decoded)), Event::AttemptsForgotten) => self.decoded(decoded),
-            (Stage::ForgettingAttempts(Outcome::GivenUp(attempts)), Event::AttemptsForgotten) => {
-                self.to(Stage::Burying, Step::Bury(Grounds::Attempts(attempts)))
-            }
+            (Stage::ForgettingAttempts(decoded), Event::AttemptsForgotten) => self.decoded(decoded),
             (Stage::Asking, Event::Asked(Some(true) | None)) => self.to(Stage::NotingFailure, Step::NoteFailure),
             // It counts as stored by somebody else, or as lost with the queue: its streamer sends it again.
             (Stage::Asking | Stage::Fetching, Event::Asked(Some(false))) => self.to(Stage::Left, Step::Gone),

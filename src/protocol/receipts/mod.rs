@@ -26,9 +26,9 @@ use std::time::Duration;
 use crate::model::{Partition, Partitions, SourceId};
 
 pub use acknowledgement::{ACKNOWLEDGE_TRIES, Acknowledgement, Unacknowledged};
-pub use life::{Decoded, Event, FEWEST_ATTEMPTS, Grounds, Outcome, Redelivery, Refusal, Stage, Step};
+pub use life::{Decoded, Event, FEWEST_ATTEMPTS, Grounds, Redelivery, Refusal, Stage, Step};
 use life::{Life, Turn};
-pub use store_access::{OtherStore, StoreAttempts, compare, same_mark};
+pub use store_access::{Comparison, Marked, OtherStore, StoreAttempts, StoreMark, compare, same_mark};
 
 /// Suspects that are tried again at the same time.
 pub const MAX_SUSPECTS: usize = 16;

@@ -113,8 +113,8 @@ fn an_attempt_is_noted_before_and_forgotten_after() {
 fn what_was_attempted_too_often_is_buried_undecoded() {
     let (mut receipts, receipt, _) = one(true);
     let events = [
-        (Event::AttemptNoted(3), Step::ForgetAttempts),
-        (Event::AttemptsForgotten, Step::Bury(Grounds::Attempts(3))),
+        // The attempts stay noted: whoever is killed by another batch before this one is acknowledged must not decode it again.
+        (Event::AttemptNoted(3), Step::Bury(Grounds::Attempts(3))),
         (Event::WaitsForBurial, Step::Nothing),
     ];
     after(&mut receipts, &receipt, &events);

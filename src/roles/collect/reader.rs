@@ -78,7 +78,7 @@ async fn fetch<'a>(
         turn = context.rereading.lock() => turn,
         () = context.lifecycle.draining().cancelled_owned() => return Ok((Event::Interrupted, None)),
     };
-    match context.queue.payload(&delivery.receipt).await {
+    match context.queue.payload(delivery).await {
         Ok(Some(payload)) => {
             (delivery.payload, delivery.withheld) = (payload, None);
             Ok((Event::Fetched, Some(turn)))

@@ -8,7 +8,7 @@ use anyhow::anyhow;
 
 use super::context::CollectContext;
 use crate::model::{Partition, SourceId};
-use crate::protocol::receipts::{self, OtherStore, StoreAttempts, compare, same_mark};
+use crate::protocol::receipts::{self, Comparison, Marked, OtherStore, StoreAttempts};
 use crate::retry::drawn;
 use crate::runtime::observe::{self, Target};
 use crate::store::{Committed, Incoming, StoreError, StoreKind};
@@ -60,60 +60,67 @@ pub(super) fn watch(context: &CollectContext) {
 pub(super) fn is_transient(error: &anyhow::Error) -> bool {
     error.downcast_ref::<StoreError>().is_some_and(StoreError::is_transient)
         || error.downcast_ref::<TransportError>().is_some_and(TransportError::is_transient)
+        || error.is::<SetBack>()
 }
+
+/// Everything was set back while the store was compared: which one it is is to be asked again.
+#[derive(Debug, thiserror::Error)]
+#[error("everything was set back (telemetry replay --all) while {0} was compared with the queue; it is compared anew")]
+struct SetBack(&'static str);
 
 /// Fails where the store is another one than this group has committed to, or an older state of it: then rows that the queue has let
 /// go would be missing for ever. Where the queue knows less than the store has (what it was told is lost or malformed), it is told again:
 /// whoever waits for a source that was stored long ago would wait for ever.
-///
-/// Everything is compared before anything is written, and the mark comes last: a store that is refused must not leave its mark, which would
-/// keep the right one out.
 pub(super) async fn same_store(context: &CollectContext) -> anyhow::Result<()> {
-    let id = context.store.id().await?;
-    let marked = context.queue.store_mark().await?;
-    if let Some(marked) = &marked {
-        same_mark(&id, marked).map_err(|other| refused(context, &other))?;
-    }
-    let (mut complete, mut untold) = (true, Vec::new());
-    for partition in context.inspector.partitions() {
-        let states = match context.inspector.sources(partition).await {
-            Ok(states) => states,
-            // A node of a cluster that is away keeps nobody from the partitions of the others: its own are compared later.
-            Err(error) if error.is_transient() => {
-                complete = false;
-                continue;
-            }
-            Err(error) => return Err(error.into()),
-        };
-        let committed: Vec<_> = states.into_iter().map(|state| (state.source, state.committed)).collect();
-        let ids: Vec<_> = committed.iter().map(|(source, _)| *source).collect();
-        let behind = compare(&committed, &context.store.settled(&ids).await?).map_err(|other| refused(context, &other))?;
-        untold.push((partition, behind));
-    }
-    // What is away may have the mark of another store.
-    if complete || marked.is_some() {
-        mark(context, &id).await?;
-    }
-    for (partition, behind) in untold {
-        tell_committed(context, partition, &behind).await?;
-    }
-    context.to_be_compared.store(!complete, Ordering::Relaxed);
-    Ok(())
+    compare_store(context, true).await
 }
 
 /// Looks whether the queue still has the mark of this store: one that was emptied has it no more, and would take that of another store.
+/// Partitions that lost it get it again.
 pub(super) async fn keep_mark(context: &CollectContext) -> anyhow::Result<()> {
-    if context.to_be_compared.load(Ordering::Relaxed) || context.queue.store_mark().await?.is_none() {
-        return same_store(context).await;
-    }
-    // Partitions that lost it get it again.
-    mark(context, &context.store.id().await?).await
+    compare_store(context, context.to_be_compared.load(Ordering::Relaxed)).await
 }
 
-/// Marks the queue with this store, wherever it has no mark.
-async fn mark(context: &CollectContext, id: &str) -> anyhow::Result<()> {
-    let marked = context.queue.mark_store(id).await?;
-    same_mark(id, &marked).map_err(|other| refused(context, &other))
+/// In the order that [`Comparison`] asks for.
+async fn compare_store(context: &CollectContext, sources: bool) -> anyhow::Result<()> {
+    let refused = |other: OtherStore| refused(context, &other);
+    let mut comparison = Comparison::begin(context.queue.store_marks().await?, sources);
+    // Who does not compare what it has must not pass over that it may have less.
+    let id = if comparison.compares_sources() { context.store.id().await? } else { context.store.id_if_unchanged().await? };
+    comparison.store_is(&id).map_err(refused)?;
+    if comparison.compares_sources() {
+        for partition in context.inspector.partitions() {
+            let states = match context.inspector.sources(partition).await {
+                Ok(states) => states,
+                // A node of a cluster that is away keeps nobody from the partitions of the others: its own are compared later.
+                Err(error) if error.is_transient() => {
+                    comparison.passed_over();
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
+            };
+            let committed: Vec<_> = states.into_iter().map(|state| (state.source, state.committed)).collect();
+            let ids: Vec<_> = committed.iter().map(|(source, _)| *source).collect();
+            comparison.sources(partition, &committed, &context.store.settled(&ids).await?).map_err(refused)?;
+        }
+    }
+    let answers = if comparison.looks_again() {
+        let marks = context.queue.store_marks().await?;
+        marks.into_iter().filter_map(|(partition, mark)| Some((partition, mark?))).collect()
+    } else {
+        context.queue.mark_store(&id, &comparison.to_mark()).await?
+    };
+    match comparison.marked(&id, &answers).map_err(refused)? {
+        Marked::SetBack => return Err(SetBack(context.store.kind().name()).into()),
+        Marked::Stands => {}
+    }
+    for (partition, behind) in comparison.behind() {
+        tell_committed(context, *partition, behind).await?;
+    }
+    if comparison.compares_sources() {
+        context.to_be_compared.store(!comparison.is_complete(), Ordering::Relaxed);
+    }
+    Ok(())
 }
 
 fn refused(context: &CollectContext, other: &OtherStore) -> anyhow::Error {

@@ -101,7 +101,7 @@ async fn judge(context: &Arc<CollectContext>, failing: &Failing, failed: Failed)
     let mut step = context.happened(&delivery.receipt, Event::TakenUp);
     loop {
         let event = match step {
-            Step::AskQueue => match context.queue.contains(&delivery.receipt).await {
+            Step::AskQueue => match context.queue.contains(&delivery).await {
                 Err(error) if error.is_transient() => Event::QueueAway,
                 answer => Event::Asked(answer.ok()),
             },

@@ -49,7 +49,10 @@ pub(super) fn start(context: &Arc<CollectContext>) {
                     // Where nothing is to be stored, nobody else finds out.
                     match keep_mark(&s).await {
                         Err(error) if !is_transient(&error) => return Err(error),
-                        Err(error) => tracing::debug!(%error, "comparing the store with what was committed"),
+                        Err(error) => {
+                            tracing::debug!(%error, "comparing the store with what was committed");
+                            s.to_be_compared.store(true, Ordering::Relaxed);
+                        }
                         Ok(()) => {}
                     }
                 }

@@ -146,14 +146,14 @@ impl PostgresStore {
 
     /// Checks before something is written that this session talks to the store seen first. Where its server or its database is another one than
     /// before, it counts as having been away, once: whoever waits for a store compares it before using it again.
-    async fn check_id(&self, session: &Session) -> error::Result<()> {
-        let (_, place) = self.find(session).await?;
+    async fn check_id(&self, session: &Session) -> error::Result<String> {
+        let (id, place) = self.find(session).await?;
         match self.note_place(place.clone()) {
             Some(before) if before != place => Err(session.unavailable(
                 "its server was started again, or its database was replaced, since it was last used: it may be an older state"
                     .to_owned(),
             )),
-            _ => Ok(()),
+            _ => Ok(id),
         }
     }
 
@@ -182,6 +182,13 @@ impl Store for PostgresStore {
         // Whoever asks for it is about to compare the store.
         let (id, place) = self.find(&session).await?;
         self.note_place(place);
+        session.done();
+        Ok(id)
+    }
+
+    async fn id_if_unchanged(&self) -> Result<String> {
+        let session = self.connections.session().await?;
+        let id = self.check_id(&session).await?;
         session.done();
         Ok(id)
     }

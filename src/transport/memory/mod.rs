@@ -25,7 +25,7 @@ use self::registry::Registry;
 use self::state::{Entry, State};
 use super::{
     Backlog, Consumer, ConsumerState, Delivery, FetchedDictionary, GroupState, Identity, Inspector, Lease, Outgoing,
-    PartitionState, Published, Publisher, Receipt, Redelivery, Result, SourceState,
+    PartitionState, Published, Publisher, Receipt, Redelivery, Result, SourceState, StoreMark,
 };
 use crate::model::{DictionaryId, FamilyId, GroupId, Partition, Partitions, Position, RowRange, SourceId, TimeMs};
 
@@ -250,7 +250,8 @@ impl Consumer for MemoryTransport {
         }
     }
 
-    async fn payload(&self, receipt: &Receipt) -> Result<Option<Bytes>> {
+    async fn payload(&self, delivery: &Delivery) -> Result<Option<Bytes>> {
+        let receipt = &delivery.receipt;
         let mut state = self.state();
         let entry = receipt.entry.parse().ok().and_then(|id: u64| state.partition(receipt.partition).entries.get(&id));
         Ok(entry.map(|entry| entry.payload.clone()))
@@ -298,7 +299,8 @@ impl Consumer for MemoryTransport {
         }
     }
 
-    async fn contains(&self, receipt: &Receipt) -> Result<bool> {
+    async fn contains(&self, delivery: &Delivery) -> Result<bool> {
+        let receipt = &delivery.receipt;
         let mut state = self.state();
         Ok(receipt.entry.parse().is_ok_and(|id: u64| state.partition(receipt.partition).entries.contains_key(&id)))
     }
@@ -324,12 +326,19 @@ impl Consumer for MemoryTransport {
         Ok(())
     }
 
-    async fn store_mark(&self) -> Result<Option<String>> {
-        Ok(self.state().store_mark.clone())
+    async fn store_marks(&self) -> Result<Vec<(Partition, Option<StoreMark>)>> {
+        let mark = self.state().store_mark.clone();
+        Ok(self.settings.partitions.iter().map(|partition| (partition, Some(mark.clone()))).collect())
     }
 
-    async fn mark_store(&self, store: &str) -> Result<String> {
-        Ok(self.state().store_mark.get_or_insert_with(|| store.to_owned()).clone())
+    async fn mark_store(&self, store: &str, partitions: &[(Partition, Option<String>)]) -> Result<Vec<(Partition, StoreMark)>> {
+        let mut state = self.state();
+        for (_, generation) in partitions {
+            if state.store_mark.generation == *generation {
+                state.store_mark.store.get_or_insert_with(|| store.to_owned());
+            }
+        }
+        Ok(partitions.iter().map(|(partition, _)| (*partition, state.store_mark.clone())).collect())
     }
 
     async fn ping(&self) -> Result<Duration> {

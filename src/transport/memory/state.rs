@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use crate::model::{DictionaryId, Partition, Partitions, Position, RowRange, SourceId, TimeMs};
-use crate::transport::{Outgoing, SourceState};
+use crate::transport::{Outgoing, SourceState, StoreMark};
 
 /// Dictionaries of a partition that are kept although no entry needs them: the next batch of their source will.
 const SPARE_DICTIONARIES: usize = 1024;
@@ -15,7 +15,7 @@ const SPARE_DICTIONARIES: usize = 1024;
 pub(super) struct State {
     partitions: Vec<Place>,
     leases: HashMap<SourceId, (String, Instant)>,
-    pub(super) store_mark: Option<String>,
+    pub(super) store_mark: StoreMark,
 }
 
 /// One partition.
@@ -118,7 +118,11 @@ impl Place {
 
 impl State {
     pub(super) fn new(partitions: Partitions) -> Self {
-        Self { partitions: partitions.iter().map(|_| Place::default()).collect(), leases: HashMap::new(), store_mark: None }
+        Self {
+            partitions: partitions.iter().map(|_| Place::default()).collect(),
+            leases: HashMap::new(),
+            store_mark: StoreMark::default(),
+        }
     }
 
     pub(super) fn partition(&mut self, partition: Partition) -> &mut Place {
@@ -162,7 +166,8 @@ impl State {
             }
         }
         if source.is_none() {
-            self.store_mark = None;
+            let generation = uuid::Builder::from_random_bytes(rand::random()).into_uuid();
+            self.store_mark = StoreMark { store: None, generation: Some(generation.to_string()) };
         }
         forgotten
     }

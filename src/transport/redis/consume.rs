@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use fred::types::Value;
-use futures_util::future::{BoxFuture, FutureExt as _, join_all};
+use futures_util::future::{BoxFuture, FutureExt as _};
 use tokio::time::Instant;
 
 use super::client::Conn;
@@ -17,7 +17,7 @@ use super::{RedisTransport, reply, script};
 use crate::model::{DictionaryId, Partition, Partitions, SourceId};
 use crate::transport::{
     Backlog, Consumer, Delivery, FetchedDictionary, MAX_DICTIONARY_BYTES, MAX_ENTRY_BYTES, MAX_REDELIVERED_BYTES, Receipt,
-    Redelivery, Result, TransportError,
+    Redelivery, Result, StoreMark, TransportError,
 };
 
 /// Unused dictionaries are looked for once in so many acknowledgements.
@@ -95,7 +95,8 @@ impl Consumer for RedisTransport {
         }
     }
 
-    async fn payload(&self, receipt: &Receipt) -> Result<Option<Bytes>> {
+    async fn payload(&self, delivery: &Delivery) -> Result<Option<Bytes>> {
+        let receipt = &delivery.receipt;
         let partition = receipt.partition;
         let session = self.session_slot(partition)?.session().await?;
         if live(&session, partition, std::slice::from_ref(receipt)).is_empty() {
@@ -107,8 +108,11 @@ impl Consumer for RedisTransport {
         let answer = self.send_reread(&conn, partition, MAX_ENTRY_BYTES, ids).await?;
         let entry = reply::list(answer).into_iter().nth(1);
         let fields = entry.and_then(|entry| reply::list(entry).into_iter().nth(1)).unwrap_or(Value::Null);
-        let payload = reply::pairs(fields).into_iter().find(|(field, _)| field.as_bytes() == Some(b"d"));
-        let payload = payload.and_then(|(_, payload)| payload.into_bytes());
+        let is_there = !fields.is_null();
+        let (found, _) = read_entry(receipt.clone(), fields, true);
+        // Another one may have got its id since.
+        let is_it = is_there && (found.source, found.rows) == (delivery.source, delivery.rows);
+        let payload = is_it.then_some(found.payload);
         if payload.is_none() {
             // What was deleted is found again among what is pending, and goes from there.
             session.let_go(std::slice::from_ref(&receipt.entry));
@@ -193,10 +197,15 @@ impl Consumer for RedisTransport {
         }
     }
 
-    async fn contains(&self, receipt: &Receipt) -> Result<bool> {
+    async fn contains(&self, delivery: &Delivery) -> Result<bool> {
+        let Delivery { receipt, source, rows, .. } = delivery;
         let conn = self.link(receipt.partition)?.get().await?;
         let keys = vec![self.shared.keys.stream(receipt.partition)];
-        let found = conn.run(&script::CONTAINS, keys, vec![receipt.entry.as_str().into()]).await?;
+        // What a malformed entry does not say is not compared.
+        let source = if *source == SourceId::UNKNOWN { String::new() } else { source.to_string() };
+        let (first, end) = (rows.first.to_string(), rows.end.to_string());
+        let args = vec![receipt.entry.as_str().into(), source.into(), first.into(), end.into()];
+        let found = conn.run(&script::CONTAINS, keys, args).await?;
         Ok(reply::number(&found)? > 0)
     }
 
@@ -223,24 +232,12 @@ impl Consumer for RedisTransport {
         Ok(())
     }
 
-    async fn store_mark(&self) -> Result<Option<String>> {
-        let marks = self.of_all(|partition| self.ask_mark(partition)).await?;
-        Ok(marks.into_iter().flatten().next())
+    async fn store_marks(&self) -> Result<Vec<(Partition, Option<StoreMark>)>> {
+        self.look_at_marks().await
     }
 
-    async fn mark_store(&self, store: &str) -> Result<String> {
-        // Looked for everywhere before anything is written: a partition without a mark, or with a malformed one, takes that of the wrong
-        // store no more than one with a mark does.
-        let known = self.of_all(|partition| self.ask_mark(partition)).await?;
-        let is_everywhere = known.iter().all(Option::is_some);
-        if let Some(other) = known.into_iter().flatten().find(|mark| mark != store) {
-            return Ok(other);
-        }
-        if is_everywhere {
-            return Ok(store.to_owned());
-        }
-        let marks = self.of_all(|partition| self.set_mark(partition, store)).await?;
-        Ok(marks.into_iter().find(|mark| mark != store).unwrap_or_else(|| store.to_owned()))
+    async fn mark_store(&self, store: &str, partitions: &[(Partition, Option<String>)]) -> Result<Vec<(Partition, StoreMark)>> {
+        self.write_marks(store, partitions).await
     }
 
     async fn ping(&self) -> Result<Duration> {
@@ -249,54 +246,6 @@ impl Consumer for RedisTransport {
 }
 
 impl RedisTransport {
-    /// What every partition answers. Those whose node is away are left out, as long as others are there.
-    async fn of_all<T, F: Future<Output = Result<T>>>(&self, ask: impl Fn(Partition) -> F) -> Result<Vec<T>> {
-        let (mut found, mut away) = (Vec::new(), None);
-        for answer in join_all(self.shared.config.partitions.iter().map(ask)).await {
-            match answer {
-                Ok(answer) => found.push(answer),
-                Err(error) if error.is_transient() => away = Some(error),
-                Err(error) => return Err(error),
-            }
-        }
-        match away {
-            Some(error) if found.is_empty() => Err(error),
-            _ => Ok(found),
-        }
-    }
-
-    async fn ask_mark(&self, partition: Partition) -> Result<Option<String>> {
-        let (keys, only_look) = (vec![self.shared.keys.meta(partition)], vec![self.store_field().into(), "".into()]);
-        match self.link(partition)?.get().await?.run(&script::MARK, keys, only_look).await {
-            Err(TransportError::Blocked { .. }) => Ok(None),
-            mark => {
-                let mark = mark?;
-                Ok(if mark.is_null() { None } else { self.mark_in(partition, &mark) })
-            }
-        }
-    }
-
-    /// A store's mark as it stands in Redis. A malformed one says nothing: the store that is there goes on, and takes its place.
-    fn mark_in(&self, partition: Partition, value: &Value) -> Option<String> {
-        let mark = mark(value);
-        if mark.is_none() {
-            let (key, field) = (self.shared.keys.meta(partition), self.store_field());
-            let which = format!("the mark of the store in the field {} of {key}", quoted(field.as_bytes()));
-            let todo = mark_todo(&key, &field);
-            self.shared.malformed.note(KeyKind::Store, &which, &shown(reply::raw(value)), &todo);
-        }
-        mark
-    }
-
-    async fn set_mark(&self, partition: Partition, store: &str) -> Result<String> {
-        let args = vec![self.store_field().into(), store.into()];
-        let conn = self.link(partition)?.get().await?;
-        match conn.run(&script::MARK, vec![self.shared.keys.meta(partition)], args).await {
-            Err(TransportError::Blocked { .. }) => Ok(store.to_owned()),
-            mark => reply::text(&mark?),
-        }
-    }
-
     /// Sends the read that is due, or goes on waiting for the one that was sent, and gives its answer.
     async fn read(
         &self,
@@ -410,7 +359,7 @@ impl RedisTransport {
                 continue;
             }
             let receipt = Receipt { partition, entry: id, epoch: held.epoch };
-            let (mut delivery, strange) = delivery(receipt, fields, kind != ReadKind::New);
+            let (mut delivery, strange) = read_entry(receipt, fields, kind != ReadKind::New);
             match length.unwrap_or(delivery.payload.len() as u64) {
                 bytes if bytes > MAX_ENTRY_BYTES as u64 => {
                     delivery.payload = Bytes::new();
@@ -493,11 +442,6 @@ impl RedisTransport {
         let answer = conn.run(&script::BACKLOG, vec![self.shared.keys.stream(partition)], args).await?;
         super::inspect::backlog(&reply::list(answer))
     }
-
-    /// The field of `meta` that says which store the group commits to.
-    pub(super) fn store_field(&self) -> String {
-        format!("store:{}", self.shared.config.group)
-    }
 }
 
 /// The ids of the receipts that belong to this session.
@@ -518,7 +462,7 @@ fn stream_entries(answer: Value) -> Vec<Value> {
 
 /// An entry as a delivery, and whether it is malformed. What the fields do not say stays empty: a broken entry is handed out, so that it is
 /// buried like any other batch that cannot be stored, and not read for ever.
-fn delivery(receipt: Receipt, fields: Value, redelivered: bool) -> (Delivery, bool) {
+fn read_entry(receipt: Receipt, fields: Value, redelivered: bool) -> (Delivery, bool) {
     let (mut source, mut first, mut end, mut payload) = (None, None, None, Bytes::new());
     for (field, value) in reply::pairs(fields) {
         match field.as_bytes() {
@@ -538,16 +482,6 @@ fn delivery(receipt: Receipt, fields: Value, redelivered: bool) -> (Delivery, bo
 /// Whether a delivery's payload is so long that several are not to be read at once.
 fn is_large(delivery: &Delivery) -> bool {
     delivery.oversize.is_some() || delivery.withheld.is_some() || delivery.payload.len() > MAX_REDELIVERED_BYTES
-}
-
-/// The mark of a store; `None` where it is not one.
-pub(super) fn mark(value: &Value) -> Option<String> {
-    reply::exact::<uuid::Uuid>(value).map(|mark| mark.to_string())
-}
-
-/// What to do about a mark that is malformed.
-pub(super) fn mark_todo(key: &str, field: &str) -> String {
-    format!("HDEL {key} {}; or start a collector, which puts the mark of its store there", quoted(field.as_bytes()))
 }
 
 /// An entry id, so that it sorts by time; `None` where it is none.

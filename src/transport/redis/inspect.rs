@@ -8,6 +8,7 @@ use fred::types::Value;
 
 use super::consume::{ENTRY, ENTRY_TODO};
 use super::malformed::{KeyKind, quoted};
+use super::marks::MarkFields;
 use super::{RedisTransport, reply, script};
 use crate::model::{GroupId, Partition, Partitions, RowRange, SourceId};
 use crate::transport::{Backlog, ConsumerState, GroupState, Inspector, PartitionState, Result, SourceState, TransportError};
@@ -120,15 +121,17 @@ impl Inspector for RedisTransport {
             Some(source) => vec![source.partition(self.shared.config.partitions)],
             None => self.shared.config.partitions.iter().collect(),
         };
-        let argument: Value = source.map(|s| s.to_string()).unwrap_or_default().into();
+        let mut args: Vec<Value> = vec![source.map(|s| s.to_string()).unwrap_or_default().into()];
+        if source.is_none() {
+            let MarkFields { mark, generation } = MarkFields::of(self.group());
+            args.extend([mark.into(), generation.into(), MarkFields::draw_generation().into()]);
+        }
         let mut known = 0;
         for partition in partitions {
-            let keys = vec![self.shared.keys.positions(partition), self.shared.keys.committed(partition, self.group())];
+            let (keys, group) = (&self.shared.keys, self.group());
+            let keys = vec![keys.positions(partition), keys.committed(partition, group), keys.meta(partition)];
             let conn = self.link(partition)?.get().await?;
-            known += reply::number(&conn.run(&script::RESET, keys, vec![argument.clone()]).await?)?;
-            if source.is_none() {
-                conn.call("HDEL", vec![self.shared.keys.meta(partition).into(), self.store_field().into()]).await?;
-            }
+            known += reply::number(&conn.run(&script::RESET, keys, args.clone()).await?)?;
         }
         Ok(known)
     }
@@ -301,18 +304,6 @@ impl RedisTransport {
             }
             _ => Err(reply::unexpected("what became of the group")),
         }
-    }
-
-    /// Forgets which store a group commits to.
-    ///
-    /// # Errors
-    /// As every call.
-    pub async fn forget_store(&self, group: &GroupId) -> Result<()> {
-        for partition in self.shared.config.partitions {
-            let args = vec![self.shared.keys.meta(partition).into(), format!("store:{group}").into()];
-            self.link(partition)?.get().await?.call("HDEL", args).await?;
-        }
-        Ok(())
     }
 }
 

@@ -14,7 +14,7 @@
 //! | `{prefix:p}:dict:<digest>` | string | a dictionary |
 //! | `{prefix:p}:dicts` | hash | dictionary → id of the last entry that refers to it |
 //! | `{prefix:p}:lease:<source>` | string | the streamer that works on the source; expires after `redis.lease_ttl` |
-//! | `{prefix:p}:meta` | hash | `partitions`: their number, fixed at first use; `store:<group>`: the store that the group commits to |
+//! | `{prefix:p}:meta` | hash | `partitions`: their number, fixed at first use; `store:<group>`: the store that the group commits to; `generation:<group>`: drawn when everything was last set back |
 //! | `{prefix:p}:registry:<digest>` | list | the contents that begin with this record, `length:digest:source` each |
 //!
 //! Whoever shares the Redis can write to most of these, so nothing there is believed before it was checked ([`malformed`], and the head of
@@ -27,6 +27,7 @@
 //! | an identity, a field that names no source, a dictionary's last use, the name of a group | not there; the others are |
 //! | the number of partitions | not said: what is configured goes on |
 //! | the mark of a store (a UUID) | not said: a collector that starts puts that of its store there |
+//! | the generation of a mark (a UUID) | none, until everything is set back |
 //! | an entry | a batch that cannot be stored: it becomes a dead letter |
 //! | a lease without an end | another's, until `redis.lease_ttl` is over |
 //! | a group ahead of its stream | one that has read nothing: everything is kept for it |
@@ -44,7 +45,8 @@
 //! | keep | resets the idle time of entries that are still ours |
 //! | leave | deletes the consumer if it has nothing pending |
 //! | lease, release | take, renew, give back |
-//! | register, once, mark | write if nobody else did |
+//! | register, once | write if nobody else did |
+//! | mark | writes if nobody else did, and nothing was set back since the caller looked |
 //! | backlog, contains, look, queued, reset | look and set back |
 //! | retire | takes a group away that is gone, and trims what the others have done with |
 //!
@@ -122,6 +124,7 @@ mod inspect;
 mod keys;
 mod link;
 mod malformed;
+mod marks;
 mod publish;
 mod reconnecting;
 mod reply;

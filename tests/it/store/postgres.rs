@@ -123,7 +123,7 @@ async fn a_database_that_was_put_back_is_noticed_by_whoever_was_idle() {
     let database = server.database().await;
     let content = Content::new("a", plain(50));
     database.store().commit(&[content.batch(0..10)]).await.expect("stored");
-    let backup = server.copy(&database).await;
+    let (backup, other_backup) = (server.copy(&database).await, server.copy(&database).await);
     let store = database.store();
     store.commit(&[content.batch(10..20)]).await.expect("stored");
     // Nobody asks while that is done: no connection fails, they are just made anew.
@@ -134,6 +134,12 @@ async fn a_database_that_was_put_back_is_noticed_by_whoever_was_idle() {
     // It is said once: whoever is told compares the store, and goes on or ends.
     store.commit(&[content.batch(10..20)]).await.expect("stored");
     assert_eq!(store.settled(&[content.source]).await.expect("settled"), [(content.source, 20)]);
+    // So it is to who asks which store it is without comparing what it has.
+    let id = store.id_if_unchanged().await.expect("it is the same");
+    server.put_back(&database, &other_backup).await;
+    let older = store.id_if_unchanged().await.expect_err("it has to be compared first");
+    assert!(older.is_transient() && older.to_string().contains("it may be an older state"), "{older}");
+    assert_eq!([store.id().await.expect("an id"), store.id_if_unchanged().await.expect("an id")], [id.clone(), id]);
 }
 
 #[tokio::test]

@@ -3,9 +3,9 @@
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use telemetry::transport::redis::RedisTransport;
-use telemetry::transport::{Inspector, Published, Publisher};
+use telemetry::transport::{Consumer, Inspector, Published, Publisher};
 
-use super::{P, SOURCE, acknowledge, at, backlog, batch, fill, firsts, take};
+use super::{OTHER, P, SOURCE, acknowledge, at, backlog, batch, fill, firsts, take};
 use crate::support::redis::{RedisServer, Reply, config};
 
 const STREAM: &str = "{t:0}:stream";
@@ -124,4 +124,23 @@ async fn entries_with_ids_at_the_end_are_read_and_trimmed_as_others() {
     assert_eq!(q.queued(P).await.unwrap(), []);
     assert_eq!(q.sweep(P, std::time::Duration::ZERO).await.unwrap(), 0);
     assert_eq!(q.position(SOURCE).await.unwrap(), at(30));
+}
+
+/// A failover to a replica whose clock is behind loses entries, and gives their ids to others.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_entry_that_has_the_id_of_a_lost_one_is_not_taken_for_it() {
+    let server = RedisServer::start();
+    let q = queue(&server).await;
+    let got = take(&*q, P, 3).await;
+    let lost = &got[1];
+    assert!(q.contains(lost).await.unwrap());
+    for (source, first, end, is_it) in
+        [(OTHER, "10", "20", false), (SOURCE, "10", "21", false), (SOURCE, "11", "20", false), (SOURCE, "10", "20", true)]
+    {
+        server.ok(&["DEL", STREAM]);
+        assert!(!q.contains(lost).await.unwrap());
+        let fields = ["s", &source.to_string(), "f", first, "e", end, "d", "x"];
+        server.ok(&[&["XADD", STREAM, &lost.receipt.entry][..], &fields[..]].concat());
+        assert_eq!(q.contains(lost).await.unwrap(), is_it, "{source} {first} {end}");
+    }
 }

@@ -7,7 +7,10 @@ use telemetry::model::{DictionaryId, Digest, GroupId, Partitions};
 use telemetry::transport::redis::{KeyKind, RedisTransport, Retired};
 use telemetry::transport::{Consumer, Identity, Inspector, Lease, Published, Publisher, TransportError};
 
-use super::{ELSEWHERE, OTHER, OTHER_STORE, P, SOURCE, STORE, acknowledge, at, batch, family, fill, firsts, take};
+use super::{
+    ELSEWHERE, OTHER, OTHER_STORE, P, SOURCE, STORE, acknowledge, at, batch, family, fill, firsts, mark_store, store_mark, take,
+    unmarked,
+};
 use crate::support::redis::{RedisServer, Reply, config};
 
 const STREAM: &str = "{t:0}:stream";
@@ -154,7 +157,7 @@ async fn a_number_of_partitions_that_is_malformed_is_not_believed() {
     }
     let q = open(&server).await;
     assert_eq!(q.position(SOURCE).await.unwrap(), None);
-    assert_eq!((q.mark_store(STORE).await.unwrap().as_str(), q.store_mark().await.unwrap()), (STORE, None));
+    assert_eq!((mark_store(&*q, STORE).await.as_str(), store_mark(&*q).await), (STORE, None));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -179,23 +182,61 @@ async fn a_mark_that_is_malformed_is_replaced_and_no_other() {
             with_bytes(&server, &["HSET", key, "store:collectors"], wrong);
         }
         let before = count(&q, KeyKind::Store);
-        assert_eq!(q.store_mark().await.unwrap(), None, "{wrong}");
-        assert_eq!(q.mark_store(STORE).await.unwrap(), STORE, "{wrong}");
+        assert_eq!(store_mark(&*q).await, None, "{wrong}");
+        assert_eq!(mark_store(&*q, STORE).await, STORE, "{wrong}");
         assert_eq!(count(&q, KeyKind::Store), before + 4, "each time it is met: {wrong}");
         assert_eq!(metas.map(stands), [STORE, STORE].map(|mark| Reply::Text(mark.to_owned())), "{wrong}");
-        assert_eq!(q.mark_store(OTHER_STORE).await.unwrap(), STORE);
+        assert_eq!(mark_store(&*q, OTHER_STORE).await, STORE);
     }
     // Where one partition says which store it is, a collector of another one leaves no mark in those that do not.
     server.ok(&["HSET", META, "store:collectors", "nonsense"]);
-    assert_eq!(q.mark_store(OTHER_STORE).await.unwrap(), STORE);
+    assert_eq!(mark_store(&*q, OTHER_STORE).await, STORE);
     assert_eq!(stands(META), Reply::Text("nonsense".to_owned()));
     // Collectors make room in a full Redis: they begin there, too.
     server.ok(&["CONFIG", "SET", "maxmemory", "1"]);
-    assert_eq!(q.mark_store(STORE).await.unwrap(), STORE);
+    assert_eq!(mark_store(&*q, STORE).await, STORE);
     assert_eq!(stands(META), Reply::Text(STORE.to_owned()));
     server.ok(&["HDEL", META, "store:collectors"]);
-    assert_eq!(q.mark_store(STORE).await.unwrap(), STORE);
+    assert_eq!(mark_store(&*q, STORE).await, STORE);
     assert_eq!(stands(META), Reply::Text(STORE.to_owned()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_generation_that_is_malformed_counts_as_none() {
+    let server = RedisServer::start_with(&["--maxmemory-policy", "noeviction"]);
+    let metas = [META, "{t:1}:meta"];
+    let field = "generation:collectors";
+    let q = open(&server).await;
+    let wrong = [
+        "'nonsense'".to_owned(),
+        "''".to_owned(),
+        "'\\255\\n'".to_owned(),
+        "string.rep('a', 100000)".to_owned(),
+        format!("'{STORE}\\n'"),
+    ];
+    for wrong in &wrong {
+        for key in metas {
+            with_bytes(&server, &["HSET", key, field], wrong);
+            server.ok(&["HDEL", key, "store:collectors"]);
+        }
+        let before = count(&q, KeyKind::Store);
+        assert_eq!(mark_store(&*q, STORE).await, STORE, "{wrong}");
+        assert_eq!(count(&q, KeyKind::Store), before + 4, "each time it is met: {wrong}");
+        assert_eq!(store_mark(&*q).await.as_deref(), Some(STORE), "{wrong}");
+        // Setting everything back, also in a full Redis, draws one that can be believed.
+        server.ok(&["CONFIG", "SET", "maxmemory", "1"]);
+        q.reset(None).await.unwrap();
+        server.ok(&["CONFIG", "SET", "maxmemory", "0"]);
+        let looked = q.store_marks().await.unwrap();
+        let generations: Vec<_> = unmarked(&looked).into_iter().map(|(_, generation)| generation).collect();
+        assert!(generations.len() == 2 && generations.iter().all(Option::is_some), "{wrong}: {looked:?}");
+        // What is written over it counts as set back, and the next comparison goes on.
+        with_bytes(&server, &["HSET", META, field], wrong);
+        q.mark_store(STORE, &unmarked(&looked)).await.unwrap();
+        assert_eq!(server.command(&["HGET", META, "store:collectors"]), Reply::Nil, "{wrong}");
+        assert_eq!(mark_store(&*q, STORE).await, STORE, "{wrong}");
+        assert_eq!(server.command(&["HGET", META, "store:collectors"]), Reply::Text(STORE.to_owned()), "{wrong}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -11,7 +11,7 @@ use telemetry::transport::{Consumer, Inspector, Lease, Published, Publisher, Tra
 
 use super::{
     ELSEWHERE, OTHER, OTHER_STORE, P, Place, Queue, SECOND, SOURCE, Tune, acknowledge, at, backlog, batch, family, fill, firsts,
-    source, take,
+    mark_store, source, store_mark, take,
 };
 use crate::support::proxy::Proxy;
 use crate::support::redis::{RedisServer, Reply, config};
@@ -101,7 +101,7 @@ async fn a_group_that_is_gone_is_retired_and_frees_what_it_held() {
     fill(&*q, SOURCE, 0, 10).await;
     // It comes late, and still sees everything.
     assert_eq!(firsts(&take(&*gone, P, 1).await), [0]);
-    gone.mark_store(OTHER_STORE).await.unwrap();
+    mark_store(&*gone, OTHER_STORE).await;
     assert_eq!(acknowledge(&*gone, &[], &[(SOURCE, 1)]).await, 0);
     let row = fill_memory_from(&server, &*q, 10).await;
     let entries = (row / 10) as usize;
@@ -129,7 +129,7 @@ async fn a_group_that_is_gone_is_retired_and_frees_what_it_held() {
     assert_eq!(q.retire(SECOND, &GroupId::named("gone"), Duration::ZERO).await.unwrap(), Retired::Unknown, "it never was there");
     assert_eq!(until_ok(|| q.publish(&batch(SOURCE, row))).await, Published::Accepted);
     q.forget_store(&GroupId::named("gone")).await.unwrap();
-    assert_eq!(gone.store_mark().await.unwrap(), None);
+    assert_eq!(store_mark(&*gone).await, None);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -8,7 +8,7 @@ use telemetry::transport::redis::{RedisTransport, Retired};
 use telemetry::transport::{Consumer, Identity, Inspector, Lease, Published, Publisher, TransportError};
 
 use super::redis::{dictionary_id, open};
-use super::{P, SOURCE, STORE, acknowledge, at, backlog, batch, family, take};
+use super::{P, SOURCE, STORE, acknowledge, at, backlog, batch, family, mark_store, take};
 use crate::support::redis::{RedisServer, config};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -76,7 +76,7 @@ async fn a_missing_right_is_named() {
     assert_eq!(acknowledge(&*q, &got, &[(SOURCE, 10)]).await, 1);
     assert_eq!(q.sweep(P, Duration::ZERO).await.unwrap(), 0);
     q.leave(P).await.unwrap();
-    q.mark_store(STORE).await.unwrap();
+    mark_store(&*q, STORE).await;
     assert_eq!(q.sources(P).await.unwrap().len(), 1);
     assert_eq!(q.some_sources(P, &mut String::new()).await.unwrap().len(), 1);
     assert_eq!(q.look(P, 8).await.unwrap().groups.len(), 1);

@@ -20,7 +20,7 @@ use rand::{Rng as _, SeedableRng as _};
 use telemetry::model::{DictionaryId, Partition, Partitions, Position, RowRange, SourceId};
 use telemetry::transport::redis::RedisTransport;
 use telemetry::transport::{
-    Backlog, Consumer, Inspector, Lease, Outgoing, Published, Publisher, Receipt, Redelivery, TransportError,
+    Backlog, Consumer, Inspector, Lease, Outgoing, Published, Publisher, Receipt, Redelivery, StoreMark, TransportError,
 };
 
 use self::queue::{Batch, Entry, Refusal, Server};
@@ -46,10 +46,23 @@ enum Said {
     Delivered(Vec<(u64, bool, u64)>),
     Backlog(u64, u64),
     Sources(Vec<(SourceId, Option<Position>, u64)>),
-    Mark(String),
+    /// Of each partition: the mark, and whether it has a generation.
+    Marks(Vec<(Option<u64>, bool)>),
     Done,
     OutOfMemory,
     NoWrites,
+}
+
+/// Stands for the id of a store.
+fn mark(store: u64) -> String {
+    format!("01234567-89ab-cdef-0123-456789abcde{store}")
+}
+
+impl Said {
+    fn of_marks(marks: Vec<StoreMark>) -> Self {
+        let known = |store: String| [0, 1].into_iter().find(|known| mark(*known) == store).expect("one of ours");
+        Self::Marks(marks.into_iter().map(|mark| (mark.store.map(known), mark.generation.is_some())).collect())
+    }
 }
 
 impl From<Refusal> for Said {
@@ -91,6 +104,10 @@ struct Both {
     now: u64,
     batches: u64,
     positions: BTreeMap<SourceId, u64>,
+    /// How often everything was set back.
+    generations: u64,
+    /// The generations that were seen when marks were last looked at, on both sides.
+    looked: Vec<((Partition, Option<String>), Option<u64>)>,
     random: StdRng,
 }
 
@@ -139,6 +156,8 @@ impl Both {
             now: 100 * HOUR,
             batches: 0,
             positions: BTreeMap::new(),
+            generations: 0,
+            looked: Vec::new(),
             random: StdRng::seed_from_u64(seed),
         };
         for consumer in 0..CONSUMERS {
@@ -379,6 +398,35 @@ impl Both {
         }
     }
 
+    /// Partitions are looked at, or marked where the generation is the one that was seen before, which may be long ago.
+    async fn mark(&mut self) -> (Said, Said) {
+        let real = self.pairs[0].real.clone();
+        if self.looked.is_empty() || self.below(3) == 0 {
+            let (looked, simulated) = (real.store_marks().await, self.servers.iter().map(|server| server.mark(GROUP)));
+            let simulated = Said::Marks(simulated.map(|(mark, generation)| (mark, generation.is_some())).collect());
+            if let Ok(looked) = &looked {
+                let seen = looked.iter().map(|(partition, mark)| (*partition, mark.clone().and_then(|mark| mark.generation)));
+                self.looked = seen.zip(self.servers.iter().map(|server| server.mark(GROUP).1)).collect();
+            }
+            let marks = |looked: Vec<(Partition, Option<StoreMark>)>| looked.into_iter().filter_map(|(_, mark)| mark).collect();
+            return (said(looked.map(marks), Said::of_marks), simulated);
+        }
+        let wanted = self.below(2) as u64;
+        let seen: Vec<_> = self.looked.iter().map(|(seen, _)| seen.clone()).collect();
+        let answers = real.mark_store(&mark(wanted), &seen).await;
+        let simulated: Result<Vec<_>, Refusal> = self
+            .servers
+            .iter_mut()
+            .zip(&self.looked)
+            .map(|(server, (_, seen))| server.mark_store(GROUP, wanted, *seen))
+            .collect();
+        let marks = |answers: Vec<(Partition, StoreMark)>| answers.into_iter().map(|(_, mark)| mark).collect();
+        let simulates = |marks: Vec<(Option<u64>, Option<u64>)>| {
+            Said::Marks(marks.into_iter().map(|(mark, generation)| (mark, generation.is_some())).collect())
+        };
+        (said(answers.map(marks), Said::of_marks), said(simulated, simulates))
+    }
+
     /// Everything at once: emptied, set back, full, read-only, old.
     async fn upset(&mut self) -> (Said, Said) {
         match self.below(12) {
@@ -393,7 +441,9 @@ impl Both {
             }
             1 if !self.servers[0].no_writes => {
                 let real = self.pairs[0].real.reset(None).await;
-                let simulated: usize = self.servers.iter_mut().map(|server| server.reset(GROUP)).sum();
+                self.generations += 1;
+                let generation = self.generations;
+                let simulated: usize = self.servers.iter_mut().map(|server| server.reset(GROUP, generation)).sum();
                 return (said(real, Said::Number), Said::Number(simulated as u64));
             }
             2..=7 if self.servers[0].out_of_memory || self.servers[0].no_writes => {
@@ -410,13 +460,7 @@ impl Both {
             }
             4..=7 => self.age(),
             8 => {
-                let mark = |store: u64| format!("01234567-89ab-cdef-0123-456789abcde{store}");
-                let wanted = self.below(2) as u64;
-                let real = self.pairs[0].real.mark_store(&mark(wanted)).await;
-                let marks: Result<Vec<_>, Refusal> =
-                    self.servers.iter_mut().map(|server| server.mark_store(GROUP, wanted)).collect();
-                let simulated = marks.map(|marks| marks.into_iter().find(|mark| *mark != wanted).unwrap_or(wanted));
-                return (said(real, Said::Mark), said(simulated.map(mark), Said::Mark));
+                return self.mark().await;
             }
             _ if !self.servers[0].no_writes && !self.servers[0].out_of_memory => {
                 // The process of a consumer ends, and starts again.

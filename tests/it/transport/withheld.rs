@@ -55,7 +55,7 @@ async fn large_payloads_of_entries_that_were_delivered_before_are_fetched_by_the
     assert_eq!((firsts(&got), got[0].rows), (vec![0, 10, 20, 30, 40], RowRange { first: 0, end: 10 }));
     for (delivery, (bytes, _)) in got.iter().zip(whole) {
         assert!(delivery.redelivered && delivery.oversize.is_none());
-        let payload = again.payload(&delivery.receipt).await.unwrap().expect("it is there");
+        let payload = again.payload(delivery).await.unwrap().expect("it is there");
         assert!(payload.len() == bytes && payload.iter().all(|byte| *byte == b'x'));
     }
 
@@ -63,19 +63,19 @@ async fn large_payloads_of_entries_that_were_delivered_before_are_fetched_by_the
     let claims = open_as(&server, "claims", Duration::from_millis(200)).await;
     let claimed = take(&*claims, P, 5).await;
     assert_eq!(lengths(&claimed), withheld);
-    assert_eq!(again.payload(&got[0].receipt).await.unwrap(), None);
-    assert_eq!(claims.payload(&claimed[0].receipt).await.unwrap().map(|payload| payload.len()), Some(LARGE));
+    assert_eq!(again.payload(&got[0]).await.unwrap(), None);
+    assert_eq!(claims.payload(&claimed[0]).await.unwrap().map(|payload| payload.len()), Some(LARGE));
     // One that was deleted goes from what is pending, too.
     server.ok(&["XDEL", STREAM, &claimed[0].receipt.entry]);
-    assert_eq!(claims.payload(&claimed[0].receipt).await.unwrap(), None);
+    assert_eq!(claims.payload(&claimed[0]).await.unwrap(), None);
     assert!(claims.receive(P, 5).await.unwrap().is_empty());
     assert_eq!(backlog(&*claims).await.pending, 4);
     // A receipt of a queue that is no more fetches nothing of the next.
     server.ok(&["DEL", STREAM]);
-    assert_eq!(claims.payload(&claimed[3].receipt).await.unwrap(), None);
+    assert_eq!(claims.payload(&claimed[3]).await.unwrap(), None);
     fill(&*claims, SOURCE, 50, 60).await;
     assert_eq!(firsts(&take(&*claims, P, 1).await), [50]);
-    assert_eq!(claims.payload(&claimed[3].receipt).await.unwrap(), None);
+    assert_eq!(claims.payload(&claimed[3]).await.unwrap(), None);
     assert_eq!(claims.position(SOURCE).await.unwrap(), at(60));
     assert_eq!(acknowledge(&*claims, &claimed, &[]).await, 0);
 }

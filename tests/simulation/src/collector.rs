@@ -5,14 +5,14 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use crate::messages::{CLAIM_IDLE, Health, Id, Lane, Ms, NodeId, Outcome, Reply, Request};
-use crate::model::DictionaryId;
+use crate::model::{DictionaryId, Partition, SourceId};
 use crate::network::Net;
 use crate::planted::Planted;
-use crate::protocol::receipts::{Acknowledgement, Decoded, Event, Receipt, Receipts, Refusal, Refused, Settings, Step};
+use crate::protocol::receipts::{Acknowledgement, Decoded, Event, Grounds, Receipt, Receipts, Refusal, Refused, Settings, Step};
 use crate::protocol::rest::Rests;
 use crate::queue::EntryId;
 use crate::session::{self, Delivery, Session};
-use crate::store_access::{Op, Then};
+use crate::store_access::{Comparing, Op, Then};
 
 /// `collect.max_deliveries`.
 pub const MAX_DELIVERIES: usize = 4;
@@ -55,12 +55,16 @@ pub(crate) enum Purpose {
     AcknowledgeAgain(u64),
     Op(u64),
     OpAgain(u64),
-    Mark(u64, usize),
-    Sources(u64, usize),
-    Settled(u64, usize, Vec<(crate::model::SourceId, u64)>),
+    Look(u64, Partition),
+    StoreId(u64),
+    Sources(u64, Partition),
+    Settled(u64, Partition, Vec<(SourceId, u64)>),
+    LookAgain(u64, Partition),
+    Mark(u64, Partition),
     Keep,
     HeldBack,
     Standing,
+    Stood,
     Nothing,
 }
 
@@ -92,9 +96,12 @@ pub struct Collector {
     pub(crate) receipts: Receipts<EntryId>,
     pub(crate) pending: BTreeMap<Id, Purpose>,
     pub(crate) ops: BTreeMap<u64, Op>,
+    /// How the store is being compared, for one of those or for none.
+    pub(crate) comparisons: BTreeMap<u64, Comparing>,
     pub(crate) serial: u64,
+    /// The store that it talked to first; 0: to none.
     pub(crate) store_id: u64,
-    /// The store was compared with a part of the queue only.
+    /// The store was compared with a part of the queue only, or not at all since it was away.
     pub(crate) to_be_compared: bool,
     /// It ended: the store is another one, or an older state.
     pub ended: Option<String>,
@@ -139,6 +146,7 @@ impl Collector {
             receipts: Receipts::new(settings),
             pending: BTreeMap::new(),
             ops: BTreeMap::new(),
+            comparisons: BTreeMap::new(),
             serial: 0,
             store_id: 0,
             to_be_compared: false,
@@ -170,7 +178,7 @@ impl Collector {
         self.wake(STANDING_EVERY, Purpose::Standing, net);
     }
 
-    /// The store said what it is.
+    /// It is asked later what it says of itself.
     pub(crate) fn stands(&mut self, net: &mut Net) {
         self.wake(STANDING_EVERY, Purpose::Standing, net);
     }
@@ -230,8 +238,10 @@ impl Collector {
                 self.handed_on(proof, net);
             }
             Step::AskQueue => {
-                let lane = Lane::Link(proof.partition.index());
-                self.call(lane, Request::Contains(proof.entry), Purpose::Asked(proof.clone()), net);
+                let Some(delivery) = self.deliveries.get(proof) else { return };
+                let (lane, entry) = (Lane::Link(proof.partition.index()), &delivery.entry);
+                let asked = Request::Contains(proof.entry, entry.source, entry.rows);
+                self.call(lane, asked, Purpose::Asked(proof.clone()), net);
             }
             Step::NoteFailure => {
                 let Some(delivery) = self.deliveries.get(proof) else { return };
@@ -239,7 +249,10 @@ impl Collector {
                 self.begin_op(request, Then::FailureNoted(proof.clone()), false, net);
             }
             Step::Commit => self.commit(std::slice::from_ref(proof), None, net),
-            Step::Bury(_) => {
+            Step::Bury(grounds) => {
+                if let Grounds::Attempts(_) = grounds {
+                    self.is_decoded_alone_no_more(net);
+                }
                 self.burials.push_back(proof.clone());
                 self.happened(proof, Event::WaitsForBurial, net);
                 self.bury(net);
@@ -269,8 +282,13 @@ impl Collector {
     }
 
     pub(crate) fn attempts_forgotten(&mut self, proof: &Proof, net: &mut Net) {
-        self.careful = None;
         self.happened(proof, Event::AttemptsForgotten, net);
+        self.is_decoded_alone_no_more(net);
+    }
+
+    /// The next one whose attempts are noted may be decoded.
+    fn is_decoded_alone_no_more(&mut self, net: &mut Net) {
+        self.careful = None;
         if let Some(next) = self.careful_queue.pop_front() {
             self.note_attempt(&next, net);
         }
@@ -457,7 +475,7 @@ impl Collector {
             Purpose::AcknowledgeAgain(serial) => self.send_acknowledgement(serial, net),
             Purpose::OpAgain(serial) => self.attempt_op(serial, net),
             Purpose::Keep => self.keep(net),
-            Purpose::Standing => self.begin_op(Request::Standing, Then::Stands, self.to_be_compared, net),
+            Purpose::Standing => self.call(Lane::Store, Request::Standing, Purpose::Stood, net),
             Purpose::HeldBack => {
                 for due in self.receipts.due(Duration::from_millis(net.now)) {
                     self.let_go(&due.receipts, due.redelivery, net);

@@ -150,7 +150,7 @@ impl World {
                 // Before it is said which store it is, any store is the right one.
                 let said =
                     self.net.places.iter().all(|place| {
-                        place.server.mark(crate::queue::Group::try_from(group).unwrap_or(0)) == Some(shop.ledger.id)
+                        place.server.mark(crate::queue::Group::try_from(group).unwrap_or(0)).0 == Some(shop.ledger.id)
                     });
                 if shop.former.is_none() && said {
                     let other = crate::ledger::Ledger::new(shop.ledger.id + 100);

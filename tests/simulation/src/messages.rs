@@ -61,11 +61,13 @@ pub enum Request {
     /// To keep claims.
     Keep(Vec<EntryId>),
     /// Whether an entry is there.
-    Contains(EntryId),
+    Contains(EntryId, SourceId, RowRange),
     /// Which of these dictionaries are missing.
     Dictionaries(Vec<DictionaryId>),
-    /// To mark the store.
-    Mark(u64),
+    /// Which store is marked.
+    LookAtMark,
+    /// To mark the store, where the generation is this one.
+    Mark(u64, Option<u64>),
     /// The sources.
     Sources,
     /// To remove dictionaries that are not used.
@@ -108,9 +110,10 @@ impl Request {
             Self::Acknowledge(..) => "acknowledge",
             Self::AcknowledgeAway(_) => "acknowledge away",
             Self::Keep(_) => "keep",
-            Self::Contains(_) => "contains",
+            Self::Contains(..) => "contains",
             Self::Dictionaries(_) => "dictionaries",
-            Self::Mark(_) => "mark",
+            Self::LookAtMark => "look at the mark",
+            Self::Mark(..) => "mark",
             Self::Sources => "sources",
             Self::Sweep => "sweep",
             Self::StoreId => "which store",
@@ -138,7 +141,7 @@ pub enum Reply {
     Acknowledged(usize),
     Contains(bool),
     Missing(Vec<DictionaryId>),
-    Mark(u64),
+    Mark(Option<u64>, Option<u64>),
     Sources(Vec<(SourceId, Option<Position>, u64)>),
     StoreId(u64),
     Settled(Vec<(SourceId, u64)>),

@@ -189,10 +189,10 @@ impl Net {
         self.cut_until.iter_mut().for_each(|until| *until = now.min(*until));
     }
 
-    /// Whether something is still on its way that would be noted in the queue.
+    /// Whether an acknowledgement is still on its way, with what is committed.
     #[must_use]
     pub fn has_notes(&self) -> bool {
-        self.calls.values().any(|call| matches!(call.request, Some(Request::Acknowledge(..) | Request::Mark(_))))
+        self.calls.values().any(|call| matches!(call.request, Some(Request::Acknowledge(..))))
     }
 
     /// Whether anything has lately kept a node from a server, within so long.

@@ -115,7 +115,7 @@ struct Held {
     dictionaries: BTreeMap<DictionaryId, EntryId>,
     groups: BTreeMap<Group, GroupState>,
     leases: BTreeMap<SourceId, (u64, u64)>,
-    marks: BTreeMap<Group, u64>,
+    marks: BTreeMap<Group, (Option<u64>, Option<u64>)>,
 }
 
 /// How much waits for a group.
@@ -449,10 +449,10 @@ impl Server {
         Ok(kept)
     }
 
-    /// Whether an entry is in the stream.
+    /// `contains.lua`: whether an entry is in the stream, and not another one that has got its id since.
     #[must_use]
-    pub fn contains(&self, id: EntryId) -> bool {
-        self.held.entries.contains_key(&id)
+    pub fn contains(&self, id: EntryId, source: SourceId, rows: RowRange) -> bool {
+        self.held.entries.get(&id).is_some_and(|entry| (entry.source, entry.rows) == (source, rows))
     }
 
     /// Whether there is such a dictionary.
@@ -483,23 +483,23 @@ impl Server {
         Ok(before - self.held.dictionaries.len())
     }
 
-    /// `mark.lua`: the mark that is there now.
+    /// `mark.lua`: the mark and the generation that are there now.
     ///
     /// # Errors
     /// Those of the server.
-    pub fn mark_store(&mut self, group: Group, store: u64) -> Answer<u64> {
-        if let Some(mark) = self.held.marks.get(&group) {
-            return Ok(*mark);
+    pub fn mark_store(&mut self, group: Group, store: u64, seen: Option<u64>) -> Answer<(Option<u64>, Option<u64>)> {
+        let (mark, generation) = self.mark(group);
+        if mark.is_none() && generation == seen {
+            self.writes()?;
+            self.held.marks.insert(group, (Some(store), generation));
         }
-        self.writes()?;
-        self.held.marks.insert(group, store);
-        Ok(store)
+        Ok(self.mark(group))
     }
 
-    /// The mark of the group's store.
+    /// The mark of the group's store, and its generation: another one each time that all sources are set back.
     #[must_use]
-    pub fn mark(&self, group: Group) -> Option<u64> {
-        self.held.marks.get(&group).copied()
+    pub fn mark(&self, group: Group) -> (Option<u64>, Option<u64>) {
+        self.held.marks.get(&group).copied().unwrap_or_default()
     }
 
     /// The sources and how far each is committed, by id.
@@ -510,12 +510,12 @@ impl Server {
         known.into_iter().map(|source| (source, self.position(source), self.committed(group, source))).collect()
     }
 
-    /// `reset.lua` for all sources, and the marks; how many sources were known.
-    pub fn reset(&mut self, group: Group) -> usize {
+    /// `reset.lua` for all sources; how many were known.
+    pub fn reset(&mut self, group: Group, generation: u64) -> usize {
         let known = self.sources(group).len();
         self.held.positions.clear();
         self.held.committed.retain(|(of, _), _| *of != group);
-        self.held.marks.remove(&group);
+        self.held.marks.insert(group, (None, Some(generation)));
         self.in_sync = !self.replicas;
         known
     }

@@ -55,9 +55,17 @@ impl Net {
                 Reply::Done
             }
             Request::Keep(ids) => server.keep(group, consumer, &ids, now).map(|_| Reply::Done)?,
-            Request::Contains(id) => Reply::Contains(server.contains(id)),
+            Request::Contains(id, source, rows) => Reply::Contains(server.contains(id, source, rows)),
             Request::Dictionaries(ids) => Reply::Missing(ids.into_iter().filter(|id| !server.has_dictionary(*id)).collect()),
-            Request::Mark(store) => Reply::Mark(server.mark_store(group, store)?),
+            Request::LookAtMark => {
+                let (store, generation) = server.mark(group);
+                Reply::Mark(store, generation)
+            }
+            Request::Mark(store, seen) => {
+                let (marked, generation) = server.mark_store(group, store, seen)?;
+                self.trace.line(now, format_args!("node {node}: marks {partition} with {store}, where {seen:?}: {marked:?}"));
+                Reply::Mark(marked, generation)
+            }
             Request::Sources => Reply::Sources(server.sources(group)),
             Request::Sweep => server.sweep(60_000, now).map(|_| Reply::Done)?,
             _ => Reply::Done,

@@ -3,6 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::collector::Collector;
+use crate::ledger::Ledger;
 use crate::messages::{Event, Ms, NodeId};
 use crate::network::{Incoming, Net};
 use crate::planted::Planted;
@@ -186,8 +187,8 @@ impl World {
         }
     }
 
-    /// Somebody does what the collectors' messages say: the former store is put back; where it is an older state, everything is sent
-    /// again into it, by streamers that were done too.
+    /// Somebody does what the collectors' messages say: the former store is put back, or the other one stays; into one that is another or an
+    /// older state everything is sent again, by streamers that were done too.
     fn operate(&mut self) {
         let away = |place: &crate::places::Place| place.down_until > self.net.now || place.frozen_until > self.net.now;
         if self.net.places.iter().any(away) || self.net.has_notes() {
@@ -197,24 +198,30 @@ impl World {
         self.operator_comes = false;
         self.net.touched = true;
         for group in 0..self.shape.groups {
-            let shop = &mut self.net.shops[usize::from(group)];
-            if let Some(former) = shop.former.take() {
-                shop.ledger = former;
-                shop.run += 1;
-            }
             let ended = self
                 .shape
                 .roles
                 .iter()
                 .zip(&self.nodes)
                 .any(|(role, node)| matches!((role, node), (Role::Collector(of), Node::Down) if *of == group));
+            let stays = self.net.choices.below(2) == 1;
+            let shop = &mut self.net.shops[usize::from(group)];
+            if let Some(former) = shop.former.take() {
+                if ended && stays {
+                    (shop.older, shop.backup) = (true, Ledger::new(shop.ledger.id));
+                } else {
+                    shop.ledger = former;
+                    shop.run += 1;
+                }
+            }
             if !(shop.older && ended) {
                 continue;
             }
             self.net.trace.line(self.net.now, format_args!("everything is sent again for group {group}"));
             shop.older = false;
+            let generation = self.net.now;
             for place in &mut self.net.places {
-                place.server.reset(group);
+                place.server.reset(group, generation);
             }
             for node in 0..self.nodes.len() {
                 if matches!(self.shape.roles[node], Role::Streamer(..)) {

@@ -9,6 +9,7 @@ use futures_util::future::join_all;
 
 use super::super::client::{Conn, Credentials};
 use super::super::malformed::{KeyKind, quoted, shown};
+use super::super::marks::{GENERATION, MARK, MarkFields, mark, mark_todo};
 use super::super::reply;
 use super::super::shared::Shared;
 use super::{Side, parts};
@@ -60,10 +61,10 @@ async fn reach(shared: &Arc<Shared>, away: &[Address]) -> (HashMap<Address, Conn
 /// See [`super::store_marks`].
 pub(super) async fn marks(shared: &Arc<Shared>) -> BTreeSet<String> {
     let (conns, served) = reach(shared, &[]).await;
-    let field = format!("store:{}", shared.config.group);
+    let field = MarkFields::of(&shared.config.group).mark;
     let asked = served.iter().filter_map(|(partition, server)| {
         let call = conns.get(server)?.call("HGET", texts(&[&shared.keys.meta(*partition), &field]));
-        Some(async { super::super::consume::mark(&call.await.ok()?) })
+        Some(async { mark(&call.await.ok()?) })
     });
     join_all(asked).await.into_iter().flatten().collect()
 }
@@ -88,7 +89,10 @@ async fn one(shared: &Shared, conn: &Conn, partition: Partition, side: Side) -> 
             steps.push(blocked(&error)?);
         }
     }
-    steps.extend(mark(shared, conn, partition).await);
+    let fields = MarkFields::of(&shared.config.group);
+    for (what, field) in [(MARK, &fields.mark), (GENERATION, &fields.generation)] {
+        steps.extend(malformed_mark(shared, conn, partition, what, field).await);
+    }
     if side == Side::Central && steps.is_empty() {
         steps.extend(entries(shared, conn, &stream).await.ok()?);
     }
@@ -101,16 +105,17 @@ fn blocked(error: &TransportError) -> Option<Step> {
     Some(Step::failed("queue", seen, todo))
 }
 
-/// Whether the store's mark can be believed.
-async fn mark(shared: &Shared, conn: &Conn, partition: Partition) -> Option<Step> {
-    let (key, field) = (shared.keys.meta(partition), format!("store:{}", shared.config.group));
+/// Whether the store's mark, or its generation, can be believed.
+async fn malformed_mark(shared: &Shared, conn: &Conn, partition: Partition, what: &str, field: &str) -> Option<Step> {
+    let key = shared.keys.meta(partition);
     // The number of partitions is in the same key, and is looked at before.
-    let value = conn.call("HGET", texts(&[&key, &field])).await.ok().filter(|value| !value.is_null())?;
-    if super::super::consume::mark(&value).is_some() {
+    let value = conn.call("HGET", texts(&[&key, field])).await.ok().filter(|value| !value.is_null())?;
+    if mark(&value).is_some() {
         return None;
     }
-    let (todo, field) = (super::super::consume::mark_todo(&key, &field), quoted(field.as_bytes()));
-    let seen = format!("the mark of the store ({key}, {field}) is malformed and not believed: {}", shown(reply::raw(&value)));
+    let todo = mark_todo(what, &key, field);
+    let seen =
+        format!("{what} ({key}, {}) is malformed and not believed: {}", quoted(field.as_bytes()), shown(reply::raw(&value)));
     Some(Step::warning("queue", seen, todo))
 }
 

@@ -39,7 +39,7 @@ local function is_identity(text)
   return length ~= nil and is_number(length) and is_digest(digest) and is_digest(source)
 end
 
--- A store's mark: a UUID.
+-- A store's mark, or its generation: a UUID.
 local function is_mark(text)
   if #text ~= 36 then return false end
   local a, b, c, d, e = string.match(text, '^([0-9a-f]+)%-([0-9a-f]+)%-([0-9a-f]+)%-([0-9a-f]+)%-([0-9a-f]+)$')

@@ -187,7 +187,7 @@ fn after_entries() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// Marks of stores, what is none, and nothing: only to look.
+/// Marks of stores and their generations, what is none, and nothing: only to look, or no generation.
 fn mark() -> impl Strategy<Value = &'static str> {
     select(vec!["0123abcd-0000-0000-0000-0123456789ab", "ffffffff-0000-0000-0000-0123456789ab", "", "x", "0123abcd-0000"])
 }
@@ -212,18 +212,22 @@ fn small_scripts() -> impl Strategy<Value = Step> {
             &[REGISTRY],
             identities.into_iter().map(text).collect()
         )),
-        (select(vec!["store:g", "store:h"]), mark()).prop_map(|(field, mark)| script(
-            Script::Mark,
-            &[META],
-            texts(&[field, mark])
-        )),
-        id().prop_map(|id| script(Script::Contains, &[STREAM], vec![id])),
-        (select(vec!["partitions", "store:g"]), number()).prop_map(|(field, value)| script(
+        (select(vec!["g", "h"]), mark(), mark()).prop_map(|(group, mark, seen)| {
+            let fields = [format!("store:{group}"), format!("generation:{group}")];
+            script(Script::Mark, &[META], fields.into_iter().map(text).chain(texts(&[mark, seen])).collect())
+        }),
+        (id(), source()).prop_map(|(id, source)| {
+            script(Script::Contains, &[STREAM], [id].into_iter().chain(texts(&[source.as_str(), "0", "2"])).collect())
+        }),
+        (select(vec!["partitions", "store:g", "generation:g"]), number()).prop_map(|(field, value)| script(
             Script::Once,
             &[META],
             texts(&[field, value])
         )),
-        source().prop_map(|source| script(Script::Reset, &[POSITIONS, COMMITTED], vec![text(source)])),
+        (source(), mark()).prop_map(|(source, generation)| {
+            let args = [source.as_str(), "store:g", "generation:g", generation];
+            script(Script::Reset, &[POSITIONS, COMMITTED, META], texts(&args))
+        }),
     ]
 }
 

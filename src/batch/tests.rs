@@ -1,6 +1,6 @@
 //! Round trips and damage, by property.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -95,14 +95,26 @@ fn unfold(batch: &Batch, dictionaries: &[Arc<Dictionary>]) -> Expected {
 
 proptest! {
     #[test]
-    fn batches_survive_the_wire(parts in prop::collection::vec((rows(), 1..30), 1..4), first in 0u64..1 << 50) {
-        let table: Vec<Series> = (0..12).map(series).collect();
+    fn batches_survive_the_wire(
+        parts in prop::collection::vec((rows(), 1..30, prop::collection::vec(0u32..12, 0..6)), 1..4), first in 0u64..1 << 50,
+    ) {
+        let mut table: Vec<u32> = (0..12).collect();
         let mut segments = Segments::new(4096);
-        for (rows, times) in parts {
-            let (expected, columns) = build(&rows, first);
+        for (rows, times, dropped) in parts {
+            // The reader has given these indexes to other series.
+            segments.forget(&dropped);
+            for i in dropped {
+                table[i as usize] += 12;
+            }
+            let (mut expected, columns) = build(&rows, first);
+            for (row, sample) in expected.iter_mut() {
+                if let (Ok((one, ..)), Row::Sample(i, ..)) = (sample, &rows[(row - first) as usize]) {
+                    *one = series(table[*i as usize]);
+                }
+            }
             // The same series again and again: what is known of them moves together.
             for _ in 0..times {
-                segments.place(&columns, |i| &table[i as usize]);
+                segments.place(&columns, |i| series(table[i as usize]));
             }
             let header = header(&segments);
             let bytes = encode(&header, &columns, segments.placement(), 3);
@@ -120,7 +132,7 @@ proptest! {
         let table: Vec<Series> = (0..12).map(series).collect();
         let (_, columns) = build(&rows, 0);
         let mut segments = Segments::new(4096);
-        segments.place(&columns, |i| &table[i as usize]);
+        segments.place(&columns, |i| table[i as usize].clone());
         let bytes = encode(&header(&segments), &columns, segments.placement(), 3);
         let mut damaged = bytes.to_vec();
         let at = at.index(damaged.len());
@@ -182,7 +194,7 @@ fn segments_are_gathered_when_they_are_many() {
     let mut segments = Segments::new(4096);
     for i in 0..200u32 {
         let (_, columns) = build(&[Row::Sample(i, MIN_TIME, 1.0), Row::Sample(0, MIN_TIME, 1.0)], 0);
-        segments.place(&columns, |i| &table[i as usize]);
+        segments.place(&columns, |i| table[i as usize].clone());
         assert!(segments.ids().len() <= 64, "bounded");
         let batch = decode(&encode(&header(&segments), &columns, segments.placement(), 3)).expect("own bytes");
         assert_eq!(batch.runs.len(), if i == 0 { 1 } else { 2 });
@@ -196,16 +208,17 @@ fn small_batches_of_a_live_source_come_to_name_one_dictionary() {
     let all: Vec<Row> = (0..39).map(|i| Row::Sample(i, MIN_TIME, f64::from(i))).collect();
     for some in all.chunks(3) {
         let (_, columns) = build(some, 0);
-        segments.place(&columns, |i| &table[i as usize]);
+        segments.place(&columns, |i| table[i as usize].clone());
     }
+    let (expected, columns) = build(&all, 0);
+    segments.place(&columns, |i| table[i as usize].clone());
     let first: usize = segments.all().iter().map(|(_, bytes)| bytes.len()).sum();
     let (named, mut spent) = (segments.ids().len(), 0);
     assert_eq!(named, 13);
-    let (expected, columns) = build(&all, 0);
     while segments.ids().len() > 1 {
         spent += segments.ids().len();
         assert!(spent * 32 < first * 2, "it is worth it long before");
-        segments.place(&columns, |i| &table[i as usize]);
+        segments.place(&columns, |i| table[i as usize].clone());
         let batch = decode(&encode(&header(&segments), &columns, segments.placement(), 3)).expect("own bytes");
         let dictionaries: Vec<_> = segments
             .all()
@@ -215,8 +228,8 @@ fn small_batches_of_a_live_source_come_to_name_one_dictionary() {
         assert_eq!(unfold(&batch, &dictionaries), expected);
     }
     let (_, columns) = build(&[Row::Sample(39, MIN_TIME, 1.0)], 0);
-    segments.place(&columns, |i| &table[i as usize]);
-    assert_eq!(segments.ids().len(), 2, "what is new is added");
+    segments.place(&columns, |i| table[i as usize].clone());
+    assert_eq!(segments.ids().len(), 1, "what is new is added, and a batch names what it needs");
 }
 
 /// What the wire is for: a regular scrape of many series costs about a byte a sample.
@@ -234,7 +247,7 @@ fn a_regular_scrape_is_small() {
     }
     let columns = builder.take().expect("rows");
     let mut segments = Segments::new(4096);
-    segments.place(&columns, |i| &table[i as usize]);
+    segments.place(&columns, |i| table[i as usize].clone());
     let bytes = encode(&header(&segments), &columns, segments.placement(), 3);
     assert!(bytes.len() < 60_000, "{} bytes for 60,000 samples of 4 random bits each", bytes.len());
 }
@@ -250,7 +263,7 @@ fn parts() -> BatchParts {
     let (_, columns) = build(&rows, 100);
     let table: Vec<Series> = (0..12).map(series).collect();
     let mut segments = Segments::new(4096);
-    segments.place(&columns, |i| &table[i as usize]);
+    segments.place(&columns, |i| table[i as usize].clone());
     decode(&encode(&header(&segments), &columns, segments.placement(), 3)).expect("own bytes").into_parts()
 }
 
@@ -366,7 +379,7 @@ fn many_new_series_become_several_dictionaries() {
     let rows: Vec<Row> = (0..10_000).map(|i| Row::Sample(i, MIN_TIME, 1.0)).collect();
     let (expected, columns) = build(&rows, 0);
     let mut segments = Segments::new(1);
-    segments.place(&columns, |i| &table[i as usize]);
+    segments.place(&columns, |i| table[i as usize].clone());
     assert_eq!(segments.ids().len(), 3);
     let batch = decode(&encode(&header(&segments), &columns, segments.placement(), 3)).expect("own bytes");
     let dictionaries: Vec<_> =
@@ -378,6 +391,50 @@ fn many_new_series_become_several_dictionaries() {
     let rows: Vec<Row> = (0..700).map(|i| Row::Sample(i, MIN_TIME, 1.0)).collect();
     let (_, columns) = build(&rows, 0);
     let mut segments = Segments::new(4096);
-    segments.place(&columns, |i| &table[i as usize]);
+    segments.place(&columns, |i| table[i as usize].clone());
     assert!(segments.all().iter().all(|(id, bytes)| Dictionary::decode(bytes, *id).is_ok()));
+}
+
+/// A large fleet: what a batch does not need it does not name, and no dictionary is sent again, however many there are.
+#[test]
+fn a_batch_names_what_it_needs_and_nothing_is_sent_again() {
+    const DICTIONARIES: u32 = 70;
+    // More than half of what fits: such dictionaries are not gathered.
+    const EACH: u32 = 2100;
+    let mut segments = Segments::new(4096);
+    let mut sent = HashSet::new();
+    for round in 0..2 {
+        for at in 0..DICTIONARIES {
+            let rows: Vec<Row> = (at * EACH..(at + 1) * EACH).map(|i| Row::Sample(i, MIN_TIME, 1.0)).collect();
+            let (_, columns) = build(&rows, 0);
+            segments.place(&columns, series);
+            assert_eq!(segments.ids().len(), 1, "round {round}");
+            sent.extend(segments.ids());
+        }
+    }
+    assert_eq!(sent.len(), DICTIONARIES as usize, "each dictionary is sent once");
+}
+
+/// Workloads come and go: the few series that each batch brings are gathered, and those of the rest of the fleet are not sent again.
+#[test]
+fn what_comes_and_goes_has_nothing_else_sent_again() {
+    let mut segments = Segments::new(4096);
+    let all: Vec<Row> = (0..20_000).map(|i| Row::Sample(i, MIN_TIME, 1.0)).collect();
+    let (_, fleet) = build(&all, 0);
+    segments.place(&fleet, series);
+    let before: HashSet<_> = segments.ids().into_iter().collect();
+    let mut bytes = 0;
+    for n in 0..300u32 {
+        segments.forget(&[20_000 + n % 10]);
+        let (_, columns) = build(&[Row::Sample(n, MIN_TIME, 1.0), Row::Sample(20_000 + n % 10, MIN_TIME, 1.0)], 0);
+        let known: HashSet<_> = segments.ids().into_iter().collect();
+        segments.place(&columns, |i| series(if i < 20_000 { i } else { 20_000 + n }));
+        let new = segments.all().into_iter().filter(|(id, _)| !known.contains(id) && !before.contains(id));
+        bytes += new.map(|(_, bytes)| bytes.len()).sum::<usize>();
+    }
+    segments.place(&fleet, series);
+    let after: HashSet<_> = segments.ids().into_iter().collect();
+    // One of them was not full, and may have been gathered with what came.
+    assert!(before.difference(&after).count() <= 1, "dictionaries of the fleet are sent again");
+    assert!(bytes < 300 * 2000, "{bytes} bytes for 300 new series");
 }

@@ -153,7 +153,7 @@ impl Segments {
     /// Puts those of these series that stand nowhere into new segments, in the order of first appearance: neighbours in the file are
     /// neighbours in the dictionary.
     fn add(&mut self, new: &[u32], series: &impl Fn(u32) -> Series) {
-        let (mut dictionary, mut memory) = (Dictionary::default(), 0);
+        let (mut together, mut memory) = (Vec::new(), 0);
         let mut at = self.free_place();
         for &s in new {
             if self.placement.is_placed(s) {
@@ -161,20 +161,21 @@ impl Segments {
             }
             let one = series(s);
             let more = memory_of(&one);
-            if dictionary.series.len() == self.max_series || (memory > 0 && memory + more > MAX_SEGMENT_MEMORY) {
-                self.segments[at] = Some(Segment::new(&dictionary, memory));
-                (dictionary, memory) = (Dictionary::default(), 0);
+            if together.len() == self.max_series || (memory > 0 && memory + more > MAX_SEGMENT_MEMORY) {
+                self.segments[at] = Some(Segment::new(&together, memory));
+                together.clear();
+                memory = 0;
                 at = self.free_place();
             }
             if self.placement.places.len() <= s as usize {
                 self.placement.places.resize(s as usize + 1, NOWHERE);
             }
-            self.placement.places[s as usize] = (at as u32, dictionary.series.len() as u32);
-            dictionary.series.push(one);
+            self.placement.places[s as usize] = (at as u32, together.len() as u32);
+            together.push(one);
             memory += more;
         }
-        if !dictionary.series.is_empty() {
-            self.segments[at] = Some(Segment::new(&dictionary, memory));
+        if !together.is_empty() {
+            self.segments[at] = Some(Segment::new(&together, memory));
         }
     }
 
@@ -239,9 +240,9 @@ impl Segments {
 }
 
 impl Segment {
-    fn new(dictionary: &Dictionary, memory: usize) -> Self {
-        let (id, bytes) = dictionary.encode();
-        let series = dictionary.series.len();
+    fn new(series: &[Series], memory: usize) -> Self {
+        let (id, bytes) = Dictionary::encode(series);
+        let series = series.len();
         Self { id, bytes, series, memory, live: series }
     }
 }

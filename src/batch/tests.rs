@@ -85,7 +85,7 @@ fn unfold(batch: &Batch, dictionaries: &[Arc<Dictionary>]) -> Expected {
     let mut out = Expected::new();
     for run in &batch.runs {
         for i in run.start..run.start + run.len {
-            let one = dictionaries[run.dictionary as usize].series[run.index as usize].clone();
+            let one = dictionaries[run.dictionary as usize].get(run.index as usize).expect("it stands there");
             out.insert(batch.row[i], Ok((one, batch.time_ms[i], batch.value[i].to_bits())));
         }
     }
@@ -182,7 +182,7 @@ fn a_frame_that_unfolds_beyond_the_limit_is_refused() {
 
 #[test]
 fn a_dictionary_under_another_digest_is_refused() {
-    let (digest, bytes) = Dictionary { series: vec![series(1)] }.encode();
+    let (digest, bytes) = Dictionary::encode(&[series(1)]);
     assert!(Dictionary::decode(&bytes, digest).is_ok());
     let other = DictionaryId::of(b"another");
     assert_eq!(Dictionary::decode(&bytes, other), Err(DecodeError::Digest(other)));
@@ -294,7 +294,7 @@ fn parts_that_contradict_each_other_are_no_batch() {
         assert!(Batch::new(bad).is_err(), "{at}");
     }
     let batch = Batch::new(parts()).expect("a batch");
-    let dictionary = |n: u32| Arc::new(Dictionary { series: (0..n).map(series).collect() });
+    let dictionary = |n: u32| Arc::new(Dictionary::new(&(0..n).map(series).collect::<Vec<_>>()));
     assert!(batch.check(&[dictionary(4)]).is_ok());
     assert!(batch.check(&[dictionary(3)]).is_err() && batch.check(&[]).is_err());
 }
@@ -367,9 +367,11 @@ fn what_unfolds_beyond_its_bounds_is_refused() {
 fn the_greatest_index_of_a_gpu_survives() {
     let mut one = series(1);
     one.gpu.index = Some(u32::MAX);
-    let dictionary = Dictionary { series: vec![series(3), one, series(7)] };
-    let (id, bytes) = dictionary.encode();
-    assert_eq!(Dictionary::decode(&bytes, id), Ok(dictionary));
+    let all = [series(3), one, series(7)];
+    let (id, bytes) = Dictionary::encode(&all);
+    let dictionary = Dictionary::decode(&bytes, id);
+    assert_eq!(dictionary, Ok(Dictionary::new(&all)));
+    assert_eq!(dictionary.map(|dictionary| dictionary.iter().collect::<Vec<_>>()), Ok(all.to_vec()));
 }
 
 /// A batch that brings far more series than one segment may have is encoded into several, all of which can be decoded.
@@ -437,4 +439,39 @@ fn what_comes_and_goes_has_nothing_else_sent_again() {
     // One of them was not full, and may have been gathered with what came.
     assert!(before.difference(&after).count() <= 1, "dictionaries of the fleet are sent again");
     assert!(bytes < 300 * 2000, "{bytes} bytes for 300 new series");
+}
+
+proptest! {
+    /// Whatever the numbers of a dictionary are: it is refused, or each of its series can be put together.
+    #[test]
+    fn any_dictionary_is_decoded_or_refused(
+        texts in 0usize..4, gpus in prop::collection::vec(0u8..4, 0..30), series in prop::collection::vec(0u8..4, 0..40), greatest in 0u8..4,
+    ) {
+        let texts: Vec<u8> = (0..texts).flat_map(|_| field(1, b"t", 1)).collect();
+        let message = [texts, field(2, &gpus, 1), field(3, &series, 1), field(4, &[greatest], usize::from(greatest > 1))].concat();
+        let mut sealed = b"TLD\x01".to_vec();
+        sealed.extend(zstd::bulk::compress(&message, 1).expect("compresses"));
+        if let Ok(dictionary) = Dictionary::decode(&sealed, DictionaryId::of(&sealed)) {
+            prop_assert_eq!(dictionary.iter().count(), dictionary.len());
+            let all: Vec<Series> = dictionary.iter().collect();
+            let (id, bytes) = Dictionary::encode(&all);
+            prop_assert_eq!(Dictionary::decode(&bytes, id).expect("own bytes").iter().collect::<Vec<_>>(), all);
+        }
+    }
+}
+
+/// A collector has the dictionaries of the whole fleet in memory.
+#[test]
+fn what_series_share_is_in_a_dictionary_once() {
+    let all: Vec<Series> = (0..4000)
+        .map(|i| Series {
+            metric: format!("DCGM_FI_DEV_{}", i % 10),
+            gpu: Gpu { uuid: format!("GPU-{:036}", i / 10), hostname: format!("host-{}", i / 80), ..Gpu::default() },
+            labels: vec![("job".into(), "a rather long text ".repeat(20))],
+            ..Series::default()
+        })
+        .collect();
+    let dictionary = Dictionary::new(&all);
+    assert!(dictionary.memory() < 4000 * 60, "{} bytes", dictionary.memory());
+    assert!(dictionary.iter().eq(all));
 }

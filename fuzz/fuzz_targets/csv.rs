@@ -40,6 +40,7 @@ fn reader(bytes: &[u8], size: usize) -> CsvReader {
         max_record_bytes: 48,
         max_cell_bytes: 12,
         max_series: 4,
+        max_series_bytes: 1 << 20,
         block_bytes: 1 + size * 7 % 200,
         ..Options::default()
     };
@@ -61,7 +62,7 @@ async fn drain(reader: &mut CsvReader) -> (Vec<Seen>, Option<String>) {
         }
         match reader.fill().await {
             Ok(Fill::Data) => {}
-            Ok(Fill::SeriesFull) => reader.reset_series(),
+            Ok(Fill::SeriesFull) => drop(reader.release_series(false)),
             Ok(Fill::Idle | Fill::End) => return (seen, None),
             Err(error) => return (seen, Some(error.to_string())),
         }

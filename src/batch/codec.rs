@@ -95,30 +95,30 @@ fn cut(text: &str, bytes: usize) -> &str {
     &text[..end.unwrap_or(0)]
 }
 
-/// Samples in the order (dictionary, index, row).
+/// Samples in the order (dictionary, index, row), and the runs of them: dictionary, index, length.
 fn order(columns: &Columns, placement: &Placement) -> (Vec<u32>, Vec<(u32, u32, usize)>) {
-    let n_series = columns.series.iter().max().map_or(0, |&s| s as usize + 1);
-    let mut counts = vec![0usize; n_series];
-    for &series in &columns.series {
-        counts[series as usize] += 1;
-    }
-    let mut present: Vec<u32> = (0..n_series as u32).filter(|&s| counts[s as usize] > 0).collect();
-    present.sort_unstable_by_key(|&s| placement.of(s));
     // A counting sort: where each series' samples begin, then each sample to its place; row order is kept within a series.
-    let mut starts = vec![0usize; n_series];
-    let mut at = 0;
-    let mut runs = Vec::with_capacity(present.len());
-    for &series in &present {
-        starts[series as usize] = at;
-        at += counts[series as usize];
-        let (dictionary, index) = placement.of(series);
-        runs.push((dictionary, index, counts[series as usize]));
+    let places: Vec<usize> = columns.series.iter().map(|&series| placement.of(series)).collect();
+    let mut starts = vec![0u32; placement.lengths().sum()];
+    for &place in &places {
+        starts[place] += 1;
+    }
+    let (mut runs, mut at, mut place) = (Vec::new(), 0, 0);
+    for (dictionary, length) in (0..).zip(placement.lengths()) {
+        for (index, start) in (0..).zip(&mut starts[place..place + length]) {
+            let count = std::mem::replace(start, at);
+            if count > 0 {
+                runs.push((dictionary, index, count as usize));
+                at += count;
+            }
+        }
+        place += length;
     }
     let mut sorted = vec![0u32; columns.series.len()];
-    for (sample, &series) in columns.series.iter().enumerate() {
-        let place = &mut starts[series as usize];
-        sorted[*place] = sample as u32;
-        *place += 1;
+    for (sample, place) in (0..).zip(places) {
+        let start = &mut starts[place];
+        sorted[*start as usize] = sample;
+        *start += 1;
     }
     (sorted, runs)
 }

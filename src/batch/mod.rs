@@ -160,7 +160,7 @@ impl Batch {
     /// # Errors
     /// [`DecodeError::Column`] where one does not.
     pub fn check(&self, dictionaries: &[Arc<Dictionary>]) -> Result<(), DecodeError> {
-        let stands = |run: &Run| dictionaries.get(run.dictionary as usize).is_some_and(|d| (run.index as usize) < d.series.len());
+        let stands = |run: &Run| dictionaries.get(run.dictionary as usize).is_some_and(|d| (run.index as usize) < d.len());
         if dictionaries.len() == self.header.dictionaries.len() && self.runs.iter().all(stands) {
             Ok(())
         } else {

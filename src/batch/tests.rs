@@ -1,6 +1,6 @@
 //! Round trips and damage, by property.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -85,7 +85,7 @@ fn unfold(batch: &Batch, dictionaries: &[Arc<Dictionary>]) -> Expected {
     let mut out = Expected::new();
     for run in &batch.runs {
         for i in run.start..run.start + run.len {
-            let one = dictionaries[run.dictionary as usize].series[run.index as usize].clone();
+            let one = dictionaries[run.dictionary as usize].get(run.index as usize).expect("it stands there");
             out.insert(batch.row[i], Ok((one, batch.time_ms[i], batch.value[i].to_bits())));
         }
     }
@@ -95,14 +95,26 @@ fn unfold(batch: &Batch, dictionaries: &[Arc<Dictionary>]) -> Expected {
 
 proptest! {
     #[test]
-    fn batches_survive_the_wire(parts in prop::collection::vec((rows(), 1..30), 1..4), first in 0u64..1 << 50) {
-        let table: Vec<Series> = (0..12).map(series).collect();
+    fn batches_survive_the_wire(
+        parts in prop::collection::vec((rows(), 1..30, prop::collection::vec(0u32..12, 0..6)), 1..4), first in 0u64..1 << 50,
+    ) {
+        let mut table: Vec<u32> = (0..12).collect();
         let mut segments = Segments::new(4096);
-        for (rows, times) in parts {
-            let (expected, columns) = build(&rows, first);
+        for (rows, times, dropped) in parts {
+            // The reader has given these indexes to other series.
+            segments.forget(&dropped);
+            for i in dropped {
+                table[i as usize] += 12;
+            }
+            let (mut expected, columns) = build(&rows, first);
+            for (row, sample) in expected.iter_mut() {
+                if let (Ok((one, ..)), Row::Sample(i, ..)) = (sample, &rows[(row - first) as usize]) {
+                    *one = series(table[*i as usize]);
+                }
+            }
             // The same series again and again: what is known of them moves together.
             for _ in 0..times {
-                segments.place(&columns, |i| &table[i as usize]);
+                segments.place(&columns, |i| series(table[i as usize]));
             }
             let header = header(&segments);
             let bytes = encode(&header, &columns, segments.placement(), 3);
@@ -120,7 +132,7 @@ proptest! {
         let table: Vec<Series> = (0..12).map(series).collect();
         let (_, columns) = build(&rows, 0);
         let mut segments = Segments::new(4096);
-        segments.place(&columns, |i| &table[i as usize]);
+        segments.place(&columns, |i| table[i as usize].clone());
         let bytes = encode(&header(&segments), &columns, segments.placement(), 3);
         let mut damaged = bytes.to_vec();
         let at = at.index(damaged.len());
@@ -170,7 +182,7 @@ fn a_frame_that_unfolds_beyond_the_limit_is_refused() {
 
 #[test]
 fn a_dictionary_under_another_digest_is_refused() {
-    let (digest, bytes) = Dictionary { series: vec![series(1)] }.encode();
+    let (digest, bytes) = Dictionary::encode(&[series(1)]);
     assert!(Dictionary::decode(&bytes, digest).is_ok());
     let other = DictionaryId::of(b"another");
     assert_eq!(Dictionary::decode(&bytes, other), Err(DecodeError::Digest(other)));
@@ -182,7 +194,7 @@ fn segments_are_gathered_when_they_are_many() {
     let mut segments = Segments::new(4096);
     for i in 0..200u32 {
         let (_, columns) = build(&[Row::Sample(i, MIN_TIME, 1.0), Row::Sample(0, MIN_TIME, 1.0)], 0);
-        segments.place(&columns, |i| &table[i as usize]);
+        segments.place(&columns, |i| table[i as usize].clone());
         assert!(segments.ids().len() <= 64, "bounded");
         let batch = decode(&encode(&header(&segments), &columns, segments.placement(), 3)).expect("own bytes");
         assert_eq!(batch.runs.len(), if i == 0 { 1 } else { 2 });
@@ -196,16 +208,17 @@ fn small_batches_of_a_live_source_come_to_name_one_dictionary() {
     let all: Vec<Row> = (0..39).map(|i| Row::Sample(i, MIN_TIME, f64::from(i))).collect();
     for some in all.chunks(3) {
         let (_, columns) = build(some, 0);
-        segments.place(&columns, |i| &table[i as usize]);
+        segments.place(&columns, |i| table[i as usize].clone());
     }
+    let (expected, columns) = build(&all, 0);
+    segments.place(&columns, |i| table[i as usize].clone());
     let first: usize = segments.all().iter().map(|(_, bytes)| bytes.len()).sum();
     let (named, mut spent) = (segments.ids().len(), 0);
     assert_eq!(named, 13);
-    let (expected, columns) = build(&all, 0);
     while segments.ids().len() > 1 {
         spent += segments.ids().len();
         assert!(spent * 32 < first * 2, "it is worth it long before");
-        segments.place(&columns, |i| &table[i as usize]);
+        segments.place(&columns, |i| table[i as usize].clone());
         let batch = decode(&encode(&header(&segments), &columns, segments.placement(), 3)).expect("own bytes");
         let dictionaries: Vec<_> = segments
             .all()
@@ -215,8 +228,8 @@ fn small_batches_of_a_live_source_come_to_name_one_dictionary() {
         assert_eq!(unfold(&batch, &dictionaries), expected);
     }
     let (_, columns) = build(&[Row::Sample(39, MIN_TIME, 1.0)], 0);
-    segments.place(&columns, |i| &table[i as usize]);
-    assert_eq!(segments.ids().len(), 2, "what is new is added");
+    segments.place(&columns, |i| table[i as usize].clone());
+    assert_eq!(segments.ids().len(), 1, "what is new is added, and a batch names what it needs");
 }
 
 /// What the wire is for: a regular scrape of many series costs about a byte a sample.
@@ -234,7 +247,7 @@ fn a_regular_scrape_is_small() {
     }
     let columns = builder.take().expect("rows");
     let mut segments = Segments::new(4096);
-    segments.place(&columns, |i| &table[i as usize]);
+    segments.place(&columns, |i| table[i as usize].clone());
     let bytes = encode(&header(&segments), &columns, segments.placement(), 3);
     assert!(bytes.len() < 60_000, "{} bytes for 60,000 samples of 4 random bits each", bytes.len());
 }
@@ -250,7 +263,7 @@ fn parts() -> BatchParts {
     let (_, columns) = build(&rows, 100);
     let table: Vec<Series> = (0..12).map(series).collect();
     let mut segments = Segments::new(4096);
-    segments.place(&columns, |i| &table[i as usize]);
+    segments.place(&columns, |i| table[i as usize].clone());
     decode(&encode(&header(&segments), &columns, segments.placement(), 3)).expect("own bytes").into_parts()
 }
 
@@ -281,7 +294,7 @@ fn parts_that_contradict_each_other_are_no_batch() {
         assert!(Batch::new(bad).is_err(), "{at}");
     }
     let batch = Batch::new(parts()).expect("a batch");
-    let dictionary = |n: u32| Arc::new(Dictionary { series: (0..n).map(series).collect() });
+    let dictionary = |n: u32| Arc::new(Dictionary::new(&(0..n).map(series).collect::<Vec<_>>()));
     assert!(batch.check(&[dictionary(4)]).is_ok());
     assert!(batch.check(&[dictionary(3)]).is_err() && batch.check(&[]).is_err());
 }
@@ -354,9 +367,11 @@ fn what_unfolds_beyond_its_bounds_is_refused() {
 fn the_greatest_index_of_a_gpu_survives() {
     let mut one = series(1);
     one.gpu.index = Some(u32::MAX);
-    let dictionary = Dictionary { series: vec![series(3), one, series(7)] };
-    let (id, bytes) = dictionary.encode();
-    assert_eq!(Dictionary::decode(&bytes, id), Ok(dictionary));
+    let all = [series(3), one, series(7)];
+    let (id, bytes) = Dictionary::encode(&all);
+    let dictionary = Dictionary::decode(&bytes, id);
+    assert_eq!(dictionary, Ok(Dictionary::new(&all)));
+    assert_eq!(dictionary.map(|dictionary| dictionary.iter().collect::<Vec<_>>()), Ok(all.to_vec()));
 }
 
 /// A batch that brings far more series than one segment may have is encoded into several, all of which can be decoded.
@@ -366,7 +381,7 @@ fn many_new_series_become_several_dictionaries() {
     let rows: Vec<Row> = (0..10_000).map(|i| Row::Sample(i, MIN_TIME, 1.0)).collect();
     let (expected, columns) = build(&rows, 0);
     let mut segments = Segments::new(1);
-    segments.place(&columns, |i| &table[i as usize]);
+    segments.place(&columns, |i| table[i as usize].clone());
     assert_eq!(segments.ids().len(), 3);
     let batch = decode(&encode(&header(&segments), &columns, segments.placement(), 3)).expect("own bytes");
     let dictionaries: Vec<_> =
@@ -378,6 +393,85 @@ fn many_new_series_become_several_dictionaries() {
     let rows: Vec<Row> = (0..700).map(|i| Row::Sample(i, MIN_TIME, 1.0)).collect();
     let (_, columns) = build(&rows, 0);
     let mut segments = Segments::new(4096);
-    segments.place(&columns, |i| &table[i as usize]);
+    segments.place(&columns, |i| table[i as usize].clone());
     assert!(segments.all().iter().all(|(id, bytes)| Dictionary::decode(bytes, *id).is_ok()));
+}
+
+/// A large fleet: what a batch does not need it does not name, and no dictionary is sent again, however many there are.
+#[test]
+fn a_batch_names_what_it_needs_and_nothing_is_sent_again() {
+    const DICTIONARIES: u32 = 70;
+    // More than half of what fits: such dictionaries are not gathered.
+    const EACH: u32 = 2100;
+    let mut segments = Segments::new(4096);
+    let mut sent = HashSet::new();
+    for round in 0..2 {
+        for at in 0..DICTIONARIES {
+            let rows: Vec<Row> = (at * EACH..(at + 1) * EACH).map(|i| Row::Sample(i, MIN_TIME, 1.0)).collect();
+            let (_, columns) = build(&rows, 0);
+            segments.place(&columns, series);
+            assert_eq!(segments.ids().len(), 1, "round {round}");
+            sent.extend(segments.ids());
+        }
+    }
+    assert_eq!(sent.len(), DICTIONARIES as usize, "each dictionary is sent once");
+}
+
+/// Workloads come and go: the few series that each batch brings are gathered, and those of the rest of the fleet are not sent again.
+#[test]
+fn what_comes_and_goes_has_nothing_else_sent_again() {
+    let mut segments = Segments::new(4096);
+    let all: Vec<Row> = (0..20_000).map(|i| Row::Sample(i, MIN_TIME, 1.0)).collect();
+    let (_, fleet) = build(&all, 0);
+    segments.place(&fleet, series);
+    let before: HashSet<_> = segments.ids().into_iter().collect();
+    let mut bytes = 0;
+    for n in 0..300u32 {
+        segments.forget(&[20_000 + n % 10]);
+        let (_, columns) = build(&[Row::Sample(n, MIN_TIME, 1.0), Row::Sample(20_000 + n % 10, MIN_TIME, 1.0)], 0);
+        let known: HashSet<_> = segments.ids().into_iter().collect();
+        segments.place(&columns, |i| series(if i < 20_000 { i } else { 20_000 + n }));
+        let new = segments.all().into_iter().filter(|(id, _)| !known.contains(id) && !before.contains(id));
+        bytes += new.map(|(_, bytes)| bytes.len()).sum::<usize>();
+    }
+    segments.place(&fleet, series);
+    let after: HashSet<_> = segments.ids().into_iter().collect();
+    // One of them was not full, and may have been gathered with what came.
+    assert!(before.difference(&after).count() <= 1, "dictionaries of the fleet are sent again");
+    assert!(bytes < 300 * 2000, "{bytes} bytes for 300 new series");
+}
+
+proptest! {
+    /// Whatever the numbers of a dictionary are: it is refused, or each of its series can be put together.
+    #[test]
+    fn any_dictionary_is_decoded_or_refused(
+        texts in 0usize..4, gpus in prop::collection::vec(0u8..4, 0..30), series in prop::collection::vec(0u8..4, 0..40), greatest in 0u8..4,
+    ) {
+        let texts: Vec<u8> = (0..texts).flat_map(|_| field(1, b"t", 1)).collect();
+        let message = [texts, field(2, &gpus, 1), field(3, &series, 1), field(4, &[greatest], usize::from(greatest > 1))].concat();
+        let mut sealed = b"TLD\x01".to_vec();
+        sealed.extend(zstd::bulk::compress(&message, 1).expect("compresses"));
+        if let Ok(dictionary) = Dictionary::decode(&sealed, DictionaryId::of(&sealed)) {
+            prop_assert_eq!(dictionary.iter().count(), dictionary.len());
+            let all: Vec<Series> = dictionary.iter().collect();
+            let (id, bytes) = Dictionary::encode(&all);
+            prop_assert_eq!(Dictionary::decode(&bytes, id).expect("own bytes").iter().collect::<Vec<_>>(), all);
+        }
+    }
+}
+
+/// A collector has the dictionaries of the whole fleet in memory.
+#[test]
+fn what_series_share_is_in_a_dictionary_once() {
+    let all: Vec<Series> = (0..4000)
+        .map(|i| Series {
+            metric: format!("DCGM_FI_DEV_{}", i % 10),
+            gpu: Gpu { uuid: format!("GPU-{:036}", i / 10), hostname: format!("host-{}", i / 80), ..Gpu::default() },
+            labels: vec![("job".into(), "a rather long text ".repeat(20))],
+            ..Series::default()
+        })
+        .collect();
+    let dictionary = Dictionary::new(&all);
+    assert!(dictionary.memory() < 4000 * 60, "{} bytes", dictionary.memory());
+    assert!(dictionary.iter().eq(all));
 }

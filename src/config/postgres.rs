@@ -98,7 +98,7 @@ impl Default for PostgresSection {
             connect_timeout: Duration::from_secs(5),
             statement_timeout: Duration::from_secs(60),
             idle_transaction_timeout: Duration::from_secs(15),
-            series_cache: 200_000,
+            series_cache: 1_000_000,
             tls: PostgresTls::default(),
         }
     }

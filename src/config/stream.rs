@@ -64,8 +64,13 @@ pub struct Stream {
     #[serde(with = "units::size")]
     #[schemars(schema_with = "units::size_schema")]
     pub max_cell_bytes: usize,
-    /// Maximum series of one source that are held in memory; beyond that, the oldest are dropped and parsed again when they return.
+    /// Maximum series of one source that are held in memory; beyond that, single ones make room, those first that have not come for long,
+    /// and are parsed again when they return.
     pub max_series: usize,
+    /// Maximum memory of the series of one source; beyond that, single ones make room in the same way.
+    #[serde(with = "units::size")]
+    #[schemars(schema_with = "units::size_schema")]
+    pub max_series_bytes: usize,
     /// Number of bytes that are read from a file at once.
     #[serde(with = "units::size")]
     #[schemars(schema_with = "units::size_schema")]
@@ -95,7 +100,8 @@ impl Default for Stream {
             poll: Duration::from_millis(250),
             max_record_bytes: 1 << 20,
             max_cell_bytes: 4 << 10,
-            max_series: 50_000,
+            max_series: 1_000_000,
+            max_series_bytes: 160 << 20,
             block_bytes: 512 << 10,
             readers_per_partition: 1,
             max_open_files: None,
@@ -153,6 +159,7 @@ impl Stream {
             );
         }
         check.within("stream.max_series", self.max_series, 1, 10_000_000, "series are held in memory");
+        check.within("stream.max_series_bytes", self.max_series_bytes, 1 << 20, 16 << 30, "series are held in memory");
         check.within("stream.block_bytes", self.block_bytes, 4096, 64 << 20, "each reader holds a block in memory");
         if let Some(files) = self.max_open_files {
             check.within("stream.max_open_files", files, 1, 1 << 20, "each open file takes a descriptor and buffers in memory");

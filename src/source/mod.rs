@@ -16,6 +16,7 @@ mod error;
 mod format;
 pub mod pace;
 mod rejects;
+mod table;
 mod watch;
 
 use std::time::Duration;
@@ -41,8 +42,10 @@ pub struct Options {
     pub max_record_bytes: usize,
     /// Longest text cell (`labels_raw` apart), in bytes.
     pub max_cell_bytes: usize,
-    /// Identities that are remembered before the table must be reset.
+    /// Series (more exactly: ways in which series are written) that are remembered.
     pub max_series: usize,
+    /// Memory that they may take, in bytes.
+    pub max_series_bytes: usize,
     /// How much is read at once, in bytes.
     pub block_bytes: usize,
     /// How often a followed file is looked at.
@@ -54,7 +57,8 @@ impl Default for Options {
         Self {
             max_record_bytes: 1 << 20,
             max_cell_bytes: 4096,
-            max_series: 50_000,
+            max_series: 1_000_000,
+            max_series_bytes: 160 << 20,
             block_bytes: 256 << 10,
             poll: Duration::from_millis(250),
         }
@@ -68,7 +72,7 @@ pub enum Fill {
     Data,
     /// The end of a followed file: nothing more now.
     Idle,
-    /// The table of series is full: finish what refers to it, and call [`CsvReader::reset_series`].
+    /// The table of series is full, and all of it is in use: finish what refers to it, and call [`CsvReader::release_series`].
     SeriesFull,
     /// The end.
     End,

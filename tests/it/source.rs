@@ -74,7 +74,7 @@ async fn drain(reader: &mut CsvReader) -> Result<Vec<Seen>, (Vec<Seen>, SourceEr
         }
         match reader.fill().await {
             Ok(Fill::End | Fill::Idle) => return Ok(seen),
-            Ok(Fill::SeriesFull) => reader.reset_series(),
+            Ok(Fill::SeriesFull) => drop(reader.release_series(false)),
             Ok(Fill::Data) => {}
             Err(error) => return Err((seen, error)),
         }
@@ -251,7 +251,7 @@ async fn headers_are_read_in_every_variant() {
             let mut reader = pieces(text.as_bytes(), &[5], Options::default());
             let seen = drain(&mut reader).await.expect("readable");
             assert_eq!(seen.len(), 1, "{header}");
-            all.push((reader.series(0).clone(), seen[0].what.as_ref().expect("a sample").2.to_bits()));
+            all.push((reader.series(0), seen[0].what.as_ref().expect("a sample").2.to_bits()));
         }
     }
     assert!(all.windows(2).all(|w| w[0] == w[1]), "{all:#?}");
@@ -266,7 +266,7 @@ async fn workloads_behind_prometheus_are_the_exported_ones() {
         1752871354,M,G,1,train-0,ml,main,broken\"labels\n";
     let mut reader = pieces(text.as_bytes(), &[1000], Options::default());
     drain(&mut reader).await.expect("readable");
-    let [first, second, third] = [0, 1, 2].map(|i| reader.series(i).clone());
+    let [first, second, third] = [0, 1, 2].map(|i| reader.series(i));
     assert_eq!((first.pod.as_str(), first.namespace.as_str(), first.container.as_str()), ("train-0", "ml", ""));
     assert!(first.labels.contains(&("pod".into(), "exporter-x".into())));
     assert_eq!((second.pod.as_str(), second.container.as_str()), ("train-0", "main"));
@@ -506,11 +506,11 @@ async fn rejected_rows_are_kept_for_people() {
 }
 
 #[tokio::test]
-async fn a_full_series_table_is_said_and_reset() {
+async fn a_full_series_table_is_said_until_its_series_are_released() {
     let rows: String = (0..10).map(|i| format!("1752871354,M{i},G,{i}\n")).collect();
     let text = format!("timestamp,metric,uuid,value\n{rows}");
     let mut reader = pieces(text.as_bytes(), &[50], Options { max_series: 4, ..Options::default() });
-    let (mut values, mut resets) = (Vec::new(), 0);
+    let (mut values, mut released) = (Vec::new(), 0);
     loop {
         while let Some(row) = reader.next_row() {
             let RowKind::Sample { series, value, .. } = row.kind else { panic!("{row:?}") };
@@ -520,14 +520,14 @@ async fn a_full_series_table_is_said_and_reset() {
         match reader.fill().await.expect("reads") {
             Fill::SeriesFull => {
                 assert_eq!(reader.series_len(), 4);
-                resets += 1;
-                reader.reset_series();
+                released += 1;
+                reader.release_series(false);
             }
             Fill::End => break,
             Fill::Data | Fill::Idle => {}
         }
     }
-    assert_eq!((values.len(), resets), (10, 2));
+    assert_eq!((values.len(), released, reader.series_met()), (10, 2, 10));
 }
 
 /// `CSV=some.csv cargo test --release --test it source::measure -- --ignored --nocapture`: rows a second, sums, rejects.

@@ -152,7 +152,7 @@ async fn decode_now(context: &CollectContext, delivery: &Delivery) -> Result<Rea
 
 async fn unfold(context: &CollectContext, delivery: &Delivery) -> Result<Ready, DecodeFailure> {
     let mut fetched = context.fetching.begin();
-    let make_room = || context.dictionaries.clear();
+    let make_room = || context.dictionaries.let_go();
     loop {
         let mut taking = context.budget.begin(&make_room).await;
         let (batch, share) = decode_batch(context, delivery, &mut taking).await?;

@@ -43,9 +43,20 @@ impl From<TooMuch> for LoadError {
     }
 }
 
-/// Dictionaries by id: content never changes under an id, so partitions share it. Emptied whenever memory is short.
+/// Dictionaries by id: content never changes under an id, so partitions share it. Where memory is short, those that were not used for
+/// longest go first.
 #[derive(Default)]
-pub(super) struct Cache(Mutex<HashMap<DictionaryId, Loaded>>);
+pub(super) struct Cache(Mutex<Known>);
+
+#[derive(Default)]
+struct Known {
+    /// With the count of `used` when each was used last.
+    dictionaries: HashMap<DictionaryId, (Loaded, u64)>,
+    used: u64,
+}
+
+/// Which part of them is let go at once.
+const LET_GO: usize = 4;
 
 impl Cache {
     /// All of these, from memory or of the bytes that were fetched.
@@ -79,7 +90,7 @@ impl Cache {
             let decode = || Dictionary::decode(bytes, id).map_err(|error| LoadError::Damaged(id, error));
             let (dictionary, share) = taking.decode(frame_bytes(bytes).unwrap_or_default(), decode, Dictionary::memory).await?;
             let new = Loaded { dictionary: Arc::new(dictionary), share };
-            self.lock().insert(id, new.clone());
+            self.keep(id, new.clone());
             loaded.insert(id, new.clone());
             out.push(new);
         }
@@ -87,16 +98,38 @@ impl Cache {
     }
 
     fn get(&self, id: DictionaryId) -> Option<Loaded> {
-        self.lock().get(&id).cloned()
+        let mut known = self.lock();
+        known.used += 1;
+        let now = known.used;
+        let (loaded, used) = known.dictionaries.get_mut(&id)?;
+        *used = now;
+        Some(loaded.clone())
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<DictionaryId, Loaded>> {
+    fn keep(&self, id: DictionaryId, loaded: Loaded) {
+        let mut known = self.lock();
+        known.used += 1;
+        let now = known.used;
+        known.dictionaries.insert(id, (loaded, now));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Known> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Lets go of all. What batches in hand refer to stays with them.
-    pub(super) fn clear(&self) {
-        self.lock().clear();
+    /// Lets go of a part of them, those that were not used for longest; `false`: there are none. What batches in hand refer to stays with
+    /// them.
+    pub(super) fn let_go(&self) -> bool {
+        let mut known = self.lock();
+        let mut by_use: Vec<u64> = known.dictionaries.values().map(|(_, used)| *used).collect();
+        if by_use.is_empty() {
+            return false;
+        }
+        let last = by_use.len().div_ceil(LET_GO) - 1;
+        let (_, until, _) = by_use.select_nth_unstable(last);
+        let until = *until;
+        known.dictionaries.retain(|_, (_, used)| *used > until);
+        true
     }
 }
 
@@ -151,5 +184,30 @@ impl Fetched<'_> {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::memory::Budget;
+    use super::*;
+    use crate::model::Series;
+
+    #[tokio::test]
+    async fn where_memory_is_short_the_dictionaries_in_use_stay() {
+        let encoded: Vec<_> =
+            (0..40).map(|n| Dictionary::encode(&[Series { metric: format!("{n}").repeat(2000), ..Series::default() }])).collect();
+        let fetched: HashMap<_, _> = encoded.iter().cloned().collect();
+        let (cache, budget) = (Cache::default(), Budget::new(64 << 10));
+        let make_room = || cache.let_go();
+        let mut decoded = 0;
+        for n in 1..40 {
+            // Each batch names a new one, and the first.
+            let ids = [encoded[n].0, encoded[0].0];
+            decoded += ids.iter().filter(|id| cache.get(**id).is_none()).count();
+            let mut taking = budget.begin(&make_room).await;
+            cache.load(&ids, &fetched, &mut taking).await.expect("there is room for two");
+        }
+        assert_eq!(decoded, 40, "each is decoded once");
     }
 }

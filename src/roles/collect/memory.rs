@@ -24,8 +24,8 @@ pub(super) struct Share(Arc<OwnedSemaphorePermit>);
 /// What one batch and its dictionaries take, one after the other.
 pub(super) struct Taking<'a> {
     budget: &'a Budget,
-    /// Gives back what nobody has in hand.
-    make_room: &'a (dyn Fn() + Send + Sync),
+    /// Gives back some of what nobody has in hand; `false` if there is nothing more of it.
+    make_room: &'a (dyn Fn() -> bool + Send + Sync),
     _turn: MutexGuard<'a, ()>,
     /// Units that this one has.
     own: usize,
@@ -45,8 +45,8 @@ impl Budget {
         Self { units, free: Arc::new(Semaphore::new(units)), turn: Mutex::new(()) }
     }
 
-    /// Waits for the turn to take; `make_room` gives back what nobody has in hand.
-    pub(super) async fn begin<'a>(&'a self, make_room: &'a (dyn Fn() + Send + Sync)) -> Taking<'a> {
+    /// Waits for the turn to take; `make_room` gives back some of what nobody has in hand, and says whether there was any.
+    pub(super) async fn begin<'a>(&'a self, make_room: &'a (dyn Fn() -> bool + Send + Sync)) -> Taking<'a> {
         Taking { budget: self, make_room, _turn: self.turn.lock().await, own: 0 }
     }
 }
@@ -86,11 +86,15 @@ impl Taking<'_> {
     async fn acquire(&self, units: usize) -> OwnedSemaphorePermit {
         // Never more than u32::MAX: the whole budget is not.
         let units = u32::try_from(units).unwrap_or(u32::MAX);
-        if let Ok(permit) = self.budget.free.clone().try_acquire_many_owned(units) {
-            return permit;
+        loop {
+            if let Ok(permit) = self.budget.free.clone().try_acquire_many_owned(units) {
+                return permit;
+            }
+            // What only the cache has is let go before waiting for what others have in hand, which ends when it is stored.
+            if !(self.make_room)() {
+                break;
+            }
         }
-        // What only the cache has is let go before waiting for what others have in hand, which ends when it is stored.
-        (self.make_room)();
         let permit = self.budget.free.clone().acquire_many_owned(units).await;
         permit.expect("the semaphore of the budget is never closed")
     }
@@ -102,7 +106,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_in_hand_stays_within_the_budget() {
-        let (budget, make_room) = (Budget::new(100 << 10), || {});
+        let (budget, make_room) = (Budget::new(100 << 10), || false);
         let free = || budget.free.available_permits();
         let take = async |taking: &mut Taking<'_>, frame: usize, actual: usize| {
             taking.decode::<_, TooMuch>(frame, || Ok(()), |()| actual).await

@@ -142,9 +142,10 @@ impl Content {
     fn new(batch: &Batch, known: &[Result<Dictionary, String>], most: usize) -> Self {
         let series_of = |run: &batch::Run| {
             let dictionary = known.get(run.dictionary as usize)?.as_ref().ok()?;
-            dictionary.series.get(run.index as usize)
+            dictionary.get(run.index as usize)
         };
-        let mut series: Vec<SeriesShown> = batch.runs.iter().map(|run| SeriesShown::new(run.len, series_of(run))).collect();
+        let mut series: Vec<SeriesShown> =
+            batch.runs.iter().map(|run| SeriesShown::new(run.len, series_of(run).as_ref())).collect();
         series.sort_by_key(|s| std::cmp::Reverse(s.samples));
         series.truncate(most);
 
@@ -156,7 +157,7 @@ impl Content {
             .collect();
         samples.sort_unstable_by_key(|(row, ..)| *row);
         let row = |(row, at, run): &(u64, usize, &batch::Run)| {
-            let SeriesShown { metric, hostname, gpu_index, .. } = SeriesShown::new(0, series_of(run));
+            let SeriesShown { metric, hostname, gpu_index, .. } = SeriesShown::new(0, series_of(run).as_ref());
             RowShown { row: *row, time: batch.time_ms[*at].to_string(), metric, hostname, gpu_index, value: batch.value[*at] }
         };
         let mut rejected = BTreeMap::new();

@@ -115,6 +115,7 @@ impl StreamContext {
             max_record_bytes: stream.max_record_bytes,
             max_cell_bytes: stream.max_cell_bytes,
             max_series: stream.max_series,
+            max_series_bytes: stream.max_series_bytes,
             block_bytes: if stream.follow { stream.block_bytes.min(FOLLOW_BLOCK) } else { stream.block_bytes },
             poll: stream.poll,
         }

@@ -64,8 +64,8 @@ pub(super) struct Pump<'a> {
     pub(super) shift: &'a mut Shift,
     /// The first row that was not counted yet: rows below it are read again.
     pub(super) next_uncounted_row: &'a mut u64,
-    /// Series of the reader's table that batches have brought.
-    pub(super) placed: usize,
+    /// How many series the reader had met when the last batch was closed.
+    pub(super) met: u64,
     /// Rows that were counted but not yet reported to the metrics.
     pub(super) unreported_rows: u64,
     /// Rejects among them.
@@ -126,9 +126,7 @@ impl Pump<'_> {
                 }
                 Fill::SeriesFull => {
                     self.close().await?;
-                    self.reader.reset_series();
-                    self.segments = Segments::new(self.context.config.batch.max_new_series);
-                    self.placed = 0;
+                    self.segments.forget(&self.reader.release_series(false));
                 }
                 Fill::Idle => {
                     if let Some(end) = self.idle().await? {
@@ -216,9 +214,9 @@ impl Pump<'_> {
                     return Err(Stop::End(self.finish(PumpEnd::Interrupted).await?));
                 }
             }
-            let new_series = self.reader.series_len().saturating_sub(self.placed);
+            let new_series = self.reader.series_met() - self.met;
             if self.builder.is_full()
-                || new_series >= self.context.config.batch.max_new_series
+                || new_series >= self.context.config.batch.max_new_series as u64
                 || ((since_look == 0 || paced) && self.builder.due().is_some_and(|due| due <= now))
             {
                 self.close().await?;
@@ -317,8 +315,11 @@ impl Pump<'_> {
     }
 
     fn encode(&mut self, columns: &Columns, next: Position) -> Parcel {
+        // A row that waits in hand is not among the columns.
+        let dropped = self.reader.release_series(self.position_before_row.is_some());
+        self.segments.forget(&dropped);
         let reader = &*self.reader;
-        self.placed = reader.series_len();
+        self.met = reader.series_met();
         self.segments.place(columns, |series| reader.series(series));
         self.header.created_ms = TimeMs::now();
         self.header.dictionaries = self.segments.ids();
@@ -326,7 +327,7 @@ impl Pump<'_> {
         let payload = batch::encode(&self.header, columns, self.segments.placement(), level);
         let raw_bytes = next.offset.saturating_sub(*self.reported_offset);
         *self.reported_offset = next.offset.max(*self.reported_offset);
-        Parcel { rows: columns.rows, next, payload, dictionaries: self.segments.all().to_vec(), raw_bytes }
+        Parcel { rows: columns.rows, next, payload, dictionaries: self.segments.all(), raw_bytes }
     }
 }
 

@@ -477,7 +477,7 @@ impl<'a> Source<'a> {
             },
             shift: &mut self.shift,
             next_uncounted_row: &mut self.next_uncounted_row,
-            placed: 0,
+            met: self.reader.series_met(),
             unreported_rows: 0,
             unreported_rejects: 0,
             reported_offset: &mut self.reported_offset,

@@ -29,17 +29,28 @@ pub(super) struct Caches {
 struct Inner {
     /// How often the caches were emptied.
     epoch: u64,
+    /// Series that were asked for lately, and those that were before these: who is among them and asked for again is moved over.
     series: HashMap<u128, Ids>,
-    /// Only the ids are kept: how large a dictionary is, is for the collector to bound.
-    dictionaries: HashMap<(String, DictionaryId), (Weak<Dictionary>, Resolved)>,
+    former_series: HashMap<u128, Ids>,
+    dictionaries: HashMap<(String, DictionaryId), KnownDictionary>,
     /// Series in `dictionaries`.
     entries: usize,
+    /// How often dictionaries were asked for.
+    asked: u64,
     /// Days that have a partition.
     days: std::collections::HashSet<Day>,
 }
 
+/// Only the ids are kept: how large a dictionary is, is for the collector to bound.
+struct KnownDictionary {
+    dictionary: Weak<Dictionary>,
+    ids: Resolved,
+    /// The count of [`Inner::asked`] when it was asked for last.
+    used: u64,
+}
+
 impl Caches {
-    /// At most `limit` series are kept, and as many again in whole dictionaries.
+    /// At most `limit` series are kept in whole dictionaries, and a quarter as many singly.
     pub(super) fn new(limit: usize) -> Self {
         Self { inner: Mutex::default(), limit }
     }
@@ -75,10 +86,13 @@ impl Caches {
 
     /// A dictionary's ids, where it is the very same that was resolved before: a digest that an edge chose proves nothing.
     fn dictionary(&self, cluster: &str, digest: DictionaryId, dictionary: &Arc<Dictionary>) -> Option<Resolved> {
-        let inner = self.lock();
-        let (known, ids) = inner.dictionaries.get(&(cluster.to_owned(), digest))?;
+        let mut inner = self.lock();
+        inner.asked += 1;
+        let asked = inner.asked;
+        let known = inner.dictionaries.get_mut(&(cluster.to_owned(), digest))?;
+        known.used = asked;
         // As long as there is a reference of whichever kind, no other dictionary has its address.
-        std::ptr::eq(known.as_ptr(), Arc::as_ptr(dictionary)).then(|| Arc::clone(ids))
+        std::ptr::eq(known.dictionary.as_ptr(), Arc::as_ptr(dictionary)).then(|| Arc::clone(&known.ids))
     }
 
     fn know_dictionary(&self, epoch: u64, cluster: &str, digest: DictionaryId, dictionary: &Arc<Dictionary>, ids: &Resolved) {
@@ -86,26 +100,58 @@ impl Caches {
         if inner.epoch != epoch || ids.len() > self.limit {
             return;
         }
-        if inner.entries + ids.len() > self.limit {
-            inner.dictionaries.clear();
-            inner.entries = 0;
+        let key = (cluster.to_owned(), digest);
+        if let Some(old) = inner.dictionaries.remove(&key) {
+            inner.entries -= old.ids.len();
         }
+        while inner.entries + ids.len() > self.limit && inner.drop_dictionary() {}
         inner.entries += ids.len();
-        let known = (Arc::downgrade(dictionary), Arc::clone(ids));
-        if let Some((_, old)) = inner.dictionaries.insert((cluster.to_owned(), digest), known) {
-            inner.entries -= old.len();
-        }
+        let known = KnownDictionary { dictionary: Arc::downgrade(dictionary), ids: Arc::clone(ids), used: inner.asked };
+        inner.dictionaries.insert(key, known);
     }
 
     fn know_series(&self, epoch: u64, found: &HashMap<u128, Ids>) {
         let mut inner = self.lock();
-        if inner.epoch != epoch || found.len() > self.limit {
-            return;
+        if inner.epoch == epoch {
+            for (key, ids) in found {
+                inner.know_series(*key, *ids, self.limit / 8);
+            }
         }
-        if inner.series.len() + found.len() > self.limit {
-            inner.series.clear();
+    }
+
+    /// Those of these keys that are known.
+    fn known_series(&self, keys: &[u128]) -> HashMap<u128, Ids> {
+        let mut inner = self.lock();
+        let mut known = HashMap::new();
+        for key in keys {
+            if let Some(ids) = inner.series.get(key) {
+                known.insert(*key, *ids);
+            } else if let Some(ids) = inner.former_series.remove(key) {
+                known.insert(*key, ids);
+                inner.know_series(*key, ids, self.limit / 8);
+            }
         }
-        inner.series.extend(found);
+        known
+    }
+}
+
+impl Inner {
+    /// Lets go of one dictionary: one that nobody has any more, or the one that was not asked for for longest. `false`: there is none.
+    fn drop_dictionary(&mut self) -> bool {
+        let oldest = self.dictionaries.iter().min_by_key(|(_, known)| (known.dictionary.strong_count() > 0, known.used));
+        let Some(key) = oldest.map(|(key, _)| key.clone()) else { return false };
+        if let Some(old) = self.dictionaries.remove(&key) {
+            self.entries -= old.ids.len();
+        }
+        true
+    }
+
+    /// Adds a series; of those asked for lately there are no more than `limit`.
+    fn know_series(&mut self, key: u128, ids: Ids, limit: usize) {
+        if self.series.len() >= limit {
+            self.former_series = std::mem::take(&mut self.series);
+        }
+        self.series.insert(key, ids);
     }
 }
 
@@ -137,21 +183,15 @@ async fn resolve_dictionary(
     cluster: &str,
     dictionary: &Dictionary,
 ) -> Result<Resolved> {
-    let keys: Vec<u128> = dictionary.series.iter().map(|series| series.key(cluster).to_u128()).collect();
-    let mut found: HashMap<u128, Ids> = {
-        let inner = caches.lock();
-        keys.iter().filter_map(|key| Some((*key, *inner.series.get(key)?))).collect()
-    };
+    let keys: Vec<u128> = dictionary.iter().map(|series| series.key(cluster).to_u128()).collect();
+    let mut found = caches.known_series(&keys);
     // Sorted by key: everybody inserts in one order.
-    let mut missing: BTreeMap<u128, &Series> =
-        keys.iter().copied().zip(&dictionary.series).filter(|(key, _)| !found.contains_key(key)).collect();
+    let mut missing: BTreeMap<u128, usize> = keys.iter().copied().zip(0..).filter(|(key, _)| !found.contains_key(key)).collect();
     if !missing.is_empty() {
         let mut learned = select_series(session, &missing).await?;
         missing.retain(|key, _| !learned.contains_key(key));
         if !missing.is_empty() {
-            for some in in_parts(&missing) {
-                insert_series(session, cluster, &some).await?;
-            }
+            insert_in_parts(session, cluster, dictionary, &missing).await?;
             learned.extend(select_series(session, &missing).await?);
         }
         caches.know_series(epoch, &learned);
@@ -164,38 +204,35 @@ async fn resolve_dictionary(
         .collect()
 }
 
-/// Series in the same order, as many as one statement takes: its parameters are copies of their texts.
-fn in_parts<'a>(series: &BTreeMap<u128, &'a Series>) -> Vec<BTreeMap<u128, &'a Series>> {
-    let mut parts: Vec<BTreeMap<u128, &Series>> = Vec::new();
-    let mut bytes = 0;
-    for (key, one) in series {
-        bytes += one.text_bytes();
-        match parts.last_mut() {
-            Some(part) if bytes <= STATEMENT_BYTES => {
-                part.insert(*key, one);
-            }
-            _ => {
-                bytes = one.text_bytes();
-                parts.push(BTreeMap::from([(*key, *one)]));
-            }
+/// Registers series in the order of their keys, with one statement as many as it takes: its parameters are copies of their texts.
+async fn insert_in_parts(session: &Session, cluster: &str, dictionary: &Dictionary, new: &BTreeMap<u128, usize>) -> Result<()> {
+    let (mut part, mut bytes) = (BTreeMap::new(), 0);
+    for (key, index) in new {
+        let Some(one) = dictionary.get(*index) else { continue };
+        let more = one.text_bytes();
+        if !part.is_empty() && bytes + more > STATEMENT_BYTES {
+            insert_series(session, cluster, &std::mem::take(&mut part)).await?;
+            bytes = 0;
         }
+        bytes += more;
+        part.insert(*key, one);
     }
-    parts
+    if part.is_empty() { Ok(()) } else { insert_series(session, cluster, &part).await }
 }
 
-async fn select_series(session: &Session, wanted: &BTreeMap<u128, &Series>) -> Result<HashMap<u128, Ids>> {
+async fn select_series(session: &Session, wanted: &BTreeMap<u128, usize>) -> Result<HashMap<u128, Ids>> {
     let keys: Vec<Digest> = wanted.keys().map(|key| Digest::from_u128(*key)).collect();
     let rows = session.query("SELECT key, id, gpu_id FROM series WHERE key = ANY($1)", &[&keys]).await?;
     Ok(rows.iter().map(|row| (row.get::<_, Digest>(0).to_u128(), Ids { series: row.get(1), gpu: row.get(2) })).collect())
 }
 
-async fn insert_series(session: &Session, cluster: &str, new: &BTreeMap<u128, &Series>) -> Result<()> {
+async fn insert_series(session: &Session, cluster: &str, new: &BTreeMap<u128, Series>) -> Result<()> {
     let gpus: BTreeMap<u128, &Gpu> = new.values().map(|series| (series.gpu.key(cluster).to_u128(), &series.gpu)).collect();
     insert_gpus(session, cluster, &gpus).await?;
     let keys: Vec<Digest> = new.keys().map(|key| Digest::from_u128(*key)).collect();
     let gpu_keys: Vec<Digest> = new.values().map(|series| series.gpu.key(cluster)).collect();
     let text = |of: fn(&Series) -> &String| new.values().map(|series| clean(of(series)).into_owned()).collect::<Vec<_>>();
-    let labels: Vec<Option<serde_json::Value>> = new.values().map(|series| labels_of(series)).collect();
+    let labels: Vec<Option<serde_json::Value>> = new.values().map(labels_of).collect();
     session
         .execute(
             "INSERT INTO series (key, gpu_id, metric, namespace, pod, container, labels) \
@@ -260,4 +297,49 @@ async fn insert_gpus(session: &Session, cluster: &str, gpus: &BTreeMap<u128, &Gp
         )
         .await?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{GpuId, SeriesId};
+
+    fn ids(n: i64) -> Ids {
+        Ids { series: SeriesId::from_store(n), gpu: GpuId::from_store(n) }
+    }
+
+    #[test]
+    fn a_full_cache_lets_go_of_what_is_not_used() {
+        let caches = Caches::new(50);
+        let dictionaries: Vec<_> = (0..40).map(|n| (DictionaryId::of(&[n]), Arc::new(Dictionary::default()))).collect();
+        let resolved: Resolved = (0..10).map(ids).collect();
+        let mut asked = 0;
+        for (digest, dictionary) in &dictionaries {
+            // The first is used all the time.
+            for (digest, dictionary) in [&dictionaries[0], &(*digest, Arc::clone(dictionary))] {
+                if caches.dictionary("c", *digest, dictionary).is_none() {
+                    asked += 1;
+                    caches.know_dictionary(0, "c", *digest, dictionary, &resolved);
+                }
+            }
+            assert!(caches.lock().entries <= 50);
+        }
+        assert_eq!(asked, 40, "each is asked for once");
+        let another = Arc::new(Dictionary::default());
+        assert!(caches.dictionary("c", dictionaries[0].0, &another).is_none(), "a digest alone proves nothing");
+
+        let caches = Caches::new(80);
+        let mut asked = 0;
+        for n in 1..400u128 {
+            for key in [0, n] {
+                if caches.known_series(&[key]).is_empty() {
+                    asked += 1;
+                    caches.know_series(0, &HashMap::from([(key, ids(1))]));
+                }
+            }
+            let inner = caches.lock();
+            assert!(inner.series.len() + inner.former_series.len() <= 20);
+        }
+        assert_eq!(asked, 400, "each is asked for once");
+    }
 }

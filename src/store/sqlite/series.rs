@@ -29,14 +29,13 @@ pub(super) fn resolve(connection: &Connection, known: &mut SeriesIds, group: &[I
 
 fn of_dictionary(connection: &Connection, known: &mut SeriesIds, cluster: &str, dictionary: &Dictionary) -> Result<Resolved> {
     dictionary
-        .series
         .iter()
         .map(|series| {
             let key = series.key(cluster).to_u128();
             if let Some(ids) = known.get(&key) {
                 return Ok(*ids);
             }
-            let ids = find_or_add(connection, cluster, key, series)?;
+            let ids = find_or_add(connection, cluster, key, &series)?;
             known.insert(key, ids);
             Ok(ids)
         })

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use telemetry::batch::Dictionary;
 use telemetry::model::{DictionaryId, Digest, FamilyId, MAX_TIME, MIN_TIME, Reason, RowRange, SourceId, TimeMs};
 use telemetry::store::{Committed, DeadLetter, Incoming, SourceLedger, Standing, Store, StoreError};
 
@@ -164,14 +165,14 @@ pub async fn every_reason_is_kept(h: &dyn Harness) {
 pub async fn odd_texts_do_not_stop_a_batch(h: &dyn Harness) {
     let store = h.open();
     let incoming = Content::new("odd", vec![sample(0, DAY, 1.0)]).all();
-    let mut dictionary = (*incoming.dictionaries()[0]).clone();
+    let mut series: Vec<_> = incoming.dictionaries()[0].iter().collect();
     let long = "x\u{1F980}".repeat(3000);
-    dictionary.series[0].gpu.hostname = format!("a\0b{long}");
-    dictionary.series[0].gpu.uuid = long.clone();
-    dictionary.series[0].gpu.index = Some(u32::MAX);
-    dictionary.series[0].metric = long.clone();
-    dictionary.series[0].labels = vec![("a\0".into(), "\0\"\\".into()), (long.clone(), long)];
-    let incoming = Incoming::new(incoming.batch().clone(), vec![Arc::new(dictionary)]).expect("its series");
+    series[0].gpu.hostname = format!("a\0b{long}");
+    series[0].gpu.uuid = long.clone();
+    series[0].gpu.index = Some(u32::MAX);
+    series[0].metric = long.clone();
+    series[0].labels = vec![("a\0".into(), "\0\"\\".into()), (long.clone(), long)];
+    let incoming = Incoming::new(incoming.batch().clone(), vec![Arc::new(Dictionary::new(&series))]).expect("its series");
     assert_eq!(stored(&commit(&*store, std::slice::from_ref(&incoming)).await), 1);
     assert_eq!(commit(&*h.open(), &[incoming]).await.duplicate, 1);
     assert_eq!(h.samples().await.len(), 1);

@@ -23,7 +23,7 @@ const fn at(millis: i64) -> TimeMs {
 
 /// One batch of these samples, and a dictionary of these series, some of which may have none.
 fn batch(cluster: &str, name: &str, content: &[(Series, &[(i64, f64)])]) -> Incoming {
-    let dictionary = Dictionary { series: content.iter().map(|(series, _)| series.clone()).collect() };
+    let dictionary = Dictionary::new(&content.iter().map(|(series, _)| series.clone()).collect::<Vec<_>>());
     let mut batch = BatchParts {
         header: Header {
             source: source(name),

@@ -86,7 +86,7 @@ impl Content {
                 Row::Rejected(reason) => rejects.push(Reject { row: at as u64, line: at as u64 + 2, reason }),
             }
         }
-        let dictionary = Dictionary { series: by_series.keys().map(|n| series(*n)).collect() };
+        let dictionary = Dictionary::new(&by_series.keys().map(|n| series(*n)).collect::<Vec<_>>());
         let id = DictionaryId::of(format!("{dictionary:?}").as_bytes());
         let mut batch = BatchParts {
             header: Header {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::quotes::unquote;
+use crate::model::Digest;
 use crate::source::SourceError;
 
 /// What a column says.
@@ -83,6 +84,8 @@ pub(super) struct Header {
     pub(super) value: usize,
     /// The columns that are not part of a series' identity, sorted.
     pub(super) passing: Vec<usize>,
+    /// Of the columns' names.
+    pub(super) digest: [u8; 16],
 }
 
 impl Header {
@@ -125,7 +128,9 @@ impl Header {
         if let [(_, Some(timestamp)), (_, Some(_)), (_, Some(_)), (_, Some(value))] = needed {
             let passes = |i: &usize| matches!(roles[*i], Role::Timestamp | Role::Value | Role::Unnamed);
             let passing = (0..roles.len()).filter(passes).collect();
-            return Ok(Self { roles, timestamp, value, passing });
+            // Which role a column has is told by its name; no name has a line end.
+            let digest = Digest::of_parts(&[names.join("\n").as_bytes()]).to_bytes();
+            return Ok(Self { roles, timestamp, value, passing, digest });
         }
         let missing: Vec<&str> = needed.iter().filter(|(_, at)| at.is_none()).map(|(name, _)| *name).collect();
         let mut found: String = names.join(", ").chars().take(200).collect();

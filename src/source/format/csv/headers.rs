@@ -182,7 +182,6 @@ impl CsvReader {
         let header = Arc::new(header);
         self.headers.note(self.content.base() + end.min(self.content.real_len()) as u64, header.clone());
         self.header = Some(header);
-        self.table.forget_identities();
     }
 
     /// The header that the record just parsed is, if it is one.

@@ -25,13 +25,14 @@ use tokio::io::AsyncRead;
 use crate::model::{Digest, Position, Reason, Series, TimeMs, parse_time, parse_value};
 use crate::source::content::{Block, Content, Input};
 use crate::source::follow::{Change, FileState};
+use crate::source::table::{Bounds, Table};
 use crate::source::{Fill, Options, Row, RowKind, SourceError, TAIL_BYTES};
 use header::{Header, Role};
 use headers::Headers;
 use lines::LineMarks;
 use quotes::between_quotes;
 use records::{Parsed, Records};
-use series::{Cells, Table};
+use series::Cells;
 use skip::Skipped;
 
 pub use header::Columns;
@@ -51,7 +52,9 @@ pub struct CsvReader {
     /// The columns of a content that does not name them.
     assumed: Option<Columns>,
     table: Table,
+    /// The table had no room for the next row's series.
     table_full: bool,
+    scratch: Vec<u8>,
     /// The next row's ordinal, and the offset after the last row given.
     row: u64,
     row_end: u64,
@@ -109,7 +112,8 @@ impl CsvReader {
             header: None,
             headers: Headers::default(),
             assumed: None,
-            table: Table::new(options.max_series),
+            table: Table::new(Bounds { series: options.max_series, bytes: options.max_series_bytes }),
+            scratch: Vec::with_capacity(1024),
             table_full: false,
             row: 0,
             row_end: 0,
@@ -127,16 +131,30 @@ impl CsvReader {
         self.content.input()
     }
 
-    /// The series of the table, by index.
+    /// A series of the table, by its index.
     #[must_use]
-    pub fn series(&self, index: u32) -> &Series {
-        &self.table.series()[index as usize]
+    pub fn series(&self, index: u32) -> Series {
+        self.table.series(index)
     }
 
     /// How many series the table has.
     #[must_use]
     pub fn series_len(&self) -> usize {
-        self.table.series().len()
+        self.table.len()
+    }
+
+    /// How many series were put into the table so far, those that returned after they had been dropped included.
+    #[must_use]
+    pub fn series_met(&self) -> u64 {
+        self.table.met()
+    }
+
+    /// From now on the table may drop the series of the rows given so far, but for the last row's if that is still in hand. Gives the
+    /// indexes of those that it has dropped since the last time: from the next row on they may stand for other series, and after a call
+    /// of this they have done so only in rows given since the call before.
+    pub fn release_series(&mut self, last_in_hand: bool) -> Vec<u32> {
+        self.table_full = false;
+        self.table.release(last_in_hand)
     }
 
     /// Forgets all series: indexes begin at 0 again.
@@ -391,7 +409,8 @@ impl CsvReader {
         if width < columns && header.roles[width..].iter().any(|role| *role != Role::Unnamed) {
             return Err(Some(Reason::ShortRow));
         }
-        let resolved = self.table.resolve(header, cells, self.options.max_cell_bytes).ok_or(None)?;
+        let identity = series::identity(header, self.records.record(), &mut self.scratch, self.table.secret());
+        let resolved = self.table.resolve(identity, || series::read(header, cells, self.options.max_cell_bytes)).ok_or(None)?;
         let series = resolved.outcome?;
         let time = cells.get(header.timestamp);
         if self.last_time.0 != time {

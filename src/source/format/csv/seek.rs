@@ -33,7 +33,6 @@ impl CsvReader {
             return Ok(Seek::Shorter);
         }
         self.header = self.headers.in_force(to.offset).or(self.header.take());
-        self.table.forget_identities();
         (self.row, self.row_end, self.tail) = (to.row, to.offset, None);
         self.records.starved = false;
         let at = self.records.at();

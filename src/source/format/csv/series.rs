@@ -1,21 +1,15 @@
-//! From a row's identity to its series: the raw bytes of everything but time and value are hashed, and parsed once per hash.
+//! From a row's cells to its series: the raw bytes of everything but time and value are hashed, and parsed once per hash.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
 
 use csv_async::ByteRecord;
 use xxhash_rust::xxh3::xxh3_128_with_secret;
 
 use super::header::{Header, Role};
 use super::quotes::unquote;
-use crate::model::{Metric, Reason, Series, metric};
+use crate::model::{Reason, Series};
 use crate::source::format::labels;
-
-/// What a series costs in memory beside its text, roughly.
-const SERIES_OVERHEAD: usize = 512;
-/// A table is full when its series take this much on average, even if there are fewer of them.
-const SERIES_BYTES: usize = 4096;
+use crate::source::table::Secret;
 
 /// The cells of a record, the `\r` of a CRLF line end taken off the last one.
 #[derive(Clone, Copy)]
@@ -35,129 +29,29 @@ impl<'a> Cells<'a> {
     }
 }
 
-/// What is known of an identity.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Resolved {
-    /// Its series, or why none of its rows can become a sample.
-    pub(super) outcome: Result<u32, Reason>,
-    /// Its metric, if the catalogue has it.
-    pub(super) metric: Option<&'static Metric>,
+/// The hash of all cells that are part of the identity, with their lengths, as this header reads them.
+pub(super) fn identity(header: &Header, record: &ByteRecord, scratch: &mut Vec<u8>, secret: &Secret) -> u128 {
+    scratch.clear();
+    let bytes = record.as_slice();
+    let (mut from, mut first) = (0, 0);
+    for &passing in header.passing.iter().chain([&record.len()]) {
+        let until = record.range(passing).unwrap_or(bytes.len()..bytes.len());
+        scratch.extend_from_slice(&bytes[from..until.start]);
+        // Where each cell ends, so that cells cannot pass text to one another.
+        for cell in first..passing {
+            let end = record.range(cell).map_or(0, |r| r.end - from);
+            scratch.extend_from_slice(&(end as u32).to_le_bytes());
+        }
+        (from, first) = (until.end, passing + 1);
+    }
+    // Under another header the same cells say something else.
+    scratch.extend_from_slice(&header.digest);
+    xxh3_128_with_secret(scratch, secret)
 }
 
-/// Keys that are hashes already.
-#[derive(Default)]
-struct Hashed(u64);
-
-impl Hasher for Hashed {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for (i, byte) in bytes.iter().enumerate() {
-            self.0 ^= u64::from(*byte) << (i % 8 * 8);
-        }
-    }
-
-    fn write_u128(&mut self, hash: u128) {
-        self.0 = hash as u64;
-    }
-}
-
-type ByHash<V> = HashMap<u128, V, BuildHasherDefault<Hashed>>;
-
-/// The series met so far, bounded.
-pub(super) struct Table {
-    by_identity: ByHash<Resolved>,
-    /// Identities that differ only in how they are written share a series.
-    by_key: ByHash<u32>,
-    series: Vec<Series>,
-    bytes: usize,
-    max: usize,
-    /// Random for each table: nobody can prepare rows whose identities collide.
-    secret: [u8; 192],
-    scratch: Vec<u8>,
-}
-
-impl Table {
-    pub(super) fn new(max: usize) -> Self {
-        let mut secret = [0; 192];
-        rand::fill(&mut secret[..]);
-        Self {
-            by_identity: ByHash::default(),
-            by_key: ByHash::default(),
-            series: Vec::new(),
-            bytes: 0,
-            max: max.max(1),
-            secret,
-            scratch: Vec::with_capacity(1024),
-        }
-    }
-
-    pub(super) fn series(&self) -> &[Series] {
-        &self.series
-    }
-
-    /// Another header is in force: the same cells say something else now. Series keep their indexes.
-    pub(super) fn forget_identities(&mut self) {
-        self.by_identity = ByHash::default();
-    }
-
-    pub(super) fn clear(&mut self) {
-        self.by_identity = ByHash::default();
-        self.by_key = ByHash::default();
-        self.series = Vec::new();
-        self.bytes = 0;
-    }
-
-    /// What is known of a row's identity; `None` if it is new and the table is full. The record has as many cells as the header.
-    pub(super) fn resolve(&mut self, header: &Header, cells: Cells<'_>, max_cell: usize) -> Option<Resolved> {
-        let identity = self.identity(header, cells.record);
-        if let Some(known) = self.by_identity.get(&identity) {
-            return Some(*known);
-        }
-        if self.by_identity.len() >= self.max || self.bytes >= self.max.saturating_mul(SERIES_BYTES) {
-            return None;
-        }
-        let resolved = match Draft::read(header, cells, max_cell) {
-            Ok(series) => Resolved { metric: metric(&series.metric), outcome: Ok(self.intern(series)) },
-            Err(reason) => Resolved { metric: None, outcome: Err(reason) },
-        };
-        self.by_identity.insert(identity, resolved);
-        Some(resolved)
-    }
-
-    fn intern(&mut self, series: Series) -> u32 {
-        let next = u32::try_from(self.series.len()).unwrap_or(u32::MAX);
-        let index = *self.by_key.entry(series.key("").to_u128()).or_insert(next);
-        if index == next {
-            let text: usize = series.labels.iter().map(|(k, v)| k.len() + v.len() + 48).sum();
-            let workload = [&series.metric, &series.pod, &series.namespace, &series.container];
-            self.bytes +=
-                SERIES_OVERHEAD + text + series.gpu.text_bytes() + workload.iter().map(|name| name.len()).sum::<usize>();
-            self.series.push(series);
-        }
-        index
-    }
-
-    /// The hash of all cells that are part of the identity, with their lengths.
-    fn identity(&mut self, header: &Header, record: &ByteRecord) -> u128 {
-        let scratch = &mut self.scratch;
-        scratch.clear();
-        let bytes = record.as_slice();
-        let (mut from, mut first) = (0, 0);
-        for &passing in header.passing.iter().chain([&record.len()]) {
-            let until = record.range(passing).unwrap_or(bytes.len()..bytes.len());
-            scratch.extend_from_slice(&bytes[from..until.start]);
-            // Where each cell ends, so that cells cannot pass text to one another.
-            for cell in first..passing {
-                let end = record.range(cell).map_or(0, |r| r.end - from);
-                scratch.extend_from_slice(&(end as u32).to_le_bytes());
-            }
-            (from, first) = (until.end, passing + 1);
-        }
-        xxh3_128_with_secret(scratch, &self.secret)
-    }
+/// The series that a record's cells say, or why its rows are no samples. The record has as many cells as the header.
+pub(super) fn read(header: &Header, cells: Cells<'_>, max_cell: usize) -> Result<Series, Reason> {
+    Draft::read(header, cells, max_cell)
 }
 
 /// A series being put together from columns and labels.

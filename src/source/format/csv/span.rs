@@ -182,7 +182,7 @@ mod tests {
                 }
                 match reader.fill().await.unwrap() {
                     Fill::End | Fill::Idle => return (rows, reader.records.csv.get_ref().given),
-                    Fill::SeriesFull => reader.reset_series(),
+                    Fill::SeriesFull => drop(reader.release_series(false)),
                     Fill::Data => {}
                 }
             }

@@ -47,21 +47,35 @@ impl Survey {
                 survey.end_series(begin);
                 (series, begin, newest) = (Some(ids.series), survey.spans.len(), None);
             }
-            for time in &parts[at].batch.time_ms[run.start..run.start + run.len] {
-                if newest.is_some_and(|newest| *time <= newest) {
-                    survey.unordered.insert(ids.series);
+            let times = &parts[at].batch.time_ms[run.start..run.start + run.len];
+            let (Some(first), Some(last)) = (times.first(), times.last()) else { continue };
+            if newest.is_none_or(|newest| newest < *first) && times.is_sorted_by(|a, b| a < b) {
+                // Nearly always: a run as an export has it.
+                newest = Some(*last);
+                if day_of(*first) == day_of(*last) {
+                    survey.add(begin, DaySpan { ids, first: *first, last: *last });
+                    continue;
                 }
+            } else {
+                survey.unordered.insert(ids.series);
+            }
+            for time in times {
                 newest = newest.max(Some(*time));
-                match survey.spans[begin..].last_mut() {
-                    Some(span) if span.day() == day_of(*time) => {
-                        (span.first, span.last) = (span.first.min(*time), span.last.max(*time));
-                    }
-                    _ => survey.spans.push(DaySpan { ids, first: *time, last: *time }),
-                }
+                survey.add(begin, DaySpan { ids, first: *time, last: *time });
             }
         }
         survey.end_series(begin);
         survey
+    }
+
+    /// Adds a span to those of the series that begin at this place.
+    fn add(&mut self, begin: usize, more: DaySpan) {
+        match self.spans[begin..].last_mut() {
+            Some(span) if span.day() == more.day() => {
+                (span.first, span.last) = (span.first.min(more.first), span.last.max(more.last));
+            }
+            _ => self.spans.push(more),
+        }
     }
 
     /// Brings the spans of a series that begin at this place together by day: times may jump back and forth.

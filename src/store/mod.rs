@@ -8,12 +8,14 @@
 
 mod chunk;
 mod compare;
+mod conflicts;
 mod ledger_change;
 pub mod postgres;
 mod read;
 pub mod sqlite;
 mod text;
 
+pub use conflicts::{Conflict, ConflictSpan, conflicts};
 pub use read::{
     Chunk, ChunkRange, ClusterSummary, GpuFilter, GpuPlace, GpuSummary, HostSummary, Latest, Limit, Reader, SeriesFilter,
     SeriesRow, Span, Texts,
@@ -314,6 +316,9 @@ pub trait Store: Send + Sync {
 
     /// The ledger of every source.
     async fn ledger(&self) -> Result<Vec<SourceLedger>>;
+
+    /// Where conflicts are, in the order in which they were noted: those after `after`.
+    async fn conflict_spans(&self, after: i64, limit: usize) -> Result<Vec<ConflictSpan>>;
 
     /// What the gauges say.
     async fn standing(&self) -> Result<Standing>;

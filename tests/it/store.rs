@@ -38,6 +38,7 @@ macro_rules! suite {
             once::files_ordered_otherwise_are_stored_once,
             once::collectors_with_overlapping_files_at_once,
             once::a_conflict_keeps_both_values,
+            once::conflicts_are_listed,
             once::zeros_of_both_signs_are_two_values,
             once::history_that_comes_late_is_stored,
             histories::collectors_that_meet_everything_new_at_once,

@@ -18,7 +18,7 @@ use super::types::{clean, parse_range, row_set};
 use crate::batch::Header;
 use crate::model::{FamilyId, Reason, RowSet, SourceId, TimeMs};
 use crate::store::ledger_change::LedgerChange;
-use crate::store::{Limit, SourceLedger, Standing, Texts as _};
+use crate::store::{ConflictSpan, Limit, SourceLedger, Standing, Texts as _};
 
 /// Selects what the sources of some families cover.
 pub(super) const SELECT_COVERED: &str =
@@ -283,4 +283,32 @@ fn one(session: &Session, row: &Row) -> Result<SourceLedger> {
         newest_sample: row.get(12),
         conflict: row.get::<_, i64>(13).cast_unsigned(),
     })
+}
+
+/// Where conflicts are. A schema that was not migrated yet has none.
+pub(super) async fn conflict_spans(session: &Session, after: i64, limit: usize) -> Result<Vec<ConflictSpan>> {
+    if session.query("SELECT FROM pg_class WHERE oid = to_regclass('sample_conflict')", &[]).await?.is_empty() {
+        return Ok(Vec::new());
+    }
+    let most = i64::try_from(limit).unwrap_or(i64::MAX);
+    let rows = session
+        .query(
+            "SELECT c.id, c.series_id, c.t_min, c.t_max, g.cluster, g.hostname, g.uuid, g.gpu_index, s.metric \
+               FROM sample_conflict c JOIN series s ON s.id = c.series_id JOIN gpu g ON g.id = s.gpu_id \
+              WHERE c.id > $1 ORDER BY c.id LIMIT $2",
+            &[&after, &most],
+        )
+        .await?;
+    let span = |row: &Row| ConflictSpan {
+        id: row.get(0),
+        series: row.get(1),
+        first: row.get(2),
+        last: row.get(3),
+        cluster: row.get(4),
+        hostname: row.get(5),
+        gpu: row.get(6),
+        gpu_index: row.get::<_, Option<i32>>(7).and_then(|index| u32::try_from(index).ok()),
+        metric: row.get(8),
+    };
+    Ok(rows.iter().map(span).collect())
 }

@@ -37,7 +37,13 @@ const MIGRATIONS: &[Migration] = &[
     },
     Migration { version: 3, name: "prune", sql: include_str!("migrations/0003_prune.sql"), compatible_from: 2, index: None },
     Migration { version: 4, name: "letters", sql: include_str!("migrations/0004_letters.sql"), compatible_from: 2, index: None },
-    Migration { version: 5, name: "conflicts", sql: include_str!("migrations/0005_conflicts.sql"), compatible_from: 2, index: None },
+    Migration {
+        version: 5,
+        name: "conflicts",
+        sql: include_str!("migrations/0005_conflicts.sql"),
+        compatible_from: 2,
+        index: None,
+    },
 ];
 
 /// The last version that release 0.1.0 knows.

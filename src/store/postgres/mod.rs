@@ -50,7 +50,9 @@ pub use self::diagnose::diagnose;
 use self::marks::Marks;
 use self::pool::{Connections, Session};
 use self::series::Caches;
-use super::{Buried, Committed, DeadLetter, Incoming, Result, SourceLedger, Standing, Store, StoreError, StoreKind};
+use super::{
+    Buried, Committed, ConflictSpan, DeadLetter, Incoming, Result, SourceLedger, Standing, Store, StoreError, StoreKind,
+};
 use crate::address::postgres::Endpoint;
 use crate::config::Postgres;
 use crate::model::SourceId;
@@ -112,7 +114,15 @@ impl PostgresStore {
         let on_new = Arc::clone(&caches);
         let connections = Connections::new(&connector, config, config.pool_size, move || on_new.forget())?;
         let ping_connection = Connections::new(&connector, config, 1, || {})?.sharing_with(&connections);
-        Ok(Self { connector, connections, ping_connection, caches, marks: Marks::new(config.series_cache), id: OnceLock::new(), place: Mutex::new(None) })
+        Ok(Self {
+            connector,
+            connections,
+            ping_connection,
+            caches,
+            marks: Marks::new(config.series_cache),
+            id: OnceLock::new(),
+            place: Mutex::new(None),
+        })
     }
 
     /// When the certificate ends that is shown to the server, where one is.
@@ -251,6 +261,13 @@ impl Store for PostgresStore {
         let ledger = ledger::all(&session).await?;
         session.done();
         Ok(ledger)
+    }
+
+    async fn conflict_spans(&self, after: i64, limit: usize) -> Result<Vec<ConflictSpan>> {
+        let session = self.connections.session().await?;
+        let spans = ledger::conflict_spans(&session, after, limit).await?;
+        session.done();
+        Ok(spans)
     }
 
     async fn standing(&self) -> Result<Standing> {

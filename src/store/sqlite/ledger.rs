@@ -9,7 +9,7 @@ use crate::batch::Header;
 use crate::model::{Digest, Reason, RowSet, SourceId, TimeMs};
 use crate::store::ledger_change::{LedgerChange, RejectedRows};
 use crate::store::text::{clean, parse_range, row_set};
-use crate::store::{Limit, SourceLedger, Standing, Texts as _};
+use crate::store::{ConflictSpan, Limit, SourceLedger, Standing, Texts as _};
 
 pub(super) fn parse_rows(text: Option<&str>) -> Result<RowSet> {
     row_set(text).map_err(SqliteError::Unexpected)
@@ -133,7 +133,8 @@ pub(super) fn standing(connection: &Connection) -> Result<Standing> {
     Ok(standing)
 }
 
-const LEDGER_COLUMNS: &str = "id, cluster, name, covered, dropped, valid, duplicate, first_commit, last_commit, newest_sample, conflict";
+const LEDGER_COLUMNS: &str =
+    "id, cluster, name, covered, dropped, valid, duplicate, first_commit, last_commit, newest_sample, conflict";
 
 /// The ledger of every source, as of one moment.
 pub(super) fn all(connection: &Connection) -> Result<Vec<SourceLedger>> {
@@ -197,4 +198,27 @@ fn rejected(connection: &Connection, source: SourceId) -> Result<BTreeMap<Reason
         rejected.insert(reason, row.get::<_, i64>(1)?.cast_unsigned());
     }
     Ok(rejected)
+}
+
+/// Where conflicts are.
+pub(super) fn conflict_spans(connection: &Connection, after: i64, limit: usize) -> Result<Vec<ConflictSpan>> {
+    let mut statement = connection.prepare_cached(
+        "SELECT c.id, c.series_id, c.t_min, c.t_max, g.cluster, g.hostname, g.uuid, g.gpu_index, s.metric \
+           FROM conflict c JOIN series s ON s.id = c.series_id JOIN gpu g ON g.id = s.gpu_id \
+          WHERE c.id > ?1 ORDER BY c.id LIMIT ?2",
+    )?;
+    let spans = statement.query_map(params![after, i64::try_from(limit).unwrap_or(i64::MAX)], |row| {
+        Ok(ConflictSpan {
+            id: row.get(0)?,
+            series: row.get(1)?,
+            first: row.get(2)?,
+            last: row.get(3)?,
+            cluster: row.get(4)?,
+            hostname: row.get(5)?,
+            gpu: row.get(6)?,
+            gpu_index: row.get(7)?,
+            metric: row.get(8)?,
+        })
+    })?;
+    Ok(spans.collect::<rusqlite::Result<_>>()?)
 }

@@ -164,9 +164,34 @@ pub async fn a_conflict_keeps_both_values(h: &dyn Harness) {
     assert_eq!(newest(h).await, [3.0]);
     let conflicts = [entry(&*store, &a).await.conflict, entry(&*store, &b).await.conflict, entry(&*store, &c).await.conflict];
     assert_eq!(conflicts, [0, 1, 1]);
-    let values: Vec<f64> =
-        h.samples().await.into_iter().filter(|((.., time, _), _)| *time == DAY + 1000).map(|((.., bits), _)| f64::from_bits(bits)).collect();
+    let values: Vec<f64> = h
+        .samples()
+        .await
+        .into_iter()
+        .filter(|((.., time, _), _)| *time == DAY + 1000)
+        .map(|((.., bits), _)| f64::from_bits(bits))
+        .collect();
     assert_eq!(values.len(), 3, "{values:?}");
+}
+
+/// Conflicts are listed with their values, the one that counts last; no more than asked for.
+pub async fn conflicts_are_listed(h: &dyn Harness) {
+    let store = h.open();
+    assert_eq!(h.conflicts(10).await, (Vec::new(), false));
+    let rows = |values: [f64; 4]| {
+        let times = [0, 1000, 86_400_000, 5 * 86_400_000];
+        times.iter().zip(values).map(|(time, value)| sample(0, DAY + time, value)).collect::<Vec<_>>()
+    };
+    for (name, values) in
+        [("a", [1.0, 2.0, 3.0, 4.0]), ("b", [1.0, 2.5, 3.5, 4.0]), ("c", [1.0, 2.0, 3.0, 4.0]), ("d", [1.0, 2.75, 3.0, 4.75])]
+    {
+        let content = Content::new(name, rows(values));
+        commit(&*store, &[content.batch(0..3), content.batch(3..4)]).await;
+    }
+    let listed =
+        vec![(DAY + 1000, vec![2.0, 2.5, 2.75]), (DAY + 86_400_000, vec![3.0, 3.5]), (DAY + 5 * 86_400_000, vec![4.0, 4.75])];
+    assert_eq!(h.conflicts(3).await, (listed.clone(), false));
+    assert_eq!(h.conflicts(2).await, (listed[..2].to_vec(), true));
 }
 
 /// Values are the same if their bits are.

@@ -33,6 +33,10 @@ impl Harness for Postgres {
         Arc::new(self.0.store())
     }
 
+    async fn conflicts(&self, limit: usize) -> (Vec<(i64, Vec<f64>)>, bool) {
+        conflicts_of(&self.0.store(), limit).await
+    }
+
     async fn samples(&self) -> Multiset {
         let sql = "SELECT cluster, gpu_uuid, metric_name, (extract(epoch FROM ts) * 1000)::bigint, value, count(*), \
                    float8send(value) FROM samples GROUP BY 1, 2, 3, 4, 5, 7";

@@ -101,14 +101,13 @@ pub async fn files_ordered_otherwise_are_stored_once(h: &dyn Harness) {
     let (mut by_series, mut by_metric) = (by_time.clone(), by_time.clone());
     by_series.sort_by_key(key);
     by_metric.sort_by_key(|row| (key(row).0 % 5, key(row).1, key(row).0));
-    let mut seen = 0;
-    for (name, rows) in [("by series", by_series), ("by metric", by_metric), ("by time", by_time)] {
+    let files = [("by series", by_series), ("by metric", by_metric), ("by time", by_time)];
+    for (nth, (name, rows)) in files.into_iter().enumerate() {
         let content = Content::new(name, rows);
         for group in batches(&content, 32).chunks(3) {
             let done = commit(&*store, group).await;
-            assert_eq!((if seen == 0 { done.duplicate } else { stored(&done) }, done.conflict), (0, 0), "{name}");
+            assert_eq!((if nth == 0 { done.duplicate } else { stored(&done) }, done.conflict), (0, 0), "{name}");
         }
-        seen += 1;
         assert_eq!(h.samples().await, content.samples(), "{name}");
     }
     assert_eq!(ledger(&*store).await.iter().map(|entry| entry.duplicate).sum::<u64>(), 2 * 450);

@@ -66,12 +66,12 @@ impl Marks {
         self.generations.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Where a group may meet what is stored, by what is known without looking: a guess.
+    /// Where a group may meet what is stored, by what is known without looking: a guess. Of a GPU that is unknown, nothing is guessed.
     pub(super) fn guess(&self, survey: &Survey) -> Vec<DaySpan> {
         let generations = self.lock();
         let guess = |span: &DaySpan| match generations.get(span.ids.gpu) {
             Some(known) => span.up_to(known.mark(span.ids.series)),
-            None => Some(*span),
+            None => None,
         };
         survey.spans.iter().filter_map(guess).collect()
     }

@@ -259,6 +259,13 @@ pub struct Audit {
     /// Show only sources with rows that are not in the store: queued, dead, dropped or missing
     #[arg(long)]
     pub differences: bool,
+    /// Also list conflicts: samples of one series and time with different values, in the order in which they were stored; answers have the
+    /// last one
+    #[arg(long)]
+    pub conflicts: bool,
+    /// Maximum number of conflicts to list
+    #[arg(long, value_name = "N", default_value_t = 1000, requires = "conflicts")]
+    pub max_conflicts: usize,
 }
 
 /// `telemetry top`.

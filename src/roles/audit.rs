@@ -16,7 +16,7 @@ use crate::model::{Partition, RowRange, RowSet, SourceId};
 use crate::printable;
 use crate::runtime::{Exit, Lifecycle};
 use crate::store::postgres::PostgresStore;
-use crate::store::{SourceLedger, Store};
+use crate::store::{self, Conflict, SourceLedger, Store};
 use crate::transport::redis::RedisTransport;
 use crate::transport::{Inspector, PartitionState, TransportError};
 
@@ -40,8 +40,10 @@ pub struct Account {
     pub published: u64,
     /// Rows that are samples in the store.
     pub stored: u64,
-    /// Rows among `stored` that were already stored, through another id of the same content.
+    /// Rows among `stored` that were already stored: from another source, or said by this one before.
     pub duplicate: u64,
+    /// Samples that are stored beside another value of their series and time, which was there before.
+    pub conflicts: u64,
     /// Rejected rows, by reason.
     pub rejected: BTreeMap<&'static str, u64>,
     /// Rows in the queue that are not yet stored.
@@ -98,6 +100,37 @@ pub struct Report {
     pub sources: Vec<Account>,
     /// The partitions of the queue.
     pub partitions: Vec<Waiting>,
+    /// The conflicts, where they are asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub conflicts: Option<Vec<Contradiction>>,
+    /// Whether there are more conflicts than are listed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub more_conflicts: Option<bool>,
+}
+
+/// Values of one series and time.
+#[derive(Debug, Serialize)]
+pub struct Contradiction {
+    /// Cluster of the GPU.
+    pub cluster: String,
+    /// Host of the GPU.
+    pub hostname: String,
+    /// UUID of the GPU; its index in the host where it has none.
+    pub gpu: String,
+    /// Metric of the series.
+    pub metric: String,
+    /// Time of the samples.
+    pub time: String,
+    /// The values in the order in which they were stored; answers have the last one.
+    pub values: Vec<f64>,
+}
+
+impl From<Conflict> for Contradiction {
+    fn from(conflict: Conflict) -> Self {
+        let Conflict { of, time, values } = conflict;
+        let gpu = if of.gpu.is_empty() { of.gpu_index.map_or_else(String::new, |index| index.to_string()) } else { of.gpu };
+        Self { cluster: of.cluster, hostname: of.hostname, gpu, metric: of.metric, time: time.to_string(), values }
+    }
 }
 
 /// What the queue knows of sources.
@@ -114,6 +147,11 @@ pub async fn run(config: Arc<Config>, _: Lifecycle, what: cli::Audit) -> anyhow:
     let queue = RedisTransport::connect(&config.redis()?).await?;
     let mut report = audit(&queue, &store).await?;
     let exit = if report.closes { Exit::Done } else { Exit::Failed };
+    if what.conflicts {
+        let (conflicts, more) = store::conflicts(&store, what.max_conflicts).await?;
+        report.conflicts = Some(conflicts.into_iter().map(Contradiction::from).collect());
+        report.more_conflicts = Some(more);
+    }
     let known = report.sources.len();
     if what.differences {
         report.sources.retain(|s| !s.closes || [s.queued, s.dead, s.dropped].iter().any(|rows| *rows > 0));
@@ -150,7 +188,8 @@ async fn audit(queue: &RedisTransport, store: &dyn Store) -> anyhow::Result<Repo
     let partitions: Vec<Waiting> =
         Inspector::partitions(queue).iter().zip(&sent.partitions).map(|(p, state)| waiting(p, state)).collect();
     let closes = sources.iter().all(|s| s.closes) && partitions.iter().all(|p| p.error.is_none());
-    Ok(Report { closes, group: queue.group().to_string(), sources, partitions })
+    let group = queue.group().to_string();
+    Ok(Report { closes, group, sources, partitions, conflicts: None, more_conflicts: None })
 }
 
 /// Reads every partition. One that does not answer leaves only its own sources unknown; if none answers, the audit fails.
@@ -216,6 +255,7 @@ fn account(ledger: &SourceLedger, sent: Option<u64>, queued: &RowSet) -> Account
         published,
         stored: ledger.valid,
         duplicate: ledger.duplicate,
+        conflicts: ledger.conflict,
         rejected: ledger.rejected.iter().map(|(reason, rows)| (reason.name(), *rows)).collect(),
         queued: waiting.len(),
         queued_rows: waiting.to_string(),
@@ -264,6 +304,9 @@ fn text(report: &Report, known: usize) -> String {
             printable::line(group)
         ));
     }
+    if let Some(conflicts) = &report.conflicts {
+        out.push_str(&contradictions(conflicts, report.more_conflicts == Some(true)));
+    }
     out.push_str(if known == 0 {
         "No source is known: nothing has been streamed yet.\n"
     } else if report.closes {
@@ -277,14 +320,32 @@ fn text(report: &Report, known: usize) -> String {
     out
 }
 
+/// The conflicts as text.
+fn contradictions(conflicts: &[Contradiction], more: bool) -> String {
+    if conflicts.is_empty() {
+        return "No series has two values at one time.\n".to_owned();
+    }
+    let mut rows = vec![["cluster", "host", "gpu", "metric", "time", "values in order of storing"].map(String::from)];
+    for c in conflicts {
+        let values = c.values.iter().map(f64::to_string).collect::<Vec<_>>().join(", ");
+        rows.push([c.cluster.clone(), c.hostname.clone(), c.gpu.clone(), c.metric.clone(), c.time.clone(), values]);
+    }
+    let mut out = super::table::render(&rows);
+    if more {
+        out.push_str(&format!("  and more: these are the first {}; --max-conflicts lists more.\n", conflicts.len()));
+    }
+    out
+}
+
 fn table(sources: &[Account]) -> String {
     let mut rows = vec![
-        ["cluster", "source", "read", "stored", "rejected", "queued", "dead", "dropped", "missing", "id", ""].map(String::from),
+        ["cluster", "source", "read", "stored", "rejected", "queued", "dead", "dropped", "missing", "conflicts", "id", ""]
+            .map(String::from),
     ];
-    let mut sums = [0u64; 7];
+    let mut sums = [0u64; 8];
     for s in sources {
         let verdict = if s.closes { "balances" } else { "DOES NOT BALANCE" };
-        let numbers = [s.read, s.stored, s.rejected.values().sum(), s.queued, s.dead, s.dropped, s.missing];
+        let numbers = [s.read, s.stored, s.rejected.values().sum(), s.queued, s.dead, s.dropped, s.missing, s.conflicts];
         sums.iter_mut().zip(numbers).for_each(|(sum, n)| *sum = sum.saturating_add(n));
         rows.push(row(&s.cluster, display_name(s), numbers, &s.source, verdict));
     }
@@ -294,10 +355,10 @@ fn table(sources: &[Account]) -> String {
     super::table::render(&rows)
 }
 
-fn row(cluster: &str, name: &str, numbers: [u64; 7], source: &str, verdict: &str) -> [String; 11] {
-    let [read, stored, rejected, queued, dead, dropped, missing] = numbers.map(|n| n.to_string());
+fn row(cluster: &str, name: &str, numbers: [u64; 8], source: &str, verdict: &str) -> [String; 12] {
+    let [read, stored, rejected, queued, dead, dropped, missing, conflicts] = numbers.map(|n| n.to_string());
     let (cluster, name, source, verdict) = (cluster.to_owned(), name.to_owned(), source.to_owned(), verdict.to_owned());
-    [cluster, name, read, stored, rejected, queued, dead, dropped, missing, source, verdict]
+    [cluster, name, read, stored, rejected, queued, dead, dropped, missing, conflicts, source, verdict]
 }
 
 /// The name of a source, for people.
@@ -395,7 +456,14 @@ mod tests {
             held_by: Some("archive".to_owned()),
             error: None,
         };
-        let report = Report { closes: false, group: "collectors".to_owned(), sources: vec![source], partitions: vec![partition] };
+        let report = Report {
+            closes: false,
+            group: "collectors".to_owned(),
+            sources: vec![source],
+            partitions: vec![partition],
+            conflicts: None,
+            more_conflicts: None,
+        };
         let said = text(&report, 1);
         for line in [
             "9 queued in partition 0, whose oldest batch has waited for 1 min 15 s: rows 115–119, 122, 124, 126, and 1 more ranges",

@@ -28,6 +28,8 @@ pub const ROWS_PUBLISHED: &str = "telemetry_rows_published_total";
 pub const ROWS_STORED: &str = "telemetry_rows_stored_total";
 /// Samples that were already stored.
 pub const ROWS_DUPLICATE: &str = "telemetry_rows_duplicate_total";
+/// Samples that were committed beside another value of their series and time.
+pub const CONFLICTS: &str = "telemetry_conflicts_total";
 /// Batches that were published or committed.
 pub const BATCHES: &str = "telemetry_batches_total";
 /// Bytes of input that were read.
@@ -100,7 +102,7 @@ const fn described(
 }
 
 /// Every metric.
-pub const METRICS: [Metric; 37] = [
+pub const METRICS: [Metric; 38] = [
     described(
         LATENCY,
         Histogram,
@@ -126,6 +128,13 @@ pub const METRICS: [Metric; 37] = [
     described(ROWS_PUBLISHED, Counter, Unit::Count, &[], "Rows that the queue has accepted, rejected rows included."),
     described(ROWS_STORED, Counter, Unit::Count, &[], "Samples that were committed to the store."),
     described(ROWS_DUPLICATE, Counter, Unit::Count, &[], "Samples that arrived again and were already stored."),
+    described(
+        CONFLICTS,
+        Counter,
+        Unit::Count,
+        &[],
+        "Samples that were stored beside another value of their series and time; both are kept. `telemetry audit --conflicts` lists them.",
+    ),
     described(
         BATCHES,
         Counter,
@@ -369,6 +378,11 @@ pub fn rows_stored(rows: u64) {
 /// Counts samples that were already stored.
 pub fn rows_duplicate(rows: u64) {
     counter!(ROWS_DUPLICATE).increment(rows);
+}
+
+/// Counts samples that were committed beside another value of their series and time.
+pub fn conflicts(samples: u64) {
+    counter!(CONFLICTS).increment(samples);
 }
 
 /// Counts batches that were published or committed.

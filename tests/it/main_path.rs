@@ -330,6 +330,7 @@ async fn rounds_are_new_sources_and_restamped_times_are_now() {
     let _collect = place.app.start(&["collect"]);
     let (csv, holds) = place.app.export("a.csv", 2, 10, 1);
     let mut stream = place.app.start(&["stream", "--csv", &csv, "--cluster", "loop", "--loop", "--restamp", "--rate", "2000"]);
+    // A round is a source of its own, and its times follow those of the one before.
     wait_for("three rounds", || async { Holds::stored(&place.database, "loop").await.rows() > 3 * holds.rows() }).await;
     stream.signal("TERM");
     assert_eq!(stream.wait(), 1, "a stream that was stopped before its end");

@@ -433,3 +433,48 @@ async fn names_with_control_characters_forge_no_line_and_reach_no_terminal() {
     harmless(&missing.stderr);
     harmless(&collect.log());
 }
+
+/// A window of an export that was saved again elsewhere adds nothing; a value that contradicts another is kept beside it, and listed.
+#[tokio::test(flavor = "multi_thread")]
+async fn audit_lists_conflicts() {
+    let redis = RedisServer::start();
+    let database = Server::shared().empty_database().await;
+    let app = App::new(&redis.url(), &database.url);
+    let (csv, holds) = app.export("a.csv", 4, 60, 1);
+    let export = std::fs::read_to_string(&csv).unwrap();
+    let lines: Vec<&str> = export.lines().collect();
+    let write = |name: &str, lines: &[&str], end: &str| {
+        let path = app.dir.path().join(name);
+        std::fs::write(&path, lines.iter().map(|line| format!("{line}{end}")).collect::<String>()).unwrap();
+        text(&path).to_owned()
+    };
+    let window = write("window.csv", &[&lines[..1], &lines[lines.len() / 3..]].concat(), "\r\n");
+    let mut cells: Vec<&str> = lines[lines.len() - 1].split(',').collect();
+    let (is, other) = (cells[10].trim_matches('"').parse::<f64>().expect("a value"), "123456.75");
+    cells[10] = other;
+    let contradicts = write("other.csv", &[lines[0], &cells.join(",")], "\n");
+
+    let collect = app.start(&["collect"]);
+    for file in [&csv, &window, &csv] {
+        app.run(&["stream", "--csv", file, "--cluster", "e", "--until", "stored"]).exits(0);
+        holds.arrive(&database, "e").await;
+    }
+    let report = said(&app.run(&["audit", "--json", "--conflicts"]).exits(0));
+    assert_eq!((&report["conflicts"], &report["more_conflicts"]), (&json!([]), &json!(false)), "{report}");
+    let sum = |report: &Value, column: &str| -> i64 {
+        report["sources"].as_array().unwrap().iter().map(|source| source[column].as_i64().unwrap()).sum()
+    };
+    assert_eq!(sum(&report, "stored") - sum(&report, "duplicate"), holds.rows(), "{report}");
+
+    app.run(&["stream", "--csv", &contradicts, "--cluster", "e", "--until", "stored"]).exits(0);
+    let report = said(&app.run(&["audit", "--json", "--conflicts"]).exits(0));
+    assert_eq!((sum(&report, "conflicts"), report["conflicts"].as_array().unwrap().len()), (1, 1), "{report}");
+    assert_eq!(report["conflicts"][0]["values"], json!([is, 123_456.75]));
+    let [metric, gpu] = [cells[1], cells[4]].map(|cell| cell.trim_matches('"'));
+    assert_eq!((&report["conflicts"][0]["metric"], &report["conflicts"][0]["gpu"]), (&json!(metric), &json!(gpu)));
+    let shown = app.run(&["audit", "--conflicts"]).exits(0).stdout;
+    line(&shown, &[metric, gpu, &format!("{is}, {other}")]);
+    line(&shown, &["cluster", "missing", "conflicts"]);
+    assert_eq!(said(&app.run(&["audit", "--json"]).exits(0)).get("conflicts"), None);
+    wait_for("a metric", || async { collect.metric("telemetry_conflicts_total") == Some(1.0) }).await;
+}

@@ -37,7 +37,7 @@ pub(super) struct StreamContext {
     pub(super) progress: Progress,
     /// The clock of builders.
     pub(super) began: Instant,
-    /// Wall clock at the start: what `--restamp` shifts to.
+    /// Wall clock at the start: what `--restamp` shifts the first round to.
     pub(super) started_ms: TimeMs,
     /// Tells this run's rounds (`--loop`, `--restamp`) from those of other runs.
     pub(super) nonce: u64,

@@ -272,7 +272,7 @@ impl Pump<'_> {
         }
         match row.kind {
             RowKind::Sample { series, time_ms, value } => {
-                match self.shift.apply(time_ms, self.context.started_ms) {
+                match self.shift.apply(time_ms) {
                     Ok(time_ms) => self.builder.sample(series, time_ms, value, now),
                     // A reader's sample does not tell its line.
                     Err(reason) => self.builder.reject(Reject { row: row.row, line: 0, reason }, now),

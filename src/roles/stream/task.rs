@@ -210,7 +210,9 @@ impl<'a> Source<'a> {
             reader = CsvReader::open(input, context.config.stream.follow, context.options()) => reader?,
         };
         reader.assume(context.columns.clone());
-        let shift = if context.config.stream.restamp { Shift::Undecided } else { Shift::None };
+        // Rounds of a loop follow each other.
+        let now = if round == 0 { context.started_ms } else { TimeMs::now() };
+        let shift = if context.config.stream.restamp { Shift::Undecided { to: now } } else { Shift::None };
         Ok(Some(Self {
             context,
             name: input.name(),

@@ -10,7 +10,7 @@
 //! | `series`, `partitions` | made outside of the commit: ids of series and GPUs, a partition a day |
 //! | `chunk` | a chunk as a row of `sample_chunk`, there and back |
 //! | `copy` | rows sent by binary COPY |
-//! | `commit`, `overlap` | the transaction: fast path, slow path |
+//! | `commit`, `overlap`, `marks` | the transaction: fast path, slow path; what may be stored already, and what is |
 //! | `read` | what readers ask |
 //! | `diagnose` | what `telemetry check` looks at |
 //! | `ledger`, `dead` | sources and what they cover, dead letters |
@@ -27,6 +27,7 @@ mod diagnose;
 mod error;
 mod indexes;
 mod ledger;
+mod marks;
 mod migrate;
 mod overlap;
 mod partitions;
@@ -46,9 +47,12 @@ use async_trait::async_trait;
 
 use self::connect::Connector;
 pub use self::diagnose::diagnose;
+use self::marks::Marks;
 use self::pool::{Connections, Session};
 use self::series::Caches;
-use super::{Buried, Committed, DeadLetter, Incoming, Result, SourceLedger, Standing, Store, StoreError, StoreKind};
+use super::{
+    Buried, Committed, ConflictSpan, DeadLetter, Incoming, Result, SourceLedger, Standing, Store, StoreError, StoreKind,
+};
 use crate::address::postgres::Endpoint;
 use crate::config::Postgres;
 use crate::model::SourceId;
@@ -73,6 +77,7 @@ pub struct PostgresStore {
     /// One more connection: whether the server answers can be asked while the others are busy.
     ping_connection: Connections,
     caches: Arc<Caches>,
+    marks: Marks,
     /// The store's id when it was first seen.
     id: OnceLock<String>,
     /// Where the store was when it was last asked for its id.
@@ -109,7 +114,15 @@ impl PostgresStore {
         let on_new = Arc::clone(&caches);
         let connections = Connections::new(&connector, config, config.pool_size, move || on_new.forget())?;
         let ping_connection = Connections::new(&connector, config, 1, || {})?.sharing_with(&connections);
-        Ok(Self { connector, connections, ping_connection, caches, id: OnceLock::new(), place: Mutex::new(None) })
+        Ok(Self {
+            connector,
+            connections,
+            ping_connection,
+            caches,
+            marks: Marks::new(config.series_cache),
+            id: OnceLock::new(),
+            place: Mutex::new(None),
+        })
     }
 
     /// When the certificate ends that is shown to the server, where one is.
@@ -255,6 +268,13 @@ impl Store for PostgresStore {
         let ledger = ledger::all(&session).await?;
         session.done();
         Ok(ledger)
+    }
+
+    async fn conflict_spans(&self, after: i64, limit: usize) -> Result<Vec<ConflictSpan>> {
+        let session = self.connections.session().await?;
+        let spans = ledger::conflict_spans(&session, after, limit).await?;
+        session.done();
+        Ok(spans)
     }
 
     async fn standing(&self) -> Result<Standing> {

@@ -12,6 +12,7 @@ use tokio::sync::Semaphore;
 
 use super::error::Result;
 use super::open;
+use crate::model::{SeriesId, TimeMs};
 use crate::store::StoreError;
 use crate::store::chunk::Ids;
 
@@ -23,15 +24,19 @@ const STEPS_BETWEEN_CANCEL_CHECKS: i32 = 1000;
 /// Ids of series, by key.
 pub(super) type SeriesIds = HashMap<u128, Ids>;
 
-/// The connection that writes, and the ids of series that it has looked up.
+/// Up to when series may have samples: too late at worst.
+pub(super) type Marks = HashMap<SeriesId, TimeMs>;
+
+/// The connection that writes, with the ids of series that it has looked up, and their marks.
 pub(super) struct Writer {
     pub(super) connection: Connection,
     series: SeriesIds,
+    pub(super) marks: Marks,
 }
 
 impl Writer {
     pub(super) fn new(connection: Connection) -> Self {
-        Self { connection, series: HashMap::new() }
+        Self { connection, series: HashMap::new(), marks: Marks::new() }
     }
 
     /// Runs a piece of work in one transaction, which is rolled back where the work fails or panics. The ids of series are emptied
@@ -156,7 +161,7 @@ mod tests {
         let broken = connections.write(|writer| {
             writer.transaction(|transaction, series| -> Result<()> {
                 add_row(transaction)?;
-                series.insert(1, Ids { series: crate::model::SeriesId::from_store(1), gpu: crate::model::GpuId::from_store(1) });
+                series.insert(1, Ids { series: SeriesId::from_store(1), gpu: crate::model::GpuId::from_store(1) });
                 panic!("a fault in the commit")
             })
         });

@@ -29,7 +29,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use self::connections::Connections;
-use super::{Buried, Committed, DeadLetter, Incoming, Result, SourceLedger, Standing, Store, StoreKind};
+use super::{Buried, Committed, ConflictSpan, DeadLetter, Incoming, Result, SourceLedger, Standing, Store, StoreKind};
 use crate::model::SourceId;
 
 /// The store in a directory. Cheap to share behind an `Arc`.
@@ -115,6 +115,10 @@ impl Store for SqliteStore {
 
     async fn ledger(&self) -> Result<Vec<SourceLedger>> {
         self.connections.read(ledger::all).await
+    }
+
+    async fn conflict_spans(&self, after: i64, limit: usize) -> Result<Vec<ConflictSpan>> {
+        self.connections.read(move |connection| ledger::conflict_spans(connection, after, limit)).await
     }
 
     async fn standing(&self) -> Result<Standing> {

@@ -40,6 +40,8 @@ pub type Multiset = BTreeMap<(String, String, String, i64, u64), usize>;
 pub trait Harness: Send + Sync {
     fn open(&self) -> Arc<dyn Store>;
     fn reader(&self) -> Arc<dyn Reader>;
+    /// Times and values of conflicts, and whether there are more.
+    async fn conflicts(&self, limit: usize) -> (Vec<(i64, Vec<f64>)>, bool);
     async fn samples(&self) -> Multiset;
     /// Source, row, line, reason of every rejected row, sorted.
     async fn rejected(&self) -> Vec<(SourceId, u64, u64, Reason)>;
@@ -120,13 +122,13 @@ impl Content {
         self.batch(0..self.rows.len())
     }
 
-    /// The samples, counted.
+    /// The samples that a store has of it: each once.
     pub fn samples(&self) -> Multiset {
         let mut set = Multiset::new();
         for row in &self.rows {
             if let Row::Sample { series: n, time, value } = row {
                 let series = series(*n);
-                *set.entry((self.cluster.clone(), series.gpu.uuid, series.metric, *time, value.to_bits())).or_default() += 1;
+                set.insert((self.cluster.clone(), series.gpu.uuid, series.metric, *time, value.to_bits()), 1);
             }
         }
         set
@@ -141,13 +143,18 @@ impl Content {
     }
 }
 
-/// Both together.
-pub fn sum(a: &Multiset, b: &Multiset) -> Multiset {
-    let mut sum = a.clone();
-    for (sample, n) in b {
-        *sum.entry(sample.clone()).or_default() += n;
+/// What a store has of both together.
+pub fn union(a: &Multiset, b: &Multiset) -> Multiset {
+    a.iter().chain(b).map(|(sample, _)| (sample.clone(), 1)).collect()
+}
+
+/// What a store says of its conflicts, see [`Harness::conflicts`].
+pub async fn conflicts_of(store: &(impl Store + Reader), limit: usize) -> (Vec<(i64, Vec<f64>)>, bool) {
+    let (found, more) = telemetry::store::conflicts(store, limit).await.expect("conflicts");
+    for conflict in &found {
+        assert_eq!((conflict.of.cluster.as_str(), conflict.of.hostname.as_str()), ("edge", "host"));
     }
-    sum
+    (found.into_iter().map(|conflict| (conflict.time.as_millis(), conflict.values)).collect(), more)
 }
 
 /// `n` rows over some series: regular times, and now and then a reject.

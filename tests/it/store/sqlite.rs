@@ -12,7 +12,7 @@ use telemetry::store::{ChunkRange, DeadLetter, GpuFilter, Limit, Reader, SeriesF
 use tempfile::TempDir;
 
 use super::rows::*;
-use super::{conformance, histories, reading};
+use super::{conformance, histories, once, reading};
 
 struct Sqlite {
     dir: TempDir,
@@ -35,6 +35,10 @@ impl Harness for Sqlite {
 
     fn reader(&self) -> Arc<dyn Reader> {
         Arc::clone(&self.store) as Arc<dyn Reader>
+    }
+
+    async fn conflicts(&self, limit: usize) -> (Vec<(i64, Vec<f64>)>, bool) {
+        conflicts_of(&*self.store, limit).await
     }
 
     async fn samples(&self) -> Multiset {
@@ -93,6 +97,7 @@ async fn what_was_committed_is_there_after_reopening() {
     assert_eq!(store.id().await.unwrap(), id);
     assert_eq!(store.settled(&[content.source]).await.unwrap(), [(content.source, 120)]);
     store.commit(&[content.all()]).await.unwrap();
+    assert_eq!(store.commit(&[Content::new("saved again", plain(200)).all()]).await.unwrap().stored.len(), 0);
     assert_eq!(Sqlite { dir, store }.samples().await, content.samples());
 }
 

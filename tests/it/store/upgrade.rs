@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use telemetry::model::Digest;
-use telemetry::store::{DeadLetter, Limit, Reader, Store, StoreError};
+use telemetry::store::{DeadLetter, Limit, Reader, Store, StoreError, conflicts};
 use tokio_postgres::Client;
 
 use super::rows::{Content, plain};
@@ -60,6 +60,10 @@ async fn programs_of_two_releases_use_one_schema() {
     let reader = database.store();
     reader.ready().await.expect("ready");
     assert_eq!(reader.metrics("", Limit::rows(1000)).await.expect("read"), ["DCGM_FI_DEV_GPU_UTIL"]);
+    let entries = Store::ledger(&reader).await.expect("a ledger");
+    assert_eq!(entries.iter().map(|entry| (entry.valid, entry.conflict)).collect::<Vec<_>>(), [(3, 0)]);
+    assert_eq!(Reader::ledger(&reader, None, Limit::rows(10)).await.expect("a ledger"), entries);
+    assert_eq!(conflicts(&reader, 10).await.expect("none"), (Vec::new(), false));
     let store = database.store();
     store.migrate().await.expect("migrated");
     let content = Content::new("a", plain(50));
@@ -85,7 +89,8 @@ async fn programs_of_two_releases_use_one_schema() {
     assert_eq!(client.query_one(retried, &[]).await.expect("one").get::<_, &[u8]>(0), b"other");
     run_0_1_0(&client, 11).await;
     assert_eq!(count(&client, "samples").await, 6 + new);
-    let ledger = Store::ledger(&database.store()).await.expect("a ledger");
+    // The reader that was there before goes on, too.
+    let ledger = Store::ledger(&reader).await.expect("a ledger");
     assert_eq!(ledger.len(), 2);
     store.commit(&[Content::new("b", plain(20)).all()]).await.expect("stored");
 }
@@ -147,7 +152,8 @@ async fn an_index_is_replaced_while_rows_are_written_and_after_an_interruption()
     assert_eq!(count(&client, "sample_chunk").await, 6);
 
     // Killed when all was done but for the note of it, and so before those that follow.
-    let forget = "DELETE FROM schema_migration WHERE version = 2; DELETE FROM schema_step; DROP TABLE dead_letter_same_rows";
+    let forget = "DELETE FROM schema_migration WHERE version = 2; DELETE FROM schema_step; DROP TABLE dead_letter_same_rows; \
+                  ALTER TABLE source DROP COLUMN conflict; DROP TABLE sample_conflict; ALTER TABLE gpu DROP COLUMN commit_token";
     client.batch_execute(forget).await.expect("not noted");
     database.store().migrate().await.expect("migrated");
     assert_eq!(count(&client, "pg_inherits WHERE inhparent = 'sample_chunk_series'::regclass").await, 4);

@@ -317,7 +317,7 @@ impl Query {
             }
             // Lists of values grow by doubling.
             let bytes = (groups.rows.len() + open.len()) * GROUP_BYTES + held * 16 + reading.group_bytes;
-            reading.lease.hold(Held::Groups, bytes).await?;
+            slices.hold(&mut reading.lease, Held::Groups, bytes).await?;
             // What is still to come lies after the page.
             let full = request.step.is_some() && groups.is_past((border, 0));
             if slice.is_none() || full {

@@ -14,7 +14,7 @@ mod text;
 
 pub use read::{
     Chunk, ChunkRange, ClusterSummary, GpuFilter, GpuPlace, GpuSummary, HostSummary, Latest, Limit, Reader, SeriesFilter,
-    SeriesRow, Span, Texts,
+    SeriesRow, Snapshot, SnapshotFor, Span, Texts,
 };
 
 use std::collections::BTreeMap;
@@ -37,6 +37,9 @@ pub enum StoreError {
         /// The error, with its causes.
         reason: String,
     },
+    /// Others hold all connections that may be held for this: waiting can help. Says which limit that is.
+    #[error("{0}")]
+    Busy(String),
     /// Wrong password, no such database, missing right, too old a server: waiting cannot help. Says what to do.
     #[error("{endpoint} cannot be used: {reason}")]
     Refused {
@@ -74,7 +77,7 @@ impl StoreError {
     /// Whether trying again later can help.
     #[must_use]
     pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Unavailable { .. })
+        matches!(self, Self::Unavailable { .. } | Self::Busy(_))
     }
 }
 

@@ -8,6 +8,7 @@ mod pooler;
 mod postgres;
 mod reading;
 mod rows;
+mod snapshots;
 mod sqlite;
 mod tls;
 mod upgrade;

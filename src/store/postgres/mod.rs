@@ -11,7 +11,7 @@
 //! | `chunk` | a chunk as a row of `sample_chunk`, there and back |
 //! | `copy` | rows sent by binary COPY |
 //! | `commit`, `overlap` | the transaction: fast path, slow path |
-//! | `read` | what readers ask |
+//! | `read`, `snapshot` | what readers ask: lists; samples as of one moment |
 //! | `diagnose` | what `telemetry check` looks at |
 //! | `ledger`, `dead` | sources and what they cover, dead letters |
 //!
@@ -35,6 +35,7 @@ mod pooler;
 mod read;
 mod rights;
 mod series;
+mod snapshot;
 mod tls;
 mod types;
 
@@ -43,6 +44,8 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::SystemTime;
 
 use async_trait::async_trait;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 
 use self::connect::Connector;
 pub use self::diagnose::diagnose;
@@ -72,6 +75,8 @@ pub struct PostgresStore {
     connections: Connections,
     /// One more connection: whether the server answers can be asked while the others are busy.
     ping_connection: Connections,
+    /// The connections that downloads may hold.
+    downloads: Arc<Semaphore>,
     caches: Arc<Caches>,
     /// The store's id when it was first seen.
     id: OnceLock<String>,
@@ -109,7 +114,9 @@ impl PostgresStore {
         let on_new = Arc::clone(&caches);
         let connections = Connections::new(&connector, config, config.pool_size, move || on_new.forget())?;
         let ping_connection = Connections::new(&connector, config, 1, || {})?.sharing_with(&connections);
-        Ok(Self { connector, connections, ping_connection, caches, id: OnceLock::new(), place: Mutex::new(None) })
+        let downloads = Arc::new(Semaphore::new((config.pool_size * config.download_percent / 100).max(1)));
+        let (id, place) = (OnceLock::new(), Mutex::new(None));
+        Ok(Self { connector, connections, ping_connection, downloads, caches, id, place })
     }
 
     /// When the certificate ends that is shown to the server, where one is.
@@ -128,6 +135,19 @@ impl PostgresStore {
     #[must_use]
     pub fn endpoint(&self) -> &Endpoint {
         &self.connections.endpoint
+    }
+
+    /// A place among the downloads that hold a connection, as soon as one is free.
+    async fn place_for_download(&self, until: Instant) -> error::Result<OwnedSemaphorePermit> {
+        match tokio::time::timeout_at(until, Arc::clone(&self.downloads).acquire_owned()).await {
+            Ok(Ok(place)) => Ok(place),
+            _ => Err(StoreError::Busy(format!(
+                "PostgreSQL at {}: other downloads hold all connections that downloads may hold (postgres.download_percent of \
+                 postgres.pool_size)",
+                self.connections.endpoint
+            ))
+            .into()),
+        }
     }
 
     /// The id of the store that this session talks to, which must be the one seen first, and where it is.

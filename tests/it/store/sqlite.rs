@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use telemetry::model::{Reason, SeriesId, SourceId, TimeMs};
 use telemetry::store::sqlite::SqliteStore;
-use telemetry::store::{ChunkRange, DeadLetter, GpuFilter, Limit, Reader, SeriesFilter, Store, StoreError};
+use telemetry::store::{ChunkRange, DeadLetter, GpuFilter, Limit, Reader, SeriesFilter, SnapshotFor, Store, StoreError};
 use tempfile::TempDir;
 
 use super::rows::*;
@@ -44,7 +44,8 @@ impl Harness for Sqlite {
         let all = ChunkRange { begins_from: from, begins_before: before, ends_from: from, ends_before: before };
         let ids: Vec<SeriesId> = series.iter().map(|series| series.id).collect();
         let mut samples = Multiset::new();
-        for chunk in self.store.chunks(&ids, &all, usize::MAX).await.unwrap().unwrap() {
+        let mut snapshot = self.store.snapshot(SnapshotFor::Page, Duration::from_secs(10)).await.unwrap();
+        for chunk in snapshot.chunks(&ids, &all, usize::MAX).await.unwrap().unwrap() {
             let series = series.iter().find(|series| series.id == chunk.series).unwrap();
             let place = &gpus.iter().find(|gpu| gpu.ids.contains(&series.gpu_id)).unwrap().place;
             for (time, value) in chunk.times.iter().zip(&chunk.values) {
@@ -204,7 +205,8 @@ async fn who_goes_away_ends_the_work_and_disturbs_nobody() {
     let all = ChunkRange { begins_from: from, begins_before: before, ends_from: from, ends_before: before };
     for _ in 0..16 {
         // Far more than can be read in that time: it is interrupted, and its connection serves the next.
-        let long = h.store.chunks(&many, &all, usize::MAX);
+        let mut snapshot = h.store.snapshot(SnapshotFor::Page, Duration::from_secs(10)).await.unwrap();
+        let long = snapshot.chunks(&many, &all, usize::MAX);
         assert!(tokio::time::timeout(Duration::from_millis(5), long).await.is_err());
     }
     assert_eq!(h.samples().await, content.samples());

@@ -71,8 +71,9 @@ impl Column {
     pub fn decode(&self) -> Result<Vec<f64>, String> {
         let Head { width, scale, base, slope, exact } = self.head;
         let (power, shift) = (POWERS[scale as usize], shift_of(self.n));
-        let patterns: Vec<f64> =
-            (0..exact).map(|i| f64::from_bits(code_at(&self.bytes, self.at + self.n * width as usize + 64 * i, PATTERN))).collect();
+        let patterns: Vec<f64> = (0..exact)
+            .map(|i| f64::from_bits(code_at(&self.bytes, self.at + self.n * width as usize + 64 * i, PATTERN)))
+            .collect();
         let mut values = Vec::with_capacity(self.n);
         let mut codes = [0; BLOCK];
         for begin in (0..self.n).step_by(BLOCK) {
@@ -90,7 +91,8 @@ impl Column {
                 }));
             }
         }
-        if (width == PATTERN && !values.iter().all(|value| value.is_finite())) || !patterns.iter().all(|value| value.is_finite()) {
+        if (width == PATTERN && !values.iter().all(|value| value.is_finite())) || !patterns.iter().all(|value| value.is_finite())
+        {
             return Err("it has a value that is not finite".to_owned());
         }
         Ok(values)
@@ -115,18 +117,40 @@ pub(in crate::store::packed) mod tests {
 
     /// Columns as they come: decimals, counters, few values among others, and any doubles.
     pub(in crate::store::packed) fn values() -> impl Strategy<Value = Vec<f64>> {
-        let decimal = (0u32..7, 0u32..62, any::<i64>(), prop::collection::vec(any::<i64>(), 0..300)).prop_map(|(scale, right, base, all)| {
-            all.iter().map(|v| ((base >> 12).wrapping_add(v >> right)) as f64 / POWERS[scale as usize]).collect()
-        });
-        let counter = (0u32..4, -1_000_000i64..1_000_000, prop::collection::vec(0i64..100_000, 0..300)).prop_map(|(scale, slope, noise)| {
-            noise.iter().enumerate().map(|(i, v)| (slope * i as i64 + v) as f64 / POWERS[scale as usize]).collect()
-        });
+        let decimal = (0u32..7, 0u32..62, any::<i64>(), prop::collection::vec(any::<i64>(), 0..300)).prop_map(
+            |(scale, right, base, all)| {
+                all.iter().map(|v| ((base >> 12).wrapping_add(v >> right)) as f64 / POWERS[scale as usize]).collect()
+            },
+        );
+        let counter = (0u32..4, -1_000_000i64..1_000_000, prop::collection::vec(0i64..100_000, 0..300)).prop_map(
+            |(scale, slope, noise)| {
+                noise.iter().enumerate().map(|(i, v)| (slope * i as i64 + v) as f64 / POWERS[scale as usize]).collect()
+            },
+        );
         let finite = || any::<f64>().prop_filter("finite", |v| v.is_finite());
-        let special = || prop::sample::select(vec![0.0, -0.0, f64::MAX, f64::MIN, f64::MIN_POSITIVE, 5e-324, -5e-324, 0.1 + 0.2, 1e22, 1e23, EDGE, -EDGE]);
+        let special = || {
+            prop::sample::select(vec![
+                0.0,
+                -0.0,
+                f64::MAX,
+                f64::MIN,
+                f64::MIN_POSITIVE,
+                5e-324,
+                -5e-324,
+                0.1 + 0.2,
+                1e22,
+                1e23,
+                EDGE,
+                -EDGE,
+            ])
+        };
         let any_doubles = prop::collection::vec(prop_oneof![finite(), special()], 0..200);
         let few = (prop::collection::vec(finite(), 1..6), prop::collection::vec(any::<prop::sample::Index>(), 0..300))
             .prop_map(|(few, all)| all.iter().map(|i| *i.get(&few)).collect());
-        let outliers = prop::collection::vec(prop_oneof![20 => (0i32..50).prop_map(|v| f64::from(v) / 10.0), 1 => finite(), 1 => special()], 0..300);
+        let outliers = prop::collection::vec(
+            prop_oneof![20 => (0i32..50).prop_map(|v| f64::from(v) / 10.0), 1 => finite(), 1 => special()],
+            0..300,
+        );
         prop_oneof![decimal, counter, any_doubles, few, outliers]
     }
 
@@ -166,7 +190,11 @@ pub(in crate::store::packed) mod tests {
         assert_eq!(bits_of((0..1024).map(|i| 70.0 + f64::from(i % 8) / 10.0)), 3 * 1024, "a frame of reference");
         assert_eq!(bits_of((0..1000).map(|i| [1e9, 0.5, 7e20, 3.0][i % 4])), 2 * 1000 + 3 * 64, "a dictionary");
         assert_eq!(bits_of((0..1000).map(|i| if i == 500 { 1e15 } else { f64::from(i % 7) })), 3 * 1000 + 64, "an outlier");
-        assert_eq!(bits_of((0..1000).map(|i| if i == 500 { 0.123_456_789 } else { f64::from(i % 7) })), 3 * 1000 + 64, "a long decimal");
+        assert_eq!(
+            bits_of((0..1000).map(|i| if i == 500 { 0.123_456_789 } else { f64::from(i % 7) })),
+            3 * 1000 + 64,
+            "a long decimal"
+        );
         assert_eq!(bits_of((0..1000).map(|i| 1.0 / (3.0 + f64::from(i)))), 64 * 1000, "patterns");
     }
 }

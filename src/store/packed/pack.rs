@@ -126,7 +126,9 @@ impl Piece {
     fn with(&self, next: &Self, series: &[Samples]) -> Option<Self> {
         let (n, k) = (self.range.len() + next.range.len(), self.members.len());
         let same_day = day_of(self.times(series)[0]) == day_of(next.times(series)[0]);
-        if n > MAX_TIMES || n * k > MAX_SAMPLES || !same_day || self.id != next.id {
+        // Where some of the series had other times between the two, those are in other pieces.
+        let adjoining = self.starts.iter().zip(&next.starts).all(|(start, next)| start + self.range.len() == *next);
+        if n > MAX_TIMES || n * k > MAX_SAMPLES || !same_day || !adjoining || self.id != next.id {
             return None;
         }
         Some(Self {
@@ -304,7 +306,10 @@ mod tests {
             assert!(rectangle.times.len() <= MAX_TIMES && rectangle.samples() <= MAX_SAMPLES);
             let back = Rectangle::from_row(&row).expect("it is whole");
             assert_eq!(back.row(), row);
-            assert_eq!(row.series().expect("it is whole"), rectangle.columns.iter().map(|(series, _)| *series).collect::<Vec<_>>());
+            assert_eq!(
+                row.series().expect("it is whole"),
+                rectangle.columns.iter().map(|(series, _)| *series).collect::<Vec<_>>()
+            );
             chunks.extend(back.chunks(|_| true).expect("it is whole"));
         }
         chunks.sort_by_key(|chunk| chunk.id);
@@ -319,8 +324,8 @@ mod tests {
     fn any_series() -> impl Strategy<Value = Vec<Samples>> {
         let gaps = prop_oneof![3 => Just(0usize), 1 => 1usize..60];
         let one = (values(), gaps, 0i64..3, any::<bool>());
-        (prop::collection::vec(one, 0..6), 0i64..3 * DAY, prop_oneof![Just(15_000i64), Just(1i64), 1i64..DAY / 100], 0i64..800).prop_map(
-            |(all, begin, step, jitter)| {
+        (prop::collection::vec(one, 0..6), 0i64..3 * DAY, prop_oneof![Just(15_000i64), Just(1i64), 1i64..DAY / 100], 0i64..800)
+            .prop_map(|(all, begin, step, jitter)| {
                 let one = |(id, (values, gap, away, twice)): (usize, (Vec<f64>, usize, i64, bool))| {
                     let mut samples = Vec::new();
                     for (i, value) in values.into_iter().enumerate().filter(|(i, _)| gap == 0 || i % 61 != gap) {
@@ -333,8 +338,7 @@ mod tests {
                     series(id as i64 * 3 + 5, &samples)
                 };
                 all.into_iter().enumerate().map(one).collect()
-            },
-        )
+            })
     }
 
     proptest! {
@@ -346,7 +350,8 @@ mod tests {
 
     #[test]
     fn series_with_the_same_times_share_a_row() {
-        let all: Vec<Samples> = (1..=10).map(|id| series(id, &(0..2000).map(|i| (i * 15_000, id as f64)).collect::<Vec<_>>())).collect();
+        let all: Vec<Samples> =
+            (1..=10).map(|id| series(id, &(0..2000).map(|i| (i * 15_000, id as f64)).collect::<Vec<_>>())).collect();
         let rectangles = packed(all.clone());
         assert_eq!(rectangles.len(), 1);
         assert_eq!(rectangles[0].samples(), 20_000);
@@ -355,7 +360,8 @@ mod tests {
 
     #[test]
     fn a_gap_costs_its_series_no_more_than_a_window() {
-        let mut all: Vec<Samples> = (1..=10).map(|id| series(id, &(0..2048).map(|i| (i * 1000, (i % 7) as f64)).collect::<Vec<_>>())).collect();
+        let mut all: Vec<Samples> =
+            (1..=10).map(|id| series(id, &(0..2048).map(|i| (i * 1000, (i % 7) as f64)).collect::<Vec<_>>())).collect();
         all[3].1.remove(700);
         all[3].2.remove(700);
         let rectangles = packed(all.clone());
@@ -376,11 +382,15 @@ mod tests {
 
     #[test]
     fn more_samples_at_one_time_than_a_row_holds_keep_their_order() {
-        let samples: Vec<(i64, f64)> = (0..20_000).map(|i| (if i < 100 { 1 } else { 5 }, f64::from(i))).chain([(9, 1.0)]).collect();
+        let samples: Vec<(i64, f64)> =
+            (0..20_000).map(|i| (if i < 100 { 1 } else { 5 }, f64::from(i))).chain([(9, 1.0)]).collect();
         let all = vec![series(1, &samples), series(2, &samples[..8000])];
         let rectangles = packed(all.clone());
         assert_eq!(unpacked(&rectangles), plain(&all));
-        let last = rectangles.iter().filter(|r| r.times.contains(&TimeMs::from_millis(5)) && r.columns[0].0.to_store() == 1).map(|r| r.id);
+        let last = rectangles
+            .iter()
+            .filter(|r| r.times.contains(&TimeMs::from_millis(5)) && r.columns[0].0.to_store() == 1)
+            .map(|r| r.id);
         assert_eq!(last.max(), Some(100));
     }
 }

@@ -7,6 +7,7 @@
 
 mod chunk;
 mod ledger_change;
+pub mod packed;
 pub mod postgres;
 mod read;
 pub mod sqlite;

@@ -111,6 +111,17 @@ pub(in crate::store) fn check_samples(span: (TimeMs, TimeMs), n: i64, times: &[T
 /// Times of the oldest and the newest sample of each GPU.
 pub(in crate::store) type Spans = HashMap<GpuId, (TimeMs, TimeMs)>;
 
+/// The runs of parts with their ids and part, sorted by series; the parts of a series, and the runs of a part, in their order.
+pub(in crate::store) fn sorted_runs(parts: &[Part<'_>]) -> Vec<(Ids, usize, Run)> {
+    let mut runs: Vec<(Ids, usize, Run)> = parts
+        .iter()
+        .enumerate()
+        .flat_map(|(at, part)| part.batch.runs.iter().map(move |run| (part.ids_of(run), at, *run)))
+        .collect();
+    runs.sort_by_key(|(ids, at, _)| (ids.series, *at));
+    runs
+}
+
 /// Cuts parts into chunks, one after the other, with memory for one series.
 pub(in crate::store) struct Chunker<'a> {
     parts: &'a [Part<'a>],
@@ -128,15 +139,9 @@ pub(in crate::store) struct Chunker<'a> {
 impl<'a> Chunker<'a> {
     /// Every run and position must be within its batch and dictionaries: see `check`.
     pub(in crate::store) fn new(parts: &'a [Part<'a>]) -> Self {
-        let mut runs: Vec<(Ids, usize, Run)> = parts
-            .iter()
-            .enumerate()
-            .flat_map(|(at, part)| part.batch.runs.iter().map(move |run| (part.ids_of(run), at, *run)))
-            .collect();
-        runs.sort_by_key(|(ids, at, _)| (ids.series, *at));
         Self {
             parts,
-            runs,
+            runs: sorted_runs(parts),
             next_run: 0,
             series: SeriesId::default(),
             times: Vec::new(),

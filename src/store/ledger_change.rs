@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::compare::Outcome;
 use crate::batch::Batch;
 use crate::model::{Reason, RowSet, SourceId, TimeMs};
 
@@ -15,6 +16,7 @@ pub(in crate::store) struct LedgerChange {
     pub(in crate::store) valid: u64,
     pub(in crate::store) duplicate: u64,
     pub(in crate::store) extra: u64,
+    pub(in crate::store) conflict: u64,
     pub(in crate::store) rejected: BTreeMap<Reason, u64>,
     pub(in crate::store) newest: Option<TimeMs>,
 }
@@ -27,28 +29,28 @@ pub(in crate::store) struct RejectedRows {
 }
 
 impl LedgerChange {
-    /// Enters a batch of which nothing is covered.
-    pub(in crate::store) fn take_new(&mut self, batch: &Batch, rejected: &mut Vec<RejectedRows>) {
-        self.rows.insert(batch.rows);
-        self.valid += batch.row.len() as u64;
-        self.newest = self.newest.max(batch.time_ms.iter().copied().max());
-        self.take_rejects(batch, &RowSet::from(batch.rows), rejected);
-    }
-
-    /// Enters a batch of which something may be covered: `own` by the source itself. `stored`: which of its samples the store has
-    /// already. Returns how many rejects are new.
-    pub(in crate::store) fn take_overlapping(
+    /// Enters a batch. `own`: the rows that its source covers already; `outcome`: what becomes of its samples. Returns how many rejects
+    /// are new.
+    pub(in crate::store) fn take(
         &mut self,
         batch: &Batch,
         own: &RowSet,
-        stored: &[bool],
+        outcome: &Outcome,
         rejected: &mut Vec<RejectedRows>,
     ) -> u64 {
-        for (row, is_stored) in batch.row.iter().zip(stored) {
-            match (own.contains(*row), is_stored) {
-                (false, _) => {
+        self.conflict += outcome.conflicts;
+        self.newest = self.newest.max(batch.time_ms.iter().copied().max());
+        if !own.overlaps(batch.rows) {
+            self.valid += batch.row.len() as u64;
+            self.duplicate += outcome.duplicates();
+            self.rows.insert(batch.rows);
+            return self.take_rejects(batch, &RowSet::from(batch.rows), rejected);
+        }
+        for (at, row) in batch.row.iter().enumerate() {
+            match (own.contains(*row), outcome.is_duplicate(at)) {
+                (false, is_duplicate) => {
                     self.valid += 1;
-                    self.duplicate += u64::from(*is_stored);
+                    self.duplicate += u64::from(is_duplicate);
                 }
                 // Another content than what was there before: not one of the source's rows as the ledger counts them.
                 (true, false) => self.extra += 1,
@@ -57,7 +59,6 @@ impl LedgerChange {
         }
         let fresh = RowSet::from(batch.rows).minus(own);
         self.rows.extend(&fresh);
-        self.newest = self.newest.max(batch.time_ms.iter().copied().max());
         self.take_rejects(batch, &fresh, rejected)
     }
 

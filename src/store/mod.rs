@@ -1,11 +1,13 @@
 //! Stores, where samples end up: what every implementation promises. `postgres/` is the one for real use,
-//! `sqlite/` the one of `telemetry all` where no PostgreSQL is configured. What both need is in `chunk`, `ledger_change`, `text`.
+//! `sqlite/` the one of `telemetry all` where no PostgreSQL is configured. What both need is in `chunk`, `compare`,
+//! `ledger_change`, `text`.
 //!
-//! A commit is one transaction: samples, rejects and the covered ranges of their sources. Rows at positions that are not covered
-//! yet are written as they are; where positions overlap with what is covered (in the source or in its family), a row is written
-//! only if the store has no sample of its series, time and value.
+//! A commit is one transaction: samples, rejects and the covered ranges of their sources. A row is written only if the store has no
+//! sample of its series, time and value, whatever source or family that came from. Where the store has another value of its series
+//! and time, that is a conflict: both are kept, and the later one counts.
 
 mod chunk;
+mod compare;
 mod ledger_change;
 pub mod packed;
 pub mod postgres;
@@ -123,6 +125,8 @@ pub struct Committed {
     pub stored: BTreeMap<String, u64>,
     /// Samples that were there already.
     pub duplicate: u64,
+    /// Samples written beside another value of their series and time.
+    pub conflict: u64,
     /// Rejected rows newly noted.
     pub rejected: u64,
     /// For each source of the batches: the row up to which, from 0 on, everything is covered, dead or dropped.
@@ -176,6 +180,8 @@ pub struct SourceLedger {
     pub valid: u64,
     /// Of the valid ones, those that were found stored before.
     pub duplicate: u64,
+    /// Samples of this source that were written beside another value of their series and time.
+    pub conflict: u64,
     /// Covered rows that were rejected, by reason. `valid + sum(rejected) = covered.len()`.
     pub rejected: BTreeMap<Reason, u64>,
     /// The first commit; `None` where nothing was ever committed.
@@ -199,6 +205,7 @@ impl SourceLedger {
             dropped: RowSet::new(),
             valid: 0,
             duplicate: 0,
+            conflict: 0,
             rejected: BTreeMap::new(),
             first_commit: None,
             last_commit: None,

@@ -1,9 +1,10 @@
-//! What every store promises (`conformance`, `histories`, `reading`), and what each adds (`postgres`, `sqlite`).
+//! What every store promises (`conformance`, `once`, `histories`, `reading`), and what each adds (`postgres`, `sqlite`).
 
 mod conformance;
 mod damaged;
 mod diagnose;
 mod histories;
+mod once;
 mod pooler;
 mod postgres;
 mod reading;
@@ -23,7 +24,6 @@ macro_rules! suite {
             conformance::other_borders_change_nothing,
             conformance::another_content_under_the_same_id_loses_nothing,
             conformance::siblings_of_a_family_are_stored_once,
-            conformance::a_source_that_says_a_thing_twice_is_stored_twice,
             conformance::time_may_jump_back_and_forth,
             conformance::every_accepted_year_and_bit_is_kept,
             conformance::every_reason_is_kept,
@@ -33,6 +33,14 @@ macro_rules! suite {
             conformance::dead_letters_can_be_given_up,
             conformance::letters_of_the_same_rows_are_kept_each_with_its_payload,
             conformance::what_gauges_say_is_what_there_is,
+            once::windows_that_overlap_are_stored_once,
+            once::a_file_saved_again_is_stored_once,
+            once::rows_repeated_inside_a_file_are_stored_once,
+            once::files_ordered_otherwise_are_stored_once,
+            once::collectors_with_overlapping_files_at_once,
+            once::a_conflict_keeps_both_values,
+            once::zeros_of_both_signs_are_two_values,
+            once::history_that_comes_late_is_stored,
             histories::collectors_that_meet_everything_new_at_once,
             histories::collectors_with_the_same_gpus_do_not_deadlock,
             reading::lists_are_ordered_and_pages_join,
@@ -46,6 +54,11 @@ macro_rules! suite {
         #[test]
         fn random_histories() {
             histories::random_histories($new);
+        }
+
+        #[test]
+        fn random_sources() {
+            once::random_sources($new);
         }
     };
     (@each $new:expr; $($module:ident::$name:ident),* $(,)?) => {

@@ -1,26 +1,32 @@
-//! The commit: samples, rejects and the covered ranges of their sources, in one transaction.
+//! The commit: samples, rejects and the covered ranges of their sources, in one transaction. A sample (series, time, value) is written
+//! once.
 //!
-//! Fast path: nothing of the group overlaps with what is covered, so the rows are copied first and the sources locked last, briefly;
-//! if an overlap shows under the lock, everything is rolled back and the slow path begins. Slow path: the sources are locked first,
-//! and rows at covered positions are written only if the store does not have them. Both use one connection from the first look to
-//! the COMMIT, and ask it in every transaction which store this is.
+//! Fast path: by position nothing of the group is covered, and by time nothing of it meets what is stored. The rows are copied first,
+//! and sources and GPUs locked last, briefly; if it shows under the locks that the group is not that new, everything is rolled back
+//! and the slow path begins. Slow path: sources and GPUs are locked first, what may be stored already is compared with what is, and
+//! the rest is copied. As the ids of chunks are drawn under the locks of their GPUs, a sample that is written beside another value of
+//! its series and time has the greater id. Both paths use one connection from the first look to the COMMIT, and ask it in every
+//! transaction which store this is.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use futures_util::future::{join, join3};
 use rand::Rng;
+use tokio_postgres::Row;
 
 use super::copy;
 use super::error::{PostgresError, Result};
 use super::ledger::{self, ChangeColumns, Coverage, GroupSources};
+use super::marks::GpuState;
+use super::overlap::Whose;
 use super::partitions;
 use super::pool::Session;
 use super::types::range_text;
 use super::{PostgresStore, overlap, series};
-use crate::batch::Batch;
-use crate::model::{FamilyId, GpuId, RowRange, RowSet, SourceId, TimeMs};
+use crate::model::{FamilyId, GpuId, RowRange, RowSet, SeriesId, SourceId, TimeMs};
 use crate::store::chunk::{Part, Spans, day_of};
+use crate::store::compare::{Comparison, Conflicts, Outcome, Outcomes, Survey};
 use crate::store::ledger_change::LedgerChange;
 use crate::store::{Committed, Incoming, StoreError};
 
@@ -29,18 +35,26 @@ const ATTEMPTS: u32 = 8;
 
 const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE";
 
-/// Widens the times of GPUs in one statement, in the order of ids, and only where they change: GPUs are shared by every collector.
-const UPDATE_GPU_TIMES: &str = "WITH n AS (SELECT * FROM unnest($1::bigint[], $2::timestamptz[], $3::timestamptz[]) AS n (id, oldest, newest)), \
-     l AS (SELECT g.id, n.oldest, n.newest FROM gpu g JOIN n ON n.id = g.id \
-            WHERE g.first_seen IS NULL OR n.oldest < g.first_seen OR n.newest > g.last_seen \
+/// Locks GPUs in the order of ids.
+const LOCK_GPUS: &str = "SELECT id, last_seen, commit_token FROM gpu WHERE id = ANY($1) ORDER BY id FOR NO KEY UPDATE";
+
+/// Locks GPUs in the order of ids, widens their times and leaves a token in one statement; returns what they said before.
+const UPDATE_GPUS: &str = "WITH n AS (SELECT * FROM unnest($1::bigint[], $2::timestamptz[], $3::timestamptz[]) AS n (id, oldest, newest)), \
+     l AS (SELECT g.id, n.oldest, n.newest, g.last_seen, g.commit_token FROM gpu g JOIN n ON n.id = g.id \
             ORDER BY g.id FOR NO KEY UPDATE OF g) \
-     UPDATE gpu g SET first_seen = least(g.first_seen, l.oldest), last_seen = greatest(g.last_seen, l.newest) FROM l WHERE g.id = l.id";
+     UPDATE gpu g SET first_seen = least(g.first_seen, l.oldest), last_seen = greatest(g.last_seen, l.newest), commit_token = $4 \
+     FROM l WHERE g.id = l.id RETURNING l.id, l.last_seen, l.commit_token";
+
+/// Notes conflicts, for those who want to look at them.
+const ADD_CONFLICTS: &str = "INSERT INTO sample_conflict (source_id, series_id, t_min, t_max, n) \
+     SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::timestamptz[], $4::timestamptz[], $5::bigint[])";
 
 /// What is entered at the end of a transaction.
 #[derive(Default)]
 struct Work {
     committed: Committed,
     changes: BTreeMap<SourceId, LedgerChange>,
+    conflicts: BTreeMap<(SourceId, SeriesId), Conflicts>,
     spans: Spans,
 }
 
@@ -77,16 +91,25 @@ async fn try_commit(store: &PostgresStore, group: &[Incoming], letter: Option<i6
 
     let parts: Vec<Part<'_>> =
         group.iter().zip(&ids).map(|(incoming, ids)| Part { batch: incoming.batch(), ids, keep: None }).collect();
-    let committed = if letter.is_none() && is_disjoint(group, &cover) {
-        match fast(store, &session, &wanted, group, &parts).await? {
-            Some(committed) => committed,
-            None => slow(store, &session, &wanted, &parts, letter).await?,
-        }
-    } else {
-        slow(store, &session, &wanted, &parts, letter).await?
+    let group = Group { wanted, incoming: group, survey: Survey::new(&parts), parts };
+    let is_new = letter.is_none() && is_disjoint(group.incoming, &cover) && {
+        let guess = store.marks.guess(&group.survey);
+        !overlap::any(&session, &guess, Whose::All).await?
+    };
+    let committed = match if is_new { fast(store, &session, &group).await? } else { None } {
+        Some(committed) => committed,
+        None => slow(store, &session, &group, letter).await?,
     };
     session.done();
     Ok(committed)
+}
+
+/// The batches of a commit, with what is known of them.
+struct Group<'a> {
+    wanted: GroupSources<'a>,
+    incoming: &'a [Incoming],
+    parts: Vec<Part<'a>>,
+    survey: Survey,
 }
 
 /// Whether no batch overlaps with what its family covers, nor with another of the group.
@@ -108,99 +131,86 @@ async fn begin(store: &PostgresStore, session: &Session) -> Result<()> {
     Ok(())
 }
 
-/// `None`: an overlap appeared, nothing was written.
-async fn fast(
-    store: &PostgresStore,
-    session: &Session,
-    wanted: &GroupSources<'_>,
-    group: &[Incoming],
-    parts: &[Part<'_>],
-) -> Result<Option<Committed>> {
-    let mut work = Work::default();
-    let mut rejected = Vec::new();
-    for part in parts {
-        let batch = part.batch;
-        work.changes.entry(batch.header.source).or_default().take_new(batch, &mut rejected);
-        count_stored(&mut work.committed, batch, batch.row.len() as u64);
-        work.committed.rejected += batch.rejects.len() as u64;
-    }
+/// `None`: something of the group is covered or may be stored, nothing was written.
+async fn fast(store: &PostgresStore, session: &Session, group: &Group<'_>) -> Result<Option<Committed>> {
+    // What the group itself says twice is seen without the store.
+    let outcomes = Comparison::new(&group.parts, &group.survey, &[]).outcomes(&group.parts);
     begin(store, session).await?;
-    let (_, spans) = copy::samples(session, parts).await?;
-    work.spans = spans;
-    copy::rejects(session, &rejected).await?;
-    let (cover, committed) = finish(session, wanted, work).await?;
-    if is_disjoint(group, &cover) {
+    let work = write(session, group, outcomes, |_| RowSet::new()).await?;
+    let token = rand::rng().random();
+    let done = finish(session, &group.wanted, &work, token).await?;
+    let suspects = store.marks.suspects(&group.survey, &done.before);
+    if is_disjoint(group.incoming, &done.cover) && !overlap::any(session, &suspects, Whose::Others).await? {
+        store.marks.note(&group.survey, &work.spans, &done.before, token);
         session.batch("COMMIT").await?;
-        return Ok(Some(committed));
+        return Ok(Some(Committed { settled: done.settled, ..work.committed }));
     }
     session.batch("ROLLBACK").await?;
     Ok(None)
 }
 
-async fn slow(
-    store: &PostgresStore,
-    session: &Session,
-    wanted: &GroupSources<'_>,
-    parts: &[Part<'_>],
-    letter: Option<i64>,
-) -> Result<Committed> {
+async fn slow(store: &PostgresStore, session: &Session, group: &Group<'_>, letter: Option<i64>) -> Result<Committed> {
+    let Group { wanted, parts, survey, .. } = group;
     begin(store, session).await?;
     session.query(ledger::LOCK_SOURCES, &[&wanted.ids, &wanted.families]).await?;
     let cover = ledger::learn(session, wanted).await?;
     if let Some(id) = letter {
         take_letter(session, id, parts).await?;
     }
-    let mut work = Work::default();
-    // What is covered as the batches of the group go in, by family and by source.
-    let mut families: HashMap<FamilyId, RowSet> = HashMap::new();
-    let mut sources: HashMap<SourceId, RowSet> = HashMap::new();
-    for part in parts {
-        let header = &part.batch.header;
-        let family = families.entry(header.family).or_default();
-        family.extend(&cover.of_family(header));
-        let own = sources.entry(header.source).or_insert_with(|| cover.of(header.source));
-        write_overlapping(session, part, family, own, &mut work).await?;
-        family.insert(part.batch.rows);
-        own.insert(part.batch.rows);
-    }
-    let (_, committed) = finish(session, wanted, work).await?;
+    let locked = session.query(LOCK_GPUS, &[&survey.gpus()]).await?;
+    let suspects = store.marks.suspects(survey, &gpu_states(&locked));
+    let mut comparison = Comparison::new(parts, survey, &suspects);
+    overlap::compare(session, &suspects, &mut comparison).await?;
+    let work = write(session, group, comparison.outcomes(parts), |source| cover.of(source)).await?;
+    let token = rand::rng().random();
+    let done = finish(session, wanted, &work, token).await?;
+    store.marks.note(survey, &work.spans, &done.before, token);
     session.batch("COMMIT").await?;
-    Ok(committed)
+    Ok(Committed { settled: done.settled, ..work.committed })
 }
 
-/// Writes what the store does not have of a batch. `family` and `own` are covered: by the family, and by the source itself.
-async fn write_overlapping(session: &Session, part: &Part<'_>, family: &RowSet, own: &RowSet, work: &mut Work) -> Result<()> {
-    let batch = part.batch;
-    let covered: Vec<bool> = batch.row.iter().map(|row| family.contains(*row)).collect();
-    let stored = overlap::stored(session, part, &covered).await?;
-    let change = work.changes.entry(batch.header.source).or_default();
-    let mut rejected = Vec::new();
-    work.committed.rejected += change.take_overlapping(batch, own, &stored, &mut rejected);
-    work.committed.duplicate += stored.iter().filter(|is_stored| **is_stored).count() as u64;
-
-    let keep: Vec<bool> = stored.iter().map(|is_stored| !is_stored).collect();
-    let new = Part { batch, ids: part.ids, keep: Some(&keep) };
-    // Written at once, so that the next batch of the group is compared with it too.
-    let (written, spans) = copy::samples(session, &[new]).await?;
+/// Writes what is new of a group. `cover` says what a source covers before.
+async fn write(session: &Session, group: &Group<'_>, outcomes: Outcomes, cover: impl Fn(SourceId) -> RowSet) -> Result<Work> {
+    let mut work = Work { conflicts: outcomes.conflicts, ..Work::default() };
+    let (mut rejected, mut sources) = (Vec::new(), HashMap::new());
+    for (part, outcome) in group.parts.iter().zip(&outcomes.parts) {
+        let (batch, source) = (part.batch, part.batch.header.source);
+        // What is covered as the batches of the group go in.
+        let own: &mut RowSet = sources.entry(source).or_insert_with(|| cover(source));
+        work.committed.rejected += work.changes.entry(source).or_default().take(batch, own, outcome, &mut rejected);
+        own.insert(batch.rows);
+        let duplicates = outcome.duplicates();
+        work.committed.duplicate += duplicates;
+        work.committed.conflict += outcome.conflicts;
+        let written = batch.row.len() as u64 - duplicates;
+        if written > 0 {
+            *work.committed.stored.entry(batch.header.cluster.clone()).or_default() += written;
+        }
+    }
+    let kept: Vec<Option<Vec<bool>>> = outcomes.parts.iter().map(Outcome::kept).collect();
+    let parts: Vec<Part<'_>> =
+        group.parts.iter().zip(&kept).map(|(part, keep)| Part { keep: keep.as_deref(), ..*part }).collect();
+    (_, work.spans) = copy::samples(session, &parts).await?;
     copy::rejects(session, &rejected).await?;
-    count_stored(&mut work.committed, batch, written);
-    for (gpu, (oldest, newest)) in spans {
-        let span = work.spans.entry(gpu).or_insert((oldest, newest));
-        *span = (span.0.min(oldest), span.1.max(newest));
-    }
-    Ok(())
+    Ok(work)
 }
 
-fn count_stored(committed: &mut Committed, batch: &Batch, samples: u64) {
-    if samples > 0 {
-        *committed.stored.entry(batch.header.cluster.clone()).or_default() += samples;
-    }
+/// What [`finish`] has learned.
+struct Finished {
+    /// What was covered before.
+    cover: Coverage,
+    /// What the rows of the GPUs that were written to said before.
+    before: HashMap<GpuId, GpuState>,
+    settled: Vec<(SourceId, u64)>,
 }
 
-/// Locks the families (again, on the slow path: that costs nothing), enters what was collected in the ledger and at the GPUs, all in
-/// one round trip, and says how far the sources are settled. Returned with what was covered
-/// before.
-async fn finish(session: &Session, wanted: &GroupSources<'_>, work: Work) -> Result<(Coverage, Committed)> {
+fn gpu_states(rows: &[Row]) -> HashMap<GpuId, GpuState> {
+    rows.iter().map(|row| (row.get(0), GpuState { last_seen: row.get(1), token: row.get(2) })).collect()
+}
+
+/// Locks sources and GPUs (again, on the slow path: that costs nothing), enters what was collected in the ledger and at the GPUs, all
+/// in one round trip, and says how far the sources are settled.
+async fn finish(session: &Session, wanted: &GroupSources<'_>, work: &Work, token: i64) -> Result<Finished> {
     let columns = ChangeColumns::new(&work.changes);
     let mut gpus: Vec<GpuId> = work.spans.keys().copied().collect();
     gpus.sort_unstable();
@@ -212,8 +222,8 @@ async fn finish(session: &Session, wanted: &GroupSources<'_>, work: Work) -> Res
     let dead = session.prepare(ledger::SELECT_DEAD_ROWS).await?;
     let add = session.prepare(ledger::ADD_TO_SOURCES).await?;
     let add_rejects = session.prepare(ledger::ADD_REJECTS).await?;
-    let seen = session.prepare(UPDATE_GPU_TIMES).await?;
-    let ((locked, learned, dead), (added, rejects, seen)) = join(
+    let update = session.prepare(UPDATE_GPUS).await?;
+    let ((locked, learned, dead), (added, rejects, before)) = join(
         join3(
             session.query_prepared(&lock, &[&wanted.ids, &wanted.families]),
             session.query_prepared(&learn, &[&wanted.ids, &wanted.families]),
@@ -222,10 +232,18 @@ async fn finish(session: &Session, wanted: &GroupSources<'_>, work: Work) -> Res
         join3(
             session.query_prepared(
                 &add,
-                &[&columns.ids, &columns.rows, &columns.valid, &columns.duplicate, &columns.extra, &columns.newest],
+                &[
+                    &columns.ids,
+                    &columns.rows,
+                    &columns.valid,
+                    &columns.duplicate,
+                    &columns.extra,
+                    &columns.newest,
+                    &columns.conflict,
+                ],
             ),
             session.query_prepared(&add_rejects, &[&columns.reject_ids, &columns.reasons, &columns.rejected]),
-            session.query_prepared(&seen, &[&gpus, &oldest, &newest]),
+            session.query_prepared(&update, &[&gpus, &oldest, &newest, &token]),
         ),
     )
     .await;
@@ -233,13 +251,28 @@ async fn finish(session: &Session, wanted: &GroupSources<'_>, work: Work) -> Res
     locked?;
     let (learned, dead, added) = (learned?, dead?, added?);
     rejects?;
-    seen?;
+    let before = gpu_states(&before?);
     if added.len() != columns.ids.len() {
         return Err(session.unavailable("a source vanished while it was committed to".to_owned()));
     }
-    let mut committed = work.committed;
-    committed.settled = ledger::settled(session, &added, &dead)?;
-    Ok((Coverage::read(session, &learned)?, committed))
+    if before.len() != gpus.len() {
+        return Err(session.unavailable("a GPU vanished while it was committed to".to_owned()));
+    }
+    add_conflicts(session, work).await?;
+    let settled = ledger::settled(session, &added, &dead)?;
+    Ok(Finished { cover: Coverage::read(session, &learned)?, before, settled })
+}
+
+async fn add_conflicts(session: &Session, work: &Work) -> Result<()> {
+    if work.conflicts.is_empty() {
+        return Ok(());
+    }
+    let (sources, series): (Vec<SourceId>, Vec<SeriesId>) = work.conflicts.keys().copied().unzip();
+    let first: Vec<TimeMs> = work.conflicts.values().map(|conflicts| conflicts.first).collect();
+    let last: Vec<TimeMs> = work.conflicts.values().map(|conflicts| conflicts.last).collect();
+    let n: Vec<i64> = work.conflicts.values().map(|conflicts| conflicts.n.cast_signed()).collect();
+    session.execute(ADD_CONFLICTS, &[&sources, &series, &first, &last, &n]).await?;
+    Ok(())
 }
 
 /// Removes the dead letter that the (only) batch was made from.

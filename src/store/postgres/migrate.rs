@@ -37,6 +37,7 @@ const MIGRATIONS: &[Migration] = &[
     },
     Migration { version: 3, name: "prune", sql: include_str!("migrations/0003_prune.sql"), compatible_from: 2, index: None },
     Migration { version: 4, name: "letters", sql: include_str!("migrations/0004_letters.sql"), compatible_from: 2, index: None },
+    Migration { version: 5, name: "conflicts", sql: include_str!("migrations/0005_conflicts.sql"), compatible_from: 2, index: None },
 ];
 
 /// The last version that release 0.1.0 knows.
@@ -48,12 +49,13 @@ const NEEDED: i32 = 2;
 const LOCK_POLL: Duration = Duration::from_millis(100);
 
 /// The tables of the schema, as rights are checked on them.
-pub(super) const TABLES: [&str; 14] = [
+pub(super) const TABLES: [&str; 15] = [
     "schema_migration",
     "store",
     "gpu",
     "series",
     "sample_chunk",
+    "sample_conflict",
     "source",
     "source_reject",
     "reject_reason",

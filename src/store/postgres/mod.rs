@@ -10,8 +10,13 @@
 //! | `series`, `partitions` | made outside of the commit: ids of series and GPUs, a partition a day |
 //! | `chunk` | a chunk as a row of `sample_chunk`, there and back |
 //! | `copy` | rows sent by binary COPY |
+<<<<<<< HEAD
 //! | `commit`, `overlap` | the transaction: fast path, slow path |
 //! | `read`, `snapshot` | what readers ask: lists; samples as of one moment |
+=======
+//! | `commit`, `overlap`, `marks` | the transaction: fast path, slow path; what may be stored already, and what is |
+//! | `read` | what readers ask |
+>>>>>>> once
 //! | `diagnose` | what `telemetry check` looks at |
 //! | `ledger`, `dead` | sources and what they cover, dead letters |
 //!
@@ -27,6 +32,7 @@ mod diagnose;
 mod error;
 mod indexes;
 mod ledger;
+mod marks;
 mod migrate;
 mod overlap;
 mod partitions;
@@ -49,6 +55,7 @@ use tokio::time::Instant;
 
 use self::connect::Connector;
 pub use self::diagnose::diagnose;
+use self::marks::Marks;
 use self::pool::{Connections, Session};
 use self::series::Caches;
 use super::{Buried, Committed, DeadLetter, Incoming, Result, SourceLedger, Standing, Store, StoreError, StoreKind};
@@ -78,6 +85,7 @@ pub struct PostgresStore {
     /// The connections that downloads may hold.
     downloads: Arc<Semaphore>,
     caches: Arc<Caches>,
+    marks: Marks,
     /// The store's id when it was first seen.
     id: OnceLock<String>,
     /// Where the store was when it was last asked for its id.
@@ -114,9 +122,13 @@ impl PostgresStore {
         let on_new = Arc::clone(&caches);
         let connections = Connections::new(&connector, config, config.pool_size, move || on_new.forget())?;
         let ping_connection = Connections::new(&connector, config, 1, || {})?.sharing_with(&connections);
+<<<<<<< HEAD
         let downloads = Arc::new(Semaphore::new((config.pool_size * config.download_percent / 100).max(1)));
         let (id, place) = (OnceLock::new(), Mutex::new(None));
         Ok(Self { connector, connections, ping_connection, downloads, caches, id, place })
+=======
+        Ok(Self { connector, connections, ping_connection, caches, marks: Marks::new(config.series_cache), id: OnceLock::new(), place: Mutex::new(None) })
+>>>>>>> once
     }
 
     /// When the certificate ends that is shown to the server, where one is.

@@ -1,9 +1,9 @@
-//! Which samples of a batch the store has already, by series, time and value.
+//! What the store has of the times of a group: whether there is anything, and which samples.
 //!
-//! Asked only for rows at positions that are covered. Read by UTC day, so that only the partitions concerned are looked at, and as a
-//! stream that is matched on the fly: memory holds what is looked for, never what is found on the way.
+//! Asked by UTC day, so that only the partitions concerned are looked at; one lookup in the index a series. Samples are read as a
+//! stream that is compared on the fly: memory holds what is looked for, never what is found on the way.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::BTreeMap;
 use std::pin::pin;
 
 use futures_util::TryStreamExt;
@@ -13,73 +13,101 @@ use super::chunk;
 use super::error::Result;
 use super::pool::Session;
 use crate::model::{SeriesId, TimeMs};
-use crate::store::chunk::{DAY_MS, Day, Part, day_of};
+use crate::store::chunk::{DAY_MS, Day};
+use crate::store::compare::{Comparison, DaySpan};
 
-/// A sample's identity: series, time, bits of the value.
-type Identity = (SeriesId, TimeMs, u64);
+/// The chunks of one day that reach into the span of their series. The inner question is fenced off (OFFSET 0), so that the index is
+/// asked for each series, whatever the planner thinks of a partition that it has no statistics of.
+const OF_A_DAY: &str = "FROM unnest($1::bigint[], $2::timestamptz[], $3::timestamptz[]) AS w (series, first, last) \
+     CROSS JOIN LATERAL (SELECT * FROM sample_chunk \
+       WHERE series_id = w.series AND t_max >= w.first AND t_min <= w.last AND t_min >= $4 AND t_min < $5 OFFSET 0) AS c";
 
-/// A day's question.
+/// The same without what this transaction has written itself.
+const BY_OTHERS_OF_A_DAY: &str = "FROM unnest($1::bigint[], $2::timestamptz[], $3::timestamptz[]) AS w (series, first, last) \
+     CROSS JOIN LATERAL (SELECT FROM sample_chunk \
+       WHERE series_id = w.series AND t_max >= w.first AND t_min <= w.last AND t_min >= $4 AND t_min < $5 \
+         AND xmin <> pg_current_xact_id()::xid OFFSET 0) AS c";
+
+/// Whose chunks are meant.
+#[derive(Clone, Copy)]
+pub(super) enum Whose {
+    /// All that are there.
+    All,
+    /// Those that other transactions have written.
+    Others,
+}
+
+/// The question about one day.
 struct Question {
-    series: BTreeSet<SeriesId>,
-    from: TimeMs,
-    to: TimeMs,
+    series: Vec<SeriesId>,
+    first: Vec<TimeMs>,
+    last: Vec<TimeMs>,
+    begin: TimeMs,
+    end: TimeMs,
 }
 
-/// Of the samples at these column positions, those that are stored, as a mask over `positions`.
-pub(super) async fn stored(session: &Session, part: &Part<'_>, positions: &[bool]) -> Result<Vec<bool>> {
-    let batch = part.batch;
-    let mut wanted: HashSet<Identity> = HashSet::new();
-    let mut questions: BTreeMap<Day, Question> = BTreeMap::new();
-    let identity = |series: SeriesId, i: usize| (series, batch.time_ms[i], batch.value[i].to_bits());
-    for run in &batch.runs {
-        let series = part.ids_of(run).series;
-        for i in (run.start..run.start + run.len).filter(|i| positions[*i]) {
-            let time = batch.time_ms[i];
-            wanted.insert(identity(series, i));
-            let question =
-                questions.entry(day_of(time)).or_insert_with(|| Question { series: BTreeSet::new(), from: time, to: time });
-            question.series.insert(series);
-            question.from = question.from.min(time);
-            question.to = question.to.max(time);
-        }
+impl Question {
+    /// Planned anew each time, with the times at hand: that is what leaves out the other days' partitions.
+    fn params(&self) -> [(&(dyn ToSql + Sync), Type); 5] {
+        [
+            (&self.series, Type::INT8_ARRAY),
+            (&self.first, Type::TIMESTAMPTZ_ARRAY),
+            (&self.last, Type::TIMESTAMPTZ_ARRAY),
+            (&self.begin, Type::TIMESTAMPTZ),
+            (&self.end, Type::TIMESTAMPTZ),
+        ]
     }
-    let mut found: HashSet<Identity> = HashSet::new();
-    for (day, question) in &questions {
-        ask(session, *day, question, &wanted, &mut found).await?;
-    }
-    let mut mask = vec![false; positions.len()];
-    for run in &batch.runs {
-        let series = part.ids_of(run).series;
-        for i in (run.start..run.start + run.len).filter(|i| positions[*i]) {
-            mask[i] = found.contains(&identity(series, i));
-        }
-    }
-    Ok(mask)
 }
 
-async fn ask(
-    session: &Session,
-    day: Day,
-    question: &Question,
-    wanted: &HashSet<Identity>,
-    found: &mut HashSet<Identity>,
-) -> Result<()> {
-    let series: Vec<SeriesId> = question.series.iter().copied().collect();
-    let (midnight, from, to) = (TimeMs::from_millis(day * DAY_MS), question.from, question.to);
-    // Planned anew each time, with the times at hand: that is what leaves out the other days' partitions.
-    let params: [(&(dyn ToSql + Sync), Type); 4] =
-        [(&series, Type::INT8_ARRAY), (&midnight, Type::TIMESTAMPTZ), (&to, Type::TIMESTAMPTZ), (&from, Type::TIMESTAMPTZ)];
-    let sql = format!(
-        "SELECT {} FROM sample_chunk WHERE series_id = ANY($1) AND t_min >= $2 AND t_min <= $3 AND t_max >= $4",
-        chunk::COLUMNS
-    );
-    let mut rows = pin!(session.within(session.raw().query_typed_raw(&sql, params)).await?);
-    while let Some(row) = session.within(rows.try_next()).await? {
-        // One that is damaged may hold what is looked for: nobody can say that it is not stored.
-        let chunk = chunk::decode(session, &row)?;
-        let identities = chunk.times.iter().zip(&chunk.values);
-        let identities = identities.map(|(time, value)| (chunk.series, *time, value.to_bits()));
-        found.extend(identities.filter(|identity| wanted.contains(identity)));
+/// The questions about these spans, a day each.
+fn questions(spans: &[DaySpan]) -> Vec<Question> {
+    let mut days: BTreeMap<Day, Question> = BTreeMap::new();
+    for span in spans {
+        let question = days.entry(span.day()).or_insert_with_key(|day| Question {
+            series: Vec::new(),
+            first: Vec::new(),
+            last: Vec::new(),
+            begin: TimeMs::from_millis(day * DAY_MS),
+            end: TimeMs::from_millis((day + 1) * DAY_MS),
+        });
+        question.series.push(span.ids.series);
+        question.first.push(span.first);
+        question.last.push(span.last);
+    }
+    days.into_values().collect()
+}
+
+/// Whether there are chunks that reach into these spans.
+pub(super) async fn any(session: &Session, spans: &[DaySpan], whose: Whose) -> Result<bool> {
+    let sql = match whose {
+        Whose::All => format!("SELECT {OF_A_DAY} LIMIT 1"),
+        Whose::Others => format!("SELECT {BY_OTHERS_OF_A_DAY} LIMIT 1"),
+    };
+    for question in questions(spans) {
+        let mut rows = pin!(session.within(session.raw().query_typed_raw(&sql, question.params())).await?);
+        let mut found = false;
+        // To its end: the session is used again.
+        while session.within(rows.try_next()).await?.is_some() {
+            found = true;
+        }
+        if found {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Compares with the samples that the store has in these spans.
+pub(super) async fn compare(session: &Session, spans: &[DaySpan], comparison: &mut Comparison) -> Result<()> {
+    let columns = chunk::COLUMNS.split(", ").map(|column| format!("c.{column}")).collect::<Vec<_>>().join(", ");
+    let sql = format!("SELECT {columns} {OF_A_DAY}");
+    for question in questions(spans) {
+        let mut rows = pin!(session.within(session.raw().query_typed_raw(&sql, question.params())).await?);
+        while let Some(row) = session.within(rows.try_next()).await? {
+            // One that is damaged may hold what is looked for: nobody can say that it is not stored.
+            let chunk = chunk::decode(session, &row)?;
+            comparison.meet(chunk.series, &chunk.times, &chunk.values);
+        }
     }
     Ok(())
 }

@@ -1,60 +1,54 @@
-//! The commit: samples, rejects and the covered ranges of their sources, in one transaction. There is one writer, so what is covered
-//! can be looked at as each batch goes in.
+//! The commit: samples, rejects and the covered ranges of their sources, in one transaction. There is one writer, so what is stored
+//! can be compared before anything is written.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 
 use rusqlite::{Connection, OptionalExtension as _, params};
 
-use super::connections::{SeriesIds, Writer};
+use super::connections::{Marks, SeriesIds, Writer};
 use super::error::{Result, SqliteError};
 use super::{chunk, ledger, series};
-use crate::batch::Batch;
-use crate::model::{FamilyId, RowSet, SeriesId, SourceId, TimeMs};
+use crate::model::{RowSet, SourceId, TimeMs};
 use crate::store::chunk::{Chunker, Part, Spans};
+use crate::store::compare::{Comparison, DaySpan, Outcome, Outcomes, Survey};
 use crate::store::ledger_change::{LedgerChange, RejectedRows};
 use crate::store::text::range_text;
 use crate::store::{Committed, Incoming, StoreError};
 
-/// A sample's identity: series, time in ms, bits of the value.
-type Identity = (SeriesId, TimeMs, u64);
+/// Series whose marks are kept; beyond that they are asked for again.
+const MARKS_KEPT: usize = 200_000;
 
 /// Commits a group; with `letter`, the dead letter of that number is removed with it.
 pub(super) fn commit(writer: &mut Writer, group: &[Incoming], letter: Option<i64>) -> Result<Committed> {
-    writer.transaction(|transaction, series| within(transaction, series, group, letter))
+    let mut marks = std::mem::take(&mut writer.marks);
+    if marks.len() > MARKS_KEPT {
+        marks.clear();
+    }
+    let done = writer.transaction(|transaction, series| within(transaction, series, &mut marks, group, letter));
+    // Those of a commit that failed are too late at worst.
+    writer.marks = marks;
+    done
 }
 
-fn within(connection: &Connection, series: &mut SeriesIds, group: &[Incoming], letter: Option<i64>) -> Result<Committed> {
+fn within(
+    connection: &Connection,
+    series: &mut SeriesIds,
+    marks: &mut Marks,
+    group: &[Incoming],
+    letter: Option<i64>,
+) -> Result<Committed> {
     if let Some(id) = letter {
         take_letter(connection, id, group)?;
     }
     let ids = series::resolve(connection, series, group)?;
+    let parts: Vec<Part<'_>> =
+        group.iter().zip(&ids).map(|(incoming, ids)| Part { batch: incoming.batch(), ids, keep: None }).collect();
+    let survey = Survey::new(&parts);
+    let suspects = suspects(connection, marks, &survey)?;
+    let mut comparison = Comparison::new(&parts, &survey, &suspects);
+    compare(connection, &suspects, &mut comparison)?;
     let mut work = Work::default();
-    // What is covered as the batches of the group go in, by family and by source.
-    let (mut families, mut sources): (HashMap<FamilyId, RowSet>, HashMap<SourceId, RowSet>) = (HashMap::new(), HashMap::new());
-    // Batches of which nothing is covered are written together, so that their chunks are long.
-    let mut new: Vec<Part<'_>> = Vec::new();
-    for (incoming, ids) in group.iter().zip(&ids) {
-        let (batch, header) = (incoming.batch(), &incoming.batch().header);
-        ledger::register(connection, header)?;
-        let (own_now, family_now) = ledger::covered(connection, header)?;
-        let family = families.entry(header.family).or_default();
-        family.extend(&family_now);
-        let own = sources.entry(header.source).or_insert(own_now);
-        let part = Part { batch, ids, keep: None };
-        if family.overlaps(batch.rows) {
-            work.write(connection, &new)?;
-            new.clear();
-            work.write_overlapping(connection, &part, family, own)?;
-        } else {
-            let change = work.changes.entry(header.source).or_default();
-            change.take_new(batch, &mut work.rejected);
-            work.committed.rejected += batch.rejects.len() as u64;
-            new.push(part);
-        }
-        family.insert(batch.rows);
-        own.insert(batch.rows);
-    }
-    work.write(connection, &new)?;
+    work.write(connection, &parts, &comparison.outcomes(&parts))?;
     work.finish(connection)
 }
 
@@ -68,35 +62,43 @@ struct Work {
 }
 
 impl Work {
-    /// Writes samples as chunks.
-    fn write(&mut self, connection: &Connection, parts: &[Part<'_>]) -> Result<()> {
-        let mut chunker = Chunker::new(parts);
+    /// Writes what is new of a group.
+    fn write(&mut self, connection: &Connection, parts: &[Part<'_>], outcomes: &Outcomes) -> Result<()> {
+        // What is covered as the batches of the group go in.
+        let mut sources: HashMap<SourceId, RowSet> = HashMap::new();
+        for (part, outcome) in parts.iter().zip(&outcomes.parts) {
+            let (batch, header) = (part.batch, &part.batch.header);
+            ledger::register(connection, header)?;
+            let own = match sources.get_mut(&header.source) {
+                Some(own) => own,
+                None => sources.entry(header.source).or_insert(ledger::covered(connection, header.source)?),
+            };
+            let change = self.changes.entry(header.source).or_default();
+            self.committed.rejected += change.take(batch, own, outcome, &mut self.rejected);
+            own.insert(batch.rows);
+            let duplicates = outcome.duplicates();
+            self.committed.duplicate += duplicates;
+            self.committed.conflict += outcome.conflicts;
+            let written = batch.row.len() as u64 - duplicates;
+            if written > 0 {
+                *self.committed.stored.entry(header.cluster.clone()).or_default() += written;
+            }
+        }
+        let kept: Vec<Option<Vec<bool>>> = outcomes.parts.iter().map(Outcome::kept).collect();
+        let parts: Vec<Part<'_>> = parts.iter().zip(&kept).map(|(part, keep)| Part { keep: keep.as_deref(), ..*part }).collect();
+        let mut chunker = Chunker::new(&parts);
         while let Some(next) = chunker.next() {
             chunk::insert(connection, &next)?;
         }
-        let (_, spans) = chunker.finish();
-        for (gpu, (oldest, newest)) in spans {
-            let span = self.spans.entry(gpu).or_insert((oldest, newest));
-            *span = (span.0.min(oldest), span.1.max(newest));
-        }
-        for part in parts {
-            let kept = part.keep.map_or(part.batch.row.len(), |keep| keep.iter().filter(|keep| **keep).count());
-            if kept > 0 {
-                *self.committed.stored.entry(part.batch.header.cluster.clone()).or_default() += kept as u64;
-            }
+        (_, self.spans) = chunker.finish();
+        let mut note = connection.prepare_cached(
+            "INSERT INTO conflict (source_id, series_id, t_min, t_max, n, noted_ms) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+        )?;
+        for ((source, series), conflicts) in &outcomes.conflicts {
+            let (first, last, n) = (conflicts.first, conflicts.last, conflicts.n.cast_signed());
+            note.execute(params![&source.to_bytes()[..], series, first, last, n, TimeMs::now()])?;
         }
         Ok(())
-    }
-
-    /// Writes what the store does not have of a batch. `family` and `own` are covered: by the family, and by the source itself.
-    fn write_overlapping(&mut self, connection: &Connection, part: &Part<'_>, family: &RowSet, own: &RowSet) -> Result<()> {
-        let batch = part.batch;
-        let stored = stored(connection, part, family)?;
-        let change = self.changes.entry(batch.header.source).or_default();
-        self.committed.rejected += change.take_overlapping(batch, own, &stored, &mut self.rejected);
-        self.committed.duplicate += stored.iter().filter(|is_stored| **is_stored).count() as u64;
-        let keep: Vec<bool> = stored.iter().map(|is_stored| !is_stored).collect();
-        self.write(connection, &[Part { batch, ids: part.ids, keep: Some(&keep) }])
     }
 
     fn finish(mut self, connection: &Connection) -> Result<Committed> {
@@ -116,34 +118,38 @@ impl Work {
     }
 }
 
-/// Which samples of a batch the store has already, by series, time and value. Asked only for rows at positions that are covered.
-fn stored(connection: &Connection, part: &Part<'_>, covered: &RowSet) -> Result<Vec<bool>> {
-    let batch: &Batch = part.batch;
-    let mut mask = vec![false; batch.row.len()];
+/// Where a group may meet what is stored. A series' mark is up to when it may have samples; this process alone writes here, so what it
+/// notes stays true.
+fn suspects(connection: &Connection, marks: &mut Marks, survey: &Survey) -> Result<Vec<DaySpan>> {
+    let mut ask = connection.prepare_cached("SELECT max(t_max) FROM chunk WHERE series_id = ?1")?;
+    let mut suspects = Vec::new();
+    for of_series in survey.spans.chunk_by(|a, b| a.ids.series == b.ids.series) {
+        let (Some(first), Some(last)) = (of_series.first(), of_series.last()) else { continue };
+        let series = first.ids.series;
+        let mark = match marks.get(&series) {
+            Some(mark) => Some(*mark),
+            None => ask.query_row([series], |row| row.get(0))?,
+        };
+        suspects.extend(of_series.iter().filter_map(|span| span.up_to(mark)));
+        marks.insert(series, mark.map_or(last.last, |mark| mark.max(last.last)));
+    }
+    Ok(suspects)
+}
+
+/// Compares with the samples that the store has in these spans.
+fn compare(connection: &Connection, spans: &[DaySpan], comparison: &mut Comparison) -> Result<()> {
     let mut statement = connection
         .prepare_cached(&format!("SELECT {} FROM chunk WHERE series_id = ?1 AND t_max >= ?2 AND t_min <= ?3", chunk::COLUMNS))?;
     let mut decoder = chunk::Decoder::default();
-    for run in &batch.runs {
-        let series = part.ids_of(run).series;
-        let wanted: Vec<usize> = (run.start..run.start + run.len).filter(|i| covered.contains(batch.row[*i])).collect();
-        let times = wanted.iter().map(|i| batch.time_ms[*i]);
-        let (Some(from), Some(to)) = (times.clone().min(), times.max()) else { continue };
-        let wanted_identities: HashSet<Identity> =
-            wanted.iter().map(|i| (series, batch.time_ms[*i], batch.value[*i].to_bits())).collect();
-        let mut found: HashSet<Identity> = HashSet::new();
-        let mut rows = statement.query(params![series, from, to])?;
+    for span in spans {
+        let mut rows = statement.query(params![span.ids.series, span.first, span.last])?;
         while let Some(row) = rows.next()? {
             // One that is damaged may hold what is looked for: nobody can say that it is not stored.
             let chunk = decoder.decode(row)?;
-            let identities = chunk.times.iter().zip(&chunk.values);
-            let identities = identities.map(|(time, value)| (series, *time, value.to_bits()));
-            found.extend(identities.filter(|identity| wanted_identities.contains(identity)));
-        }
-        for i in wanted {
-            mask[i] = found.contains(&(series, batch.time_ms[i], batch.value[i].to_bits()));
+            comparison.meet(chunk.series, &chunk.times, &chunk.values);
         }
     }
-    Ok(mask)
+    Ok(())
 }
 
 /// Removes the dead letter that the (only) batch was made from.

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use super::error::Result;
 use super::open;
+use crate::model::{SeriesId, TimeMs};
 use crate::store::chunk::Ids;
 use crate::store::{SnapshotFor, StoreError};
 
@@ -27,15 +28,19 @@ const STEPS_BETWEEN_CANCEL_CHECKS: i32 = 1000;
 /// Ids of series, by key.
 pub(super) type SeriesIds = HashMap<u128, Ids>;
 
-/// The connection that writes, and the ids of series that it has looked up.
+/// Up to when series may have samples: too late at worst.
+pub(super) type Marks = HashMap<SeriesId, TimeMs>;
+
+/// The connection that writes, with the ids of series that it has looked up, and their marks.
 pub(super) struct Writer {
     pub(super) connection: Connection,
     series: SeriesIds,
+    pub(super) marks: Marks,
 }
 
 impl Writer {
     pub(super) fn new(connection: Connection) -> Self {
-        Self { connection, series: HashMap::new() }
+        Self { connection, series: HashMap::new(), marks: Marks::new() }
     }
 
     /// Runs a piece of work in one transaction, which is rolled back where the work fails or panics. The ids of series are emptied

@@ -25,19 +25,12 @@ pub(super) fn source(row: &Row<'_>, at: usize) -> Result<SourceId> {
     digest(row, at).map(SourceId::from_digest)
 }
 
-/// The rows that a source covers, and those that its family covers with it.
-pub(super) fn covered(connection: &Connection, header: &Header) -> Result<(RowSet, RowSet)> {
-    let mut statement = connection.prepare_cached("SELECT id, covered FROM source WHERE id = ?1 OR family = ?2")?;
-    let mut rows = statement.query([&header.source.to_bytes()[..], &header.family.to_bytes()[..]])?;
-    let (mut own, mut family) = (RowSet::new(), RowSet::new());
-    while let Some(row) = rows.next()? {
-        let covered = parse_rows(row.get_ref(1)?.as_str_or_null().map_err(|error| SqliteError::Unexpected(error.to_string()))?)?;
-        family.extend(&covered);
-        if source(row, 0)? == header.source {
-            own = covered;
-        }
-    }
-    Ok((own, family))
+/// The rows that a source covers.
+pub(super) fn covered(connection: &Connection, source: SourceId) -> Result<RowSet> {
+    let covered: String = connection
+        .prepare_cached("SELECT covered FROM source WHERE id = ?1")?
+        .query_row([&source.to_bytes()[..]], |row| row.get(0))?;
+    parse_rows(Some(&covered))
 }
 
 /// Makes a row for a source that has none, and names one that was made without a batch.
@@ -60,15 +53,13 @@ pub(super) fn register(connection: &Connection, header: &Header) -> Result<()> {
 /// Enters what a commit adds to a source.
 pub(super) fn add(connection: &Connection, source: SourceId, change: &LedgerChange, rejected: &[RejectedRows]) -> Result<()> {
     let id = source.to_bytes();
-    let covered: String =
-        connection.prepare_cached("SELECT covered FROM source WHERE id = ?1")?.query_row([&id[..]], |row| row.get(0))?;
-    let mut covered = parse_rows(Some(&covered))?;
+    let mut covered = covered(connection, source)?;
     covered.extend(&change.rows);
     connection
         .prepare_cached(
             "UPDATE source SET covered = ?2, valid = valid + ?3, duplicate = duplicate + ?4, extra = extra + ?5, \
                     first_commit = coalesce(first_commit, ?6), last_commit = max(coalesce(last_commit, ?6), ?6), \
-                    newest_sample = max(coalesce(newest_sample, ?7), coalesce(?7, newest_sample)) \
+                    newest_sample = max(coalesce(newest_sample, ?7), coalesce(?7, newest_sample)), conflict = conflict + ?8 \
               WHERE id = ?1",
         )?
         .execute(params![
@@ -78,7 +69,8 @@ pub(super) fn add(connection: &Connection, source: SourceId, change: &LedgerChan
             change.duplicate.cast_signed(),
             change.extra.cast_signed(),
             TimeMs::now(),
-            change.newest
+            change.newest,
+            change.conflict.cast_signed()
         ])?;
     let mut count = connection.prepare_cached(
         "INSERT INTO source_reject (source_id, reason, n) VALUES (?1, ?2, ?3) ON CONFLICT DO UPDATE SET n = n + excluded.n",
@@ -141,7 +133,7 @@ pub(super) fn standing(connection: &Connection) -> Result<Standing> {
     Ok(standing)
 }
 
-const LEDGER_COLUMNS: &str = "id, cluster, name, covered, dropped, valid, duplicate, first_commit, last_commit, newest_sample";
+const LEDGER_COLUMNS: &str = "id, cluster, name, covered, dropped, valid, duplicate, first_commit, last_commit, newest_sample, conflict";
 
 /// The ledger of every source, as of one moment.
 pub(super) fn all(connection: &Connection) -> Result<Vec<SourceLedger>> {
@@ -190,6 +182,7 @@ fn one(connection: &Connection, row: &Row<'_>) -> Result<SourceLedger> {
         first_commit: row.get(7)?,
         last_commit: row.get(8)?,
         newest_sample: row.get(9)?,
+        conflict: row.get::<_, i64>(10)?.cast_unsigned(),
     })
 }
 

@@ -115,6 +115,7 @@ fn prepare(connection: &Connection) -> super::error::Result<String> {
         connection.execute_batch(&format!("PRAGMA user_version = {VERSION}; COMMIT"))?;
     }
     renew_letters(connection)?;
+    add_conflicts(connection)?;
     // FULL: what is committed is acknowledged to the queue, so it must outlive the machine.
     connection.execute_batch(
         "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; PRAGMA cache_size = -32768; \
@@ -142,6 +143,18 @@ fn renew_letters(connection: &Connection) -> super::error::Result<()> {
             "UPDATE OR IGNORE dead_letter SET payload_digest = ?2 WHERE id = ?1",
             (id, &dead::payload_digest(&payload)[..]),
         )?;
+    }
+    Ok(transaction.commit()?)
+}
+
+/// Makes the place where conflicts are noted, which release 0.1.0 does not know and does not mind.
+fn add_conflicts(connection: &Connection) -> super::error::Result<()> {
+    let transaction = Transaction::new_unchecked(connection, TransactionBehavior::Immediate)?;
+    if !transaction.column_exists(None, "source", "conflict")? {
+        transaction.execute_batch("ALTER TABLE source ADD COLUMN conflict INTEGER NOT NULL DEFAULT 0")?;
+    }
+    if !transaction.table_exists(None, "conflict")? {
+        transaction.execute_batch(include_str!("conflicts.sql"))?;
     }
     Ok(transaction.commit()?)
 }

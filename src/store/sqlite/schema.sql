@@ -61,7 +61,8 @@ CREATE TABLE source (
     extra INTEGER NOT NULL DEFAULT 0,
     first_commit INTEGER,
     last_commit INTEGER,
-    newest_sample INTEGER
+    newest_sample INTEGER,
+    conflict INTEGER NOT NULL DEFAULT 0
 ) WITHOUT ROWID;
 CREATE INDEX source_family ON source (family);
 

@@ -101,7 +101,7 @@ pub async fn collectors_that_meet_everything_new_at_once(h: &dyn Harness) {
         let rows = (0..120).map(|at| sample(round * 7 + at % 20, day + i64::from(at / 10) * 14_400_000, f64::from(at))).collect();
         let mine = Content::new(&format!("round {round}"), rows).of_family(&format!("family {round}"));
         let sibling = mine.sibling(&format!("sibling {round}"));
-        expected = sum(&expected, &mine.samples());
+        expected = union(&expected, &mine.samples());
         let work = stores.iter().enumerate().map(|(at, store)| {
             let content = if at % 2 == 0 { &mine } else { &sibling };
             let (mut group, store) = (vec![content.batch(0..70), content.batch(70..120)], Arc::clone(store));
@@ -136,7 +136,7 @@ pub async fn collectors_with_the_same_gpus_do_not_deadlock(h: &dyn Harness) {
     }
     let stores: Vec<Arc<dyn Store>> = (0..4).map(|_| h.open()).collect();
     commit_all(&stores, groups).await;
-    let expected = contents.iter().fold(Multiset::new(), |all, content| sum(&all, &content.samples()));
+    let expected = contents.iter().fold(Multiset::new(), |all, content| union(&all, &content.samples()));
     assert_eq!(h.samples().await, expected);
     ledger(&*stores[0]).await;
 }

@@ -12,7 +12,7 @@ use telemetry::store::postgres::PostgresStore;
 use telemetry::store::{Incoming, Reader, Store, StoreError};
 
 use super::rows::*;
-use super::{conformance, histories, reading};
+use super::{conformance, histories, once, reading};
 use crate::support::postgres::{Database, Server, free_port};
 
 struct Postgres(Database);
@@ -86,7 +86,7 @@ async fn a_schema_that_is_not_ours_is_refused_in_words() {
     let newer = store.migrate().await.expect_err("newer");
     let said = newer.to_string();
     assert!(
-        matches!(newer, StoreError::Version(_)) && said.contains("99") && said.contains("up to 4") && said.contains("upgrade"),
+        matches!(newer, StoreError::Version(_)) && said.contains("99") && said.contains("up to 5") && said.contains("upgrade"),
         "{said}"
     );
 
@@ -270,7 +270,7 @@ async fn crashes_in_the_middle_of_commits_lose_and_double_nothing() {
     let (mut expected, mut failed) = (Multiset::new(), 0);
     for writer in writers {
         let (content, failures) = writer.await.expect("no panic");
-        expected = sum(&expected, &content.samples());
+        expected = union(&expected, &content.samples());
         failed += failures;
     }
     assert!(failed > 0, "nothing was interrupted");

@@ -120,13 +120,13 @@ impl Content {
         self.batch(0..self.rows.len())
     }
 
-    /// The samples, counted.
+    /// The samples that a store has of it: each once.
     pub fn samples(&self) -> Multiset {
         let mut set = Multiset::new();
         for row in &self.rows {
             if let Row::Sample { series: n, time, value } = row {
                 let series = series(*n);
-                *set.entry((self.cluster.clone(), series.gpu.uuid, series.metric, *time, value.to_bits())).or_default() += 1;
+                set.insert((self.cluster.clone(), series.gpu.uuid, series.metric, *time, value.to_bits()), 1);
             }
         }
         set
@@ -141,13 +141,9 @@ impl Content {
     }
 }
 
-/// Both together.
-pub fn sum(a: &Multiset, b: &Multiset) -> Multiset {
-    let mut sum = a.clone();
-    for (sample, n) in b {
-        *sum.entry(sample.clone()).or_default() += n;
-    }
-    sum
+/// What a store has of both together.
+pub fn union(a: &Multiset, b: &Multiset) -> Multiset {
+    a.iter().chain(b).map(|(sample, _)| (sample.clone(), 1)).collect()
 }
 
 /// `n` rows over some series: regular times, and now and then a reject.

@@ -12,7 +12,7 @@ use telemetry::store::{ChunkRange, DeadLetter, GpuFilter, Limit, Reader, SeriesF
 use tempfile::TempDir;
 
 use super::rows::*;
-use super::{conformance, histories, reading};
+use super::{conformance, histories, once, reading};
 
 struct Sqlite {
     dir: TempDir,

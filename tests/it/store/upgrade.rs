@@ -147,7 +147,8 @@ async fn an_index_is_replaced_while_rows_are_written_and_after_an_interruption()
     assert_eq!(count(&client, "sample_chunk").await, 6);
 
     // Killed when all was done but for the note of it, and so before those that follow.
-    let forget = "DELETE FROM schema_migration WHERE version = 2; DELETE FROM schema_step; DROP TABLE dead_letter_same_rows";
+    let forget = "DELETE FROM schema_migration WHERE version = 2; DELETE FROM schema_step; DROP TABLE dead_letter_same_rows; \
+                  ALTER TABLE source DROP COLUMN conflict; DROP TABLE sample_conflict; ALTER TABLE gpu DROP COLUMN commit_token";
     client.batch_execute(forget).await.expect("not noted");
     database.store().migrate().await.expect("migrated");
     assert_eq!(count(&client, "pg_inherits WHERE inhparent = 'sample_chunk_series'::regclass").await, 4);

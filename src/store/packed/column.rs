@@ -32,11 +32,11 @@ impl Column {
     #[must_use]
     pub fn encode(values: &[f64]) -> Self {
         let (flat, line) = plans(values);
-        Self::write(&line.unwrap_or(flat), values)
+        Self::write(&line.unwrap_or(flat), values, 0)
     }
 
-    /// The values as a plan that was made for them says.
-    pub(super) fn write(plan: &Plan, values: &[f64]) -> Self {
+    /// The values as a plan that was made for them says, some ms after the times of the row.
+    pub(super) fn write(plan: &Plan, values: &[f64], delay: i64) -> Self {
         let (mut out, shift) = (Writer::default(), shift_of(values.len()));
         for (i, value) in values.iter().enumerate() {
             out.put(plan.code(i, *value, shift), plan.head.width);
@@ -44,7 +44,7 @@ impl Column {
         for pattern in &plan.exact {
             out.put(*pattern, PATTERN);
         }
-        Self { head: plan.head, n: values.len(), at: 0, bytes: out.finish().bytes.into() }
+        Self { head: Head { delay, ..plan.head }, n: values.len(), at: 0, bytes: out.finish().bytes.into() }
     }
 
     /// How many bits it has.
@@ -58,6 +58,12 @@ impl Column {
         self.n
     }
 
+    /// How many ms its samples are after the times of the row.
+    #[must_use]
+    pub fn delay(&self) -> i64 {
+        self.head.delay
+    }
+
     /// Whether it has no values.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -69,7 +75,7 @@ impl Column {
     /// # Errors
     /// One of them is not finite: what was written is damaged.
     pub fn decode(&self) -> Result<Vec<f64>, String> {
-        let Head { width, scale, base, slope, exact } = self.head;
+        let Head { width, scale, base, slope, exact, .. } = self.head;
         let (power, shift) = (POWERS[scale as usize], shift_of(self.n));
         let patterns: Vec<f64> = (0..exact)
             .map(|i| f64::from_bits(code_at(&self.bytes, self.at + self.n * width as usize + 64 * i, PATTERN)))

@@ -5,16 +5,16 @@
 //!
 //! | heads | bits |
 //! |---|---|
-//! | widths of the fields series, base, slope, exact | 6, 6, 6, 4 |
+//! | widths of the fields series, base, slope, exact, delay | 6, 6, 6, 4, 5 |
 //! | shift: the bit length of n - 1 | 4 |
 //! | width of a time's code | 6 |
 //! | base of the times: ms after `t_min`, with sign | 28 |
 //! | slope of the times: ms from one to the next, with `shift` fractional bits | 40 |
-//! | k heads: width 7, scale 5, then the fields series (after `series_first`), base (with sign), slope (with sign), exact | 12 + fields |
+//! | k heads: width 7, scale 5, then the fields series (after `series_first`), base (with sign), slope (with sign), exact, delay | 12 + fields |
 //!
 //! `bits` has n codes of times, then for each series n codes of its width and `exact` patterns of 64 bits.
 //!
-//! - Time i (from 0) is `t_min` + base + (slope × i >> shift) + code.
+//! - Time i (from 0) is `t_min` + base + (slope × i >> shift) + code, and for a series its delay more.
 //! - Value i of a series with the width 64 is the number whose bit pattern the code is.
 //! - Else the codes from 2^width - exact on stand for the exact patterns, in their order; and any other for
 //!   (base + (slope × i >> shift) + code) / 10^scale.

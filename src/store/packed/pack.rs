@@ -1,15 +1,14 @@
 //! Series of a GPU to rectangles.
 //!
-//! Each day is cut into windows of a few times. In each, the series that have the same times make a piece: a series that lacks a sample
-//! has a piece of its own there, and not for the whole day. Neighbouring pieces of the same series become one as long as that takes
+//! Each day is cut into windows of a few times. In each, the series that have the same times, or times that are always as long after
+//! them, make a piece: a series that lacks a sample has a piece of its own there, and not for the whole day. Neighbouring pieces of the same series become one as long as that takes
 //! fewer bytes, so that quiet hours make long rows, and rows end where a job begins.
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::ops::Range;
 
 use super::column::Column;
-use super::plan::{Fields, Plan, plans};
+use super::plan::{Fields, Head, Plan, plans};
 use super::rectangle::{HEADS_BEGIN, Rectangle, TimeHead};
 use super::{MAX_SAMPLES, MAX_TIMES};
 use crate::model::{GpuId, SeriesId, TimeMs};
@@ -56,20 +55,35 @@ fn windows(series: &[Samples]) -> Vec<Range<TimeMs>> {
     times.dedup();
     let mut windows = Vec::new();
     for day in times.chunk_by(|a, b| day_of(*a) == day_of(*b)) {
-        windows.extend(day.chunks(WINDOW).map(|times| times[0]..times[times.len() - 1].plus_millis(1)));
+        let mut rest = day;
+        while let [first, ..] = rest {
+            let (window, more) = rest.split_at(window(rest));
+            windows.push(*first..window[window.len() - 1].plus_millis(1));
+            rest = more;
+        }
     }
     windows
 }
 
-/// The samples of some series at the same times.
+/// How many of the times make a window: to where the next one is longest away, so that those of a scrape stay together.
+fn window(times: &[TimeMs]) -> usize {
+    if times.len() <= WINDOW {
+        return times.len();
+    }
+    (WINDOW / 2..=WINDOW).max_by_key(|at| times[*at].millis_since(times[at - 1])).unwrap_or(WINDOW)
+}
+
+/// The samples of some series at the same times, but for their delays.
 struct Piece {
     id: i64,
     /// Which series, by place.
     members: Vec<usize>,
-    /// Where the samples are in the first of them.
-    range: Range<usize>,
-    /// Where those of the others begin.
+    /// Where their samples begin.
     starts: Vec<usize>,
+    /// How many each has.
+    len: usize,
+    /// How many ms they are after those of the earliest.
+    delays: Vec<i64>,
     /// What it takes, and how; made when it is asked for.
     layout: Option<Layout>,
     /// Whether melting it with the next one was tried, and did not pay.
@@ -83,12 +97,14 @@ struct Layout {
 
 impl Piece {
     fn times<'a>(&self, series: &'a [Samples]) -> &'a [TimeMs] {
-        &series[self.members[0]].1[self.range.clone()]
+        let lead = self.delays.iter().position(|delay| *delay == 0).unwrap_or(0);
+        let start = self.starts[lead];
+        &series[self.members[lead]].1[start..start + self.len]
     }
 
     fn values<'a>(&self, series: &'a [Samples], member: usize) -> &'a [f64] {
         let start = self.starts[member];
-        &series[self.members[member]].2[start..start + self.range.len()]
+        &series[self.members[member]].2[start..start + self.len]
     }
 
     fn layout(&self, series: &[Samples]) -> Layout {
@@ -101,7 +117,7 @@ impl Piece {
         // One column with a slope makes all heads longer.
         let (flat, best) = (self.cost(series, flat), self.cost(series, best));
         let mut layout = if flat.cost <= best.cost { flat } else { best };
-        layout.cost += ROW_COST + HEADS_BEGIN + self.range.len() * TimeHead::of(self.times(series)).width as usize;
+        layout.cost += ROW_COST + HEADS_BEGIN + self.len * TimeHead::of(self.times(series)).width as usize;
         layout
     }
 
@@ -116,7 +132,8 @@ impl Piece {
         let id = |member: usize| series[self.members[member]].0.to_store();
         let mut fields = Fields::default();
         for (member, plan) in plans.iter().enumerate() {
-            fields.widen(id(member).wrapping_sub(id(0)) as u64, &plan.head);
+            let delay = self.delays[member];
+            fields.widen(id(member).wrapping_sub(id(0)) as u64, &Head { delay, ..plan.head });
         }
         let cost = plans.iter().map(|plan| plan.cost + fields.head()).sum();
         Layout { plans, cost }
@@ -124,18 +141,19 @@ impl Piece {
 
     /// This piece and the one that follows it, if they may be one.
     fn with(&self, next: &Self, series: &[Samples]) -> Option<Self> {
-        let (n, k) = (self.range.len() + next.range.len(), self.members.len());
+        let (n, k) = (self.len + next.len, self.members.len());
         let same_day = day_of(self.times(series)[0]) == day_of(next.times(series)[0]);
         // Where some of the series had other times between the two, those are in other pieces.
-        let adjoining = self.starts.iter().zip(&next.starts).all(|(start, next)| start + self.range.len() == *next);
-        if n > MAX_TIMES || n * k > MAX_SAMPLES || !same_day || !adjoining || self.id != next.id {
+        let adjoining = self.starts.iter().zip(&next.starts).all(|(start, next)| start + self.len == *next);
+        if n > MAX_TIMES || n * k > MAX_SAMPLES || !same_day || !adjoining || self.delays != next.delays || self.id != next.id {
             return None;
         }
         Some(Self {
             id: self.id,
             members: self.members.clone(),
-            range: self.range.start..next.range.end,
             starts: self.starts.clone(),
+            len: n,
+            delays: self.delays.clone(),
             layout: None,
             tried: false,
         })
@@ -150,61 +168,74 @@ impl Piece {
             &made
         };
         let columns = layout.plans.iter().enumerate().map(|(member, plan)| {
-            let column = Column::write(plan, self.values(series, member));
+            let column = Column::write(plan, self.values(series, member), self.delays[member]);
             (series[self.members[member]].0, column)
         });
         Rectangle { gpu, id: self.id, times: self.times(series).to_vec(), columns: columns.collect() }
     }
 }
 
+/// Series that have the same times in a window, but for their delays.
+#[derive(Default)]
+struct Group {
+    members: Vec<usize>,
+    starts: Vec<usize>,
+    /// The first times, in ms.
+    firsts: Vec<i64>,
+}
+
 /// The pieces of a window.
 fn pieces(series: &[Samples], window: &Range<TimeMs>, id: i64) -> Vec<Piece> {
-    let mut groups: Vec<(Vec<usize>, Vec<usize>, usize)> = Vec::new();
-    let mut by_times: HashMap<&[TimeMs], usize> = HashMap::new();
+    let mut groups: Vec<Group> = Vec::new();
+    let mut by_times: HashMap<Vec<i64>, usize> = HashMap::new();
     for (member, (_, times, _)) in series.iter().enumerate() {
         let start = times.partition_point(|time| *time < window.start);
         let len = times[start..].partition_point(|time| *time < window.end);
         if len == 0 {
             continue;
         }
-        match by_times.entry(&times[start..start + len]) {
-            Entry::Occupied(group) => {
-                let (members, starts, _) = &mut groups[*group.get()];
-                members.push(member);
-                starts.push(start);
-            }
-            Entry::Vacant(group) => {
-                group.insert(groups.len());
-                groups.push((vec![member], vec![start], len));
-            }
+        let first = times[start];
+        let after = times[start..start + len].iter().map(|time| time.millis_since(first)).collect();
+        let at = *by_times.entry(after).or_insert(groups.len());
+        if at == groups.len() {
+            groups.push(Group::default());
         }
+        groups[at].members.push(member);
+        groups[at].starts.push(start);
+        groups[at].firsts.push(first.as_millis());
     }
+    let mut sorted: Vec<(Vec<i64>, usize)> = by_times.into_iter().collect();
+    sorted.sort_by_key(|(_, at)| *at);
+    let cut = sorted.into_iter().zip(&groups).flat_map(|((after, _), group)| cut(&after, group, id));
+    cut.collect()
+}
+
+/// The pieces of a group whose samples are so many ms after their first ones.
+fn cut(after: &[i64], group: &Group, id: i64) -> Vec<Piece> {
     let mut pieces = Vec::new();
-    for (members, starts, len) in groups {
-        // Many samples may be at the same time.
-        let cuts = cuts(&series[members[0]].1[starts[0]..starts[0] + len]);
-        let last = cuts.len() - 1;
-        for (i, cut) in cuts.iter().enumerate() {
-            let time = |at: usize| series[members[0]].1[starts[0] + at];
-            let overflow = cuts[i..last].iter().take_while(|cut| time(cut.end - 1) == time(cut.end)).count() as i64;
-            let k = MAX_SAMPLES / cut.len().max(WINDOW);
-            for (members, starts) in members.chunks(k).zip(starts.chunks(k)) {
-                pieces.push(Piece {
-                    id: id - overflow,
-                    members: members.to_vec(),
-                    range: starts[0] + cut.start..starts[0] + cut.end,
-                    starts: starts.iter().map(|start| start + cut.start).collect(),
-                    layout: None,
-                    tried: false,
-                });
-            }
+    // Many samples may be at the same time.
+    let cuts = cuts(after);
+    for (i, cut) in cuts.iter().enumerate() {
+        let overflow = cuts[i..cuts.len() - 1].iter().take_while(|cut| after[cut.end - 1] == after[cut.end]).count() as i64;
+        let k = MAX_SAMPLES / cut.len().max(WINDOW);
+        for ((members, starts), firsts) in group.members.chunks(k).zip(group.starts.chunks(k)).zip(group.firsts.chunks(k)) {
+            let earliest = firsts.iter().min().copied().unwrap_or(0);
+            pieces.push(Piece {
+                id: id - overflow,
+                members: members.to_vec(),
+                starts: starts.iter().map(|start| start + cut.start).collect(),
+                len: cut.len(),
+                delays: firsts.iter().map(|first| first - earliest).collect(),
+                layout: None,
+                tried: false,
+            });
         }
     }
     pieces
 }
 
 /// Cuts some times at the limit: between different times, if those at one time are not more.
-fn cuts(times: &[TimeMs]) -> Vec<Range<usize>> {
+fn cuts(times: &[i64]) -> Vec<Range<usize>> {
     let (mut cuts, mut start) = (Vec::new(), 0);
     while times.len() - start > MAX_TIMES {
         let end = start + MAX_TIMES;
@@ -355,6 +386,15 @@ mod tests {
         let rectangles = packed(all.clone());
         assert_eq!(rectangles.len(), 1);
         assert_eq!(rectangles[0].samples(), 20_000);
+        assert_eq!(unpacked(&rectangles), plain(&all));
+    }
+
+    #[test]
+    fn series_that_are_always_late_share_a_row() {
+        let late = |id: i64| series(id, &(0..2000).map(|i| (i * 30_000 + id % 4 * 1000, id as f64)).collect::<Vec<_>>());
+        let all: Vec<Samples> = (1..=10).map(late).collect();
+        let rectangles = packed(all.clone());
+        assert_eq!(rectangles.len(), 1);
         assert_eq!(unpacked(&rectangles), plain(&all));
     }
 

@@ -27,6 +27,8 @@ pub(super) struct Head {
     pub(super) slope: i64,
     /// How many exact patterns there are.
     pub(super) exact: usize,
+    /// How many ms its samples are after the times of the row.
+    pub(super) delay: i64,
 }
 
 /// A way to write the values of a column.
@@ -46,12 +48,12 @@ impl Plan {
     }
 
     fn patterns(n: usize) -> Self {
-        Self::new(n, Head { width: PATTERN, scale: 0, base: 0, slope: 0, exact: 0 }, Vec::new())
+        Self::new(n, Head { width: PATTERN, scale: 0, base: 0, slope: 0, exact: 0, delay: 0 }, Vec::new())
     }
 
     /// The code of the value at a place.
     pub(super) fn code(&self, i: usize, value: f64, shift: u32) -> u64 {
-        let Head { width, scale, base, slope, exact } = self.head;
+        let Head { width, scale, base, slope, exact, .. } = self.head;
         if width == PATTERN {
             return value.to_bits();
         }
@@ -160,7 +162,7 @@ impl Integers {
     }
 
     fn plan(&self, width: u32, base: i64, slope: i64, exact: Vec<u64>) -> Plan {
-        Plan::new(self.integers.len(), Head { width, scale: self.scale, base, slope, exact: 0 }, exact)
+        Plan::new(self.integers.len(), Head { width, scale: self.scale, base, slope, exact: 0, delay: 0 }, exact)
     }
 
     /// No slope: codes for the integers within a window, and exact patterns for those outside it, where that takes fewer bits.
@@ -230,6 +232,7 @@ pub(super) struct Fields {
     pub(super) base: u32,
     pub(super) slope: u32,
     pub(super) exact: u32,
+    pub(super) delay: u32,
 }
 
 impl Fields {
@@ -239,10 +242,11 @@ impl Fields {
         self.base = self.base.max(signed_width_of(head.base));
         self.slope = self.slope.max(signed_width_of(head.slope));
         self.exact = self.exact.max(width_of(head.exact as u64));
+        self.delay = self.delay.max(width_of(head.delay as u64));
     }
 
     /// Bits of a head.
     pub(super) fn head(&self) -> usize {
-        12 + (self.series + self.base + self.slope + self.exact) as usize
+        12 + (self.series + self.base + self.slope + self.exact + self.delay) as usize
     }
 }

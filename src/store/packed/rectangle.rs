@@ -10,14 +10,15 @@ use crate::model::{GpuId, SeriesId, TimeMs};
 use crate::store::Chunk;
 use crate::store::chunk::day_of;
 
-/// Series of one GPU, each with a sample at each of the times.
+/// Series of one GPU, each with a sample at each of the times, or at as many ms after each of them (`Column::delay`): many an exporter
+/// asks for one metric after the other.
 #[derive(Clone, Debug)]
 pub struct Rectangle {
     /// The GPU.
     pub gpu: GpuId,
     /// Of samples of the same series and time in several chunks and rectangles those with the greatest id count.
     pub id: i64,
-    /// The times, sorted. Of samples at equal times the later one counts.
+    /// The times, sorted; the first one is that of the first sample. Of samples at equal times the later one counts.
     pub times: Vec<TimeMs>,
     /// The values by series, sorted by series, each once.
     pub columns: Vec<(SeriesId, Column)>,
@@ -47,7 +48,7 @@ pub struct Row {
 }
 
 /// Bits of `heads` before the first head.
-pub(super) const HEADS_BEGIN: usize = 100;
+pub(super) const HEADS_BEGIN: usize = 105;
 
 const TIME_BASE_WIDTH: u32 = 28;
 const TIME_SLOPE_WIDTH: u32 = 40;
@@ -79,6 +80,10 @@ impl Rectangle {
         self.times.len() * self.columns.len()
     }
 
+    fn longest_delay(&self) -> i64 {
+        self.columns.iter().map(|(_, column)| column.delay()).max().unwrap_or(0)
+    }
+
     /// The rectangle as a row. It has a time and a series, and is within the limits.
     #[must_use]
     pub fn row(&self) -> Row {
@@ -95,6 +100,7 @@ impl Rectangle {
             heads.put(u64::from(width), 6);
         }
         heads.put(u64::from(fields.exact), 4);
+        heads.put(u64::from(fields.delay), 5);
         heads.put(u64::from(shift), 4);
         heads.put(u64::from(time.width), 6);
         put_signed(&mut heads, time.base, TIME_BASE_WIDTH);
@@ -110,13 +116,14 @@ impl Rectangle {
             put_signed(&mut heads, head.base, fields.base);
             put_signed(&mut heads, head.slope, fields.slope);
             heads.put(head.exact as u64, fields.exact);
+            heads.put(head.delay as u64, fields.delay);
             bits.copy(&column.bytes, column.at, column.bits());
         }
         Row {
             gpu: self.gpu,
             id: self.id,
             t_min,
-            t_max: self.times.last().copied().unwrap_or_default(),
+            t_max: self.times.last().copied().unwrap_or_default().plus_millis(self.longest_delay()),
             series_first,
             n: self.times.len() as i32,
             k: self.columns.len() as i32,
@@ -137,7 +144,7 @@ impl Rectangle {
         if len != row.bits.len {
             return Err(format!("its heads speak of {len} bits, and it has {}", row.bits.len));
         }
-        let times = row.times(n, heads.time)?;
+        let times = row.times(n, &heads)?;
         let bytes: Arc<[u8]> = row.bits.bytes.as_slice().into();
         let mut at = n * heads.time.width as usize;
         let columns = heads.columns.into_iter().map(|(series, head)| {
@@ -157,7 +164,11 @@ impl Rectangle {
         chosen
             .map(|(series, column)| {
                 let values = column.decode().map_err(|what| format!("series {series}: {what}"))?;
-                Ok(Chunk { series: *series, id: self.id, times: self.times.clone(), values })
+                let times = match column.delay() {
+                    0 => self.times.clone(),
+                    delay => self.times.iter().map(|time| time.plus_millis(delay)).collect(),
+                };
+                Ok(Chunk { series: *series, id: self.id, times, values })
             })
             .collect()
     }
@@ -199,6 +210,7 @@ impl Row {
             base: from.take(6) as u32,
             slope: from.take(6) as u32,
             exact: from.take(4) as u32,
+            delay: from.take(5) as u32,
         };
         let shift = from.take(4) as u32;
         let time = TimeHead {
@@ -223,6 +235,7 @@ impl Row {
                 base: from.take_signed(fields.base),
                 slope: from.take_signed(fields.slope),
                 exact: from.take(fields.exact) as usize,
+                delay: from.take(fields.delay) as i64,
             };
             let sound = match width {
                 0..=62 => head.exact as u64 <= 1 << width,
@@ -242,7 +255,7 @@ impl Row {
         Ok(Heads { time, columns })
     }
 
-    fn times(&self, n: usize, head: TimeHead) -> Result<Vec<TimeMs>, String> {
+    fn times(&self, n: usize, Heads { time: head, columns }: &Heads) -> Result<Vec<TimeMs>, String> {
         let shift = shift_of(n);
         let mut times = Vec::with_capacity(n);
         for i in 0..n {
@@ -253,7 +266,10 @@ impl Row {
         if !times.is_sorted() {
             return Err("its times are not in order".to_owned());
         }
-        if times.first() != Some(&self.t_min) || times.last() != Some(&self.t_max) {
+        let delays = || columns.iter().map(|(_, head)| head.delay);
+        let (first, last) = (delays().min().unwrap_or(0), delays().max().unwrap_or(0));
+        let end = times.last().map(|time| time.plus_millis(last));
+        if times.first() != Some(&self.t_min) || first != 0 || end != Some(self.t_max) {
             return Err("its times do not begin and end where it says".to_owned());
         }
         if day_of(self.t_min) != day_of(self.t_max) {

@@ -73,7 +73,7 @@ pub enum Command {
     /// Checks everything that the roles need, step by step, and says what is wrong and what to do
     Check(Check),
     /// Updates the PostgreSQL schema and ends
-    Migrate,
+    Migrate(Migrate),
     /// Shows for each source where its rows are: stored, rejected, queued, dead; exit code 0 if none is missing
     Audit(Audit),
     /// Lists, shows, retries and drops batches that cannot be stored
@@ -248,6 +248,14 @@ pub struct Check {
     /// Print JSON instead of text
     #[arg(long)]
     pub json: bool,
+}
+
+/// `telemetry migrate`.
+#[derive(Debug, Clone, Args)]
+pub struct Migrate {
+    /// Let this role of PostgreSQL read the samples by plain SQL (samples, samples_between, rejected_rows), and nothing else. Repeatable
+    #[arg(long, value_name = "ROLE")]
+    pub grant_read: Vec<String>,
 }
 
 /// `telemetry audit`.

@@ -10,7 +10,7 @@ use super::{
     lists, telemetry,
 };
 use crate::model::{GpuId, IntervalMs, SeriesId, TimeMs};
-use crate::store::{Limit, SeriesFilter, SeriesRow, Texts};
+use crate::store::{Ids, Limit, SeriesFilter, SeriesRow, Texts};
 
 /// How many days before the day of the newest sample of all each search begins: first where the newest of a series is likely to be.
 const REACHES: [u32; 5] = [0, 1, 7, 60, 40_000];
@@ -205,7 +205,7 @@ impl Query {
         for reach in REACHES {
             let from = if reach == 0 { last_day } else { last_day.minus(IntervalMs::DAY.times(reach)) };
             for rows in pending.chunks(SERIES_AT_ONCE) {
-                let ids: Vec<SeriesId> = rows.iter().map(|row| series[*row].id).collect();
+                let ids: Vec<Ids> = rows.iter().map(|row| series[*row].ids()).collect();
                 for latest in snapshot.latest(&ids, from, before).await? {
                     let Some(row) = row_of_id.get(&latest.series).copied() else { continue };
                     let group = &mut newest[group_of[row]];

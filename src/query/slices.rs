@@ -18,7 +18,7 @@ use super::budget::{CARRIED_SAMPLE_BYTES, Held, Lease};
 use super::samples::Run;
 use super::{Order, QueryError, Result};
 use crate::model::{IntervalMs, SeriesId, TimeMs};
-use crate::store::{Chunk, ChunkRange, Reader, Snapshot, Span};
+use crate::store::{Chunk, ChunkRange, Ids, Reader, Snapshot, Span};
 
 /// Samples that a slice is made for; four times as many are taken before it is made smaller.
 const TARGET: usize = 32_768;
@@ -43,7 +43,7 @@ pub(super) struct Slice {
 
 pub(super) struct Slices {
     reader: Arc<dyn Reader>,
-    series: Arc<[SeriesId]>,
+    series: Arc<[Ids]>,
     places: HashMap<SeriesId, u32>,
     from: TimeMs,
     /// Not included.
@@ -81,8 +81,8 @@ struct Ahead {
 
 /// Which samples are wanted.
 pub(super) struct Wanted {
-    /// Ids of series, each once.
-    pub(super) series: Vec<SeriesId>,
+    /// Series, each once.
+    pub(super) series: Vec<Ids>,
     /// How many of them may have samples at one time.
     pub(super) live: usize,
     /// From and to, both included.
@@ -99,7 +99,7 @@ impl Slices {
         let Wanted { series, live, range: (from, to), order, hint, width } = wanted;
         let before = to.plus(IntervalMs::MILLISECOND);
         let target = hint.unwrap_or(usize::MAX).clamp(1024, TARGET);
-        let places = series.iter().enumerate().map(|(at, id)| (*id, u32::try_from(at).unwrap_or(u32::MAX))).collect();
+        let places = series.iter().enumerate().map(|(at, ids)| (ids.series, u32::try_from(at).unwrap_or(u32::MAX))).collect();
         // As if every series had a sample a second: right soon, whatever is true. What would be two slices is one.
         let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         let first = IntervalMs::SECOND.times(count(target)).part(count(live)).max(IntervalMs::SECOND);
@@ -198,7 +198,7 @@ impl Slices {
     }
 
     /// The series to ask for chunks of a slice: all, or where most have none, those that have.
-    async fn present(&mut self, current: &mut Current, a: TimeMs, b: TimeMs) -> Result<Arc<[SeriesId]>> {
+    async fn present(&mut self, current: &mut Current, a: TimeMs, b: TimeMs) -> Result<Arc<[Ids]>> {
         if current.is_fresh || !self.sparse {
             return Ok(Arc::clone(&self.series));
         }
@@ -212,7 +212,8 @@ impl Slices {
             self.ahead = Some(Ahead { from, before, spans });
         }
         let spans = self.ahead.iter().flat_map(|ahead| &ahead.spans);
-        Ok(spans.filter(|span| span.first < b && span.last >= a).map(|span| span.series).collect())
+        let present = spans.filter(|span| span.first < b && span.last >= a);
+        Ok(present.filter_map(|span| self.series.get(*self.places.get(&span.series)? as usize).copied()).collect())
     }
 
     /// Of a fresh snapshot, whatever reaches into [a, b); else what was not fetched for the slice before.
@@ -386,7 +387,8 @@ mod tests {
             let have = runtime.block_on(async {
                 // Series that have nothing are looked for in vain, and then not any more.
                 let series = if sparse { (1..=2).chain(10..20).collect() } else { vec![1i64, 2] };
-                let series = series.into_iter().map(SeriesId::from_store).collect();
+                let ids = |id| Ids { series: SeriesId::from_store(id), ..Ids::default() };
+                let series = series.into_iter().map(ids).collect();
                 let wanted = Wanted { series, live: 2, range: (from, to), order, hint: None, width: IntervalMs::new(width) };
                 let mut slices = Slices::new(Arc::new(Stub { chunks, is_rewritten: true, ..Stub::default() }), wanted);
                 (slices.max_samples, slices.target, slices.probe_threshold) = (64, 16, 4);

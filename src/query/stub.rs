@@ -7,8 +7,8 @@ use async_trait::async_trait;
 
 use crate::model::{IntervalMs, Partition, Partitions, RowRange, SeriesId, SourceId, TimeMs};
 use crate::store::{
-    self, Chunk, ChunkRange, ClusterSummary, GpuFilter, GpuPlace, GpuSummary, HostSummary, Latest, Limit, Reader, SeriesFilter,
-    SeriesRow, Snapshot, SnapshotFor, SourceLedger, Span, Texts,
+    self, Chunk, ChunkRange, ClusterSummary, GpuFilter, GpuPlace, GpuSummary, HostSummary, Ids, Latest, Limit, Reader,
+    SeriesFilter, SeriesRow, Snapshot, SnapshotFor, SourceLedger, Span, Texts,
 };
 use crate::transport::{self, Backlog, Inspector, PartitionState, SourceState, TransportError};
 
@@ -107,16 +107,17 @@ struct StubSnapshot {
 #[async_trait]
 impl Snapshot for StubSnapshot {
     /// The newest sample of every series has its id as time and value.
-    async fn latest(&mut self, series: &[SeriesId], _: TimeMs, _: TimeMs) -> store::Result<Vec<Latest>> {
+    async fn latest(&mut self, series: &[Ids], _: TimeMs, _: TimeMs) -> store::Result<Vec<Latest>> {
         Ok(series
             .iter()
-            .map(|id| Latest { series: *id, time: TimeMs::from_millis(id.to_store()), value: id.to_store() as f64 })
+            .map(|ids| ids.series)
+            .map(|id| Latest { series: id, time: TimeMs::from_millis(id.to_store()), value: id.to_store() as f64 })
             .collect())
     }
-    async fn chunks(&mut self, series: &[SeriesId], r: &ChunkRange, max: usize) -> store::Result<Option<Vec<Chunk>>> {
+    async fn chunks(&mut self, series: &[Ids], r: &ChunkRange, max: usize) -> store::Result<Option<Vec<Chunk>>> {
         let inside = |chunk: &&Chunk| {
             let (first, last) = (chunk.times[0], *chunk.times.last().expect("it has some"));
-            series.contains(&chunk.series)
+            series.iter().any(|ids| ids.series == chunk.series)
                 && (r.begins_from..r.begins_before).contains(&first)
                 && (r.ends_from..r.ends_before).contains(&last)
         };
@@ -124,13 +125,13 @@ impl Snapshot for StubSnapshot {
         let n: usize = found.iter().map(|chunk| chunk.times.len()).sum();
         Ok((n <= max).then_some(found))
     }
-    async fn spans(&mut self, series: &[SeriesId], r: &ChunkRange) -> store::Result<Vec<Span>> {
+    async fn spans(&mut self, series: &[Ids], r: &ChunkRange) -> store::Result<Vec<Span>> {
         let chunks = self.chunks(series, r, usize::MAX).await?.unwrap_or_default();
-        let span = |id: &SeriesId| {
-            let mine = || chunks.iter().filter(|chunk| chunk.series == *id).flat_map(|chunk| &chunk.times);
-            Some(Span { series: *id, first: *mine().min()?, last: *mine().max()? })
+        let span = |id: SeriesId| {
+            let mine = || chunks.iter().filter(|chunk| chunk.series == id).flat_map(|chunk| &chunk.times);
+            Some(Span { series: id, first: *mine().min()?, last: *mine().max()? })
         };
-        Ok(series.iter().filter_map(span).collect())
+        Ok(series.iter().map(|ids| ids.series).filter_map(span).collect())
     }
 }
 

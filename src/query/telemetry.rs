@@ -171,7 +171,7 @@ impl Query {
         // A workload's series take turns with those of others.
         let live: HashSet<_> = telemetry.series.iter().map(|series| (&series.row.metric, &series.mig_instance)).collect();
         let wanted = Wanted {
-            series: telemetry.series.iter().map(|series| series.row.id).collect(),
+            series: telemetry.series.iter().map(|series| series.row.ids()).collect(),
             live: live.len(),
             range: (from, to),
             order: request.order,

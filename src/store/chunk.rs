@@ -21,10 +21,12 @@ pub(in crate::store) fn day_of(time: TimeMs) -> Day {
 }
 
 /// The store's ids of a series and of its GPU.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::store) struct Ids {
-    pub(in crate::store) series: SeriesId,
-    pub(in crate::store) gpu: GpuId,
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ids {
+    /// The series.
+    pub series: SeriesId,
+    /// Its GPU.
+    pub gpu: GpuId,
 }
 
 /// The ids of a dictionary's series, by index.

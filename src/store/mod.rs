@@ -15,6 +15,7 @@ mod read;
 pub mod sqlite;
 mod text;
 
+pub use chunk::Ids;
 pub use read::{
     Chunk, ChunkRange, ClusterSummary, GpuFilter, GpuPlace, GpuSummary, HostSummary, Latest, Limit, Reader, SeriesFilter,
     SeriesRow, Snapshot, SnapshotFor, Span, Texts,

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::{Result, SourceLedger};
+use super::{Ids, Result, SourceLedger};
 use crate::model::{GpuId, RowRange, SeriesId, SourceId, TimeMs};
 
 /// Which GPUs are meant. What is `None` does not restrict.
@@ -157,6 +157,14 @@ impl Texts for HostSummary {
     }
 }
 
+impl SeriesRow {
+    /// The ids of the series and its GPU.
+    #[must_use]
+    pub fn ids(&self) -> Ids {
+        Ids { series: self.id, gpu: self.gpu_id }
+    }
+}
+
 impl Texts for SeriesRow {
     fn text_bytes(&self) -> usize {
         self.metric.len() + self.namespace.len() + self.pod.len() + self.container.len()
@@ -195,7 +203,8 @@ pub struct SeriesRow {
     pub container: String,
 }
 
-/// Chunks by their borders: t_max within one range, t_min within another. `from` is included, `before` is not.
+/// Chunks by their borders: t_max within one range, t_min within another. `from` is included, `before` is not. A chunk that is kept in one
+/// row with those of other series has the borders of the row: it may begin later and end earlier.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ChunkRange {
     /// t_min ≥ this.
@@ -221,14 +230,14 @@ pub struct Chunk {
     pub values: Vec<f64>,
 }
 
-/// From when to when a series has samples in a range of chunks.
+/// From when to when a series has chunks in a range, by their borders.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Span {
     /// The series.
     pub series: SeriesId,
-    /// Time of the oldest sample in the range.
+    /// Where the first of them begins.
     pub first: TimeMs,
-    /// Time of the newest sample in the range.
+    /// Where the last of them ends.
     pub last: TimeMs,
 }
 
@@ -286,13 +295,13 @@ pub enum SnapshotFor {
 #[async_trait]
 pub trait Snapshot: Send {
     /// The newest sample of each of these series among the chunks that begin in `[begins_from, begins_before)`; of a chunk its
-    /// last sample. Series without are left out. In any order.
-    async fn latest(&mut self, series: &[SeriesId], begins_from: TimeMs, begins_before: TimeMs) -> Result<Vec<Latest>>;
+    /// last sample. Both times are midnights (UTC). Series without are left out. In any order.
+    async fn latest(&mut self, series: &[Ids], begins_from: TimeMs, begins_before: TimeMs) -> Result<Vec<Latest>>;
 
     /// The chunks of these series in a range, in any order; `None` when they have more than `max_samples` samples in all: ask for
     /// less, of another snapshot.
-    async fn chunks(&mut self, series: &[SeriesId], range: &ChunkRange, max_samples: usize) -> Result<Option<Vec<Chunk>>>;
+    async fn chunks(&mut self, series: &[Ids], range: &ChunkRange, max_samples: usize) -> Result<Option<Vec<Chunk>>>;
 
-    /// From when to when each of these series has samples in the chunks of a range; series without are left out. In any order.
-    async fn spans(&mut self, series: &[SeriesId], range: &ChunkRange) -> Result<Vec<Span>>;
+    /// From when to when each of these series has chunks in a range (see [`ChunkRange`]); series without are left out. In any order.
+    async fn spans(&mut self, series: &[Ids], range: &ChunkRange) -> Result<Vec<Span>>;
 }

@@ -5,6 +5,7 @@ mod damaged;
 mod diagnose;
 mod histories;
 mod once;
+mod packed;
 mod pooler;
 mod postgres;
 mod reading;

@@ -37,7 +37,14 @@ const MIGRATIONS: &[Migration] = &[
     },
     Migration { version: 3, name: "prune", sql: include_str!("migrations/0003_prune.sql"), compatible_from: 2, index: None },
     Migration { version: 4, name: "letters", sql: include_str!("migrations/0004_letters.sql"), compatible_from: 2, index: None },
-    Migration { version: 5, name: "conflicts", sql: include_str!("migrations/0005_conflicts.sql"), compatible_from: 2, index: None },
+    Migration {
+        version: 5,
+        name: "conflicts",
+        sql: include_str!("migrations/0005_conflicts.sql"),
+        compatible_from: 2,
+        index: None,
+    },
+    Migration { version: 6, name: "packed", sql: include_str!("migrations/0006_packed.sql"), compatible_from: 2, index: None },
 ];
 
 /// The last version that release 0.1.0 knows.
@@ -49,12 +56,13 @@ const NEEDED: i32 = 2;
 const LOCK_POLL: Duration = Duration::from_millis(100);
 
 /// The tables of the schema, as rights are checked on them.
-pub(super) const TABLES: [&str; 15] = [
+pub(super) const TABLES: [&str; 18] = [
     "schema_migration",
     "store",
     "gpu",
     "series",
     "sample_chunk",
+    "sample_packed",
     "sample_conflict",
     "source",
     "source_reject",
@@ -64,6 +72,8 @@ pub(super) const TABLES: [&str; 15] = [
     "dead_letter_same_rows",
     "batch_failure",
     "samples",
+    "sample_place",
+    "packed_sample",
     "rejected_rows",
 ];
 

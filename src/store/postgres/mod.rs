@@ -10,13 +10,9 @@
 //! | `series`, `partitions` | made outside of the commit: ids of series and GPUs, a partition a day |
 //! | `chunk` | a chunk as a row of `sample_chunk`, there and back |
 //! | `copy` | rows sent by binary COPY |
-<<<<<<< HEAD
-//! | `commit`, `overlap` | the transaction: fast path, slow path |
-//! | `read`, `snapshot` | what readers ask: lists; samples as of one moment |
-=======
-//! | `commit`, `overlap`, `marks` | the transaction: fast path, slow path; what may be stored already, and what is |
-//! | `read` | what readers ask |
->>>>>>> once
+//! | `commit`, `overlap`, `overlap_packed`, `marks` | the transaction: fast path, slow path; what may be stored already, and what is |
+//! | `packed` | packed rows, there and back |
+//! | `read`, `snapshot`, `newest` | what readers ask: lists; samples as of one moment, and the newest |
 //! | `diagnose` | what `telemetry check` looks at |
 //! | `ledger`, `dead` | sources and what they cover, dead letters |
 //!
@@ -34,7 +30,11 @@ mod indexes;
 mod ledger;
 mod marks;
 mod migrate;
+mod newest;
 mod overlap;
+mod overlap_packed;
+#[allow(dead_code, reason = "maintenance writes packed rows")]
+mod packed;
 mod partitions;
 mod pool;
 mod pooler;
@@ -46,6 +46,7 @@ mod tls;
 mod types;
 
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::SystemTime;
 
@@ -82,6 +83,8 @@ pub struct PostgresStore {
     connections: Connections,
     /// One more connection: whether the server answers can be asked while the others are busy.
     ping_connection: Connections,
+    /// Whether the schema is known to have packed rows.
+    has_packed: AtomicBool,
     /// The connections that downloads may hold.
     downloads: Arc<Semaphore>,
     caches: Arc<Caches>,
@@ -122,13 +125,42 @@ impl PostgresStore {
         let on_new = Arc::clone(&caches);
         let connections = Connections::new(&connector, config, config.pool_size, move || on_new.forget())?;
         let ping_connection = Connections::new(&connector, config, 1, || {})?.sharing_with(&connections);
-<<<<<<< HEAD
-        let downloads = Arc::new(Semaphore::new((config.pool_size * config.download_percent / 100).max(1)));
-        let (id, place) = (OnceLock::new(), Mutex::new(None));
-        Ok(Self { connector, connections, ping_connection, downloads, caches, id, place })
-=======
-        Ok(Self { connector, connections, ping_connection, caches, marks: Marks::new(config.series_cache), id: OnceLock::new(), place: Mutex::new(None) })
->>>>>>> once
+        Ok(Self {
+            connector,
+            connections,
+            ping_connection,
+            has_packed: AtomicBool::new(false),
+            downloads: Arc::new(Semaphore::new((config.pool_size * config.download_percent / 100).max(1))),
+            caches,
+            marks: Marks::new(config.series_cache),
+            id: OnceLock::new(),
+            place: Mutex::new(None),
+        })
+    }
+
+    /// Lets a role of PostgreSQL read the samples by SQL, through views and a function.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Refused`]: there is no such role, or the user of this store may not do that.
+    pub async fn grant_read(&self, role: &str) -> Result<()> {
+        let session = self.connections.session().await?;
+        rights::grant_read(&session, role).await?;
+        session.done();
+        Ok(())
+    }
+
+    /// Notes that there are packed rows from now on, which programs of earlier versions cannot read: they refuse the schema. To be done
+    /// before the first such row is written; again it changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// The store's.
+    pub async fn announce_packed_rows(&self) -> Result<()> {
+        let session = self.connections.session().await?;
+        packed::announce(&session).await?;
+        session.done();
+        Ok(())
     }
 
     /// When the certificate ends that is shown to the server, where one is.
@@ -147,6 +179,15 @@ impl PostgresStore {
     #[must_use]
     pub fn endpoint(&self) -> &Endpoint {
         &self.connections.endpoint
+    }
+
+    /// Whether the schema has packed rows. One that has them keeps them.
+    async fn has_packed(&self, session: &Session) -> error::Result<bool> {
+        if !self.has_packed.load(Ordering::Relaxed) {
+            let rows = session.query("SELECT to_regclass('sample_packed') IS NOT NULL", &[]).await?;
+            self.has_packed.store(rows.first().is_some_and(|row| row.get(0)), Ordering::Relaxed);
+        }
+        Ok(self.has_packed.load(Ordering::Relaxed))
     }
 
     /// A place among the downloads that hold a connection, as soon as one is free.

@@ -225,7 +225,7 @@ mod tests {
         let broken = connections.write(|writer| {
             writer.transaction(|transaction, series| -> Result<()> {
                 add_row(transaction)?;
-                series.insert(1, Ids { series: crate::model::SeriesId::from_store(1), gpu: crate::model::GpuId::from_store(1) });
+                series.insert(1, Ids { series: SeriesId::from_store(1), gpu: crate::model::GpuId::from_store(1) });
                 panic!("a fault in the commit")
             })
         });

@@ -133,7 +133,8 @@ pub(super) fn standing(connection: &Connection) -> Result<Standing> {
     Ok(standing)
 }
 
-const LEDGER_COLUMNS: &str = "id, cluster, name, covered, dropped, valid, duplicate, first_commit, last_commit, newest_sample, conflict";
+const LEDGER_COLUMNS: &str =
+    "id, cluster, name, covered, dropped, valid, duplicate, first_commit, last_commit, newest_sample, conflict";
 
 /// The ledger of every source, as of one moment.
 pub(super) fn all(connection: &Connection) -> Result<Vec<SourceLedger>> {

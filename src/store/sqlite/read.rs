@@ -11,8 +11,8 @@ use super::error::Result;
 use super::{SqliteStore, chunk, ledger, lists};
 use crate::model::{SeriesId, SourceId, TimeMs};
 use crate::store::{
-    self, Chunk, ChunkRange, ClusterSummary, GpuFilter, GpuPlace, GpuSummary, HostSummary, Latest, Limit, Reader, SeriesFilter,
-    SeriesRow, Snapshot, SnapshotFor, SourceLedger, Span, Store, StoreError,
+    self, Chunk, ChunkRange, ClusterSummary, GpuFilter, GpuPlace, GpuSummary, HostSummary, Ids, Latest, Limit, Reader,
+    SeriesFilter, SeriesRow, Snapshot, SnapshotFor, SourceLedger, Span, Store, StoreError,
 };
 
 #[async_trait]
@@ -84,20 +84,25 @@ impl SqliteSnapshot {
 
 #[async_trait]
 impl Snapshot for SqliteSnapshot {
-    async fn latest(&mut self, series: &[SeriesId], begins_from: TimeMs, begins_before: TimeMs) -> store::Result<Vec<Latest>> {
-        let series = series.to_vec();
+    async fn latest(&mut self, series: &[Ids], begins_from: TimeMs, begins_before: TimeMs) -> store::Result<Vec<Latest>> {
+        let series = ids(series);
         self.ask(move |connection| latest(connection, &series, begins_from, begins_before)).await
     }
 
-    async fn chunks(&mut self, series: &[SeriesId], range: &ChunkRange, max_samples: usize) -> store::Result<Option<Vec<Chunk>>> {
-        let (series, range) = (series.to_vec(), *range);
+    async fn chunks(&mut self, series: &[Ids], range: &ChunkRange, max_samples: usize) -> store::Result<Option<Vec<Chunk>>> {
+        let (series, range) = (ids(series), *range);
         self.ask(move |connection| chunks(connection, &series, &range, max_samples)).await
     }
 
-    async fn spans(&mut self, series: &[SeriesId], range: &ChunkRange) -> store::Result<Vec<Span>> {
-        let (series, range) = (series.to_vec(), *range);
+    async fn spans(&mut self, series: &[Ids], range: &ChunkRange) -> store::Result<Vec<Span>> {
+        let (series, range) = (ids(series), *range);
         self.ask(move |connection| spans(connection, &series, &range)).await
     }
+}
+
+/// Everything is kept by series here.
+fn ids(series: &[Ids]) -> Vec<SeriesId> {
+    series.iter().map(|ids| ids.series).collect()
 }
 
 fn latest(connection: &Connection, series: &[SeriesId], from: TimeMs, before: TimeMs) -> Result<Vec<Latest>> {

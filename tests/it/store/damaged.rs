@@ -23,7 +23,7 @@ fn content(n: i64) -> Content {
 /// Everybody who reads chunks names the one that is damaged, and says these words.
 async fn everybody_says(store: &Arc<dyn Store>, reader: &Arc<dyn Reader>, content: &Content, says: &[&str]) {
     let series =
-        reader.series(&SeriesFilter::default(), telemetry::model::SeriesId::default(), Limit::rows(10)).await.unwrap()[0].id;
+        reader.series(&SeriesFilter::default(), telemetry::model::SeriesId::default(), Limit::rows(10)).await.unwrap()[0].ids();
     let snapshot = async || reader.snapshot(SnapshotFor::Page, Duration::from_secs(10)).await.unwrap();
     let by_store = [
         ("chunks", snapshot().await.chunks(&[series], &EVERYTHING, usize::MAX).await.map(|_| ())),
@@ -59,7 +59,7 @@ async fn everybody_says(store: &Arc<dyn Store>, reader: &Arc<dyn Reader>, conten
         for words in says {
             assert!(said.contains(words), "{who}: `{said}` without `{words}`");
         }
-        assert!(said.contains(&format!("of series {series}")) && said.contains("DELETE FROM"), "{who}: {said}");
+        assert!(said.contains(&format!("of series {}", series.series)) && said.contains("DELETE FROM"), "{who}: {said}");
     }
 }
 

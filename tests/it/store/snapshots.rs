@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use telemetry::model::{SeriesId, TimeMs};
+use telemetry::model::{GpuId, SeriesId, TimeMs};
 use telemetry::query::{Limits, Params, Query, QueryError, Telemetry, TelemetryRequest};
 use telemetry::store::sqlite::SqliteStore;
-use telemetry::store::{GpuFilter, Limit, Reader, SnapshotFor, Store, StoreError};
+use telemetry::store::{GpuFilter, Ids, Limit, Reader, SnapshotFor, Store, StoreError};
 
 use super::rows::*;
 use crate::support::app::wait_for;
@@ -83,11 +83,11 @@ async fn a_history_is_whole_while_its_chunks_are_rewritten() {
         let mut read = BTreeMap::new();
         let first = telemetry.next().await.unwrap().expect("samples");
         note(&telemetry, first, &mut read);
-        // Several chunks become one, and then other ones.
+        // Several chunks become one, and then a packed row.
         rewrite(&database, 86_400).await;
         let second = telemetry.next().await.unwrap().expect("samples");
         note(&telemetry, second, &mut read);
-        rewrite(&database, 700).await;
+        super::packed::pack(&database.client().await, DAY / 86_400_000).await;
         let blocks = rest(&mut telemetry, &mut read).await;
         assert!(blocks >= 3, "{order}: read in slices: {blocks}");
         let expected = wanted(&content);
@@ -109,7 +109,7 @@ async fn a_history_that_pauses_holds_no_transaction_and_is_whole() {
         let client = database.client().await;
         let mut telemetry = begin(Arc::new(database.store()), order).await;
         let mut read = BTreeMap::new();
-        for seconds in [900, 86_400, 50] {
+        for seconds in [700, 86_400, 50] {
             let some = telemetry.next().await.unwrap().expect("samples");
             note(&telemetry, some, &mut read);
             assert_eq!(open_transactions(&client).await, 1, "one for all slices");
@@ -129,7 +129,10 @@ async fn a_snapshot_gives_its_connection_back_unless_it_was_broken_off() {
     let (client, store) = (database.client().await, database.store());
     let newest = async || {
         let mut snapshot = store.snapshot(SnapshotFor::Page, Duration::ZERO).await.expect("a snapshot");
-        snapshot.latest(&[SeriesId::from_store(1)], TimeMs::MIN, TimeMs::MAX).await.map(|newest| newest.len())
+        snapshot
+            .latest(&[Ids { series: SeriesId::from_store(1), gpu: GpuId::from_store(1) }], TimeMs::MIN, TimeMs::MAX)
+            .await
+            .map(|newest| newest.len())
     };
     let sessions = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()";
     let pids = async || client.query(sessions, &[]).await.unwrap().iter().map(|row| row.get(0)).collect::<Vec<i32>>();

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use telemetry::model::{Reason, SeriesId, SourceId, TimeMs};
 use telemetry::store::sqlite::SqliteStore;
-use telemetry::store::{ChunkRange, DeadLetter, GpuFilter, Limit, Reader, SeriesFilter, SnapshotFor, Store, StoreError};
+use telemetry::store::{ChunkRange, DeadLetter, GpuFilter, Ids, Limit, Reader, SeriesFilter, SnapshotFor, Store, StoreError};
 use tempfile::TempDir;
 
 use super::rows::*;
@@ -42,7 +42,7 @@ impl Harness for Sqlite {
         let gpus = self.store.gpus(&GpuFilter::default(), None, Limit::rows(usize::MAX)).await.unwrap();
         let (from, before) = (TimeMs::MIN, TimeMs::MAX);
         let all = ChunkRange { begins_from: from, begins_before: before, ends_from: from, ends_before: before };
-        let ids: Vec<SeriesId> = series.iter().map(|series| series.id).collect();
+        let ids: Vec<Ids> = series.iter().map(|series| series.ids()).collect();
         let mut samples = Multiset::new();
         let mut snapshot = self.store.snapshot(SnapshotFor::Page, Duration::from_secs(10)).await.unwrap();
         for chunk in snapshot.chunks(&ids, &all, usize::MAX).await.unwrap().unwrap() {
@@ -192,15 +192,15 @@ async fn who_goes_away_ends_the_work_and_disturbs_nobody() {
     let h = Sqlite::new().await;
     let content = Content::new("a", plain(5000));
     h.store.commit(&[content.all()]).await.unwrap();
-    let ids: Vec<SeriesId> = h
+    let ids: Vec<Ids> = h
         .store
         .series(&SeriesFilter::default(), SeriesId::default(), Limit::rows(1000))
         .await
         .unwrap()
         .iter()
-        .map(|s| s.id)
+        .map(|s| s.ids())
         .collect();
-    let many: Vec<SeriesId> = ids.iter().copied().cycle().take(200_000).collect();
+    let many: Vec<Ids> = ids.iter().copied().cycle().take(200_000).collect();
     let (from, before) = (TimeMs::MIN, TimeMs::MAX);
     let all = ChunkRange { begins_from: from, begins_before: before, ends_from: from, ends_before: before };
     for _ in 0..16 {

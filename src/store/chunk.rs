@@ -216,7 +216,7 @@ impl<'a> Chunker<'a> {
 }
 
 /// The distance of sorted times within one day, if it is always the same.
-fn step_of(times: &[TimeMs]) -> Option<i32> {
+pub(in crate::store) fn step_of(times: &[TimeMs]) -> Option<i32> {
     let step = match times {
         [first, second, ..] => second.millis_since(*first),
         _ => 0,

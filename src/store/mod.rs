@@ -9,6 +9,7 @@
 mod chunk;
 mod compare;
 mod ledger_change;
+pub mod maintenance;
 pub mod packed;
 pub mod postgres;
 mod read;
@@ -328,4 +329,14 @@ pub trait Store: Send + Sync {
 
     /// A round trip to the store.
     async fn ping(&self) -> Result<()>;
+
+    /// The store for this process alone to maintain; `None` where somebody else maintains it. Whoever does it in the background makes way
+    /// for who is `urgent`.
+    async fn maintain<'a>(&'a self, urgent: bool) -> Result<Option<Box<dyn maintenance::Maintenance + 'a>>>;
+
+    /// Rows and bytes of the store by form.
+    async fn form_sizes(&self) -> Result<Vec<maintenance::FormSize>>;
+
+    /// Reads every row of samples, to find those that are damaged.
+    async fn verify(&self) -> Result<maintenance::Verified>;
 }

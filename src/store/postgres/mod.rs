@@ -12,12 +12,14 @@
 //! | `copy` | rows sent by binary COPY |
 //! | `commit`, `overlap`, `overlap_packed`, `marks` | the transaction: fast path, slow path; what may be stored already, and what is |
 //! | `packed` | packed rows, there and back |
+//! | `maintain` | chunks of closed hours and days become packed rows |
 //! | `read`, `snapshot`, `newest` | what readers ask: lists; samples as of one moment, and the newest |
 //! | `diagnose` | what `telemetry check` looks at |
 //! | `ledger`, `dead` | sources and what they cover, dead letters |
 //!
 //! Locks, in this order, by everybody: sources by id, then (not held together with each other) dead letters, then GPUs by id.
-//! Advisory locks (`telemetry migrate`, `telemetry partitions`) are taken by transactions that take none of these.
+//! Advisory locks (`telemetry migrate`, `telemetry partitions`) are taken by transactions that take none of these. `telemetry maintenance` is
+//! held by a session, and never waited for by one that holds any of these.
 
 mod chunk;
 mod commit;
@@ -28,12 +30,12 @@ mod diagnose;
 mod error;
 mod indexes;
 mod ledger;
+mod maintain;
 mod marks;
 mod migrate;
 mod newest;
 mod overlap;
 mod overlap_packed;
-#[allow(dead_code, reason = "maintenance writes packed rows")]
 mod packed;
 mod partitions;
 mod pool;
@@ -59,6 +61,7 @@ pub use self::diagnose::diagnose;
 use self::marks::Marks;
 use self::pool::{Connections, Session};
 use self::series::Caches;
+use super::maintenance::{FormSize, Maintenance, Verified};
 use super::{Buried, Committed, DeadLetter, Incoming, Result, SourceLedger, Standing, Store, StoreError, StoreKind};
 use crate::address::postgres::Endpoint;
 use crate::config::Postgres;
@@ -343,5 +346,23 @@ impl Store for PostgresStore {
         session.batch("SELECT 1").await?;
         session.done();
         Ok(())
+    }
+
+    async fn maintain<'a>(&'a self, urgent: bool) -> Result<Option<Box<dyn Maintenance + 'a>>> {
+        let maintained = maintain::Maintained::take(self, urgent).await?;
+        Ok(maintained.map(|maintained| Box::new(maintained) as Box<dyn Maintenance>))
+    }
+
+    async fn form_sizes(&self) -> Result<Vec<FormSize>> {
+        let session = self.connections.session().await?;
+        let sizes = maintain::form_sizes(&session).await?;
+        session.done();
+        Ok(sizes)
+    }
+
+    async fn verify(&self) -> Result<Verified> {
+        // Its settings are not those of others: it ends with this.
+        let session = self.connections.session().await?.without_time_limit();
+        Ok(maintain::verify(&session).await?)
     }
 }

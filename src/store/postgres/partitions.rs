@@ -80,6 +80,14 @@ pub(super) fn name_in(table: Partitioned, day: Day) -> String {
     format!("{}_{}", table.0, date(day).strftime("%Y%m%d"))
 }
 
+/// The day of a partition's name (of either form).
+pub(super) fn day_of_name(name: &str) -> Option<Day> {
+    let (_, date) = name.rsplit_once('_')?;
+    let date = jiff::civil::Date::strptime("%Y%m%d", date).ok()?;
+    let epoch = jiff::civil::date(1970, 1, 1);
+    Some(Day::from((date - epoch).get_days()))
+}
+
 fn date(day: Day) -> jiff::civil::Date {
     // Days come from times that were checked to lie between 1990 and 2100, so there is nothing to saturate.
     let epoch = jiff::civil::date(1970, 1, 1);

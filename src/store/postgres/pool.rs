@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime, Timeouts};
 use futures_util::FutureExt as _;
-use tokio_postgres::types::ToSql;
+use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Row, Statement};
 
 use super::connect::Connector;
@@ -213,6 +213,12 @@ impl Session {
     /// The rows of a prepared statement; sent when first polled, so that several can be on their way at once.
     pub(super) async fn query_prepared(&self, statement: &Statement, params: Params<'_>) -> Result<Vec<Row>> {
         self.within(self.client().query(statement, params)).await
+    }
+
+    /// The rows of a statement that is made for one time only, with the types of its parameters.
+    pub(super) async fn query_unprepared(&self, sql: &str, params: &[(&(dyn ToSql + Sync), Type)]) -> Result<Vec<Row>> {
+        let params: Vec<(&(dyn ToSql + Sync), Type)> = params.iter().map(|(value, of)| (*value, of.clone())).collect();
+        self.within(self.client().query_typed(sql, &params)).await
     }
 
     /// Runs a statement; how many rows it concerned.

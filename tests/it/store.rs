@@ -4,6 +4,7 @@ mod conformance;
 mod damaged;
 mod diagnose;
 mod histories;
+mod maintenance;
 mod once;
 mod packed;
 mod pooler;

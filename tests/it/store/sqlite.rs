@@ -12,7 +12,7 @@ use telemetry::store::{ChunkRange, DeadLetter, GpuFilter, Ids, Limit, Reader, Se
 use tempfile::TempDir;
 
 use super::rows::*;
-use super::{conformance, histories, once, reading};
+use super::{conformance, histories, maintenance, once, reading};
 
 struct Sqlite {
     dir: TempDir,
@@ -210,4 +210,51 @@ async fn who_goes_away_ends_the_work_and_disturbs_nobody() {
         assert!(tokio::time::timeout(Duration::from_millis(5), long).await.is_err());
     }
     assert_eq!(h.samples().await, content.samples());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn small_chunks_become_full_ones_and_the_same_value_counts() {
+    let sqlite = Sqlite::new().await;
+    let store = sqlite.open();
+    let hour = 3_600_000;
+    // 5,000 samples of one series, ten to a commit, and the last time again with other values.
+    let mut rows: Vec<Row> = (0..5000).map(|at| sample(0, DAY + at * 1000, at as f64)).collect();
+    rows.extend((1..=4).map(|value| sample(0, DAY + 4_999_000, f64::from(value) / 8.0)));
+    let content = Content::new("a", rows);
+    for from in (0..content.rows.len()).step_by(10) {
+        store.commit(&[content.batch(from..(from + 10).min(content.rows.len()))]).await.expect("a commit");
+    }
+    let (before, reader) = (sqlite.samples().await, sqlite.reader());
+    let series = reader.series(&SeriesFilter::default(), SeriesId::default(), Limit::rows(10)).await.unwrap()[0].ids();
+    let newest = async || {
+        reader
+            .snapshot(SnapshotFor::Page, Duration::from_secs(30))
+            .await
+            .unwrap()
+            .latest(&[series], TimeMs::MIN, TimeMs::MAX)
+            .await
+            .unwrap()[0]
+            .value
+    };
+    assert_eq!(newest().await, 0.5);
+    let connection = rusqlite::Connection::open(sqlite.dir.path().join("telemetry.sqlite")).unwrap();
+    let chunks = || connection.query_row("SELECT count(*) FROM chunk", [], |row| row.get::<_, i64>(0)).unwrap();
+    assert_eq!(chunks(), 501);
+
+    // An hour that is closed, then all of it.
+    let done = maintenance::pack(&*store, DAY + hour).await;
+    assert_eq!((done.samples, done.rows_before, done.rows_after), (3600, 360, 1));
+    let done = maintenance::pack(&*store, DAY + 2 * hour).await;
+    assert_eq!((done.samples, done.rows_after), (5004, 2));
+    assert_eq!(chunks(), 2);
+    assert_eq!((sqlite.samples().await, newest().await), (before.clone(), 0.5));
+    assert_eq!(maintenance::pack(&*store, DAY + 2 * hour).await.samples, 0, "there is nothing left to do");
+
+    // One that is damaged stays as it is, and is named.
+    let late = Content::new("late", vec![sample(0, DAY + 4_999_000, 9.0)]);
+    store.commit(&[late.all()]).await.expect("a commit");
+    connection.execute_batch("UPDATE chunk SET n = n + 1 WHERE id = (SELECT min(id) FROM chunk)").unwrap();
+    let done = maintenance::pack(&*store, DAY + 2 * hour).await;
+    assert!(done.damaged.len() == 1 && done.damaged[0].contains("is damaged"), "{done:?}");
+    assert_eq!(newest().await, 9.0);
 }

@@ -53,6 +53,9 @@ fn bits(text: &str) -> Bits {
     Bits { len: text.len(), bytes }
 }
 
+/// A row's id, its series, and times and bits of its values.
+type HeldRow = (i64, i64, Vec<(i64, u64)>);
+
 /// What the rows of a store hold.
 #[derive(Debug, PartialEq)]
 struct Held {
@@ -72,7 +75,7 @@ async fn held(client: &Client) -> Held {
         )
         .await
         .unwrap();
-    let mut rows: Vec<(i64, i64, Vec<(i64, u64)>)> = Vec::new();
+    let mut rows: Vec<HeldRow> = Vec::new();
     for row in &chunks {
         let (begin, step, offsets): (i64, Option<i32>, Option<Vec<i32>>) = (row.get(2), row.get(3), row.get(4));
         let values: Vec<f64> = row.get(5);

@@ -2,6 +2,9 @@
 //!
 //! No secret can be given as a flag, because every user of a machine can read the arguments of a process.
 
+mod compact;
+mod upkeep;
+
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -12,6 +15,8 @@ use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 use jiff::Timestamp;
 
+pub use self::compact::Compact;
+pub use self::upkeep::{DeadLetters, Groups, Letters};
 use crate::config::{Flag, Listen};
 use crate::model::SourceId;
 
@@ -50,7 +55,7 @@ pub struct Global {
     /// Format of log lines
     #[arg(long, value_name = "FORMAT", global = true, value_parser = PossibleValuesParser::new(["text", "json"]), help_heading = "Configuration and logs")]
     pub log_format: Option<String>,
-    /// Log level: off, error, warn, info, debug, trace, or a list such as info,telemetry::store=debug [default: info; warn for check, audit, top, groups, dead-letters, replay]
+    /// Log level: off, error, warn, info, debug, trace, or a list such as info,telemetry::store=debug [default: info; warn for check, compact, audit, top, groups, dead-letters, replay]
     #[arg(long, value_name = "LEVEL", global = true, help_heading = "Configuration and logs")]
     pub log_level: Option<String>,
 }
@@ -73,7 +78,9 @@ pub enum Command {
     /// Checks everything that the roles need, step by step, and says what is wrong and what to do
     Check(Check),
     /// Updates the PostgreSQL schema and ends
-    Migrate,
+    Migrate(Migrate),
+    /// Packs now what collectors would pack in the background later, and ends
+    Compact(Compact),
     /// Shows for each source where its rows are: stored, rejected, queued, dead; exit code 0 if none is missing
     Audit(Audit),
     /// Lists, shows, retries and drops batches that cannot be stored
@@ -242,12 +249,24 @@ pub struct Probe {
 /// `telemetry check`.
 #[derive(Debug, Clone, Args)]
 #[command(after_long_help = "\
-Checks Redis where REDIS_URL is set, and PostgreSQL where DATABASE_URL is set. Changes nothing.
+Checks Redis where REDIS_URL is set, and PostgreSQL where DATABASE_URL is set. Changes nothing. With --store, all samples are read, which
+takes as long as that takes; collectors and servers may run meanwhile.
 Exit codes: 0 no failure, warnings at most · 1 something failed · 2 wrong usage or configuration.")]
 pub struct Check {
+    /// Also read every row of samples in the store, and name those that are damaged
+    #[arg(long)]
+    pub store: bool,
     /// Print JSON instead of text
     #[arg(long)]
     pub json: bool,
+}
+
+/// `telemetry migrate`.
+#[derive(Debug, Clone, Args)]
+pub struct Migrate {
+    /// Let this role of PostgreSQL read the samples by plain SQL (samples, samples_between, rejected_rows), and nothing else. Repeatable
+    #[arg(long, value_name = "ROLE")]
+    pub grant_read: Vec<String>,
 }
 
 /// `telemetry audit`.
@@ -282,79 +301,6 @@ pub struct Top {
     /// Time between two updates
     #[arg(long, value_name = "D", default_value = "2s", value_parser = positive)]
     pub interval: Duration,
-}
-
-/// `telemetry groups`.
-#[derive(Debug, Clone, Subcommand)]
-pub enum Groups {
-    /// Lists the consumer groups: how many batches wait for each, and which are active
-    List {
-        /// Print JSON instead of a table
-        #[arg(long)]
-        json: bool,
-    },
-    /// Removes a group that is no longer used, and frees the batches that Redis keeps for it alone
-    #[command(after_long_help = "\
-Batches that the group has not stored are lost to it. Redis deletes those that all other groups have acknowledged. A group that is still
-configured somewhere (redis.group of a collector or a streamer) is created again with the next batch.")]
-    Retire {
-        /// Name of the group
-        group: String,
-        /// Retire the group even if a consumer of it was active within the last minute, or it is the group of this configuration
-        #[arg(long)]
-        force: bool,
-    },
-}
-
-/// `telemetry dead-letters`.
-#[derive(Debug, Clone, Subcommand)]
-pub enum DeadLetters {
-    /// Lists the dead letters, oldest first
-    List {
-        /// Print JSON instead of a table
-        #[arg(long)]
-        json: bool,
-    },
-    /// Shows a dead letter, as far as it can be decoded: its series and its first rows
-    Show {
-        /// Number of the dead letter, from `list`
-        id: i64,
-        /// Maximum series and rows to show
-        #[arg(long, value_name = "N", default_value_t = 10)]
-        rows: usize,
-        /// Print JSON, with all series and rows
-        #[arg(long, conflicts_with = "rows")]
-        json: bool,
-    },
-    /// Stores the rows of dead letters, and removes the letters
-    Retry {
-        /// The dead letters to retry
-        #[command(flatten)]
-        which: Letters,
-        /// Print JSON instead of text
-        #[arg(long)]
-        json: bool,
-    },
-    /// Gives up the rows of dead letters for good, and records that
-    Drop {
-        /// The dead letters to drop
-        #[command(flatten)]
-        which: Letters,
-        /// Print JSON instead of text
-        #[arg(long)]
-        json: bool,
-    },
-}
-
-/// A selection of dead letters.
-#[derive(Debug, Clone, Args)]
-#[group(required = true, multiple = false)]
-pub struct Letters {
-    /// Numbers of the dead letters, from `list`
-    pub ids: Vec<i64>,
-    /// All dead letters
-    #[arg(long)]
-    pub all: bool,
 }
 
 /// `telemetry replay`.
@@ -426,7 +372,16 @@ impl Command {
     /// Whether the command prints an answer and ends. Such a command logs from `warn` up, unless the level is set.
     #[must_use]
     pub fn prints_an_answer(&self) -> bool {
-        matches!(self, Self::Check(_) | Self::Audit(_) | Self::Top(_) | Self::Groups(_) | Self::DeadLetters(_) | Self::Replay(_))
+        matches!(
+            self,
+            Self::Check(_)
+                | Self::Compact(_)
+                | Self::Audit(_)
+                | Self::Top(_)
+                | Self::Groups(_)
+                | Self::DeadLetters(_)
+                | Self::Replay(_)
+        )
     }
 }
 
@@ -458,6 +413,7 @@ impl Cli {
                 flags.listen(all.listen, all.insecure_open);
                 flags.text("data.dir", "--data-dir", all.data_dir.as_deref());
             }
+            Command::Compact(compact) => flags.text("data.dir", "--data-dir", compact.data_dir.as_deref()),
             Command::Serve(serve) => {
                 flags.listen(serve.listen, serve.insecure_open);
                 flags.text("cluster", "--cluster", serve.cluster.as_deref());

@@ -23,6 +23,7 @@ mod redis;
 mod resolve;
 mod show;
 mod shutdown;
+mod store;
 mod stream;
 mod suggest;
 mod units;
@@ -43,6 +44,7 @@ pub use postgres::{Postgres, PostgresSection, PostgresTls};
 pub use probe::Probe;
 pub use redis::{Redis, RedisSection, RedisTls};
 pub use shutdown::Shutdown;
+pub use store::{Store, Switch};
 pub use stream::{Stream, Until};
 pub use units::Listen;
 
@@ -74,6 +76,8 @@ pub struct Config {
     pub batch: Batch,
     /// The collector.
     pub collect: Collect,
+    /// Maintenance of the store.
+    pub store: Store,
     /// The API.
     pub http: Http,
     /// How `telemetry probe` measures.
@@ -103,6 +107,7 @@ impl Default for Config {
             stream: Stream::default(),
             batch: Batch::default(),
             collect: Collect::default(),
+            store: Store::default(),
             http: Http::default(),
             probe: Probe::default(),
             data: Data::default(),
@@ -135,6 +140,7 @@ impl Config {
         self.stream.validate(check);
         self.batch.validate(check);
         self.collect.validate(check);
+        self.store.validate(check);
         self.http.validate(check);
         self.probe.validate(check);
         self.data.validate(check);

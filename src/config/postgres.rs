@@ -23,6 +23,8 @@ pub struct Postgres {
     pub tls: PostgresTls,
     /// Maximum connections of this process.
     pub pool_size: usize,
+    /// Hundredths of them that downloads may hold at the same time.
+    pub download_percent: usize,
     /// Maximum time of a connection attempt.
     pub connect_timeout: Duration,
     /// Maximum time of one statement.
@@ -50,6 +52,9 @@ pub struct PostgresSection {
     pub password_file: Option<PathBuf>,
     /// Maximum connections of this process to PostgreSQL.
     pub pool_size: usize,
+    /// Share of `pool_size`, in percent, that downloads (NDJSON, CSV) may hold at the same time, at least one. Further downloads take
+    /// turns with them, and get 503 after `http.query_queue_timeout`.
+    pub download_percent: usize,
     /// Maximum time of a connection attempt.
     #[serde(with = "humantime_serde")]
     #[schemars(schema_with = "units::duration")]
@@ -95,6 +100,7 @@ impl Default for PostgresSection {
             password: None,
             password_file: None,
             pool_size: 6,
+            download_percent: 50,
             connect_timeout: Duration::from_secs(5),
             statement_timeout: Duration::from_secs(60),
             idle_transaction_timeout: Duration::from_secs(15),
@@ -113,6 +119,13 @@ impl PostgresSection {
             1,
             1000,
             "at least one connection is needed, and PostgreSQL accepts max_connections of all clients together",
+        );
+        check.within(
+            "postgres.download_percent",
+            self.download_percent,
+            1,
+            100,
+            "100 lets downloads hold every connection, and 0 would refuse each of them",
         );
         check.positive("postgres.connect_timeout", self.connect_timeout, "no connection could be made in time");
         check.at_most(

@@ -76,6 +76,7 @@ impl Config {
                 "contents of postgres.password_file",
             )?,
             pool_size: section.pool_size,
+            download_percent: section.download_percent,
             connect_timeout: section.connect_timeout,
             statement_timeout: section.statement_timeout,
             idle_transaction_timeout: section.idle_transaction_timeout,

@@ -14,8 +14,8 @@ use super::{
     Aggregate, AggregateParams, FilterParams, GpuFilter, Order, Page, PageParams, Params, Query, QueryError, Range, Result,
     cursor, lists, telemetry,
 };
-use crate::model::{GpuId, IntervalMs, SeriesId, TimeMs};
-use crate::store::{GpuSummary, SeriesFilter, SeriesRow};
+use crate::model::{GpuId, IntervalMs, TimeMs};
+use crate::store::{GpuSummary, Ids, SeriesFilter, SeriesRow};
 
 /// Bytes of texts of groups that are made before they are counted.
 const GROUP_TEXTS_AT_ONCE: usize = 256 << 10;
@@ -123,7 +123,7 @@ struct Grouping {
 /// One GPU as a member of a group (its position among all, in order), with its series there.
 struct Member {
     group: u32,
-    series: Vec<SeriesId>,
+    series: Vec<Ids>,
 }
 
 /// The groups of a page: by step and group the members' values, and how many samples they came from. Those before the page are left
@@ -182,9 +182,9 @@ impl Query {
         let known: BTreeSet<&Vec<Option<String>>> = group_of.iter().collect();
         let known: Vec<_> = known.into_iter().collect();
         let place = |group| known.binary_search(&group).ok().and_then(|at| u32::try_from(at).ok()).unwrap_or(u32::MAX);
-        let mut members: BTreeMap<(u32, Option<usize>), Vec<SeriesId>> = BTreeMap::new();
+        let mut members: BTreeMap<(u32, Option<usize>), Vec<Ids>> = BTreeMap::new();
         for ((series, gpu), group) in series.iter().zip(gpu_of).zip(&group_of) {
-            members.entry((place(group), gpu)).or_default().push(series.id);
+            members.entry((place(group), gpu)).or_default().push(series.ids());
         }
         let members: Vec<Member> = members.into_iter().map(|((group, _), series)| Member { group, series }).collect();
         let mut groups = Groups { rows: BTreeMap::new(), first: (TimeMs::MIN, 0), max: request.limit + 1 };
@@ -317,7 +317,7 @@ impl Query {
             }
             // Lists of values grow by doubling.
             let bytes = (groups.rows.len() + open.len()) * GROUP_BYTES + held * 16 + reading.group_bytes;
-            reading.lease.hold(Held::Groups, bytes).await?;
+            slices.hold(&mut reading.lease, Held::Groups, bytes).await?;
             // What is still to come lies after the page.
             let full = request.step.is_some() && groups.is_past((border, 0));
             if slice.is_none() || full {

@@ -17,7 +17,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::client::{ClientShare, Clients};
 use super::{QueryError, Result};
-use crate::store::{Limit, Texts};
+use crate::store::{Limit, Reader, Snapshot, SnapshotFor, Texts};
 
 /// Downloads and written answers are granted memory in pieces of this size.
 const PIECE: usize = 64 << 10;
@@ -201,6 +201,12 @@ impl Lease {
             self.grow().await?;
         }
         Ok(())
+    }
+
+    /// A snapshot of the store for this answer. While others hold what it needs, it waits for that as long as for memory.
+    pub(super) async fn snapshot(&self, reader: &dyn Reader) -> Result<Box<dyn Snapshot>> {
+        let purpose = if self.is_download { SnapshotFor::Download } else { SnapshotFor::Page };
+        Ok(reader.snapshot(purpose, self.budget.queue_timeout).await?)
     }
 
     /// How much of a list may be read next: no more texts than there is memory for.

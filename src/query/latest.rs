@@ -10,7 +10,7 @@ use super::{
     lists, telemetry,
 };
 use crate::model::{GpuId, IntervalMs, SeriesId, TimeMs};
-use crate::store::{Limit, SeriesFilter, SeriesRow, Texts};
+use crate::store::{Ids, Limit, SeriesFilter, SeriesRow, Texts};
 
 /// How many days before the day of the newest sample of all each search begins: first where the newest of a series is likely to be.
 const REACHES: [u32; 5] = [0, 1, 7, 60, 40_000];
@@ -133,7 +133,7 @@ impl Query {
         let mut lease = self.budget.page().await?;
         let series = self.series_of(gpu, Vec::new(), &mut lease).await?;
         let key = |s: &SeriesRow| (s.metric.clone(), gpu.ids.get(&s.gpu_id).cloned().unwrap_or_default());
-        let newest = self.newest(series, gpu.span, key).await?;
+        let newest = self.newest(series, gpu.span, key, &lease).await?;
         let place = Arc::new(gpu.summary.place.clone());
         let row = |((_, mig), (series, time, value))| (mig, LatestRow { place: Arc::clone(&place), time, value, series });
         Ok(Page { rows: newest.into_iter().map(row).collect(), next: None, _lease: Some(lease) })
@@ -162,7 +162,8 @@ impl Query {
         };
         let series = self.all_series(&filter, lease).await?;
         let span = gpus.iter().fold((TimeMs::MAX, TimeMs::MIN), |s, gpu| (s.0.min(gpu.first_seen), s.1.max(gpu.last_seen)));
-        let newest = self.newest(series, span, |s| (places.get(&s.gpu_id).copied().unwrap_or(0), s.metric.clone())).await?;
+        let key = |s: &SeriesRow| (places.get(&s.gpu_id).copied().unwrap_or(0), s.metric.clone());
+        let newest = self.newest(series, span, key, lease).await?;
         let places: Vec<Arc<GpuPlace>> = gpus.iter().map(|gpu| Arc::new(gpu.place.clone())).collect();
         for ((at, metric), (series, time, value)) in newest {
             if rows.is_full() {
@@ -182,6 +183,7 @@ impl Query {
         series: Vec<SeriesRow>,
         span: (TimeMs, TimeMs),
         key: impl Fn(&SeriesRow) -> K,
+        lease: &Lease,
     ) -> Result<BTreeMap<K, (SeriesRow, TimeMs, f64)>> {
         let mut groups: HashMap<K, usize> = HashMap::new();
         let mut group_of = Vec::with_capacity(series.len());
@@ -199,11 +201,12 @@ impl Query {
         let mut pending: Vec<usize> = (0..series.len()).collect();
         let last_day = span.1.floor_to(IntervalMs::DAY);
         let mut before = TimeMs::MAX;
+        let mut snapshot = lease.snapshot(&*self.reader).await?;
         for reach in REACHES {
             let from = if reach == 0 { last_day } else { last_day.minus(IntervalMs::DAY.times(reach)) };
             for rows in pending.chunks(SERIES_AT_ONCE) {
-                let ids: Vec<SeriesId> = rows.iter().map(|row| series[*row].id).collect();
-                for latest in self.reader.latest(&ids, from, before).await? {
+                let ids: Vec<Ids> = rows.iter().map(|row| series[*row].ids()).collect();
+                for latest in snapshot.latest(&ids, from, before).await? {
                     let Some(row) = row_of_id.get(&latest.series).copied() else { continue };
                     let group = &mut newest[group_of[row]];
                     if group.is_none_or(|(time, id, ..)| (latest.time, latest.series) >= (time, id)) {
@@ -253,7 +256,8 @@ mod tests {
                 tokio::task::yield_now().await;
             }
         });
-        let newest = query.newest(series, (TimeMs::EPOCH, TimeMs::EPOCH.plus(IntervalMs::DAY)), |s| s.gpu_id).await.unwrap();
+        let (lease, span) = (query.budget.page().await.unwrap(), (TimeMs::EPOCH, TimeMs::EPOCH.plus(IntervalMs::DAY)));
+        let newest = query.newest(series, span, |s| s.gpu_id, &lease).await.unwrap();
         other.abort();
         assert_eq!(newest.len(), 1000);
         // The stub's newest sample of a series has its id as time and value.

@@ -105,6 +105,7 @@ impl From<StoreError> for QueryError {
         // A schema that is missing comes with the first collector; a password can be mended: the client can only wait.
         let brief = match error {
             StoreError::Unavailable { .. } => "the database is unavailable; try again later",
+            StoreError::Busy(_) => "other requests use all connections to the database that this one may use; try again later",
             StoreError::Refused { .. } => "the database rejects this server; the reason is in the log of the server",
             StoreError::Schema(_) | StoreError::Version(_) => {
                 "the database does not have the schema that this server reads; the remedy is in the log of the server"

@@ -2,15 +2,23 @@
 //!
 //! Forwards, a slice [a, b) needs the chunks that begin in it and what is left of chunks that began before. Backwards, those that
 //! end in it and what is left of chunks that end later. So each chunk is fetched once. The width follows how many samples came.
+//!
+//! That holds for one snapshot of the store: chunks are rewritten at any time, with other borders. A snapshot holds a connection, and
+//! keeps what was deleted since; so it is given back after a while, between two slices, and while there is something to wait for.
+//! The first slice of the next one fetches every chunk that reaches into it, and what was left of former chunks is forgotten. So each
+//! sample is in one slice, and each slice shows one state of the store.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::FutureExt as _;
 
 use super::budget::{CARRIED_SAMPLE_BYTES, Held, Lease};
 use super::samples::Run;
 use super::{Order, QueryError, Result};
 use crate::model::{IntervalMs, SeriesId, TimeMs};
-use crate::store::{Chunk, ChunkRange, Reader, Span};
+use crate::store::{Chunk, ChunkRange, Ids, Reader, Snapshot, Span};
 
 /// Samples that a slice is made for; four times as many are taken before it is made smaller.
 const TARGET: usize = 32_768;
@@ -21,6 +29,8 @@ const WIDEST: IntervalMs = IntervalMs::DAY.times(64);
 
 /// Up to so many series are asked for their chunks without finding out first which of them have some.
 const PROBE_THRESHOLD: usize = 64;
+/// How long a snapshot is used before the next slice begins with another one, so that others get their turn.
+pub(super) const TURN: Duration = Duration::from_secs(2);
 /// For how many slices at once it is found out which series have chunks.
 const LOOKAHEAD_SLICES: u32 = 16;
 
@@ -33,7 +43,7 @@ pub(super) struct Slice {
 
 pub(super) struct Slices {
     reader: Arc<dyn Reader>,
-    series: Arc<[SeriesId]>,
+    series: Arc<[Ids]>,
     places: HashMap<SeriesId, u32>,
     from: TimeMs,
     /// Not included.
@@ -41,7 +51,8 @@ pub(super) struct Slices {
     order: Order,
     /// Where the next slice begins (forwards) or before which it ends (backwards).
     at: TimeMs,
-    first: bool,
+    snapshot: Option<Current>,
+    turn: Duration,
     width: IntervalMs,
     max_samples: usize,
     target: usize,
@@ -53,6 +64,14 @@ pub(super) struct Slices {
     ahead: Option<Ahead>,
 }
 
+/// The snapshot that is in use.
+struct Current {
+    snapshot: Box<dyn Snapshot>,
+    begun: Instant,
+    /// Whether nothing was fetched from it yet.
+    is_fresh: bool,
+}
+
 /// What there is in [from, before).
 struct Ahead {
     from: TimeMs,
@@ -62,8 +81,8 @@ struct Ahead {
 
 /// Which samples are wanted.
 pub(super) struct Wanted {
-    /// Ids of series, each once.
-    pub(super) series: Vec<SeriesId>,
+    /// Series, each once.
+    pub(super) series: Vec<Ids>,
     /// How many of them may have samples at one time.
     pub(super) live: usize,
     /// From and to, both included.
@@ -80,7 +99,7 @@ impl Slices {
         let Wanted { series, live, range: (from, to), order, hint, width } = wanted;
         let before = to.plus(IntervalMs::MILLISECOND);
         let target = hint.unwrap_or(usize::MAX).clamp(1024, TARGET);
-        let places = series.iter().enumerate().map(|(at, id)| (*id, u32::try_from(at).unwrap_or(u32::MAX))).collect();
+        let places = series.iter().enumerate().map(|(at, ids)| (ids.series, u32::try_from(at).unwrap_or(u32::MAX))).collect();
         // As if every series had a sample a second: right soon, whatever is true. What would be two slices is one.
         let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         let first = IntervalMs::SECOND.times(count(target)).part(count(live)).max(IntervalMs::SECOND);
@@ -94,7 +113,8 @@ impl Slices {
             before,
             order,
             at: if order == Order::Asc { from } else { before },
-            first: true,
+            snapshot: None,
+            turn: TURN,
             width,
             max_samples: target * 4,
             target,
@@ -115,30 +135,61 @@ impl Slices {
             if self.series.is_empty() || a >= b {
                 return Ok(None);
             }
-            let series = self.present(a, b).await?;
-            let Some(chunks) = self.reader.chunks(&series, &self.range(a, b), self.max_samples).await? else {
+            let mut current = self.current(lease).await?;
+            let series = self.present(&mut current, a, b).await?;
+            let range = self.range(current.is_fresh, a, b);
+            let Some(chunks) = current.snapshot.chunks(&series, &range, self.max_samples).await? else {
+                // That much is fetched from no snapshot; the next one is asked for less.
+                drop(current);
                 self.too_many()?;
                 if self.width == IntervalMs::MILLISECOND {
                     // From here on more is fetched at once: only once it may be held.
-                    self.hold(lease, self.max_samples).await?;
+                    self.hold_fetched(lease, self.max_samples).await?;
                 }
                 continue;
             };
-            self.first = false;
+            current.is_fresh = false;
+            self.snapshot = Some(current);
             self.sparse = self.series.len() > self.probe_threshold && self.series.len() > 4 * different(&chunks);
             self.at = if self.order == Order::Asc { b } else { a };
             let fetched = samples(&chunks);
-            self.hold(lease, fetched).await?;
+            self.hold_fetched(lease, fetched).await?;
             self.adapt(fetched);
             self.carried_over.extend(chunks);
             return Ok(Some(Slice { from: a, before: b, runs: self.take(a, b) }));
         }
     }
 
-    async fn hold(&self, lease: &mut Lease, fetched: usize) -> Result<()> {
+    /// The snapshot for the next slice.
+    async fn current(&mut self, lease: &Lease) -> Result<Current> {
+        if let Some(current) = self.snapshot.take_if(|current| current.begun.elapsed() < self.turn) {
+            return Ok(current);
+        }
+        self.pause();
+        // Chunks of another snapshot, and what is known of them: this one's may have other borders.
+        self.carried_over.clear();
+        self.ahead = None;
+        Ok(Current { snapshot: lease.snapshot(&*self.reader).await?, begun: Instant::now(), is_fresh: true })
+    }
+
+    /// Gives the snapshot back, for as long as nothing is fetched.
+    pub(super) fn pause(&mut self) {
+        self.snapshot = None;
+    }
+
+    async fn hold_fetched(&mut self, lease: &mut Lease, fetched: usize) -> Result<()> {
         let bytes =
             fetched.saturating_mul(lease.sample_bytes()).saturating_add(samples(&self.carried_over) * CARRIED_SAMPLE_BYTES);
-        lease.hold(Held::Samples, bytes).await
+        self.hold(lease, Held::Samples, bytes).await
+    }
+
+    /// [`Lease::hold`], which may wait for others: not while a snapshot is held that they may wait for.
+    pub(super) async fn hold(&mut self, lease: &mut Lease, what: Held, bytes: usize) -> Result<()> {
+        if let Some(held) = lease.hold(what, bytes).now_or_never() {
+            return held;
+        }
+        self.pause();
+        lease.hold(what, bytes).await
     }
 
     /// How wide a slice is that has about as many samples as it should.
@@ -147,8 +198,8 @@ impl Slices {
     }
 
     /// The series to ask for chunks of a slice: all, or where most have none, those that have.
-    async fn present(&mut self, a: TimeMs, b: TimeMs) -> Result<Arc<[SeriesId]>> {
-        if self.first || !self.sparse {
+    async fn present(&mut self, current: &mut Current, a: TimeMs, b: TimeMs) -> Result<Arc<[Ids]>> {
+        if current.is_fresh || !self.sparse {
             return Ok(Arc::clone(&self.series));
         }
         if !self.ahead.as_ref().is_some_and(|ahead| ahead.from <= a && b <= ahead.before) {
@@ -157,17 +208,19 @@ impl Slices {
                 Order::Asc => (a, a.plus(width).min(self.before)),
                 Order::Desc => (b.minus(width).max(self.from), b),
             };
-            let spans = self.reader.spans(&self.series, &self.range(from, before)).await?;
+            let spans = current.snapshot.spans(&self.series, &self.range(false, from, before)).await?;
             self.ahead = Some(Ahead { from, before, spans });
         }
         let spans = self.ahead.iter().flat_map(|ahead| &ahead.spans);
-        Ok(spans.filter(|span| span.first < b && span.last >= a).map(|span| span.series).collect())
+        let present = spans.filter(|span| span.first < b && span.last >= a);
+        Ok(present.filter_map(|span| self.series.get(*self.places.get(&span.series)? as usize).copied()).collect())
     }
 
-    fn range(&self, a: TimeMs, b: TimeMs) -> ChunkRange {
+    /// Of a fresh snapshot, whatever reaches into [a, b); else what was not fetched for the slice before.
+    fn range(&self, is_fresh: bool, a: TimeMs, b: TimeMs) -> ChunkRange {
         // A chunk lies within one UTC day: so the day's borders bound what the other end may be.
         let midnight = a.floor_to(IntervalMs::DAY);
-        let (begins_from, ends_before) = match (self.order, self.first) {
+        let (begins_from, ends_before) = match (self.order, is_fresh) {
             (_, true) => (midnight, TimeMs::MAX),
             (Order::Asc, false) => (a, TimeMs::MAX),
             (Order::Desc, false) => (midnight, b),
@@ -284,8 +337,6 @@ fn cut(mut chunk: Chunk, range: impl Fn(&[TimeMs]) -> std::ops::Range<usize>) ->
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use proptest::prelude::*;
 
     use super::*;
@@ -313,10 +364,11 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever the chunks: each (series, time) once, with the value of the latest chunk, in order, and none outside.
+        /// Whatever the chunks, and whenever they are rewritten: each (series, time) once, with the value of the latest chunk, in order,
+        /// and none outside.
         #[test]
         fn slices_give_each_sample_once(chunks in chunks(), from in -10..2 * DAY_MS, length in 0..3 * DAY_MS, width in 1..DAY_MS,
-            forwards: bool, sparse: bool) {
+            forwards: bool, sparse: bool, pauses in prop::collection::vec(any::<bool>(), 12)) {
             let (from, to) = (TimeMs::from_millis(from), TimeMs::from_millis(from + length));
             let order = if forwards { Order::Asc } else { Order::Desc };
             let mut want = std::collections::BTreeMap::new();
@@ -335,13 +387,17 @@ mod tests {
             let have = runtime.block_on(async {
                 // Series that have nothing are looked for in vain, and then not any more.
                 let series = if sparse { (1..=2).chain(10..20).collect() } else { vec![1i64, 2] };
-                let series = series.into_iter().map(SeriesId::from_store).collect();
+                let ids = |id| Ids { series: SeriesId::from_store(id), ..Ids::default() };
+                let series = series.into_iter().map(ids).collect();
                 let wanted = Wanted { series, live: 2, range: (from, to), order, hint: None, width: IntervalMs::new(width) };
-                let mut slices = Slices::new(Arc::new(Stub { chunks, ..Stub::default() }), wanted);
+                let mut slices = Slices::new(Arc::new(Stub { chunks, is_rewritten: true, ..Stub::default() }), wanted);
                 (slices.max_samples, slices.target, slices.probe_threshold) = (64, 16, 4);
                 let mut lease = Budget::new(64 << 20, 100, Duration::ZERO).page().await.unwrap();
-                let mut have = Vec::new();
+                let (mut have, mut pauses) = (Vec::new(), pauses.into_iter().cycle());
                 while let Some(slice) = slices.next(&mut lease).await.unwrap() {
+                    if pauses.next() == Some(true) {
+                        slices.pause();
+                    }
                     let some: Vec<Sample> = Samples::merged(slice.runs, order).collect();
                     assert!(some.iter().all(|s| (slice.from..slice.before).contains(&s.time)));
                     have.extend(some);

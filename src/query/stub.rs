@@ -1,11 +1,14 @@
 //! A store and a queue of given content, for this room's tests.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
 use async_trait::async_trait;
 
-use crate::model::{Partition, Partitions, RowRange, SeriesId, SourceId, TimeMs};
+use crate::model::{IntervalMs, Partition, Partitions, RowRange, SeriesId, SourceId, TimeMs};
 use crate::store::{
-    self, Chunk, ChunkRange, ClusterSummary, GpuFilter, GpuPlace, GpuSummary, HostSummary, Latest, Limit, Reader, SeriesFilter,
-    SeriesRow, SourceLedger, Span, Texts,
+    self, Chunk, ChunkRange, ClusterSummary, GpuFilter, GpuPlace, GpuSummary, HostSummary, Ids, Latest, Limit, Reader,
+    SeriesFilter, SeriesRow, Snapshot, SnapshotFor, SourceLedger, Span, Texts,
 };
 use crate::transport::{self, Backlog, Inspector, PartitionState, SourceState, TransportError};
 
@@ -16,6 +19,9 @@ pub(super) struct Stub {
     pub(super) gpus: Vec<GpuSummary>,
     pub(super) series: Vec<SeriesRow>,
     pub(super) ledger: Vec<SourceLedger>,
+    /// Whether each snapshot finds the samples in other chunks.
+    pub(super) is_rewritten: bool,
+    pub(super) snapshots: AtomicUsize,
 }
 
 fn within<'a, T: Texts + Clone + 'a>(limit: Limit, rows: impl Iterator<Item = &'a T>) -> Vec<T> {
@@ -49,31 +55,10 @@ impl Reader for Stub {
     async fn metrics(&self, _: &str, _: Limit) -> store::Result<Vec<String>> {
         Ok(Vec::new())
     }
-    /// The newest sample of every series has its id as time and value.
-    async fn latest(&self, series: &[SeriesId], _: TimeMs, _: TimeMs) -> store::Result<Vec<Latest>> {
-        Ok(series
-            .iter()
-            .map(|id| Latest { series: *id, time: TimeMs::from_millis(id.to_store()), value: id.to_store() as f64 })
-            .collect())
-    }
-    async fn chunks(&self, series: &[SeriesId], r: &ChunkRange, max: usize) -> store::Result<Option<Vec<Chunk>>> {
-        let inside = |chunk: &&Chunk| {
-            let (first, last) = (chunk.times[0], *chunk.times.last().expect("it has some"));
-            series.contains(&chunk.series)
-                && (r.begins_from..r.begins_before).contains(&first)
-                && (r.ends_from..r.ends_before).contains(&last)
-        };
-        let found: Vec<Chunk> = self.chunks.iter().filter(inside).cloned().collect();
-        let n: usize = found.iter().map(|chunk| chunk.times.len()).sum();
-        Ok((n <= max).then_some(found))
-    }
-    async fn spans(&self, series: &[SeriesId], r: &ChunkRange) -> store::Result<Vec<Span>> {
-        let chunks = self.chunks(series, r, usize::MAX).await?.unwrap_or_default();
-        let span = |id: &SeriesId| {
-            let mine = || chunks.iter().filter(|chunk| chunk.series == *id).flat_map(|chunk| &chunk.times);
-            Some(Span { series: *id, first: *mine().min()?, last: *mine().max()? })
-        };
-        Ok(series.iter().filter_map(span).collect())
+    async fn snapshot(&self, _: SnapshotFor, _: Duration) -> store::Result<Box<dyn Snapshot>> {
+        let taken = self.snapshots.fetch_add(1, Ordering::Relaxed);
+        let chunks = if self.is_rewritten { rewritten(&self.chunks, taken) } else { self.chunks.clone() };
+        Ok(Box::new(StubSnapshot { chunks }))
     }
     async fn ledger(&self, after: Option<SourceId>, limit: Limit) -> store::Result<Vec<SourceLedger>> {
         let mut ledger: Vec<_> = self.ledger.iter().filter(|one| Some(one.source) > after).cloned().collect();
@@ -91,6 +76,62 @@ impl Reader for Stub {
     }
     async fn ready(&self) -> store::Result<()> {
         Ok(())
+    }
+}
+
+/// The same samples in other chunks: those of a series and a day as one, or in pieces of a length that differs each time.
+fn rewritten(chunks: &[Chunk], taken: usize) -> Vec<Chunk> {
+    let length = [usize::MAX, 7, 1, 40][taken % 4];
+    let day = |chunk: &Chunk| chunk.times[0].floor_to(IntervalMs::DAY);
+    let mut sorted: Vec<&Chunk> = chunks.iter().collect();
+    sorted.sort_by_key(|chunk| (chunk.series, day(chunk), chunk.id));
+    let mut all = Vec::new();
+    for some in sorted.chunk_by(|one, other| one.series == other.series && day(one) == day(other)) {
+        let mut samples: Vec<(TimeMs, f64)> =
+            some.iter().flat_map(|chunk| chunk.times.iter().copied().zip(chunk.values.iter().copied())).collect();
+        samples.sort_by_key(|(time, _)| *time);
+        let id = some.iter().map(|chunk| chunk.id).max().unwrap_or_default();
+        all.extend(samples.chunks(length).map(|piece| {
+            let (times, values) = piece.iter().copied().unzip();
+            Chunk { series: some[0].series, id, times, values }
+        }));
+    }
+    all
+}
+
+/// What a stub holds at one moment.
+struct StubSnapshot {
+    chunks: Vec<Chunk>,
+}
+
+#[async_trait]
+impl Snapshot for StubSnapshot {
+    /// The newest sample of every series has its id as time and value.
+    async fn latest(&mut self, series: &[Ids], _: TimeMs, _: TimeMs) -> store::Result<Vec<Latest>> {
+        Ok(series
+            .iter()
+            .map(|ids| ids.series)
+            .map(|id| Latest { series: id, time: TimeMs::from_millis(id.to_store()), value: id.to_store() as f64 })
+            .collect())
+    }
+    async fn chunks(&mut self, series: &[Ids], r: &ChunkRange, max: usize) -> store::Result<Option<Vec<Chunk>>> {
+        let inside = |chunk: &&Chunk| {
+            let (first, last) = (chunk.times[0], *chunk.times.last().expect("it has some"));
+            series.iter().any(|ids| ids.series == chunk.series)
+                && (r.begins_from..r.begins_before).contains(&first)
+                && (r.ends_from..r.ends_before).contains(&last)
+        };
+        let found: Vec<Chunk> = self.chunks.iter().filter(inside).cloned().collect();
+        let n: usize = found.iter().map(|chunk| chunk.times.len()).sum();
+        Ok((n <= max).then_some(found))
+    }
+    async fn spans(&mut self, series: &[Ids], r: &ChunkRange) -> store::Result<Vec<Span>> {
+        let chunks = self.chunks(series, r, usize::MAX).await?.unwrap_or_default();
+        let span = |id: SeriesId| {
+            let mine = || chunks.iter().filter(|chunk| chunk.series == id).flat_map(|chunk| &chunk.times);
+            Some(Span { series: id, first: *mine().min()?, last: *mine().max()? })
+        };
+        Ok(series.iter().map(|ids| ids.series).filter_map(span).collect())
     }
 }
 

@@ -171,7 +171,7 @@ impl Query {
         // A workload's series take turns with those of others.
         let live: HashSet<_> = telemetry.series.iter().map(|series| (&series.row.metric, &series.mig_instance)).collect();
         let wanted = Wanted {
-            series: telemetry.series.iter().map(|series| series.row.id).collect(),
+            series: telemetry.series.iter().map(|series| series.row.ids()).collect(),
             live: live.len(),
             range: (from, to),
             order: request.order,
@@ -225,6 +225,8 @@ impl Query {
             let Some(some) = telemetry.next().await? else { break };
             rows.extend(some.take(limit + 1 - rows.len()));
         }
+        // What is still to be waited for is no connection.
+        telemetry.slices = None;
         let series = Arc::clone(&telemetry.series);
         let texts_of = |sample: &Sample| {
             let series = &series[sample.series as usize];
@@ -271,7 +273,7 @@ impl Telemetry {
                 (None, slice) => Samples::merged(slice.map_or_else(Vec::new, |slice| slice.runs), self.order),
                 (Some(steps), Some(slice)) => {
                     steps.add(&slice.runs)?;
-                    self.lease.hold(Held::Groups, steps.bytes()).await?;
+                    slices.hold(&mut self.lease, Held::Groups, steps.bytes()).await?;
                     steps.complete(self.order, slice.from, slice.before).into()
                 }
                 (Some(steps), None) => steps.rest(self.order).into(),
@@ -283,6 +285,13 @@ impl Telemetry {
             if samples.len() > 0 {
                 return Ok(Some(samples));
             }
+        }
+    }
+
+    /// Gives back the connection that it reads with, until the next samples are asked for. For when the client takes its time.
+    pub fn pause(&mut self) {
+        if let Some(slices) = &mut self.slices {
+            slices.pause();
         }
     }
 

@@ -10,7 +10,7 @@ use crate::config::{Config, ConfigError, Postgres, Redis};
 use crate::diagnosis::{Outcome, Step};
 use crate::printable;
 use crate::protocol::receipts::same_mark;
-use crate::roles::collect;
+use crate::roles::{collect, say};
 use crate::runtime::Exit;
 use crate::store::Store as _;
 use crate::store::postgres::{self, PostgresStore};
@@ -56,6 +56,9 @@ pub async fn run(config: Arc<Config>, what: cli::Check) -> anyhow::Result<Exit> 
         if let Some(redis) = &redis {
             steps.extend(same_store(redis, postgres).await);
         }
+        if what.store {
+            steps.extend(every_row(postgres).await);
+        }
         parts.push(Part { service: "postgres", steps });
     }
     let count = |outcome| parts.iter().flat_map(|part| &part.steps).filter(|step| step.outcome == outcome).count();
@@ -84,6 +87,27 @@ async fn same_store(redis: &Redis, postgres: &Postgres) -> Option<Step> {
         Some(other) => Step::failed("store", collect::what_is_other(store.kind(), &other), collect::remedy(store.kind())),
         None => Step::ok("store", format!("{mark} is the one that the group {} commits to", redis.group)),
     })
+}
+
+/// Reads every row of samples in the store.
+async fn every_row(postgres: &Postgres) -> Vec<Step> {
+    let verified = match PostgresStore::connect(postgres) {
+        Ok(store) => store.verify().await,
+        Err(error) => Err(error),
+    };
+    let verified = match verified {
+        Ok(verified) => verified,
+        Err(error) => return vec![Step::failed("samples", error.to_string(), "the steps above say what to do")],
+    };
+    let (chunks, packed) =
+        (say::counted(verified.chunks, "chunk", "chunks"), say::counted(verified.packed, "packed row", "packed rows"));
+    let seen = format!("{} in {chunks} and {packed} can be read", say::counted(verified.samples, "sample", "samples"));
+    let damaged = verified.damaged.into_iter().map(|what| {
+        let (what, todo) =
+            what.split_once(". ").map(|(what, todo)| (what.to_owned(), todo.to_owned())).unwrap_or((what, String::new()));
+        Step::failed("samples", what, todo)
+    });
+    std::iter::once(Step::ok("samples", seen)).chain(damaged).collect()
 }
 
 /// A part of the configuration, or what is wrong with it.

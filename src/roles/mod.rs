@@ -5,6 +5,7 @@ pub mod audit;
 mod certificates;
 pub mod check;
 pub mod collect;
+pub mod compact;
 pub mod completions;
 pub mod config;
 pub mod dead_letters;
@@ -89,7 +90,8 @@ fn execute(cli: Cli, variables: Vec<(OsString, OsString)>, format: &mut LogForma
         Command::All(_) => role(&config, "all", true, all::run),
         Command::Probe(_) => role(&config, "probe", true, probe::run),
         Command::Check(what) => once(&config, "check", move |config, _| check::run(config, what)),
-        Command::Migrate => once(&config, "migrate", migrate::run),
+        Command::Migrate(what) => once(&config, "migrate", move |config, life| migrate::run(config, what, life)),
+        Command::Compact(what) => once(&config, "compact", move |config, life| compact::run(config, life, what)),
         Command::Audit(audit) => once(&config, "audit", move |config, life| audit::run(config, life, audit)),
         Command::DeadLetters(what) => once(&config, "dead-letters", move |config, life| dead_letters::run(config, life, what)),
         Command::Groups(what) => once(&config, "groups", move |config, life| groups::run(config, life, what)),

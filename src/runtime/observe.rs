@@ -1,9 +1,12 @@
 //! All metrics: name, kind, unit, labels, help; and a typed function that records each.
 
+mod kinds;
+
 use std::time::{Duration, SystemTime};
 
 use metrics::{Unit, counter, gauge, histogram};
 
+pub use self::kinds::{Certificate, Component, Direction, ProbeStep, Target};
 use super::labels::LabelValues;
 use super::metric::MetricKind::{Counter, Gauge, Histogram};
 pub use super::metric::{Metric, MetricKind};
@@ -64,6 +67,18 @@ pub const QUEUE_MALFORMED: &str = "telemetry_queue_malformed_total";
 pub const PUBLISH_SECONDS: &str = "telemetry_publish_seconds";
 /// Duration of committing a group of batches.
 pub const COMMIT_SECONDS: &str = "telemetry_commit_seconds";
+/// Rows of the store by form.
+pub const STORE_ROWS: &str = "telemetry_store_rows";
+/// Bytes of the store's samples by form.
+pub const STORE_BYTES: &str = "telemetry_store_bytes";
+/// Samples that maintenance has packed.
+pub const SAMPLES_PACKED: &str = "telemetry_store_samples_packed_total";
+/// Age of the oldest day that is to be packed.
+pub const OLDEST_UNPACKED: &str = "telemetry_store_oldest_unpacked_seconds";
+/// Duration of a round of maintenance.
+pub const MAINTENANCE_SECONDS: &str = "telemetry_store_maintenance_seconds";
+/// What maintenance could not do.
+pub const MAINTENANCE_FAILURES: &str = "telemetry_store_maintenance_failures_total";
 /// Requests that were answered.
 pub const HTTP_REQUESTS: &str = "telemetry_http_requests_total";
 /// Duration until an answer began.
@@ -102,7 +117,7 @@ const fn described(
 }
 
 /// Every metric.
-pub const METRICS: [Metric; 38] = [
+pub const METRICS: [Metric; 44] = [
     described(
         LATENCY,
         Histogram,
@@ -219,6 +234,42 @@ pub const METRICS: [Metric; 38] = [
     described(PUBLISH_SECONDS, Histogram, Unit::Seconds, &[], "Time from sending a batch to the answer of the queue."),
     described(COMMIT_SECONDS, Histogram, Unit::Seconds, &[], "Duration of committing a group of batches."),
     described(
+        STORE_ROWS,
+        Gauge,
+        Unit::Count,
+        &["form"],
+        "Rows of samples in the store by form: chunk (as committed) or packed. As far as the store knows without counting them. All collectors report the same: use max, not sum.",
+    ),
+    described(
+        STORE_BYTES,
+        Gauge,
+        Unit::Bytes,
+        &["form"],
+        "Bytes of the rows of samples in the store with their indexes, by form: chunk (as committed) or packed. All collectors report the same: use max, not sum.",
+    ),
+    described(SAMPLES_PACKED, Counter, Unit::Count, &[], "Samples that this collector has packed in the background."),
+    described(
+        OLDEST_UNPACKED,
+        Gauge,
+        Unit::Seconds,
+        &[],
+        "Time since the beginning of the oldest day that has closed hours which are not packed; 0 where there is none, and in a collector that does not maintain the store.",
+    ),
+    described(
+        MAINTENANCE_SECONDS,
+        Histogram,
+        Unit::Seconds,
+        &[],
+        "Duration of a round of maintenance: all that was to be packed, pauses included.",
+    ),
+    described(
+        MAINTENANCE_FAILURES,
+        Counter,
+        Unit::Count,
+        &[],
+        "What maintenance could not do: damaged rows, locked partitions, a full disk. The log has each of them; the rest is packed, and it is tried again.",
+    ),
+    described(
         HTTP_REQUESTS,
         Counter,
         Unit::Count,
@@ -292,68 +343,6 @@ pub const METRICS: [Metric; 38] = [
     ),
     described(START_TIME, Gauge, Unit::Seconds, &[], "Start time of the process, in seconds since 1970."),
 ];
-
-/// The role that reports on its connection to the queue.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Component {
-    /// `telemetry stream`.
-    Streamer,
-    /// `telemetry collect`.
-    Collector,
-    /// `telemetry serve`.
-    ApiGateway,
-    /// `telemetry probe`.
-    Probe,
-}
-
-impl Component {
-    /// The value of the label.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Streamer => "streamer",
-            Self::Collector => "collector",
-            Self::ApiGateway => "api-gateway",
-            Self::Probe => "probe",
-        }
-    }
-}
-
-/// Where a batch was written to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Direction {
-    /// Into the queue.
-    Published,
-    /// Into the store.
-    Committed,
-}
-
-impl Direction {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Published => "published",
-            Self::Committed => "committed",
-        }
-    }
-}
-
-/// The server of a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Target {
-    /// The queue.
-    Redis,
-    /// The store.
-    Postgres,
-}
-
-impl Target {
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Self::Redis => "redis",
-            Self::Postgres => "postgres",
-        }
-    }
-}
 
 /// Counts rows that were read from a source.
 pub fn rows_read(rows: u64) {
@@ -460,6 +449,32 @@ pub fn commit(took: Duration) {
     histogram!(COMMIT_SECONDS).record(took.as_secs_f64());
 }
 
+/// Sets rows and bytes of a form of the store.
+pub fn store_size(form: &'static str, rows: u64, bytes: u64) {
+    gauge!(STORE_ROWS, "form" => form).set(rows as f64);
+    gauge!(STORE_BYTES, "form" => form).set(bytes as f64);
+}
+
+/// Counts samples that were packed.
+pub fn samples_packed(samples: u64) {
+    counter!(SAMPLES_PACKED).increment(samples);
+}
+
+/// Sets how old the oldest day is that is to be packed.
+pub fn oldest_unpacked(age: Duration) {
+    gauge!(OLDEST_UNPACKED).set(age.as_secs_f64());
+}
+
+/// Records how long a round of maintenance took.
+pub fn maintenance(took: Duration) {
+    histogram!(MAINTENANCE_SECONDS).record(took.as_secs_f64());
+}
+
+/// Counts what maintenance could not do.
+pub fn maintenance_failures(failures: u64) {
+    counter!(MAINTENANCE_FAILURES).increment(failures);
+}
+
 /// Counts an answered request and records its duration; `route` is the pattern of its path.
 pub fn http_request(route: &str, status: u16, took: Duration) {
     let labels = [("route", route.to_owned()), ("status", status.to_string())];
@@ -475,30 +490,6 @@ pub fn http_connections(open: usize) {
 /// Counts a connection that was lost and made again.
 pub fn reconnect(target: Target) {
     counter!(RECONNECTS, "target" => target.name()).increment(1);
-}
-
-/// A certificate that this process presents or sees.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Certificate {
-    /// The certificate that is presented to clients of the API.
-    Http,
-    /// The certificate that is presented to PostgreSQL.
-    PostgresClient,
-    /// The certificate that is presented to Redis.
-    RedisClient,
-    /// The certificate that Redis presented at the last handshake.
-    RedisServer,
-}
-
-impl Certificate {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Http => "http",
-            Self::PostgresClient => "postgres-client",
-            Self::RedisClient => "redis-client",
-            Self::RedisServer => "redis-server",
-        }
-    }
 }
 
 /// Sets when a certificate expires.
@@ -518,30 +509,6 @@ pub fn reload_failed(what: &'static str, failed: bool) {
 /// Sets the number of followed files that cannot be read now.
 pub fn source_files_unreadable(files: usize) {
     gauge!(SOURCE_FILES_UNREADABLE).set(files as f64);
-}
-
-/// A step of a probe of a Redis node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ProbeStep {
-    /// Resolving the host name.
-    Resolve,
-    /// Connecting by TCP.
-    Connect,
-    /// The TLS handshake.
-    Tls,
-    /// A command and its answer on an open connection.
-    RoundTrip,
-}
-
-impl ProbeStep {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Resolve => "resolve",
-            Self::Connect => "connect",
-            Self::Tls => "tls",
-            Self::RoundTrip => "round_trip",
-        }
-    }
 }
 
 /// Records how long a step of a probe took.

@@ -8,7 +8,7 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use super::Lifecycle;
 use super::observe::{
     BUILD_INFO, Direction, LATENCY, METRICS, MetricKind, RECONNECTS, START_TIME, Target, batches, bytes_raw, bytes_wire,
-    conflicts, dead_letters, rows_duplicate, rows_published, rows_read, rows_rejected, rows_stored,
+    conflicts, dead_letters, maintenance_failures, rows_duplicate, rows_published, rows_read, rows_rejected, rows_stored, samples_packed,
 };
 use crate::model::Reason;
 
@@ -45,7 +45,18 @@ fn describe() {
 /// Starts the counters at 0. Without that, `rate()` misses the first step of a counter, and a counter that has not counted yet looks
 /// like one that was lost.
 fn zero() {
-    for rows in [rows_read, rows_published, rows_stored, rows_duplicate, conflicts, bytes_raw, bytes_wire, dead_letters] {
+    for rows in [
+        rows_read,
+        rows_published,
+        rows_stored,
+        rows_duplicate,
+        conflicts,
+        bytes_raw,
+        bytes_wire,
+        dead_letters,
+        samples_packed,
+        maintenance_failures,
+    ] {
         rows(0);
     }
     for reason in Reason::ALL {

@@ -21,10 +21,12 @@ pub(in crate::store) fn day_of(time: TimeMs) -> Day {
 }
 
 /// The store's ids of a series and of its GPU.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::store) struct Ids {
-    pub(in crate::store) series: SeriesId,
-    pub(in crate::store) gpu: GpuId,
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ids {
+    /// The series.
+    pub series: SeriesId,
+    /// Its GPU.
+    pub gpu: GpuId,
 }
 
 /// The ids of a dictionary's series, by index.
@@ -214,7 +216,7 @@ impl<'a> Chunker<'a> {
 }
 
 /// The distance of sorted times within one day, if it is always the same.
-fn step_of(times: &[TimeMs]) -> Option<i32> {
+pub(in crate::store) fn step_of(times: &[TimeMs]) -> Option<i32> {
     let step = match times {
         [first, second, ..] => second.millis_since(*first),
         _ => 0,

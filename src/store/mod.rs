@@ -10,15 +10,18 @@ mod chunk;
 mod compare;
 mod conflicts;
 mod ledger_change;
+pub mod maintenance;
+pub mod packed;
 pub mod postgres;
 mod read;
 pub mod sqlite;
 mod text;
 
+pub use chunk::Ids;
 pub use conflicts::{Conflict, ConflictSpan, conflicts};
 pub use read::{
     Chunk, ChunkRange, ClusterSummary, GpuFilter, GpuPlace, GpuSummary, HostSummary, Latest, Limit, Reader, SeriesFilter,
-    SeriesRow, Span, Texts,
+    SeriesRow, Snapshot, SnapshotFor, Span, Texts,
 };
 
 use std::collections::BTreeMap;
@@ -41,6 +44,9 @@ pub enum StoreError {
         /// The error, with its causes.
         reason: String,
     },
+    /// Others hold all connections that may be held for this: waiting can help. Says which limit that is.
+    #[error("{0}")]
+    Busy(String),
     /// Wrong password, no such database, missing right, too old a server: waiting cannot help. Says what to do.
     #[error("{endpoint} cannot be used: {reason}")]
     Refused {
@@ -78,7 +84,7 @@ impl StoreError {
     /// Whether trying again later can help.
     #[must_use]
     pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Unavailable { .. })
+        matches!(self, Self::Unavailable { .. } | Self::Busy(_))
     }
 }
 
@@ -334,4 +340,14 @@ pub trait Store: Send + Sync {
 
     /// A round trip to the store.
     async fn ping(&self) -> Result<()>;
+
+    /// The store for this process alone to maintain; `None` where somebody else maintains it. Whoever does it in the background makes way
+    /// for who is `urgent`.
+    async fn maintain<'a>(&'a self, urgent: bool) -> Result<Option<Box<dyn maintenance::Maintenance + 'a>>>;
+
+    /// Rows and bytes of the store by form.
+    async fn form_sizes(&self) -> Result<Vec<maintenance::FormSize>>;
+
+    /// Reads every row of samples, to find those that are damaged.
+    async fn verify(&self) -> Result<maintenance::Verified>;
 }

@@ -3,9 +3,11 @@
 //! Lists come from the tables of GPUs and series, never from chunks. Chunks come by series and time, through the index of
 //! (series, t_max, t_min). Whatever is decided about samples (order, double times, steps) is decided in `query`, once for every store.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 
-use super::{Result, SourceLedger};
+use super::{Ids, Result, SourceLedger};
 use crate::model::{GpuId, RowRange, SeriesId, SourceId, TimeMs};
 
 /// Which GPUs are meant. What is `None` does not restrict.
@@ -155,6 +157,14 @@ impl Texts for HostSummary {
     }
 }
 
+impl SeriesRow {
+    /// The ids of the series and its GPU.
+    #[must_use]
+    pub fn ids(&self) -> Ids {
+        Ids { series: self.id, gpu: self.gpu_id }
+    }
+}
+
 impl Texts for SeriesRow {
     fn text_bytes(&self) -> usize {
         self.metric.len() + self.namespace.len() + self.pod.len() + self.container.len()
@@ -193,7 +203,8 @@ pub struct SeriesRow {
     pub container: String,
 }
 
-/// Chunks by their borders: t_max within one range, t_min within another. `from` is included, `before` is not.
+/// Chunks by their borders: t_max within one range, t_min within another. `from` is included, `before` is not. A chunk that is kept in one
+/// row with those of other series has the borders of the row: it may begin later and end earlier.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ChunkRange {
     /// t_min ≥ this.
@@ -219,14 +230,14 @@ pub struct Chunk {
     pub values: Vec<f64>,
 }
 
-/// From when to when a series has samples in a range of chunks.
+/// From when to when a series has chunks in a range, by their borders.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Span {
     /// The series.
     pub series: SeriesId,
-    /// Time of the oldest sample in the range.
+    /// Where the first of them begins.
     pub first: TimeMs,
-    /// Time of the newest sample in the range.
+    /// Where the last of them ends.
     pub last: TimeMs,
 }
 
@@ -259,20 +270,38 @@ pub trait Reader: Send + Sync {
     /// The names of the metrics of the store's series, in order, those after `after`, within `limit`.
     async fn metrics(&self, after: &str, limit: Limit) -> Result<Vec<String>>;
 
-    /// The newest sample of each of these series among the chunks that begin in `[begins_from, begins_before)`; of a chunk its
-    /// last sample. Series without are left out. In any order.
-    async fn latest(&self, series: &[SeriesId], begins_from: TimeMs, begins_before: TimeMs) -> Result<Vec<Latest>>;
-
-    /// The chunks of these series in a range, in any order; `None` when they have more than `max_samples` samples in all: ask for
-    /// less.
-    async fn chunks(&self, series: &[SeriesId], range: &ChunkRange, max_samples: usize) -> Result<Option<Vec<Chunk>>>;
-
-    /// From when to when each of these series has samples in the chunks of a range; series without are left out. In any order.
-    async fn spans(&self, series: &[SeriesId], range: &ChunkRange) -> Result<Vec<Span>>;
+    /// Samples as of one moment: of the first question to what is returned. While others hold all that may be held for this, waits
+    /// so long for them at most ([`super::StoreError::Busy`]).
+    async fn snapshot(&self, purpose: SnapshotFor, patience: Duration) -> Result<Box<dyn Snapshot>>;
 
     /// Ledgers of sources, in the order of the sources' ids, those after `after`.
     async fn ledger(&self, after: Option<SourceId>, limit: Limit) -> Result<Vec<SourceLedger>>;
 
     /// A round trip, and whether the schema is there and one we know.
     async fn ready(&self) -> Result<()>;
+}
+
+/// What a snapshot is taken for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SnapshotFor {
+    /// An answer that is made within the time of a request.
+    Page,
+    /// An answer that takes as long as its client does. Such ones leave something to the others.
+    Download,
+}
+
+/// The samples of a store at one moment, whatever is rewritten meanwhile. It holds a connection until it is dropped. Dropping a future
+/// ends the work for it on the server, too; the snapshot is over then, as it is after an error.
+#[async_trait]
+pub trait Snapshot: Send {
+    /// The newest sample of each of these series among the chunks that begin in `[begins_from, begins_before)`; of a chunk its
+    /// last sample. Both times are midnights (UTC). Series without are left out. In any order.
+    async fn latest(&mut self, series: &[Ids], begins_from: TimeMs, begins_before: TimeMs) -> Result<Vec<Latest>>;
+
+    /// The chunks of these series in a range, in any order; `None` when they have more than `max_samples` samples in all: ask for
+    /// less, of another snapshot.
+    async fn chunks(&mut self, series: &[Ids], range: &ChunkRange, max_samples: usize) -> Result<Option<Vec<Chunk>>>;
+
+    /// From when to when each of these series has chunks in a range (see [`ChunkRange`]); series without are left out. In any order.
+    async fn spans(&mut self, series: &[Ids], range: &ChunkRange) -> Result<Vec<Span>>;
 }

@@ -1,5 +1,6 @@
 //! What a collector does with entries that are not what they should be, and with a store that does not let it.
 
+mod maintenance;
 mod malformed;
 mod marks;
 

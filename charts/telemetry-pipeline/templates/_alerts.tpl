@@ -52,6 +52,20 @@ TelemetryEntriesHeldBack:
   runbook: held-back
   summary: "{{ `Entries are held back: {{ $value }}` }}"
   description: "{{ `Nothing is lost: they wait in the queue. Either their format is newer than the collectors, or a damaged chunk hides whether they are stored; the log of the collectors shows which.` }}"
+TelemetryStoreNotPacked:
+  expr: max by (namespace) (telemetry_store_oldest_unpacked_seconds{ {{- $namespace -}} }) > {{ mul (int $t.unpackedHours) 3600 }}
+  for: 3h
+  severity: warning
+  runbook: not-packed
+  summary: "{{ `The store has samples of {{ $value | humanizeDuration }} ago that are not packed` }}"
+  description: "{{ `Nothing is lost and everything can be read, but it takes many times the space. The log of the collectors says why.` }}"
+TelemetryMaintenanceFails:
+  expr: sum by (namespace) (increase(telemetry_store_maintenance_failures_total{ {{- $namespace -}} }[1h])) > 0
+  for: 1h
+  severity: warning
+  runbook: not-packed
+  summary: "Parts of the store cannot be packed"
+  description: "{{ `Damaged rows, a locked partition, a full disk: the log of the collectors names each. The rest is packed, and it is tried again.` }}"
 TelemetryFilesUnreadable:
   expr: max by (namespace, pod) (telemetry_source_files_unreadable{ {{- $namespace -}} }) > 0
   for: 10m

@@ -1,6 +1,8 @@
 //! One GPU's samples: a page of JSON, or all of them as NDJSON or CSV.
 
 use std::io;
+use std::pin::pin;
+use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::extract::Path;
@@ -23,6 +25,8 @@ use crate::query::{ClusterParam, Samples, Telemetry, TelemetryParams, TelemetryR
 const PIECE: usize = 128 << 10;
 /// What a piece may be longer by: most rows are shorter.
 const ROOM: usize = 1 << 10;
+/// A client that takes longer has no connection to the store kept for it meanwhile: many such ones would hold all there are.
+const PATIENCE: Duration = Duration::from_millis(100);
 
 /// A GPU's samples by time. Accept: application/json (a page), application/x-ndjson or text/csv (all of them, unless limited).
 #[utoipa::path(get, path = "/api/v1/gpus/{id}/telemetry", tag = "One GPU",
@@ -60,7 +64,15 @@ async fn read(made: AheadSender<Samples>, mut telemetry: Telemetry, first: Optio
     while let Some(mut samples) = next {
         samples.truncate(left);
         left -= samples.len();
-        if !made.give(samples).await || left == 0 {
+        let mut giving = pin!(made.give(samples));
+        let taken = match tokio::time::timeout(PATIENCE, &mut giving).await {
+            Ok(taken) => taken,
+            Err(_) => {
+                telemetry.pause();
+                giving.await
+            }
+        };
+        if !taken || left == 0 {
             break;
         }
         next = telemetry.next().await.map_err(|error| {

@@ -10,6 +10,7 @@ mod context;
 mod decode;
 mod dictionaries;
 mod held_back;
+mod maintain;
 mod memory;
 mod reader;
 mod store_access;
@@ -97,6 +98,7 @@ pub(super) async fn run_with(
     let (ready, waiting) = mpsc::channel(READY);
     let waiting = Arc::new(tokio::sync::Mutex::new(waiting));
     watch::start(&context);
+    maintain::start(&context);
     let failing = suspect::Failing::start(&context);
     for partition in context.queue.partitions() {
         reader::start(&context, partition, reader::Outlets { ready: ready.clone(), failing: failing.clone() });

@@ -7,11 +7,12 @@ use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::SinkExt;
 use tokio_postgres::CopyInSink;
 
-use super::chunk;
 use super::error::Result;
 use super::pool::Session;
+use super::{chunk, packed};
 use crate::store::chunk::{Chunker, Part, Spans};
 use crate::store::ledger_change::RejectedRows;
+use crate::store::packed::Rectangle;
 
 /// Bytes that are sent at once.
 const BYTES_PER_SEND: usize = 256 << 10;
@@ -38,6 +39,20 @@ pub(super) async fn samples(session: &Session, parts: &[Part<'_>]) -> Result<(u6
     }
     end(session, sink, buffer).await?;
     Ok(chunker.finish())
+}
+
+/// Writes packed rows.
+pub(super) async fn rectangles(session: &Session, rectangles: &[Rectangle]) -> Result<()> {
+    let statement = session.prepare(packed::COPY).await?;
+    let mut sink = pin!(session.within(session.raw().copy_in::<_, Bytes>(&statement)).await?);
+    let mut buffer = begin();
+    for rectangle in rectangles {
+        packed::encode(&mut buffer, &rectangle.row());
+        if buffer.len() >= BYTES_PER_SEND {
+            session.within(sink.as_mut().feed(buffer.split().freeze())).await?;
+        }
+    }
+    end(session, sink, buffer).await
 }
 
 /// Writes rejected rows.

@@ -253,7 +253,10 @@ pub(super) fn from_pool(endpoint: &Endpoint, login: Login, error: PoolError) -> 
     let reason = match error {
         PoolError::Backend(error) => return from_login(endpoint, login, &error),
         PoolError::PostCreateHook(HookError::Backend(error)) => return from_postgres(endpoint, &error),
-        PoolError::Timeout(TimeoutType::Wait) => "no connection of the pool became free in time (postgres.pool_size)".to_owned(),
+        PoolError::Timeout(TimeoutType::Wait) => {
+            let reason = "no connection of the pool became free in time (postgres.pool_size)";
+            return StoreError::Busy(format!("PostgreSQL at {endpoint}: {reason}")).into();
+        }
         PoolError::Timeout(TimeoutType::Create) => "connecting timed out (postgres.connect_timeout)".to_owned(),
         PoolError::Timeout(TimeoutType::Recycle) => "an idle connection no longer answers".to_owned(),
         other => other.to_string(),

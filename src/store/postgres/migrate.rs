@@ -44,6 +44,7 @@ const MIGRATIONS: &[Migration] = &[
         compatible_from: 2,
         index: None,
     },
+    Migration { version: 6, name: "packed", sql: include_str!("migrations/0006_packed.sql"), compatible_from: 2, index: None },
 ];
 
 /// The last version that release 0.1.0 knows.
@@ -55,12 +56,13 @@ const NEEDED: i32 = 2;
 const LOCK_POLL: Duration = Duration::from_millis(100);
 
 /// The tables of the schema, as rights are checked on them.
-pub(super) const TABLES: [&str; 15] = [
+pub(super) const TABLES: [&str; 18] = [
     "schema_migration",
     "store",
     "gpu",
     "series",
     "sample_chunk",
+    "sample_packed",
     "sample_conflict",
     "source",
     "source_reject",
@@ -70,6 +72,8 @@ pub(super) const TABLES: [&str; 15] = [
     "dead_letter_same_rows",
     "batch_failure",
     "samples",
+    "sample_place",
+    "packed_sample",
     "rejected_rows",
 ];
 

@@ -10,13 +10,16 @@
 //! | `series`, `partitions` | made outside of the commit: ids of series and GPUs, a partition a day |
 //! | `chunk` | a chunk as a row of `sample_chunk`, there and back |
 //! | `copy` | rows sent by binary COPY |
-//! | `commit`, `overlap`, `marks` | the transaction: fast path, slow path; what may be stored already, and what is |
-//! | `read` | what readers ask |
+//! | `commit`, `overlap`, `overlap_packed`, `marks` | the transaction: fast path, slow path; what may be stored already, and what is |
+//! | `packed` | packed rows, there and back |
+//! | `maintain` | chunks of closed hours and days become packed rows |
+//! | `read`, `snapshot`, `newest` | what readers ask: lists; samples as of one moment, and the newest |
 //! | `diagnose` | what `telemetry check` looks at |
 //! | `ledger`, `dead` | sources and what they cover, dead letters |
 //!
 //! Locks, in this order, by everybody: sources by id, then (not held together with each other) dead letters, then GPUs by id.
-//! Advisory locks (`telemetry migrate`, `telemetry partitions`) are taken by transactions that take none of these.
+//! Advisory locks (`telemetry migrate`, `telemetry partitions`) are taken by transactions that take none of these. `telemetry maintenance` is
+//! held by a session, and never waited for by one that holds any of these.
 
 mod chunk;
 mod commit;
@@ -27,29 +30,38 @@ mod diagnose;
 mod error;
 mod indexes;
 mod ledger;
+mod maintain;
 mod marks;
 mod migrate;
+mod newest;
 mod overlap;
+mod overlap_packed;
+mod packed;
 mod partitions;
 mod pool;
 mod pooler;
 mod read;
 mod rights;
 mod series;
+mod snapshot;
 mod tls;
 mod types;
 
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::SystemTime;
 
 use async_trait::async_trait;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 
 use self::connect::Connector;
 pub use self::diagnose::diagnose;
 use self::marks::Marks;
 use self::pool::{Connections, Session};
 use self::series::Caches;
+use super::maintenance::{FormSize, Maintenance, Verified};
 use super::{
     Buried, Committed, ConflictSpan, DeadLetter, Incoming, Result, SourceLedger, Standing, Store, StoreError, StoreKind,
 };
@@ -76,6 +88,10 @@ pub struct PostgresStore {
     connections: Connections,
     /// One more connection: whether the server answers can be asked while the others are busy.
     ping_connection: Connections,
+    /// Whether the schema is known to have packed rows.
+    has_packed: AtomicBool,
+    /// The connections that downloads may hold.
+    downloads: Arc<Semaphore>,
     caches: Arc<Caches>,
     marks: Marks,
     /// The store's id when it was first seen.
@@ -118,11 +134,38 @@ impl PostgresStore {
             connector,
             connections,
             ping_connection,
+            has_packed: AtomicBool::new(false),
+            downloads: Arc::new(Semaphore::new((config.pool_size * config.download_percent / 100).max(1))),
             caches,
             marks: Marks::new(config.series_cache),
             id: OnceLock::new(),
             place: Mutex::new(None),
         })
+    }
+
+    /// Lets a role of PostgreSQL read the samples by SQL, through views and a function.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Refused`]: there is no such role, or the user of this store may not do that.
+    pub async fn grant_read(&self, role: &str) -> Result<()> {
+        let session = self.connections.session().await?;
+        rights::grant_read(&session, role).await?;
+        session.done();
+        Ok(())
+    }
+
+    /// Notes that there are packed rows from now on, which programs of earlier versions cannot read: they refuse the schema. To be done
+    /// before the first such row is written; again it changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// The store's.
+    pub async fn announce_packed_rows(&self) -> Result<()> {
+        let session = self.connections.session().await?;
+        packed::announce(&session).await?;
+        session.done();
+        Ok(())
     }
 
     /// When the certificate ends that is shown to the server, where one is.
@@ -141,6 +184,28 @@ impl PostgresStore {
     #[must_use]
     pub fn endpoint(&self) -> &Endpoint {
         &self.connections.endpoint
+    }
+
+    /// Whether the schema has packed rows. One that has them keeps them.
+    async fn has_packed(&self, session: &Session) -> error::Result<bool> {
+        if !self.has_packed.load(Ordering::Relaxed) {
+            let rows = session.query("SELECT to_regclass('sample_packed') IS NOT NULL", &[]).await?;
+            self.has_packed.store(rows.first().is_some_and(|row| row.get(0)), Ordering::Relaxed);
+        }
+        Ok(self.has_packed.load(Ordering::Relaxed))
+    }
+
+    /// A place among the downloads that hold a connection, as soon as one is free.
+    async fn place_for_download(&self, until: Instant) -> error::Result<OwnedSemaphorePermit> {
+        match tokio::time::timeout_at(until, Arc::clone(&self.downloads).acquire_owned()).await {
+            Ok(Ok(place)) => Ok(place),
+            _ => Err(StoreError::Busy(format!(
+                "PostgreSQL at {}: other downloads hold all connections that downloads may hold (postgres.download_percent of \
+                 postgres.pool_size)",
+                self.connections.endpoint
+            ))
+            .into()),
+        }
     }
 
     /// The id of the store that this session talks to, which must be the one seen first, and where it is.
@@ -297,5 +362,23 @@ impl Store for PostgresStore {
         session.batch("SELECT 1").await?;
         session.done();
         Ok(())
+    }
+
+    async fn maintain<'a>(&'a self, urgent: bool) -> Result<Option<Box<dyn Maintenance + 'a>>> {
+        let maintained = maintain::Maintained::take(self, urgent).await?;
+        Ok(maintained.map(|maintained| Box::new(maintained) as Box<dyn Maintenance>))
+    }
+
+    async fn form_sizes(&self) -> Result<Vec<FormSize>> {
+        let session = self.connections.session().await?;
+        let sizes = maintain::form_sizes(&session).await?;
+        session.done();
+        Ok(sizes)
+    }
+
+    async fn verify(&self) -> Result<Verified> {
+        // Its settings are not those of others: it ends with this.
+        let session = self.connections.session().await?.without_time_limit();
+        Ok(maintain::verify(&session).await?)
     }
 }

@@ -1,4 +1,5 @@
-//! One partition of `sample_chunk` a UTC day, made when the first sample of that day comes.
+//! One partition of `sample_chunk` a UTC day, made when the first sample of that day comes; and one of `sample_packed`, made before its
+//! first row.
 //!
 //! `CREATE TABLE … PARTITION OF` would lock the parent against everybody. A table made apart and attached does not: it takes a lock
 //! that neither readers nor writers mind. The CHECK saves ATTACH from reading the table. An advisory lock lets one collector at a
@@ -15,10 +16,19 @@ use crate::store::chunk::Day;
 const LOCK_PARTITIONS: &str =
     "SELECT pg_advisory_xact_lock(hashtextextended('telemetry partitions ' || coalesce(current_schema(), ''), 0))";
 
+/// A table that has a partition a day.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Partitioned(pub(super) &'static str);
+
+/// Chunks.
+pub(super) const CHUNKS: Partitioned = Partitioned("sample_chunk");
+/// Packed rows.
+pub(super) const PACKED: Partitioned = Partitioned("sample_packed");
+
 /// How many partitions one transaction makes: each costs the server a few locks until the transaction ends.
 const PARTITIONS_PER_TRANSACTION: usize = 64;
 
-/// Makes the partitions of these days that are missing.
+/// Makes the partitions of these days that chunks lack.
 pub(super) async fn ensure(session: &Session, caches: &Arc<Caches>, days: &BTreeSet<Day>) -> Result<()> {
     let unknown = caches.unknown_days(days.iter().copied());
     if unknown.is_empty() {
@@ -26,28 +36,34 @@ pub(super) async fn ensure(session: &Session, caches: &Arc<Caches>, days: &BTree
     }
     let epoch = caches.epoch();
     for some in unknown.chunks(PARTITIONS_PER_TRANSACTION) {
-        let missing = missing(session, some).await?;
-        if !missing.is_empty() {
-            session.batch("BEGIN").await?;
-            session.query(LOCK_PARTITIONS, &[]).await?;
-            for day in self::missing(session, &missing).await? {
-                session.batch(&creation(day)).await?;
-            }
-            session.batch("COMMIT").await?;
-        }
+        make(session, CHUNKS, some).await?;
         caches.know_days(epoch, some);
     }
     Ok(())
 }
 
+/// Makes those of the partitions of these days that are missing, in one transaction.
+pub(super) async fn make(session: &Session, table: Partitioned, days: &[Day]) -> Result<()> {
+    let missing = missing(session, table, days).await?;
+    if missing.is_empty() {
+        return Ok(());
+    }
+    session.batch("BEGIN").await?;
+    session.query(LOCK_PARTITIONS, &[]).await?;
+    for day in self::missing(session, table, &missing).await? {
+        session.batch(&creation(table, day)).await?;
+    }
+    session.batch("COMMIT").await
+}
+
 /// The days among these that have no partition.
-async fn missing(session: &Session, days: &[Day]) -> Result<Vec<Day>> {
-    let names: Vec<String> = days.iter().map(|day| name_of(*day)).collect();
+async fn missing(session: &Session, table: Partitioned, days: &[Day]) -> Result<Vec<Day>> {
+    let names: Vec<String> = days.iter().map(|day| name_in(table, *day)).collect();
     let rows = session
         .query(
             "SELECT c.relname::text FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid \
-              WHERE i.inhparent = 'sample_chunk'::regclass AND c.relname::text = ANY($1)",
-            &[&names],
+              WHERE i.inhparent = $2::text::regclass AND c.relname::text = ANY($1)",
+            &[&names, &table.0],
         )
         .await?;
     let there: BTreeSet<&str> = rows.iter().map(|row| row.get(0)).collect();
@@ -56,7 +72,20 @@ async fn missing(session: &Session, days: &[Day]) -> Result<Vec<Day>> {
 
 /// `sample_chunk_YYYYMMDD`.
 pub(super) fn name_of(day: Day) -> String {
-    format!("sample_chunk_{}", date(day).strftime("%Y%m%d"))
+    name_in(CHUNKS, day)
+}
+
+/// The name of the table, and the day.
+pub(super) fn name_in(table: Partitioned, day: Day) -> String {
+    format!("{}_{}", table.0, date(day).strftime("%Y%m%d"))
+}
+
+/// The day of a partition's name (of either form).
+pub(super) fn day_of_name(name: &str) -> Option<Day> {
+    let (_, date) = name.rsplit_once('_')?;
+    let date = jiff::civil::Date::strptime("%Y%m%d", date).ok()?;
+    let epoch = jiff::civil::date(1970, 1, 1);
+    Some(Day::from((date - epoch).get_days()))
 }
 
 fn date(day: Day) -> jiff::civil::Date {
@@ -65,12 +94,13 @@ fn date(day: Day) -> jiff::civil::Date {
     epoch.saturating_add(jiff::Span::new().days(day.clamp(0, 100_000)))
 }
 
-fn creation(day: Day) -> String {
-    let (name, from, to) = (name_of(day), date(day), date(day + 1));
+fn creation(table: Partitioned, day: Day) -> String {
+    let (name, from, to) = (name_in(table, day), date(day), date(day + 1));
+    let table = table.0;
     format!(
-        "CREATE TABLE {name} (LIKE sample_chunk INCLUDING ALL,
+        "CREATE TABLE {name} (LIKE {table} INCLUDING ALL,
              CONSTRAINT one_day CHECK (t_min >= '{from} 00:00:00+00' AND t_min < '{to} 00:00:00+00'));
-         ALTER TABLE sample_chunk ATTACH PARTITION {name} FOR VALUES FROM ('{from} 00:00:00+00') TO ('{to} 00:00:00+00');
+         ALTER TABLE {table} ATTACH PARTITION {name} FOR VALUES FROM ('{from} 00:00:00+00') TO ('{to} 00:00:00+00');
          ALTER TABLE {name} DROP CONSTRAINT one_day"
     )
 }
@@ -83,9 +113,10 @@ mod tests {
 
     #[test]
     fn days_have_their_names() {
+        assert_eq!(name_in(PACKED, day_of(MIN_TIME)), "sample_packed_19900101");
         assert_eq!(name_of(day_of(MIN_TIME)), "sample_chunk_19900101");
         assert_eq!(name_of(day_of(MAX_TIME.plus_millis(-1))), "sample_chunk_21001231");
         assert_eq!(name_of(day_of(TimeMs::from_millis(1_709_164_800_000))), "sample_chunk_20240229");
-        assert!(creation(day_of(TimeMs::from_millis(1_709_164_800_000))).contains("TO ('2024-03-01 00:00:00+00')"));
+        assert!(creation(CHUNKS, day_of(TimeMs::from_millis(1_709_164_800_000))).contains("TO ('2024-03-01 00:00:00+00')"));
     }
 }

@@ -4,8 +4,9 @@ use std::future::Future;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime};
-use tokio_postgres::types::ToSql;
+use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime, Timeouts};
+use futures_util::FutureExt as _;
+use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Row, Statement};
 
 use super::connect::Connector;
@@ -64,7 +65,6 @@ impl Connections {
         let (made, reused) = (connector.clone(), connector.clone());
         let pool = Pool::builder(manager)
             .max_size(size.max(1))
-            .wait_timeout(Some(config.statement_timeout + GRACE))
             .create_timeout(Some(connector.timeout()))
             .recycle_timeout(Some(config.connect_timeout))
             .runtime(Runtime::Tokio1)
@@ -117,6 +117,11 @@ impl Connections {
 
     /// A connection for the caller alone.
     pub(super) async fn session(&self) -> Result<Session> {
+        self.session_within(self.limit).await
+    }
+
+    /// The same, which waits so long at most for those that others have.
+    pub(super) async fn session_within(&self, patience: Duration) -> Result<Session> {
         if self.unshared.get().is_none() {
             match pooler::is_between(&self.connector).await {
                 Ok(false) => {
@@ -133,7 +138,9 @@ impl Connections {
                 Err(error) => tracing::debug!(%error, "looking for a connection pooler"),
             }
         }
-        let object = self.pool.get().await.map_err(|error| from_pool(&self.endpoint, self.connector.login(), error))?;
+        let timeouts = Timeouts { wait: Some(patience), ..self.pool.timeouts() };
+        let object = self.pool.timeout_get(&timeouts).await;
+        let object = object.map_err(|error| from_pool(&self.endpoint, self.connector.login(), error))?;
         Ok(Session { object: Some(object), endpoint: Arc::clone(&self.endpoint), limit: self.limit })
     }
 }
@@ -160,6 +167,15 @@ impl Session {
     /// Gives the connection back, outside of any transaction.
     pub(super) fn done(mut self) {
         drop(self.object.take());
+    }
+
+    /// Gives the connection back, and ends the transaction that it is in: whoever has it next comes after that. Where the connection
+    /// is broken, it is closed.
+    pub(super) fn done_with_transaction(self) {
+        // The first poll sends it. Nobody waits for the answer.
+        if self.client().batch_execute("COMMIT").now_or_never().is_none_or(|ended| ended.is_ok()) {
+            self.done();
+        }
     }
 
     /// Waits for an answer, within limits, and says what an error means.
@@ -197,6 +213,12 @@ impl Session {
     /// The rows of a prepared statement; sent when first polled, so that several can be on their way at once.
     pub(super) async fn query_prepared(&self, statement: &Statement, params: Params<'_>) -> Result<Vec<Row>> {
         self.within(self.client().query(statement, params)).await
+    }
+
+    /// The rows of a statement that is made for one time only, with the types of its parameters.
+    pub(super) async fn query_unprepared(&self, sql: &str, params: &[(&(dyn ToSql + Sync), Type)]) -> Result<Vec<Row>> {
+        let params: Vec<(&(dyn ToSql + Sync), Type)> = params.iter().map(|(value, of)| (*value, of.clone())).collect();
+        self.within(self.client().query_typed(sql, &params)).await
     }
 
     /// Runs a statement; how many rows it concerned.

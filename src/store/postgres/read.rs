@@ -1,9 +1,10 @@
-//! What readers ask (see [`Reader`]): lists from the tables of GPUs and series, chunks through their index.
+//! What readers ask (see [`Reader`]): lists from the tables of GPUs and series. Samples are read in `snapshot`.
 //!
 //! A reader that goes away leaves its session unfinished, so its connection is closed; the server looks for that while it works
 //! (`client_connection_check_interval`, set in `pool`) and ends the statement.
 
 use std::pin::pin;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::TryStreamExt;
@@ -11,13 +12,14 @@ use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Row, RowStream};
 
 use super::error::Result;
-use super::pool::{Params, Session};
+use super::pool::Session;
+use super::snapshot::PostgresSnapshot;
 use super::types::clean;
-use super::{PostgresStore, chunk, ledger};
+use super::{PostgresStore, ledger};
 use crate::model::{GpuId, SeriesId, SourceId, TimeMs};
 use crate::store::{
-    self, Chunk, ChunkRange, ClusterSummary, GpuFilter, GpuPlace, GpuSummary, HostSummary, Latest, Limit, Reader, SeriesFilter,
-    SeriesRow, SourceLedger, Span, Texts,
+    self, ClusterSummary, GpuFilter, GpuPlace, GpuSummary, HostSummary, Limit, Reader, SeriesFilter, SeriesRow, Snapshot,
+    SnapshotFor, SourceLedger, Texts,
 };
 
 /// A board with MIG slices is one GPU; one without a uuid is told by its place.
@@ -261,35 +263,8 @@ impl Reader for PostgresStore {
         Ok(where_.rows(session, &sql, limit, |row| row.get(0)).await?)
     }
 
-    async fn latest(&self, series: &[SeriesId], begins_from: TimeMs, begins_before: TimeMs) -> store::Result<Vec<Latest>> {
-        let session = self.connections.session().await?;
-        let sql = format!(
-            "SELECT c.* FROM unnest($1::bigint[]) AS s (id) CROSS JOIN LATERAL \
-             (SELECT {} FROM sample_chunk WHERE series_id = s.id AND t_min >= $2 AND t_min < $3 \
-               ORDER BY t_max DESC, id DESC LIMIT 1) c",
-            chunk::COLUMNS
-        );
-        let newest = latest(&session, &sql, &[&series, &begins_from, &begins_before]).await?;
-        session.done();
-        Ok(newest)
-    }
-
-    async fn chunks(&self, series: &[SeriesId], range: &ChunkRange, max_samples: usize) -> store::Result<Option<Vec<Chunk>>> {
-        let session = self.connections.session().await?;
-        let chunks = chunks(&session, series, range, max_samples).await?;
-        if chunks.is_some() {
-            session.done();
-        }
-        Ok(chunks)
-    }
-
-    async fn spans(&self, series: &[SeriesId], range: &ChunkRange) -> store::Result<Vec<Span>> {
-        let session = self.connections.session().await?;
-        let sql = format!("SELECT series_id, min(t_min), max(t_max) FROM sample_chunk WHERE {IN_RANGE} GROUP BY series_id");
-        let times = borders(range);
-        let found = session.query(&sql, &[&series, &times[0], &times[1], &times[2], &times[3]]).await?;
-        session.done();
-        Ok(found.iter().map(|row| Span { series: row.get(0), first: row.get(1), last: row.get(2) }).collect())
+    async fn snapshot(&self, purpose: SnapshotFor, patience: Duration) -> store::Result<Box<dyn Snapshot>> {
+        Ok(Box::new(PostgresSnapshot::new(self, purpose, patience).await?))
     }
 
     async fn ledger(&self, after: Option<SourceId>, limit: Limit) -> store::Result<Vec<SourceLedger>> {
@@ -323,45 +298,4 @@ fn gpu(row: &Row) -> GpuSummary {
         first_seen: row.get(11),
         last_seen: row.get(12),
     }
-}
-
-/// Chunks of series in a range: $1 are the series, the rest are its [`borders`].
-const IN_RANGE: &str = "series_id = ANY($1) AND t_max >= $2 AND t_max < $3 AND t_min >= $4 AND t_min < $5";
-
-fn borders(range: &ChunkRange) -> [TimeMs; 4] {
-    [range.ends_from, range.ends_before, range.begins_from, range.begins_before]
-}
-
-/// The last sample of each chunk. The chunks are read one after the other and whole: the server cannot say whether one is damaged.
-async fn latest(session: &Session, sql: &str, params: Params<'_>) -> Result<Vec<Latest>> {
-    let statement = session.prepare(sql).await?;
-    let mut rows = pin!(session.within(session.raw().query_raw(&statement, params.iter().copied())).await?);
-    let mut newest = Vec::new();
-    while let Some(row) = session.within(rows.try_next()).await? {
-        let chunk = chunk::decode(session, &row)?;
-        if let (Some(time), Some(value)) = (chunk.times.last(), chunk.values.last()) {
-            newest.push(Latest { series: chunk.series, time: *time, value: *value });
-        }
-    }
-    Ok(newest)
-}
-
-/// `None` as soon as there are too many: the rest is left unread, and the session is not used again.
-async fn chunks(session: &Session, series: &[SeriesId], range: &ChunkRange, max_samples: usize) -> Result<Option<Vec<Chunk>>> {
-    let sql = format!("SELECT {} FROM sample_chunk WHERE {IN_RANGE}", chunk::COLUMNS);
-    let statement = session.prepare(&sql).await?;
-    let times = borders(range);
-    let params: [&(dyn ToSql + Sync); 5] = [&series, &times[0], &times[1], &times[2], &times[3]];
-    let rows = session.within(session.raw().query_raw(&statement, params)).await?;
-    let mut rows = pin!(rows);
-    let (mut chunks, mut samples) = (Vec::new(), 0);
-    while let Some(row) = session.within(rows.try_next()).await? {
-        let chunk = chunk::decode(session, &row)?;
-        samples += chunk.times.len();
-        if samples > max_samples {
-            return Ok(None);
-        }
-        chunks.push(chunk);
-    }
-    Ok(Some(chunks))
 }

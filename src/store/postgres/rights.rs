@@ -1,4 +1,4 @@
-//! What a collector's user must be allowed to do, looked at before the first commit.
+//! What a collector's user must be allowed to do, looked at before the first commit; and what those may who only read by SQL.
 
 use super::error::Result;
 use super::migrate;
@@ -44,4 +44,31 @@ pub(super) async fn check(session: &Session, endpoint: &Endpoint) -> Result<()> 
         None => return Ok(()),
     };
     Err(StoreError::Refused { endpoint: format!("PostgreSQL at {endpoint}"), reason }.into())
+}
+
+/// What a reader by SQL may use: views, which read the tables with the rights of their owner, and functions that read nothing but these
+/// views. (Had a function its owner's rights, it could not be unfolded, and would read every day.)
+const READABLE: [&str; 3] = ["samples", "sample_place", "rejected_rows"];
+const CALLABLE: [&str; 2] = ["samples_between(timestamptz, timestamptz)", "float8_of_bits(bigint)"];
+
+/// Lets a role read samples by SQL, and nothing else.
+pub(super) async fn grant_read(session: &Session, role: &str) -> Result<()> {
+    let rows = session
+        .query("SELECT quote_ident(rolname), quote_ident(current_schema()) FROM pg_roles WHERE rolname = $1::text", &[&role])
+        .await?;
+    let Some(row) = rows.first() else {
+        let reason = format!(
+            "there is no role {role}, which --grant-read names: create it first (CREATE ROLE \"{role}\" LOGIN PASSWORD '…')"
+        );
+        return Err(StoreError::Refused { endpoint: format!("PostgreSQL at {}", session.endpoint), reason }.into());
+    };
+    let (role, schema): (String, String) = (row.get(0), row.get(1));
+    let views = READABLE.map(|view| format!("{schema}.{view}")).join(", ");
+    let functions = CALLABLE.map(|function| format!("{schema}.{function}")).join(", ");
+    session
+        .batch(&format!(
+            "BEGIN; GRANT USAGE ON SCHEMA {schema} TO {role}; GRANT SELECT ON {views} TO {role}; \
+             GRANT EXECUTE ON FUNCTION {functions} TO {role}; COMMIT"
+        ))
+        .await
 }

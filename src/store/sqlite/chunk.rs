@@ -33,6 +33,15 @@ pub(super) fn insert(connection: &Connection, chunk: &NewChunk<'_>) -> Result<()
     Ok(())
 }
 
+/// Writes a chunk in the place of one that had this id.
+pub(super) fn insert_as(connection: &Connection, id: i64, chunk: &NewChunk<'_>) -> Result<()> {
+    let mut insert =
+        connection.prepare_cached("INSERT INTO chunk (id, series_id, t_min, t_max, n, data) VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?;
+    let (first, last) = (chunk.times.first(), chunk.times.last());
+    insert.execute(params![id, chunk.series, first, last, chunk.times.len() as i64, encode(chunk)])?;
+    Ok(())
+}
+
 /// The bytes of a chunk's samples.
 fn encode(chunk: &NewChunk<'_>) -> Vec<u8> {
     let mut plain = Vec::with_capacity(chunk.values.len() * 9 + 16);

@@ -8,16 +8,20 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rusqlite::{Connection, Transaction, TransactionBehavior};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinError;
+use tokio::time::Instant;
 
 use super::error::Result;
 use super::open;
 use crate::model::{SeriesId, TimeMs};
-use crate::store::StoreError;
 use crate::store::chunk::Ids;
+use crate::store::{SnapshotFor, StoreError};
 
 /// Questions that are answered at the same time.
 const READERS: usize = 4;
+/// How many of them may be downloads.
+const DOWNLOADS: usize = 2;
 /// Steps of SQLite's virtual machine between two looks at whether the caller of a read has gone: well under a millisecond.
 const STEPS_BETWEEN_CANCEL_CHECKS: i32 = 1000;
 
@@ -56,6 +60,7 @@ pub(super) struct Connections {
     writer: Arc<Mutex<Writer>>,
     idle: Arc<Mutex<Vec<Connection>>>,
     readers: Arc<Semaphore>,
+    downloads: Arc<Semaphore>,
     path: PathBuf,
     pub(super) endpoint: String,
     /// Held as long as the store is.
@@ -72,6 +77,7 @@ impl Connections {
             writer: Arc::new(Mutex::new(writer)),
             idle: Arc::default(),
             readers: Arc::new(Semaphore::new(READERS)),
+            downloads: Arc::new(Semaphore::new(DOWNLOADS)),
             path,
             endpoint,
             _lock: lock,
@@ -94,37 +100,95 @@ impl Connections {
         work: impl FnOnce(&Connection) -> Result<T> + Send + 'static,
     ) -> crate::store::Result<T> {
         let permit = Arc::clone(&self.readers).acquire_owned().await.map_err(|_| self.unavailable("it was closed"))?;
-        let (idle, path) = (Arc::clone(&self.idle), self.path.clone());
-        let cancel_on_drop = CancelOnDrop::default();
-        let cancelled = Arc::clone(&cancel_on_drop.0);
-        let done = tokio::task::spawn_blocking(move || {
-            let _permit = permit;
-            // The lock ends with this statement: opening takes a while.
-            let free = lock(&idle).pop();
-            let connection = match free {
-                Some(connection) => connection,
-                None => open::reader(&path)?,
-            };
-            // Not SQLite's interrupt: that ends only what runs at that moment, and is lost between two statements.
-            connection.progress_handler(STEPS_BETWEEN_CANCEL_CHECKS, Some(move || cancelled.load(Ordering::Relaxed)))?;
-            let done = work(&connection);
-            connection.progress_handler(0, None::<fn() -> bool>)?;
-            lock(&idle).push(connection);
-            done
-        });
-        let done = done.await;
-        self.ended(done)
+        let borrowed =
+            Borrowed { connection: None, idle: Arc::clone(&self.idle), path: self.path.clone(), _permits: vec![permit] };
+        let (_, done) = borrowed.read(work).await.map_err(|error| self.panicked(&error))?;
+        done.map_err(|fault| fault.explain(&self.endpoint))
     }
 
-    fn ended<T>(&self, done: std::result::Result<Result<T>, tokio::task::JoinError>) -> crate::store::Result<T> {
+    /// A connection for a snapshot, as soon as one is free, but not after this time.
+    pub(super) async fn borrow_for(&self, purpose: SnapshotFor, until: Instant) -> crate::store::Result<Borrowed> {
+        let limits: &[_] = match purpose {
+            SnapshotFor::Page => &[&self.readers],
+            SnapshotFor::Download => &[&self.downloads, &self.readers],
+        };
+        let mut permits = Vec::with_capacity(limits.len());
+        for limit in limits {
+            match tokio::time::timeout_at(until, Arc::clone(limit).acquire_owned()).await {
+                Ok(Ok(permit)) => permits.push(permit),
+                _ => return Err(StoreError::Busy(format!("{}: other questions use all connections", self.endpoint))),
+            }
+        }
+        Ok(Borrowed { connection: None, idle: Arc::clone(&self.idle), path: self.path.clone(), _permits: permits })
+    }
+
+    fn ended<T>(&self, done: std::result::Result<Result<T>, JoinError>) -> crate::store::Result<T> {
         match done {
             Ok(done) => done.map_err(|fault| fault.explain(&self.endpoint)),
-            Err(error) => Err(self.unavailable(&format!("internal error: {error}"))),
+            Err(error) => Err(self.panicked(&error)),
         }
+    }
+
+    fn panicked(&self, error: &JoinError) -> StoreError {
+        self.unavailable(&format!("internal error: {error}"))
     }
 
     fn unavailable(&self, reason: &str) -> StoreError {
         StoreError::Unavailable { endpoint: self.endpoint.clone(), reason: reason.to_owned() }
+    }
+}
+
+/// A connection that reads, for one who asks. It is back among the idle ones when this is dropped, outside of any transaction.
+pub(super) struct Borrowed {
+    connection: Option<Connection>,
+    idle: Arc<Mutex<Vec<Connection>>>,
+    path: PathBuf,
+    _permits: Vec<OwnedSemaphorePermit>,
+}
+
+impl Borrowed {
+    /// Reads something on a thread that may wait. When the future is dropped, the statement that runs ends, and so does every later one
+    /// of the same work; the connection goes back then, too.
+    pub(super) async fn read<T: Send + 'static>(
+        mut self,
+        work: impl FnOnce(&Connection) -> Result<T> + Send + 'static,
+    ) -> std::result::Result<(Self, Result<T>), JoinError> {
+        let cancel_on_drop = CancelOnDrop::default();
+        let cancelled = Arc::clone(&cancel_on_drop.0);
+        tokio::task::spawn_blocking(move || {
+            let done = self.connect().and_then(|connection| {
+                // Not SQLite's interrupt: that ends only what runs at that moment, and is lost between two statements.
+                connection.progress_handler(STEPS_BETWEEN_CANCEL_CHECKS, Some(move || cancelled.load(Ordering::Relaxed)))?;
+                let done = work(connection);
+                connection.progress_handler(0, None::<fn() -> bool>)?;
+                done
+            });
+            (self, done)
+        })
+        .await
+    }
+
+    fn connect(&mut self) -> Result<&Connection> {
+        if self.connection.is_none() {
+            // The lock ends with this statement: opening takes a while.
+            let free = lock(&self.idle).pop();
+            self.connection = match free {
+                Some(connection) => Some(connection),
+                None => Some(open::reader(&self.path)?),
+            };
+        }
+        Ok(self.connection.as_ref().expect("it was put there"))
+    }
+}
+
+impl Drop for Borrowed {
+    fn drop(&mut self) {
+        if let Some(connection) = self.connection.take() {
+            // To end a transaction that reads takes no I/O. One that cannot be ended ends with its connection.
+            if connection.is_autocommit() || connection.execute_batch("ROLLBACK").is_ok() {
+                lock(&self.idle).push(connection);
+            }
+        }
     }
 }
 

@@ -7,6 +7,7 @@
 //! | `error` | what SQLite's errors mean |
 //! | `chunk` | a chunk as a row of `chunk`, there and back |
 //! | `commit`, `series` | the transaction |
+//! | `maintain` | small chunks become full ones |
 //! | `ledger`, `dead` | sources and what they cover, dead letters |
 //! | `read`, `lists` | what readers ask |
 
@@ -17,6 +18,7 @@ mod dead;
 mod error;
 mod ledger;
 mod lists;
+mod maintain;
 mod open;
 mod read;
 mod series;
@@ -29,6 +31,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use self::connections::Connections;
+use super::maintenance::{FormSize, Maintenance, Verified};
 use super::{Buried, Committed, ConflictSpan, DeadLetter, Incoming, Result, SourceLedger, Standing, Store, StoreKind};
 use crate::model::SourceId;
 
@@ -132,5 +135,19 @@ impl Store for SqliteStore {
 
     async fn ping(&self) -> Result<()> {
         self.connections.read(|connection| Ok(connection.query_row("SELECT 1", [], |_| Ok(()))?)).await
+    }
+
+    async fn maintain<'a>(&'a self, urgent: bool) -> Result<Option<Box<dyn Maintenance + 'a>>> {
+        // One process at a time has the store, and one task of it maintains it.
+        Ok(Some(Box::new(maintain::Maintained::new(Arc::clone(&self.connections), urgent))))
+    }
+
+    async fn form_sizes(&self) -> Result<Vec<FormSize>> {
+        self.connections.read(maintain::form_sizes).await
+    }
+
+    async fn verify(&self) -> Result<Verified> {
+        let endpoint = self.connections.endpoint.clone();
+        self.connections.read(move |connection| maintain::verify(connection, &endpoint)).await
     }
 }

@@ -1,14 +1,18 @@
 //! What readers ask (see [`Reader`]): chunks through their index; lists in `lists`.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use rusqlite::{Connection, params};
+use tokio::time::Instant;
 
+use super::connections::Borrowed;
 use super::error::Result;
 use super::{SqliteStore, chunk, ledger, lists};
 use crate::model::{SeriesId, SourceId, TimeMs};
 use crate::store::{
-    self, Chunk, ChunkRange, ClusterSummary, GpuFilter, GpuPlace, GpuSummary, HostSummary, Latest, Limit, Reader, SeriesFilter,
-    SeriesRow, SourceLedger, Span, Store,
+    self, Chunk, ChunkRange, ClusterSummary, GpuFilter, GpuPlace, GpuSummary, HostSummary, Ids, Latest, Limit, Reader,
+    SeriesFilter, SeriesRow, Snapshot, SnapshotFor, SourceLedger, Span, Store, StoreError,
 };
 
 #[async_trait]
@@ -37,19 +41,9 @@ impl Reader for SqliteStore {
         self.connections.read(move |connection| lists::metrics(connection, after, limit)).await
     }
 
-    async fn latest(&self, series: &[SeriesId], begins_from: TimeMs, begins_before: TimeMs) -> store::Result<Vec<Latest>> {
-        let series = series.to_vec();
-        self.connections.read(move |connection| latest(connection, &series, begins_from, begins_before)).await
-    }
-
-    async fn chunks(&self, series: &[SeriesId], range: &ChunkRange, max_samples: usize) -> store::Result<Option<Vec<Chunk>>> {
-        let (series, range) = (series.to_vec(), *range);
-        self.connections.read(move |connection| chunks(connection, &series, &range, max_samples)).await
-    }
-
-    async fn spans(&self, series: &[SeriesId], range: &ChunkRange) -> store::Result<Vec<Span>> {
-        let (series, range) = (series.to_vec(), *range);
-        self.connections.read(move |connection| spans(connection, &series, &range)).await
+    async fn snapshot(&self, purpose: SnapshotFor, patience: Duration) -> store::Result<Box<dyn Snapshot>> {
+        let borrowed = self.connections.borrow_for(purpose, Instant::now() + patience).await?;
+        Ok(Box::new(SqliteSnapshot { borrowed: Some(borrowed), endpoint: self.connections.endpoint.clone() }))
     }
 
     async fn ledger(&self, after: Option<SourceId>, limit: Limit) -> store::Result<Vec<SourceLedger>> {
@@ -59,6 +53,56 @@ impl Reader for SqliteStore {
     async fn ready(&self) -> store::Result<()> {
         Store::ping(self).await
     }
+}
+
+/// Samples as of one moment: a transaction that reads, which begins with the first question.
+struct SqliteSnapshot {
+    /// Taken away while a question is answered; gone where one was broken off.
+    borrowed: Option<Borrowed>,
+    endpoint: String,
+}
+
+impl SqliteSnapshot {
+    async fn ask<T: Send + 'static>(
+        &mut self,
+        question: impl FnOnce(&Connection) -> Result<T> + Send + 'static,
+    ) -> store::Result<T> {
+        let away = |reason: String| StoreError::Unavailable { endpoint: self.endpoint.clone(), reason };
+        let over = || away("the snapshot is over: a question to it was broken off".to_owned());
+        let borrowed = self.borrowed.take().ok_or_else(over)?;
+        let answered = borrowed.read(|connection| {
+            if connection.is_autocommit() {
+                connection.execute_batch("BEGIN")?;
+            }
+            question(connection)
+        });
+        let (borrowed, answer) = answered.await.map_err(|error| away(format!("internal error: {error}")))?;
+        self.borrowed = Some(borrowed);
+        answer.map_err(|fault| fault.explain(&self.endpoint))
+    }
+}
+
+#[async_trait]
+impl Snapshot for SqliteSnapshot {
+    async fn latest(&mut self, series: &[Ids], begins_from: TimeMs, begins_before: TimeMs) -> store::Result<Vec<Latest>> {
+        let series = ids(series);
+        self.ask(move |connection| latest(connection, &series, begins_from, begins_before)).await
+    }
+
+    async fn chunks(&mut self, series: &[Ids], range: &ChunkRange, max_samples: usize) -> store::Result<Option<Vec<Chunk>>> {
+        let (series, range) = (ids(series), *range);
+        self.ask(move |connection| chunks(connection, &series, &range, max_samples)).await
+    }
+
+    async fn spans(&mut self, series: &[Ids], range: &ChunkRange) -> store::Result<Vec<Span>> {
+        let (series, range) = (ids(series), *range);
+        self.ask(move |connection| spans(connection, &series, &range)).await
+    }
+}
+
+/// Everything is kept by series here.
+fn ids(series: &[Ids]) -> Vec<SeriesId> {
+    series.iter().map(|ids| ids.series).collect()
 }
 
 fn latest(connection: &Connection, series: &[SeriesId], from: TimeMs, before: TimeMs) -> Result<Vec<Latest>> {
@@ -101,9 +145,7 @@ fn spans(connection: &Connection, series: &[SeriesId], range: &ChunkRange) -> Re
 
 /// `None` as soon as there are too many: the rest is left unread.
 fn chunks(connection: &Connection, series: &[SeriesId], range: &ChunkRange, max_samples: usize) -> Result<Option<Vec<Chunk>>> {
-    // As of one moment: what is committed between two series is in all of them or in none.
-    let moment = connection.unchecked_transaction()?;
-    let mut statement = moment.prepare_cached(&format!("SELECT {} FROM chunk WHERE {IN_RANGE}", chunk::COLUMNS))?;
+    let mut statement = connection.prepare_cached(&format!("SELECT {} FROM chunk WHERE {IN_RANGE}", chunk::COLUMNS))?;
     let mut decoder = chunk::Decoder::default();
     let (mut chunks, mut samples) = (Vec::new(), 0);
     for id in series {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use futures_util::future::join_all;
 use proptest::prelude::*;
 use telemetry::model::{SeriesId, TimeMs};
-use telemetry::store::{Committed, Incoming, Limit, SeriesFilter, SourceLedger, Store};
+use telemetry::store::{Committed, Ids, Incoming, Limit, SeriesFilter, SnapshotFor, SourceLedger, Store};
 
 use super::rows::*;
 
@@ -138,9 +138,10 @@ pub async fn collectors_with_overlapping_files_at_once(h: &dyn Harness) {
 async fn newest(h: &dyn Harness) -> Vec<f64> {
     let reader = h.reader();
     let series = reader.series(&SeriesFilter::default(), SeriesId::default(), Limit::rows(100)).await.expect("series");
-    let ids: Vec<SeriesId> = series.iter().map(|series| series.id).collect();
+    let ids: Vec<Ids> = series.iter().map(|series| series.ids()).collect();
     let day = (TimeMs::from_millis(DAY), TimeMs::from_millis(DAY + 86_400_000));
-    reader.latest(&ids, day.0, day.1).await.expect("newest").iter().map(|latest| latest.value).collect()
+    let mut snapshot = reader.snapshot(SnapshotFor::Page, std::time::Duration::ZERO).await.expect("a snapshot");
+    snapshot.latest(&ids, day.0, day.1).await.expect("newest").iter().map(|latest| latest.value).collect()
 }
 
 /// Both values are kept, the later one counts, and what comes again is a duplicate, whichever of the values it is.

@@ -2,15 +2,18 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use telemetry::batch::{Batch, BatchParts, Dictionary, Header, Run};
 use telemetry::model::{DictionaryId, FamilyId, Gpu, GpuId, RowRange, Series, SeriesId, TimeMs};
-use telemetry::store::{ChunkRange, GpuFilter, GpuPlace, GpuSummary, Incoming, Limit, SeriesFilter, Store};
+use telemetry::store::{
+    ChunkRange, GpuFilter, GpuPlace, GpuSummary, Ids, Incoming, Limit, Reader, SeriesFilter, Snapshot, SnapshotFor, Store,
+};
 
 use super::rows::{DAY, Harness, source};
 
 /// No series has this id.
-const NOBODYS: SeriesId = SeriesId::from_store(999_999);
+const NOBODYS: Ids = Ids { series: SeriesId::from_store(999_999), gpu: GpuId::from_store(999_999) };
 /// Before every series.
 const FIRST: SeriesId = SeriesId::from_store(0);
 const EVERYTHING: ChunkRange =
@@ -51,6 +54,10 @@ fn batch(cluster: &str, name: &str, content: &[(Series, &[(i64, f64)])]) -> Inco
     }
     batch.rows.end = batch.row.len() as u64;
     Incoming::new(Batch::new(batch).expect("a batch"), vec![Arc::new(dictionary)]).expect("its series")
+}
+
+async fn snapshot(reader: &dyn Reader) -> Box<dyn Snapshot> {
+    reader.snapshot(SnapshotFor::Page, Duration::ZERO).await.expect("a snapshot")
 }
 
 async fn commit(store: &dyn Store, incoming: Incoming) {
@@ -225,7 +232,7 @@ pub async fn a_gpu_described_anew_is_one_gpu(h: &dyn Harness) {
     assert_eq!(gpu.ids.len(), 2);
     let filter = SeriesFilter { gpu_ids: Some(vec![gpu.ids[1]]), ..SeriesFilter::default() };
     let newest = h.reader().series(&filter, FIRST, Limit::rows(10)).await.unwrap();
-    let latest = h.reader().latest(&[newest[0].id], TimeMs::MIN, TimeMs::MAX).await.unwrap();
+    let latest = snapshot(&*h.reader()).await.latest(&[newest[0].ids()], TimeMs::MIN, TimeMs::MAX).await.unwrap();
     assert_eq!(latest[0].time, at(DAY + 9000), "the latest description comes last");
 }
 
@@ -238,11 +245,11 @@ pub async fn chunks_come_by_their_borders(h: &dyn Harness) {
     commit(&*store, batch("edge", "1", &[(a, &regular), (b.clone(), &odd)])).await;
     commit(&*store, batch("edge", "2", &[(b, &[(DAY + 86_400_000, 7.0)])])).await;
     let reader = h.reader();
-    let ids: Vec<SeriesId> =
-        reader.series(&SeriesFilter::default(), FIRST, Limit::rows(10)).await.unwrap().iter().map(|s| s.id).collect();
+    let ids: Vec<Ids> =
+        reader.series(&SeriesFilter::default(), FIRST, Limit::rows(10)).await.unwrap().iter().map(|s| s.ids()).collect();
 
     let mut found: BTreeMap<SeriesId, Vec<(i64, u64)>> = BTreeMap::new();
-    let chunks = reader.chunks(&ids, &EVERYTHING, usize::MAX).await.unwrap().expect("not too many");
+    let chunks = snapshot(&*reader).await.chunks(&ids, &EVERYTHING, usize::MAX).await.unwrap().expect("not too many");
     for chunk in &chunks {
         assert!(chunk.times.len() == chunk.values.len() && !chunk.times.is_empty() && chunk.times.is_sorted());
         let samples = chunk.times.iter().zip(&chunk.values).map(|(time, value)| (time.as_millis(), value.to_bits()));
@@ -256,30 +263,36 @@ pub async fn chunks_come_by_their_borders(h: &dyn Harness) {
         bits.sort_unstable();
         bits
     };
-    assert_eq!(found[&ids[0]], bits(&regular));
-    assert_eq!(found[&ids[1]], bits(&[&odd[..], &[(DAY + 86_400_000, 7.0)]].concat()));
-    let of_odd = chunks.iter().find(|chunk| chunk.series == ids[1] && chunk.times[0] == at(odd[0].0)).unwrap();
+    assert_eq!(found[&ids[0].series], bits(&regular));
+    assert_eq!(found[&ids[1].series], bits(&[&odd[..], &[(DAY + 86_400_000, 7.0)]].concat()));
+    let of_odd = chunks.iter().find(|chunk| chunk.series == ids[1].series && chunk.times[0] == at(odd[0].0)).unwrap();
     assert_eq!(of_odd.values[1..3], [subnormal, f64::MAX], "equal times in the order of their rows");
 
-    assert_eq!(reader.chunks(&ids, &EVERYTHING, 104).await.unwrap(), None, "more than 104");
-    assert!(reader.chunks(&ids, &EVERYTHING, 105).await.unwrap().is_some());
+    assert_eq!(snapshot(&*reader).await.chunks(&ids, &EVERYTHING, 104).await.unwrap(), None, "more than 104");
+    assert!(snapshot(&*reader).await.chunks(&ids, &EVERYTHING, 105).await.unwrap().is_some());
     let (first, last) = (at(odd[0].0), at(odd[3].0));
     let (after_first, after_last) = (first.plus_millis(1), last.plus_millis(1));
-    let one = async |range: ChunkRange| reader.chunks(&ids[1..2], &range, 1000).await.unwrap().unwrap().len();
+    let one = async |range: ChunkRange| snapshot(&*reader).await.chunks(&ids[1..2], &range, 1000).await.unwrap().unwrap().len();
     assert_eq!(one(ChunkRange { begins_from: first, begins_before: after_first, ..EVERYTHING }).await, 1);
     assert_eq!(one(ChunkRange { begins_from: after_first, begins_before: last, ..EVERYTHING }).await, 0);
     assert_eq!(one(ChunkRange { begins_before: first, ..EVERYTHING }).await, 0, "before is not included");
     assert_eq!(one(ChunkRange { ends_from: last, ends_before: after_last, ..EVERYTHING }).await, 1);
     assert_eq!(one(ChunkRange { ends_before: last, ..EVERYTHING }).await, 0);
-    assert_eq!(reader.chunks(&[], &EVERYTHING, 10).await.unwrap(), Some(Vec::new()));
+    assert_eq!(snapshot(&*reader).await.chunks(&[], &EVERYTHING, 10).await.unwrap(), Some(Vec::new()));
 
     let spans = async |range: ChunkRange| {
-        let mut spans = reader.spans(&[ids[0], ids[1], NOBODYS], &range).await.unwrap();
+        let mut spans = snapshot(&*reader).await.spans(&[ids[0], ids[1], NOBODYS], &range).await.unwrap();
         spans.sort_by_key(|span| span.series);
         spans.iter().map(|span| (span.series, span.first, span.last)).collect::<Vec<_>>()
     };
-    assert_eq!(spans(EVERYTHING).await, [(ids[0], at(DAY), at(DAY + 99_000)), (ids[1], first, at(DAY + 86_400_000))]);
-    assert_eq!(spans(ChunkRange { ends_from: last, ends_before: after_last, ..EVERYTHING }).await, [(ids[1], first, last)]);
+    assert_eq!(
+        spans(EVERYTHING).await,
+        [(ids[0].series, at(DAY), at(DAY + 99_000)), (ids[1].series, first, at(DAY + 86_400_000))]
+    );
+    assert_eq!(
+        spans(ChunkRange { ends_from: last, ends_before: after_last, ..EVERYTHING }).await,
+        [(ids[1].series, first, last)]
+    );
     assert_eq!(spans(ChunkRange { begins_before: at(DAY), ..EVERYTHING }).await, []);
 }
 
@@ -289,10 +302,10 @@ pub async fn the_newest_sample_is_the_later_one(h: &dyn Harness) {
     commit(&*store, batch("edge", "1", &[(a.clone(), &[(DAY, 1.0), (DAY + 1000, 2.0)])])).await;
     commit(&*store, batch("edge", "2", &[(a, &[(DAY + 1000, 3.0)])])).await;
     let reader = h.reader();
-    let ids: Vec<SeriesId> =
-        reader.series(&SeriesFilter::default(), FIRST, Limit::rows(10)).await.unwrap().iter().map(|s| s.id).collect();
-    let latest = reader.latest(&ids, at(DAY), at(DAY + 86_400_000)).await.unwrap();
-    assert_eq!(latest.iter().map(|l| (l.series, l.time, l.value)).collect::<Vec<_>>(), [(ids[0], at(DAY + 1000), 3.0)]);
-    assert!(reader.latest(&ids, at(DAY - 86_400_000), at(DAY)).await.unwrap().is_empty());
-    assert!(reader.latest(&[NOBODYS], at(DAY), at(DAY + 86_400_000)).await.unwrap().is_empty());
+    let ids: Vec<Ids> =
+        reader.series(&SeriesFilter::default(), FIRST, Limit::rows(10)).await.unwrap().iter().map(|s| s.ids()).collect();
+    let latest = snapshot(&*reader).await.latest(&ids, at(DAY), at(DAY + 86_400_000)).await.unwrap();
+    assert_eq!(latest.iter().map(|l| (l.series, l.time, l.value)).collect::<Vec<_>>(), [(ids[0].series, at(DAY + 1000), 3.0)]);
+    assert!(snapshot(&*reader).await.latest(&ids, at(DAY - 86_400_000), at(DAY)).await.unwrap().is_empty());
+    assert!(snapshot(&*reader).await.latest(&[NOBODYS], at(DAY), at(DAY + 86_400_000)).await.unwrap().is_empty());
 }

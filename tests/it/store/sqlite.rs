@@ -8,11 +8,11 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use telemetry::model::{Reason, SeriesId, SourceId, TimeMs};
 use telemetry::store::sqlite::SqliteStore;
-use telemetry::store::{ChunkRange, DeadLetter, GpuFilter, Limit, Reader, SeriesFilter, Store, StoreError};
+use telemetry::store::{ChunkRange, DeadLetter, GpuFilter, Ids, Limit, Reader, SeriesFilter, SnapshotFor, Store, StoreError};
 use tempfile::TempDir;
 
 use super::rows::*;
-use super::{conformance, histories, once, reading};
+use super::{conformance, histories, maintenance, once, reading};
 
 struct Sqlite {
     dir: TempDir,
@@ -46,9 +46,10 @@ impl Harness for Sqlite {
         let gpus = self.store.gpus(&GpuFilter::default(), None, Limit::rows(usize::MAX)).await.unwrap();
         let (from, before) = (TimeMs::MIN, TimeMs::MAX);
         let all = ChunkRange { begins_from: from, begins_before: before, ends_from: from, ends_before: before };
-        let ids: Vec<SeriesId> = series.iter().map(|series| series.id).collect();
+        let ids: Vec<Ids> = series.iter().map(|series| series.ids()).collect();
         let mut samples = Multiset::new();
-        for chunk in self.store.chunks(&ids, &all, usize::MAX).await.unwrap().unwrap() {
+        let mut snapshot = self.store.snapshot(SnapshotFor::Page, Duration::from_secs(10)).await.unwrap();
+        for chunk in snapshot.chunks(&ids, &all, usize::MAX).await.unwrap().unwrap() {
             let series = series.iter().find(|series| series.id == chunk.series).unwrap();
             let place = &gpus.iter().find(|gpu| gpu.ids.contains(&series.gpu_id)).unwrap().place;
             for (time, value) in chunk.times.iter().zip(&chunk.values) {
@@ -196,21 +197,69 @@ async fn who_goes_away_ends_the_work_and_disturbs_nobody() {
     let h = Sqlite::new().await;
     let content = Content::new("a", plain(5000));
     h.store.commit(&[content.all()]).await.unwrap();
-    let ids: Vec<SeriesId> = h
+    let ids: Vec<Ids> = h
         .store
         .series(&SeriesFilter::default(), SeriesId::default(), Limit::rows(1000))
         .await
         .unwrap()
         .iter()
-        .map(|s| s.id)
+        .map(|s| s.ids())
         .collect();
-    let many: Vec<SeriesId> = ids.iter().copied().cycle().take(200_000).collect();
+    let many: Vec<Ids> = ids.iter().copied().cycle().take(200_000).collect();
     let (from, before) = (TimeMs::MIN, TimeMs::MAX);
     let all = ChunkRange { begins_from: from, begins_before: before, ends_from: from, ends_before: before };
     for _ in 0..16 {
         // Far more than can be read in that time: it is interrupted, and its connection serves the next.
-        let long = h.store.chunks(&many, &all, usize::MAX);
+        let mut snapshot = h.store.snapshot(SnapshotFor::Page, Duration::from_secs(10)).await.unwrap();
+        let long = snapshot.chunks(&many, &all, usize::MAX);
         assert!(tokio::time::timeout(Duration::from_millis(5), long).await.is_err());
     }
     assert_eq!(h.samples().await, content.samples());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn small_chunks_become_full_ones_and_the_same_value_counts() {
+    let sqlite = Sqlite::new().await;
+    let store = sqlite.open();
+    let hour = 3_600_000;
+    // 5,000 samples of one series, ten to a commit, and the last time again with other values.
+    let mut rows: Vec<Row> = (0..5000).map(|at| sample(0, DAY + at * 1000, at as f64)).collect();
+    rows.extend((1..=4).map(|value| sample(0, DAY + 4_999_000, f64::from(value) / 8.0)));
+    let content = Content::new("a", rows);
+    for from in (0..content.rows.len()).step_by(10) {
+        store.commit(&[content.batch(from..(from + 10).min(content.rows.len()))]).await.expect("a commit");
+    }
+    let (before, reader) = (sqlite.samples().await, sqlite.reader());
+    let series = reader.series(&SeriesFilter::default(), SeriesId::default(), Limit::rows(10)).await.unwrap()[0].ids();
+    let newest = async || {
+        reader
+            .snapshot(SnapshotFor::Page, Duration::from_secs(30))
+            .await
+            .unwrap()
+            .latest(&[series], TimeMs::MIN, TimeMs::MAX)
+            .await
+            .unwrap()[0]
+            .value
+    };
+    assert_eq!(newest().await, 0.5);
+    let connection = rusqlite::Connection::open(sqlite.dir.path().join("telemetry.sqlite")).unwrap();
+    let chunks = || connection.query_row("SELECT count(*) FROM chunk", [], |row| row.get::<_, i64>(0)).unwrap();
+    assert_eq!(chunks(), 501);
+
+    // An hour that is closed, then all of it.
+    let done = maintenance::pack(&*store, DAY + hour).await;
+    assert_eq!((done.samples, done.rows_before, done.rows_after), (3600, 360, 1));
+    let done = maintenance::pack(&*store, DAY + 2 * hour).await;
+    assert_eq!((done.samples, done.rows_after), (5004, 2));
+    assert_eq!(chunks(), 2);
+    assert_eq!((sqlite.samples().await, newest().await), (before.clone(), 0.5));
+    assert_eq!(maintenance::pack(&*store, DAY + 2 * hour).await.samples, 0, "there is nothing left to do");
+
+    // One that is damaged stays as it is, and is named.
+    let late = Content::new("late", vec![sample(0, DAY + 4_999_000, 9.0)]);
+    store.commit(&[late.all()]).await.expect("a commit");
+    connection.execute_batch("UPDATE chunk SET n = n + 1 WHERE id = (SELECT min(id) FROM chunk)").unwrap();
+    let done = maintenance::pack(&*store, DAY + 2 * hour).await;
+    assert!(done.damaged.len() == 1 && done.damaged[0].contains("is damaged"), "{done:?}");
+    assert_eq!(newest().await, 9.0);
 }

@@ -116,6 +116,26 @@ async fn a_later_schema_is_used_unless_it_says_that_it_cannot_be() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn older_programs_are_told_before_there_are_packed_rows() {
+    let (database, client) = made_by_0_1_0(2).await;
+    let store = database.store();
+    store.migrate().await.expect("migrated");
+    run_0_1_0(&client, 10).await;
+    for _ in 0..2 {
+        store.announce_packed_rows().await.expect("announced");
+    }
+    // Where release 0.1.0 looks, and where later ones do: what they do not know refuses those that know less.
+    let known: i64 = client.query_one("SELECT max(version)::bigint FROM schema_migration", &[]).await.expect("a version").get(0);
+    let step =
+        client.query_one("SELECT version, compatible_from FROM schema_step WHERE name = 'packed'", &[]).await.expect("a step");
+    assert_eq!((known, step.get::<_, i32>(0), step.get::<_, i32>(1)), (6, 6, 6));
+    let again = database.store();
+    again.migrate().await.expect("nothing to do");
+    again.ready().await.expect("this one knows them");
+    again.commit(&[Content::new("a", plain(20)).all()]).await.expect("stored");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_index_is_replaced_while_rows_are_written_and_after_an_interruption() {
     let (database, client) = made_by_0_1_0(1).await;
     run_statements_of_a_writer(&client).await;
@@ -153,7 +173,9 @@ async fn an_index_is_replaced_while_rows_are_written_and_after_an_interruption()
 
     // Killed when all was done but for the note of it, and so before those that follow.
     let forget = "DELETE FROM schema_migration WHERE version = 2; DELETE FROM schema_step; DROP TABLE dead_letter_same_rows; \
-                  ALTER TABLE source DROP COLUMN conflict; DROP TABLE sample_conflict; ALTER TABLE gpu DROP COLUMN commit_token";
+                  ALTER TABLE source DROP COLUMN conflict; DROP TABLE sample_conflict; ALTER TABLE gpu DROP COLUMN commit_token; \
+                  DROP FUNCTION samples_between; DROP VIEW samples, sample_place, packed_sample; DROP FUNCTION float8_of_bits; \
+                  DROP TABLE sample_packed";
     client.batch_execute(forget).await.expect("not noted");
     database.store().migrate().await.expect("migrated");
     assert_eq!(count(&client, "pg_inherits WHERE inhparent = 'sample_chunk_series'::regclass").await, 4);

@@ -322,6 +322,7 @@ impl Database {
             url: self.url.clone().into(),
             password: None,
             pool_size: 4,
+            download_percent: 50,
             connect_timeout: Duration::from_secs(10),
             statement_timeout: Duration::from_secs(30),
             idle_transaction_timeout: Duration::from_secs(30),

@@ -1,0 +1,280 @@
+//! A rectangle: series of one GPU at times that they share, as a row of `sample_packed` and back.
+
+use std::sync::Arc;
+
+use super::bits::{self, Bits, Writer, code_at, put_signed, width_of};
+use super::column::Column;
+use super::plan::{Fields, Head, PATTERN, POWERS};
+use super::{MAX_SAMPLES, MAX_TIMES, shift_of};
+use crate::model::{GpuId, SeriesId, TimeMs};
+use crate::store::Chunk;
+use crate::store::chunk::day_of;
+
+/// Series of one GPU, each with a sample at each of the times, or at as many ms after each of them (`Column::delay`): many an exporter
+/// asks for one metric after the other.
+#[derive(Clone, Debug)]
+pub struct Rectangle {
+    /// The GPU.
+    pub gpu: GpuId,
+    /// Of samples of the same series and time in several chunks and rectangles those with the greatest id count.
+    pub id: i64,
+    /// The times, sorted; the first one is that of the first sample. Of samples at equal times the later one counts.
+    pub times: Vec<TimeMs>,
+    /// The values by series, sorted by series, each once.
+    pub columns: Vec<(SeriesId, Column)>,
+}
+
+/// A rectangle as a row of `sample_packed`, field for column.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// The GPU.
+    pub gpu: GpuId,
+    /// The rectangle's id.
+    pub id: i64,
+    /// The first time.
+    pub t_min: TimeMs,
+    /// The last time.
+    pub t_max: TimeMs,
+    /// The first series.
+    pub series_first: SeriesId,
+    /// How many times.
+    pub n: i32,
+    /// How many series.
+    pub k: i32,
+    /// How the rest lies.
+    pub heads: Bits,
+    /// Times and columns.
+    pub bits: Bits,
+}
+
+/// Bits of `heads` before the first head.
+pub(super) const HEADS_BEGIN: usize = 105;
+
+const TIME_BASE_WIDTH: u32 = 28;
+const TIME_SLOPE_WIDTH: u32 = 40;
+
+/// How times are written: each is base + (slope × i >> shift) + code ms after the first.
+#[derive(Clone, Copy)]
+pub(super) struct TimeHead {
+    pub(super) width: u32,
+    base: i64,
+    slope: i64,
+}
+
+impl TimeHead {
+    /// Of sorted times within one day.
+    pub(super) fn of(times: &[TimeMs]) -> Self {
+        let (Some(first), Some(last)) = (times.first(), times.last()) else { return Self { width: 0, base: 0, slope: 0 } };
+        let shift = shift_of(times.len());
+        let slope = (last.millis_since(*first) << shift) / (times.len() as i64 - 1).max(1);
+        let rests = times.iter().enumerate().map(|(i, time)| time.millis_since(*first) - (slope * i as i64 >> shift));
+        let (least, most) = rests.fold((0, 0), |(least, most), rest| (rest.min(least), rest.max(most)));
+        Self { width: width_of((most - least) as u64), base: least, slope }
+    }
+}
+
+impl Rectangle {
+    /// How many samples it has.
+    #[must_use]
+    pub fn samples(&self) -> usize {
+        self.times.len() * self.columns.len()
+    }
+
+    fn longest_delay(&self) -> i64 {
+        self.columns.iter().map(|(_, column)| column.delay()).max().unwrap_or(0)
+    }
+
+    /// The rectangle as a row. It has a time and a series, and is within the limits.
+    #[must_use]
+    pub fn row(&self) -> Row {
+        let series_first = self.columns.first().map_or_else(SeriesId::default, |(series, _)| *series);
+        let offset = |series: SeriesId| series.to_store().wrapping_sub(series_first.to_store()) as u64;
+        let mut fields = Fields::default();
+        for (series, column) in &self.columns {
+            fields.widen(offset(*series), &column.head);
+        }
+        let (shift, time) = (shift_of(self.times.len()), TimeHead::of(&self.times));
+        let t_min = self.times.first().copied().unwrap_or_default();
+        let (mut heads, mut bits) = (Writer::default(), Writer::default());
+        for width in [fields.series, fields.base, fields.slope] {
+            heads.put(u64::from(width), 6);
+        }
+        heads.put(u64::from(fields.exact), 4);
+        heads.put(u64::from(fields.delay), 5);
+        heads.put(u64::from(shift), 4);
+        heads.put(u64::from(time.width), 6);
+        put_signed(&mut heads, time.base, TIME_BASE_WIDTH);
+        heads.put(time.slope as u64, TIME_SLOPE_WIDTH);
+        for (i, at) in self.times.iter().enumerate() {
+            bits.put((at.millis_since(t_min) - time.base - (time.slope * i as i64 >> shift)) as u64, time.width);
+        }
+        for (series, column) in &self.columns {
+            let head = &column.head;
+            heads.put(u64::from(head.width), 7);
+            heads.put(u64::from(head.scale), 5);
+            heads.put(offset(*series), fields.series);
+            put_signed(&mut heads, head.base, fields.base);
+            put_signed(&mut heads, head.slope, fields.slope);
+            heads.put(head.exact as u64, fields.exact);
+            heads.put(head.delay as u64, fields.delay);
+            bits.copy(&column.bytes, column.at, column.bits());
+        }
+        Row {
+            gpu: self.gpu,
+            id: self.id,
+            t_min,
+            t_max: self.times.last().copied().unwrap_or_default().plus_millis(self.longest_delay()),
+            series_first,
+            n: self.times.len() as i32,
+            k: self.columns.len() as i32,
+            heads: heads.finish(),
+            bits: bits.finish(),
+        }
+    }
+
+    /// The rectangle of a row.
+    ///
+    /// # Errors
+    /// What is damaged in the row.
+    pub fn from_row(row: &Row) -> Result<Self, String> {
+        let (n, k) = row.size()?;
+        let heads = row.read_heads(n, k)?;
+        row.bits.check().map_err(|what| format!("its bits: {what}"))?;
+        let len: usize = n * heads.time.width as usize + heads.columns.iter().map(|(_, head)| bits_of(head, n)).sum::<usize>();
+        if len != row.bits.len {
+            return Err(format!("its heads speak of {len} bits, and it has {}", row.bits.len));
+        }
+        let times = row.times(n, &heads)?;
+        let bytes: Arc<[u8]> = row.bits.bytes.as_slice().into();
+        let mut at = n * heads.time.width as usize;
+        let columns = heads.columns.into_iter().map(|(series, head)| {
+            let column = Column { head, n, at, bytes: Arc::clone(&bytes) };
+            at += column.bits();
+            (series, column)
+        });
+        Ok(Self { gpu: row.gpu, id: row.id, times, columns: columns.collect() })
+    }
+
+    /// The samples of the series that are wanted, as chunks.
+    ///
+    /// # Errors
+    /// What is damaged in the row that the rectangle was read from.
+    pub fn chunks(&self, wanted: impl Fn(SeriesId) -> bool) -> Result<Vec<Chunk>, String> {
+        let chosen = self.columns.iter().filter(|(series, _)| wanted(*series));
+        chosen
+            .map(|(series, column)| {
+                let values = column.decode().map_err(|what| format!("series {series}: {what}"))?;
+                let times = match column.delay() {
+                    0 => self.times.clone(),
+                    delay => self.times.iter().map(|time| time.plus_millis(delay)).collect(),
+                };
+                Ok(Chunk { series: *series, id: self.id, times, values })
+            })
+            .collect()
+    }
+}
+
+fn bits_of(head: &Head, n: usize) -> usize {
+    n * head.width as usize + 64 * head.exact
+}
+
+/// What `heads` says.
+struct Heads {
+    time: TimeHead,
+    columns: Vec<(SeriesId, Head)>,
+}
+
+impl Row {
+    /// The series that are in it.
+    ///
+    /// # Errors
+    /// What is damaged in the row.
+    pub fn series(&self) -> Result<Vec<SeriesId>, String> {
+        let (n, k) = self.size()?;
+        Ok(self.read_heads(n, k)?.columns.into_iter().map(|(series, _)| series).collect())
+    }
+
+    /// How many times and series it has.
+    fn size(&self) -> Result<(usize, usize), String> {
+        match (usize::try_from(self.n), usize::try_from(self.k)) {
+            (Ok(n @ 1..=MAX_TIMES), Ok(k @ 1..=MAX_SAMPLES)) if n * k <= MAX_SAMPLES => Ok((n, k)),
+            _ => Err(format!("it says that it has {} times and {} series", self.n, self.k)),
+        }
+    }
+
+    fn read_heads(&self, n: usize, k: usize) -> Result<Heads, String> {
+        self.heads.check().map_err(|what| format!("its heads: {what}"))?;
+        let mut from = bits::Fields::new(&self.heads);
+        let fields = Fields {
+            series: from.take(6) as u32,
+            base: from.take(6) as u32,
+            slope: from.take(6) as u32,
+            exact: from.take(4) as u32,
+            delay: from.take(5) as u32,
+        };
+        let shift = from.take(4) as u32;
+        let time = TimeHead {
+            width: from.take(6) as u32,
+            base: from.take_signed(TIME_BASE_WIDTH),
+            slope: from.take(TIME_SLOPE_WIDTH) as i64,
+        };
+        let len = HEADS_BEGIN + k * fields.head();
+        if self.heads.len != len {
+            return Err(format!("its {k} heads are {len} bits long, and there are {}", self.heads.len));
+        }
+        if shift != shift_of(n) || time.width > TIME_BASE_WIDTH || fields.base == 63 || fields.slope == 63 {
+            return Err("its heads are none of that many times".to_owned());
+        }
+        let mut columns: Vec<(SeriesId, Head)> = Vec::with_capacity(k);
+        for _ in 0..k {
+            let (width, scale) = (from.take(7) as u32, from.take(5) as u32);
+            let series = self.series_first.to_store().wrapping_add(from.take(fields.series) as i64);
+            let head = Head {
+                width,
+                scale,
+                base: from.take_signed(fields.base),
+                slope: from.take_signed(fields.slope),
+                exact: from.take(fields.exact) as usize,
+                delay: from.take(fields.delay) as i64,
+            };
+            let sound = match width {
+                0..=62 => head.exact as u64 <= 1 << width,
+                PATTERN => head.exact == 0,
+                _ => false,
+            };
+            let slope = head.slope.checked_mul(n as i64).is_some_and(|rise| rise.unsigned_abs() < 1 << 61);
+            if !sound || !slope || scale as usize >= POWERS.len() || head.exact > n {
+                return Err(format!("the head of series {series} is none"));
+            }
+            let series = SeriesId::from_store(series);
+            if columns.last().map_or(series != self.series_first, |(last, _)| *last >= series) {
+                return Err("its series are not in order".to_owned());
+            }
+            columns.push((series, head));
+        }
+        Ok(Heads { time, columns })
+    }
+
+    fn times(&self, n: usize, Heads { time: head, columns }: &Heads) -> Result<Vec<TimeMs>, String> {
+        let shift = shift_of(n);
+        let mut times = Vec::with_capacity(n);
+        for i in 0..n {
+            let code = code_at(&self.bits.bytes, i * head.width as usize, head.width) as i64;
+            let offset = head.base + (head.slope * i as i64 >> shift) + code;
+            times.push(self.t_min.checked_plus_millis(offset).ok_or("its times overflow")?);
+        }
+        if !times.is_sorted() {
+            return Err("its times are not in order".to_owned());
+        }
+        let delays = || columns.iter().map(|(_, head)| head.delay);
+        let (first, last) = (delays().min().unwrap_or(0), delays().max().unwrap_or(0));
+        let end = times.last().map(|time| time.plus_millis(last));
+        if times.first() != Some(&self.t_min) || first != 0 || end != Some(self.t_max) {
+            return Err("its times do not begin and end where it says".to_owned());
+        }
+        if day_of(self.t_min) != day_of(self.t_max) {
+            return Err("its times lie in several days".to_owned());
+        }
+        Ok(times)
+    }
+}

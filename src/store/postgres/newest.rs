@@ -1,0 +1,174 @@
+//! The newest sample of each series, in chunks and in packed rows.
+//!
+//! Chunks have their newest sample at their end, and an index by series. Of packed rows only the heads are looked through, the latest first,
+//! for they say which series a row has; of those that may have the newest sample of one, the samples are read.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::pin::pin;
+
+use futures_util::TryStreamExt;
+
+use super::error::Result;
+use super::snapshot::{Asked, gpus_of};
+use super::{chunk, packed};
+use crate::model::{GpuId, SeriesId, TimeMs};
+use crate::store::packed::Row;
+use crate::store::{Ids, Latest};
+
+/// Rows of a GPU whose heads are looked at together.
+const HEADS_AT_ONCE: i64 = 32;
+
+/// A sample with the id of what it is in: of samples with equal times that with the greater id counts.
+type Best = HashMap<SeriesId, (TimeMs, i64, f64)>;
+
+fn better(best: &mut Best, series: SeriesId, time: TimeMs, id: i64, value: f64) {
+    let kept = best.entry(series).or_insert((time, id, value));
+    if (kept.0, kept.1) < (time, id) {
+        *kept = (time, id, value);
+    }
+}
+
+/// The newest sample of each of these series in rows that begin between two midnights.
+pub(super) async fn newest(asked: Asked<'_>, wanted: &[Ids], begins: (TimeMs, TimeMs)) -> Result<Vec<Latest>> {
+    let mut best = Best::new();
+    of_chunks(asked, wanted, begins, &mut best).await?;
+    if asked.has_packed && !wanted.is_empty() {
+        of_packed(asked, wanted, begins, &mut best).await?;
+    }
+    Ok(best.into_iter().map(|(series, (time, _, value))| Latest { series, time, value }).collect())
+}
+
+async fn of_chunks(asked: Asked<'_>, wanted: &[Ids], (from, before): (TimeMs, TimeMs), best: &mut Best) -> Result<()> {
+    let sql = format!(
+        "SELECT c.* FROM unnest($1::bigint[]) AS s (id) CROSS JOIN LATERAL \
+         (SELECT {} FROM sample_chunk WHERE series_id = s.id AND t_min >= $2 AND t_min < $3 \
+           ORDER BY t_max DESC, id DESC LIMIT 1) c",
+        chunk::COLUMNS
+    );
+    let series: Vec<SeriesId> = wanted.iter().map(|ids| ids.series).collect();
+    let mut rows = pin!(asked.rows(&sql, &[&series, &from, &before]).await?);
+    // The chunks are read one after the other and whole: the server cannot say whether one is damaged.
+    while let Some(row) = asked.session.within(rows.try_next()).await? {
+        let chunk = chunk::decode(asked.session, &row)?;
+        if let (Some(time), Some(value)) = (chunk.times.last(), chunk.values.last()) {
+            better(best, chunk.series, *time, chunk.id, *value);
+        }
+    }
+    Ok(())
+}
+
+/// How far the rows of a GPU were looked through.
+struct Search {
+    /// Those of its series that are wanted.
+    series: HashSet<SeriesId>,
+    /// The rows before this one (by t_max, id and first series) come next.
+    before: (TimeMs, i64, SeriesId),
+}
+
+impl Search {
+    /// From when on a row may have something that is not known: not before every series has a sample.
+    fn since(&self, best: &Best) -> TimeMs {
+        self.series.iter().map(|id| best.get(id).map_or(TimeMs::MIN, |(time, ..)| *time)).min().unwrap_or(TimeMs::MAX)
+    }
+}
+
+async fn of_packed(asked: Asked<'_>, wanted: &[Ids], begins: (TimeMs, TimeMs), best: &mut Best) -> Result<()> {
+    let mut searches: BTreeMap<GpuId, Search> = gpus_of(wanted)
+        .into_iter()
+        .map(|gpu| (gpu, Search { series: HashSet::new(), before: (TimeMs::MAX, i64::MAX, SeriesId::from_store(i64::MAX)) }))
+        .collect();
+    for ids in wanted {
+        searches.entry(ids.gpu).and_modify(|search| {
+            search.series.insert(ids.series);
+        });
+    }
+    while !searches.is_empty() {
+        let heads = heads(asked, &searches, begins, best).await?;
+        let mut of_gpu: HashMap<GpuId, i64> = HashMap::new();
+        for (head, _) in &heads {
+            *of_gpu.entry(head.gpu).or_default() += 1;
+            searches.entry(head.gpu).and_modify(|search| search.before = (head.t_max, head.id, head.series_first));
+        }
+        // First, of each series the row that is most likely to have its newest sample; then those that may have a newer one still.
+        let mut seen: HashSet<SeriesId> = HashSet::new();
+        let (mut likely, mut others) = (Vec::new(), Vec::new());
+        for (head, series) in heads {
+            let first = series.iter().fold(false, |first, id| seen.insert(*id) || first);
+            if first { likely.push(head) } else { others.push((head, series)) }
+        }
+        read(asked, &likely, &searches, best).await?;
+        let may_be_newer =
+            |head: &Row, id: &SeriesId| best.get(id).is_none_or(|(time, known, _)| (head.t_max, head.id) >= (*time, *known));
+        others.retain(|(head, series)| series.iter().any(|id| may_be_newer(head, id)));
+        let others: Vec<Row> = others.into_iter().map(|(head, _)| head).collect();
+        read(asked, &others, &searches, best).await?;
+        // There are no more rows, or none that could change anything.
+        searches.retain(|gpu, search| of_gpu.get(gpu) == Some(&HEADS_AT_ONCE) && search.before.0 >= search.since(best));
+    }
+    Ok(())
+}
+
+/// The heads of the next rows of each GPU, the latest first, with those of the wanted series that are in them. Rows that have none of them
+/// are not left out: the search goes on after them.
+async fn heads(
+    asked: Asked<'_>,
+    searches: &BTreeMap<GpuId, Search>,
+    (from, before): (TimeMs, TimeMs),
+    best: &Best,
+) -> Result<Vec<(Row, Vec<SeriesId>)>> {
+    let sql = format!(
+        "SELECT p.* FROM unnest($1::bigint[], $2::timestamptz[], $3::timestamptz[], $4::bigint[], $5::bigint[]) \
+                AS w (gpu, since, t_max, id, series) \
+          CROSS JOIN LATERAL (SELECT {} FROM sample_packed q \
+            WHERE q.gpu_id = w.gpu AND q.t_max >= w.since AND q.t_max <= w.t_max AND q.t_min >= $6 AND q.t_min < $7 \
+              AND (q.t_max, q.id, q.series_first) < (w.t_max, w.id, w.series) \
+            ORDER BY q.t_max DESC, q.id DESC, q.series_first DESC LIMIT {HEADS_AT_ONCE}) p",
+        packed::HEAD_COLUMNS
+    );
+    let gpus: Vec<GpuId> = searches.keys().copied().collect();
+    let since: Vec<TimeMs> = searches.values().map(|search| search.since(best)).collect();
+    let t_max: Vec<TimeMs> = searches.values().map(|search| search.before.0).collect();
+    let id: Vec<i64> = searches.values().map(|search| search.before.1).collect();
+    let series: Vec<SeriesId> = searches.values().map(|search| search.before.2).collect();
+    let mut rows = pin!(asked.rows(&sql, &[&gpus, &since, &t_max, &id, &series, &from, &before]).await?);
+    let mut heads = Vec::new();
+    while let Some(row) = asked.session.within(rows.try_next()).await? {
+        let head = packed::head(asked.session, &row)?;
+        let mut series = head.series().map_err(|what| packed::damaged(asked.session, &row, what))?;
+        let search = searches.get(&head.gpu);
+        series.retain(|id| search.is_some_and(|search| search.series.contains(id)));
+        heads.push((head, series));
+    }
+    Ok(heads)
+}
+
+/// Reads the samples of rows, and keeps the newest ones.
+async fn read(asked: Asked<'_>, heads: &[Row], searches: &BTreeMap<GpuId, Search>, best: &mut Best) -> Result<()> {
+    if heads.is_empty() {
+        return Ok(());
+    }
+    let columns = packed::COLUMNS.split(", ").map(|column| format!("p.{column}")).collect::<Vec<_>>().join(", ");
+    let sql = format!(
+        "SELECT {columns} FROM unnest($1::bigint[], $2::bigint[], $3::timestamptz[], $4::timestamptz[], $5::bigint[]) \
+                AS w (gpu, id, t_min, t_max, series) \
+           JOIN sample_packed p ON p.gpu_id = w.gpu AND p.t_max = w.t_max AND p.t_min = w.t_min AND p.id = w.id AND p.series_first = w.series"
+    );
+    let gpus: Vec<GpuId> = heads.iter().map(|head| head.gpu).collect();
+    let ids: Vec<i64> = heads.iter().map(|head| head.id).collect();
+    let t_min: Vec<TimeMs> = heads.iter().map(|head| head.t_min).collect();
+    let t_max: Vec<TimeMs> = heads.iter().map(|head| head.t_max).collect();
+    let series: Vec<SeriesId> = heads.iter().map(|head| head.series_first).collect();
+    let mut rows = pin!(asked.rows(&sql, &[&gpus, &ids, &t_min, &t_max, &series]).await?);
+    while let Some(row) = asked.session.within(rows.try_next()).await? {
+        let rectangle = packed::decode(asked.session, &row)?;
+        let search = searches.get(&rectangle.gpu);
+        let wanted = |id: SeriesId| search.is_some_and(|search| search.series.contains(&id));
+        let chunks = rectangle.chunks(wanted).map_err(|what| packed::damaged(asked.session, &row, what))?;
+        for chunk in chunks {
+            if let (Some(time), Some(value)) = (chunk.times.last(), chunk.values.last()) {
+                better(best, chunk.series, *time, chunk.id, *value);
+            }
+        }
+    }
+    Ok(())
+}

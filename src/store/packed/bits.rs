@@ -125,7 +125,7 @@ pub(super) fn code_at(bytes: &[u8], at: usize, width: u32) -> u64 {
     let there = bytes.get(byte..).unwrap_or_default();
     // A code may begin within a byte, and so reach into nine of them.
     if let Some([first @ .., ninth]) = there.first_chunk::<9>() {
-        return (u64::from_be_bytes(*first) << shift | u64::from(*ninth) << shift >> 8) >> (64 - width);
+        return ((u64::from_be_bytes(*first) << shift) | ((u64::from(*ninth) << shift) >> 8)) >> (64 - width);
     }
     let mut word = [0; 16];
     let there = &there[..there.len().min(16)];

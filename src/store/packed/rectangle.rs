@@ -67,7 +67,7 @@ impl TimeHead {
         let (Some(first), Some(last)) = (times.first(), times.last()) else { return Self { width: 0, base: 0, slope: 0 } };
         let shift = shift_of(times.len());
         let slope = (last.millis_since(*first) << shift) / (times.len() as i64 - 1).max(1);
-        let rests = times.iter().enumerate().map(|(i, time)| time.millis_since(*first) - (slope * i as i64 >> shift));
+        let rests = times.iter().enumerate().map(|(i, time)| time.millis_since(*first) - ((slope * i as i64) >> shift));
         let (least, most) = rests.fold((0, 0), |(least, most), rest| (rest.min(least), rest.max(most)));
         Self { width: width_of((most - least) as u64), base: least, slope }
     }
@@ -106,7 +106,7 @@ impl Rectangle {
         put_signed(&mut heads, time.base, TIME_BASE_WIDTH);
         heads.put(time.slope as u64, TIME_SLOPE_WIDTH);
         for (i, at) in self.times.iter().enumerate() {
-            bits.put((at.millis_since(t_min) - time.base - (time.slope * i as i64 >> shift)) as u64, time.width);
+            bits.put((at.millis_since(t_min) - time.base - ((time.slope * i as i64) >> shift)) as u64, time.width);
         }
         for (series, column) in &self.columns {
             let head = &column.head;
@@ -260,7 +260,7 @@ impl Row {
         let mut times = Vec::with_capacity(n);
         for i in 0..n {
             let code = code_at(&self.bits.bytes, i * head.width as usize, head.width) as i64;
-            let offset = head.base + (head.slope * i as i64 >> shift) + code;
+            let offset = head.base + ((head.slope * i as i64) >> shift) + code;
             times.push(self.t_min.checked_plus_millis(offset).ok_or("its times overflow")?);
         }
         if !times.is_sorted() {

@@ -33,7 +33,7 @@ mod migrate;
 mod newest;
 mod overlap;
 mod overlap_packed;
-#[allow(dead_code, reason = "maintenance writes packed rows")]
+#[expect(dead_code, reason = "maintenance writes packed rows")]
 mod packed;
 mod partitions;
 mod pool;

@@ -122,13 +122,12 @@ pub(super) fn code_at(bytes: &[u8], at: usize, width: u32) -> u64 {
     if width == 0 {
         return 0;
     }
-    if width <= 57
-        && let Some(word) = bytes.get(byte..).and_then(<[u8]>::first_chunk::<8>)
-    {
-        return u64::from_be_bytes(*word) << shift >> (64 - width);
+    let there = bytes.get(byte..).unwrap_or_default();
+    // A code may begin within a byte, and so reach into nine of them.
+    if let Some([first @ .., ninth]) = there.first_chunk::<9>() {
+        return ((u64::from_be_bytes(*first) << shift) | ((u64::from(*ninth) << shift) >> 8)) >> (64 - width);
     }
     let mut word = [0; 16];
-    let there = bytes.get(byte..).unwrap_or_default();
     let there = &there[..there.len().min(16)];
     word[..there.len()].copy_from_slice(there);
     (u128::from_be_bytes(word) << shift >> (128 - width)) as u64

@@ -93,7 +93,7 @@ impl Column {
                 let bound = (1 << width) - exact as u64;
                 values.extend(codes.iter().enumerate().map(|(i, code)| match code.checked_sub(bound) {
                     Some(pattern) => patterns[pattern as usize],
-                    None => base.wrapping_add(slope * (begin + i) as i64 >> shift).wrapping_add(*code as i64) as f64 / power,
+                    None => base.wrapping_add((slope * (begin + i) as i64) >> shift).wrapping_add(*code as i64) as f64 / power,
                 }));
             }
         }

@@ -59,7 +59,7 @@ impl Plan {
         }
         let bound = (1 << width) - exact as u64;
         if let Some(integer) = integer_at(value, scale) {
-            let code = (integer - base - (slope * i as i64 >> shift)) as u64;
+            let code = (integer - base - ((slope * i as i64) >> shift)) as u64;
             if code < bound {
                 return code;
             }
@@ -218,7 +218,7 @@ impl Integers {
         }
         let (mut least, mut most) = (i64::MAX, i64::MIN);
         for (i, integer) in self.integers.iter().enumerate().filter(|(_, integer)| **integer != ODD) {
-            let rest = integer - (slope * i as i64 >> shift);
+            let rest = integer - ((slope * i as i64) >> shift);
             (least, most) = (least.min(rest), most.max(rest));
         }
         Some(self.plan(width_of((most - least) as u64 + self.odd.len() as u64), least, slope, self.odd.clone()))

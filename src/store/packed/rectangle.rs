@@ -67,7 +67,7 @@ impl TimeHead {
         let (Some(first), Some(last)) = (times.first(), times.last()) else { return Self { width: 0, base: 0, slope: 0 } };
         let shift = shift_of(times.len());
         let slope = (last.millis_since(*first) << shift) / (times.len() as i64 - 1).max(1);
-        let rests = times.iter().enumerate().map(|(i, time)| time.millis_since(*first) - (slope * i as i64 >> shift));
+        let rests = times.iter().enumerate().map(|(i, time)| time.millis_since(*first) - ((slope * i as i64) >> shift));
         let (least, most) = rests.fold((0, 0), |(least, most), rest| (rest.min(least), rest.max(most)));
         Self { width: width_of((most - least) as u64), base: least, slope }
     }
@@ -106,7 +106,7 @@ impl Rectangle {
         put_signed(&mut heads, time.base, TIME_BASE_WIDTH);
         heads.put(time.slope as u64, TIME_SLOPE_WIDTH);
         for (i, at) in self.times.iter().enumerate() {
-            bits.put((at.millis_since(t_min) - time.base - (time.slope * i as i64 >> shift)) as u64, time.width);
+            bits.put((at.millis_since(t_min) - time.base - ((time.slope * i as i64) >> shift)) as u64, time.width);
         }
         for (series, column) in &self.columns {
             let head = &column.head;
@@ -260,7 +260,7 @@ impl Row {
         let mut times = Vec::with_capacity(n);
         for i in 0..n {
             let code = code_at(&self.bits.bytes, i * head.width as usize, head.width) as i64;
-            let offset = head.base + (head.slope * i as i64 >> shift) + code;
+            let offset = head.base + ((head.slope * i as i64) >> shift) + code;
             times.push(self.t_min.checked_plus_millis(offset).ok_or("its times overflow")?);
         }
         if !times.is_sorted() {
@@ -276,5 +276,99 @@ impl Row {
             return Err("its times lie in several days".to_owned());
         }
         Ok(times)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::store::packed::column::tests::values;
+    use crate::store::packed::pack;
+
+    /// Rows of some series that have the same times, or are always later.
+    fn rows() -> impl Strategy<Value = Vec<Row>> {
+        (prop::collection::vec((values(), 0i64..3), 1..4), 0i64..100_000).prop_map(|(all, step)| {
+            let series = all.into_iter().enumerate().map(|(id, (values, late))| {
+                let times = (0..values.len() as i64).map(|i| TimeMs::from_millis(i * step + late * 500)).collect();
+                (SeriesId::from_store(id as i64 + 1), times, values)
+            });
+            pack(GpuId::from_store(1), 1, series.collect()).iter().map(Rectangle::row).collect()
+        })
+    }
+
+    /// What is read of a row that may be damaged stays within the limits.
+    fn read(row: &Row) -> Result<Vec<Chunk>, String> {
+        let _ = row.series();
+        let chunks = Rectangle::from_row(row)?.chunks(|_| true)?;
+        assert!(chunks.iter().all(|chunk| chunk.values.iter().all(|value| value.is_finite()) && chunk.times.is_sorted()));
+        assert!(chunks.iter().map(|chunk| chunk.values.len()).sum::<usize>() <= MAX_SAMPLES);
+        Ok(chunks)
+    }
+
+    proptest! {
+        #[test]
+        fn a_damaged_row_is_an_error_or_read(
+            rows in rows(), at in any::<prop::sample::Index>(), heads in any::<bool>(), flip in 1u8..=255, n in -1i32..9000, k in -1i32..200_000,
+        ) {
+            for row in rows {
+                prop_assert!(read(&row).is_ok());
+                let mut damaged = row.clone();
+                let bytes = if heads { &mut damaged.heads.bytes } else { &mut damaged.bits.bytes };
+                if !bytes.is_empty() {
+                    let at = at.index(bytes.len());
+                    bytes[at] ^= flip;
+                    let _ = read(&damaged);
+                }
+                let mut cut = row.clone();
+                cut.bits.len /= 2;
+                prop_assert!(row.bits.len == 0 || read(&cut).is_err());
+                let _ = read(&Row { n, ..row.clone() });
+                let _ = read(&Row { k, ..row.clone() });
+                let _ = read(&Row { n, k, ..row });
+            }
+        }
+
+        #[test]
+        fn any_bits_are_an_error_or_read(
+            heads in prop::collection::vec(any::<u8>(), 0..60), bits in prop::collection::vec(any::<u8>(), 0..60), n in 0i32..30, k in 0i32..3,
+        ) {
+            let string = |bytes: Vec<u8>| Bits { len: bytes.len() * 8, bytes };
+            let (gpu, series_first) = (GpuId::from_store(1), SeriesId::from_store(1));
+            let (t_min, t_max) = (TimeMs::EPOCH, TimeMs::from_millis(1));
+            let _ = read(&Row { gpu, id: 1, t_min, t_max, series_first, n, k, heads: string(heads), bits: string(bits) });
+        }
+    }
+
+    fn row() -> Row {
+        let times = [0, 1000, 2000, 2000].map(TimeMs::from_millis);
+        let series = |id, late: i64| {
+            let times = times.iter().map(|time| time.plus_millis(late)).collect();
+            (SeriesId::from_store(id), times, vec![1.5, 2.5, 1e300, f64::MIN_POSITIVE])
+        };
+        let rectangles = pack(GpuId::from_store(1), 1, vec![series(3, 250), series(9, 0)]);
+        assert_eq!(rectangles.len(), 1);
+        rectangles[0].row()
+    }
+
+    fn said(row: &Row) -> String {
+        read(row).expect_err("it is damaged")
+    }
+
+    #[test]
+    fn what_is_damaged_is_said() {
+        let good = row();
+        let chunks = read(&good).expect("it is whole");
+        assert_eq!(chunks[0].times, [250, 1250, 2250, 2250].map(TimeMs::from_millis));
+        assert_eq!(good.t_max, TimeMs::from_millis(2250));
+        let begin = TimeMs::from_millis(1);
+        assert_eq!(said(&Row { n: 8193, ..good.clone() }), "it says that it has 8193 times and 2 series");
+        assert!(said(&Row { n: 3, ..good.clone() }).contains("bits"));
+        assert!(said(&Row { k: 1, ..good.clone() }).contains("heads"));
+        assert!(said(&Row { t_min: begin, ..good.clone() }).contains("do not begin and end"));
+        assert!(said(&Row { t_max: begin, ..good.clone() }).contains("do not begin and end"));
+        assert!(said(&Row { t_min: TimeMs::MAX, ..good.clone() }).contains("overflow"));
+        assert!(said(&Row { bits: Bits { len: good.bits.len - 1, bytes: good.bits.bytes.clone() }, ..good }).contains("bits"));
     }
 }

@@ -93,7 +93,7 @@ async fn of_packed(asked: Asked<'_>, wanted: &[Ids], begins: (TimeMs, TimeMs), b
         let mut seen: HashSet<SeriesId> = HashSet::new();
         let (mut likely, mut others) = (Vec::new(), Vec::new());
         for (head, series) in heads {
-            let first = series.iter().fold(false, |first, id| seen.insert(*id) || first);
+            let first = series.iter().filter(|id| seen.insert(**id)).count() > 0;
             if first { likely.push(head) } else { others.push((head, series)) }
         }
         read(asked, &likely, &searches, best).await?;

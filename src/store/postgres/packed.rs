@@ -124,12 +124,10 @@ pub(super) fn damaged(session: &Session, row: &SqlRow, what: String) -> Postgres
         }
         _ => ("(unreadable)".to_owned(), String::new()),
     };
-    StoreError::DamagedChunk(format!(
-        "PostgreSQL at {}: packed row {id} of GPU {gpu} in {table} is damaged: {what}. Restore it from a backup; or delete it{deletion}, \
-         and send its sources again with `telemetry replay`",
-        session.endpoint
-    ))
-    .into()
+    let place = format!("PostgreSQL at {}: packed row {id} of GPU {gpu} in {table} is damaged: ", session.endpoint);
+    let remedy =
+        format!(". Restore it from a backup; or delete it{deletion}, and send its sources again with `telemetry replay`");
+    StoreError::DamagedChunk([place, what, remedy].concat()).into()
 }
 
 /// `sample_packed_YYYYMMDD`.

@@ -57,6 +57,8 @@ async fn insert(client: &Client, gpu: i64, id: i64, times: &[i64], columns: &[Co
 
 /// Packs the chunks of a day: those of a GPU with the same times (or the same a constant time later) as one row, in one transaction.
 pub async fn pack(client: &Client, day: i64) {
+    type Samples = (Vec<i64>, Vec<f64>);
+    type Begun = (i64, i64, Vec<f64>);
     let sql = format!(
         "WITH old AS (DELETE FROM sample_chunk WHERE t_min >= to_timestamp({}) AND t_min < to_timestamp({}) RETURNING *) \
          SELECT s.gpu_id, o.series_id, max(o.id) OVER (PARTITION BY s.gpu_id), \
@@ -67,13 +69,13 @@ pub async fn pack(client: &Client, day: i64) {
         (day + 1) * DAY_MS / 1000
     );
     client.batch_execute("BEGIN").await.expect("begun");
-    let mut series: BTreeMap<(i64, i64, i64), (Vec<i64>, Vec<f64>)> = BTreeMap::new();
+    let mut series: BTreeMap<(i64, i64, i64), Samples> = BTreeMap::new();
     for row in client.query(&sql, &[]).await.expect("chunks") {
         let (times, values) = series.entry((row.get(0), row.get(1), row.get(2))).or_default();
         times.push(row.get(3));
         values.push(row.get(4));
     }
-    let mut rows: BTreeMap<(i64, i64, Vec<i64>), Vec<(i64, i64, Vec<f64>)>> = BTreeMap::new();
+    let mut rows: BTreeMap<(i64, i64, Vec<i64>), Vec<Begun>> = BTreeMap::new();
     for ((gpu, id, max), (times, values)) in series {
         let shape = times.iter().map(|time| time - times[0]).collect();
         rows.entry((gpu, max, shape)).or_default().push((id, times[0], values));

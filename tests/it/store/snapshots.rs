@@ -142,7 +142,7 @@ async fn a_snapshot_gives_its_connection_back_unless_it_was_broken_off() {
         assert_eq!(newest().await.unwrap(), 1);
     }
     assert_eq!(pids().await, before, "the same session each time");
-    assert_eq!(open_transactions(&client).await, 0);
+    wait_for("the end of the transaction", || async { open_transactions(&client).await == 0 }).await;
     // A statement that waits for a lock is broken off: its session ends.
     let mut blocker = database.client().await;
     let transaction = blocker.transaction().await.unwrap();

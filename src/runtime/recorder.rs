@@ -8,7 +8,8 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use super::Lifecycle;
 use super::observe::{
     BUILD_INFO, Direction, LATENCY, METRICS, MetricKind, RECONNECTS, START_TIME, Target, batches, bytes_raw, bytes_wire,
-    conflicts, dead_letters, maintenance_failures, rows_duplicate, rows_published, rows_read, rows_rejected, rows_stored, samples_packed,
+    conflicts, dead_letters, maintenance_failures, rows_duplicate, rows_published, rows_read, rows_rejected, rows_stored,
+    samples_packed,
 };
 use crate::model::Reason;
 

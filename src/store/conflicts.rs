@@ -1,23 +1,26 @@
 //! The conflicts of a store, with their values: found again in the chunks, where they were noted.
 
 use std::collections::{BTreeMap, HashSet};
+use std::time::Duration;
 
-use super::chunk::{DAY_MS, Day, day_of};
-use super::{ChunkRange, Reader, Result, Store};
+use super::chunk::{DAY_MS, Day, Ids, day_of};
+use super::{ChunkRange, Reader, Result, SnapshotFor, Store};
 use crate::model::{SeriesId, TimeMs};
 
 /// Notes that are read at once.
 const SPANS_AT_ONCE: usize = 500;
 /// Samples that are read at once.
 const SAMPLES_AT_ONCE: usize = 1 << 20;
+/// How long the answers of others are waited for.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Where conflicts of a series are: noted by the commit that wrote them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ConflictSpan {
     /// Number of the note.
     pub id: i64,
-    /// The store's id of the series.
-    pub series: SeriesId,
+    /// The store's ids of the series and of its GPU.
+    pub ids: Ids,
     /// Time of the first conflict.
     pub first: TimeMs,
     /// Time of the last conflict.
@@ -60,13 +63,13 @@ pub async fn conflicts(store: &(impl Store + Reader), limit: usize) -> Result<(V
             // From the back: of a range that has too much, the later half waits.
             let mut ranges = vec![(span.first, span.last)];
             while let Some((first, last)) = ranges.pop() {
-                let Some(values) = values(store, span.series, first, last).await? else {
+                let Some(values) = values(store, span.ids, first, last).await? else {
                     let middle = first.plus_millis(last.millis_since(first) / 2);
                     ranges.extend([(middle.plus_millis(1), last), (first, middle)]);
                     continue;
                 };
                 for (time, values) in values {
-                    if values.len() > 1 && seen.insert((span.series, time)) {
+                    if values.len() > 1 && seen.insert((span.ids.series, time)) {
                         if found.len() == limit {
                             return Ok((found, true));
                         }
@@ -79,7 +82,7 @@ pub async fn conflicts(store: &(impl Store + Reader), limit: usize) -> Result<(V
 }
 
 /// The values that a series has at each time from `first` to `last`, in the order in which they were stored; `None`: they are too many.
-async fn values(store: &dyn Reader, series: SeriesId, first: TimeMs, last: TimeMs) -> Result<Option<BTreeMap<TimeMs, Vec<f64>>>> {
+async fn values(store: &dyn Reader, ids: Ids, first: TimeMs, last: TimeMs) -> Result<Option<BTreeMap<TimeMs, Vec<f64>>>> {
     // A chunk stays within its day.
     let midnight = |day: Day| TimeMs::from_millis(day * DAY_MS);
     let range = ChunkRange {
@@ -89,7 +92,8 @@ async fn values(store: &dyn Reader, series: SeriesId, first: TimeMs, last: TimeM
         ends_before: midnight(day_of(last) + 1),
     };
     let most = if first == last { usize::MAX } else { SAMPLES_AT_ONCE };
-    let Some(mut chunks) = store.chunks(&[series], &range, most).await? else { return Ok(None) };
+    let mut snapshot = store.snapshot(SnapshotFor::Page, PATIENCE).await?;
+    let Some(mut chunks) = snapshot.chunks(&[ids], &range, most).await? else { return Ok(None) };
     chunks.sort_by_key(|chunk| chunk.id);
     let mut values: BTreeMap<TimeMs, Vec<f64>> = BTreeMap::new();
     for chunk in chunks {

@@ -18,7 +18,7 @@ use super::types::{clean, parse_range, row_set};
 use crate::batch::Header;
 use crate::model::{FamilyId, Reason, RowSet, SourceId, TimeMs};
 use crate::store::ledger_change::LedgerChange;
-use crate::store::{ConflictSpan, Limit, SourceLedger, Standing, Texts as _};
+use crate::store::{ConflictSpan, Ids, Limit, SourceLedger, Standing, Texts as _};
 
 /// Selects what the sources of some families cover.
 pub(super) const SELECT_COVERED: &str =
@@ -293,7 +293,7 @@ pub(super) async fn conflict_spans(session: &Session, after: i64, limit: usize) 
     let most = i64::try_from(limit).unwrap_or(i64::MAX);
     let rows = session
         .query(
-            "SELECT c.id, c.series_id, c.t_min, c.t_max, g.cluster, g.hostname, g.uuid, g.gpu_index, s.metric \
+            "SELECT c.id, c.series_id, c.t_min, c.t_max, g.cluster, g.hostname, g.uuid, g.gpu_index, s.metric, s.gpu_id \
                FROM sample_conflict c JOIN series s ON s.id = c.series_id JOIN gpu g ON g.id = s.gpu_id \
               WHERE c.id > $1 ORDER BY c.id LIMIT $2",
             &[&after, &most],
@@ -301,7 +301,7 @@ pub(super) async fn conflict_spans(session: &Session, after: i64, limit: usize) 
         .await?;
     let span = |row: &Row| ConflictSpan {
         id: row.get(0),
-        series: row.get(1),
+        ids: Ids { series: row.get(1), gpu: row.get(9) },
         first: row.get(2),
         last: row.get(3),
         cluster: row.get(4),

@@ -9,7 +9,7 @@ use crate::batch::Header;
 use crate::model::{Digest, Reason, RowSet, SourceId, TimeMs};
 use crate::store::ledger_change::{LedgerChange, RejectedRows};
 use crate::store::text::{clean, parse_range, row_set};
-use crate::store::{ConflictSpan, Limit, SourceLedger, Standing, Texts as _};
+use crate::store::{ConflictSpan, Ids, Limit, SourceLedger, Standing, Texts as _};
 
 pub(super) fn parse_rows(text: Option<&str>) -> Result<RowSet> {
     row_set(text).map_err(SqliteError::Unexpected)
@@ -203,14 +203,14 @@ fn rejected(connection: &Connection, source: SourceId) -> Result<BTreeMap<Reason
 /// Where conflicts are.
 pub(super) fn conflict_spans(connection: &Connection, after: i64, limit: usize) -> Result<Vec<ConflictSpan>> {
     let mut statement = connection.prepare_cached(
-        "SELECT c.id, c.series_id, c.t_min, c.t_max, g.cluster, g.hostname, g.uuid, g.gpu_index, s.metric \
+        "SELECT c.id, c.series_id, c.t_min, c.t_max, g.cluster, g.hostname, g.uuid, g.gpu_index, s.metric, s.gpu_id \
            FROM conflict c JOIN series s ON s.id = c.series_id JOIN gpu g ON g.id = s.gpu_id \
           WHERE c.id > ?1 ORDER BY c.id LIMIT ?2",
     )?;
     let spans = statement.query_map(params![after, i64::try_from(limit).unwrap_or(i64::MAX)], |row| {
         Ok(ConflictSpan {
             id: row.get(0)?,
-            series: row.get(1)?,
+            ids: Ids { series: row.get(1)?, gpu: row.get(9)? },
             first: row.get(2)?,
             last: row.get(3)?,
             cluster: row.get(4)?,

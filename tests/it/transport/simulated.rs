@@ -96,6 +96,9 @@ struct Pair {
     held: Vec<(Receipt, session::Receipt)>,
 }
 
+/// A partition and the generation that was seen there, on Redis and on the simulated queue.
+type Looked = ((Partition, Option<String>), Option<u64>);
+
 /// The real queue and the simulated one.
 struct Both {
     redis: RedisServer,
@@ -107,7 +110,7 @@ struct Both {
     /// How often everything was set back.
     generations: u64,
     /// The generations that were seen when marks were last looked at, on both sides.
-    looked: Vec<((Partition, Option<String>), Option<u64>)>,
+    looked: Vec<Looked>,
     random: StdRng,
 }
 

@@ -78,8 +78,10 @@ pub fn schema() -> Value {
 pub fn keys() -> Vec<Key> {
     let mut keys = Vec::new();
     collect(&schema(), "", &mut keys);
-    let sections =
-        ["cluster", "log", "admin", "redis", "postgres", "stream", "batch", "collect", "http", "probe", "data", "shutdown"];
+    let sections = [
+        "cluster", "log", "admin", "redis", "postgres", "stream", "batch", "collect", "store", "http", "probe", "data",
+        "shutdown",
+    ];
     let place = |key: &Key| sections.iter().position(|s| key.path.split('.').next() == Some(s));
     // The keys of a table come before its inner tables, as TOML requires.
     keys.sort_by_key(|key| (place(key), key.path.matches('.').count()));

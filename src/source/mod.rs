@@ -5,7 +5,8 @@
 //! waiting, [`CsvReader::next_row`] gives what is in memory.
 //!
 //! Beside them: [`discover()`] finds inputs, [`Watch`] finds them again and again, [`identity`] says which source a content is, [`follow`] what became of a file that is
-//! watched, [`pace`] when rows are due, [`Rejects`] writes rejected rows to a file. Nothing here spawns tasks: the caller owns the loops.
+//! watched, [`pace`] when rows are due, [`Rejects`] writes rejected rows to a file, and a table of series
+//! (`table/`) keeps the texts that they share once. Nothing here spawns tasks: the caller owns the loops.
 //!
 //! A *row* is a CSV record, valid or not, headers and blank lines not counted; its ordinal and its place in the
 //! (decompressed) bytes are the same however the content was cut into blocks.

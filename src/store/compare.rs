@@ -7,7 +7,9 @@
 
 use std::collections::{BTreeMap, HashSet};
 
+use super::Committed;
 use super::chunk::{Day, Ids, Part, day_of, sorted_runs};
+use crate::batch::Batch;
 use crate::model::{GpuId, SeriesId, SourceId, TimeMs};
 
 /// From when to when a group has samples of a series, within one UTC day.
@@ -220,6 +222,17 @@ impl Outcome {
 
     pub(in crate::store) fn duplicates(&self) -> u64 {
         self.duplicate.iter().filter(|is_duplicate| **is_duplicate).count() as u64
+    }
+
+    /// Counts what is written of the batch, and what is not.
+    pub(in crate::store) fn count(&self, batch: &Batch, committed: &mut Committed) {
+        let duplicates = self.duplicates();
+        committed.duplicate += duplicates;
+        committed.conflict += self.conflicts;
+        let written = batch.row.len() as u64 - duplicates;
+        if written > 0 {
+            *committed.stored.entry(batch.header.cluster.clone()).or_default() += written;
+        }
     }
 
     /// Which samples are written; `None` = all.

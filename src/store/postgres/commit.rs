@@ -179,13 +179,7 @@ async fn write(session: &Session, group: &Group<'_>, outcomes: Outcomes, cover: 
         let own: &mut RowSet = sources.entry(source).or_insert_with(|| cover(source));
         work.committed.rejected += work.changes.entry(source).or_default().take(batch, own, outcome, &mut rejected);
         own.insert(batch.rows);
-        let duplicates = outcome.duplicates();
-        work.committed.duplicate += duplicates;
-        work.committed.conflict += outcome.conflicts;
-        let written = batch.row.len() as u64 - duplicates;
-        if written > 0 {
-            *work.committed.stored.entry(batch.header.cluster.clone()).or_default() += written;
-        }
+        outcome.count(batch, &mut work.committed);
     }
     let kept: Vec<Option<Vec<bool>>> = outcomes.parts.iter().map(Outcome::kept).collect();
     let parts: Vec<Part<'_>> =

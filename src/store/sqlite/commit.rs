@@ -76,13 +76,7 @@ impl Work {
             let change = self.changes.entry(header.source).or_default();
             self.committed.rejected += change.take(batch, own, outcome, &mut self.rejected);
             own.insert(batch.rows);
-            let duplicates = outcome.duplicates();
-            self.committed.duplicate += duplicates;
-            self.committed.conflict += outcome.conflicts;
-            let written = batch.row.len() as u64 - duplicates;
-            if written > 0 {
-                *self.committed.stored.entry(header.cluster.clone()).or_default() += written;
-            }
+            outcome.count(batch, &mut self.committed);
         }
         let kept: Vec<Option<Vec<bool>>> = outcomes.parts.iter().map(Outcome::kept).collect();
         let parts: Vec<Part<'_>> = parts.iter().zip(&kept).map(|(part, keep)| Part { keep: keep.as_deref(), ..*part }).collect();

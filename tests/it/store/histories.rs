@@ -5,8 +5,10 @@ use std::sync::Arc;
 
 use futures_util::future::join_all;
 use proptest::prelude::*;
+use proptest::test_runner::TestRunner;
 use telemetry::model::Reason;
 use telemetry::store::{Incoming, Store};
+use tokio::runtime::Runtime;
 
 use super::rows::*;
 
@@ -62,15 +64,21 @@ fn history() -> impl Strategy<Value = (Vec<Row>, Groups)> {
     })
 }
 
-/// Runs random histories, each on a store of its own.
-pub fn random_histories<H: Harness, F: Future<Output = H>>(make: impl Fn() -> F) {
+/// What runs random cases, each on a store of its own, which take their time.
+pub fn runner() -> (Runtime, TestRunner) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
-    let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig {
+    let runner = TestRunner::new(ProptestConfig {
         cases: 40,
         max_shrink_iters: 60,
         failure_persistence: None,
         ..ProptestConfig::default()
     });
+    (runtime, runner)
+}
+
+/// Runs random histories, each on a store of its own.
+pub fn random_histories<H: Harness, F: Future<Output = H>>(make: impl Fn() -> F) {
+    let (runtime, mut runner) = runner();
     let result = runner.run(&history(), |(rows, groups)| {
         runtime.block_on(async {
             let h = make().await;

@@ -9,6 +9,7 @@ use proptest::prelude::*;
 use telemetry::model::{SeriesId, TimeMs};
 use telemetry::store::{Committed, Ids, Incoming, Limit, SeriesFilter, SnapshotFor, SourceLedger, Store};
 
+use super::histories::runner;
 use super::rows::*;
 
 async fn commit(store: &dyn Store, group: &[Incoming]) -> Committed {
@@ -238,13 +239,7 @@ fn history() -> impl Strategy<Value = History> {
 /// Random batches of several sources in random order and groups, some delivered again, by two stores at once: what is stored in the
 /// end is the set of what they say, and the sums of the ledger close.
 pub fn random_sources<H: Harness, F: Future<Output = H>>(make: impl Fn() -> F) {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
-    let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig {
-        cases: 40,
-        max_shrink_iters: 60,
-        failure_persistence: None,
-        ..ProptestConfig::default()
-    });
+    let (runtime, mut runner) = runner();
     let result = runner.run(&history(), |history| {
         runtime.block_on(async {
             let h = make().await;

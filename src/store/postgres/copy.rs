@@ -9,10 +9,11 @@ use tokio_postgres::CopyInSink;
 
 use super::error::Result;
 use super::pool::Session;
-use super::{chunk, packed};
+use super::{chunk, packed, slab};
 use crate::store::chunk::{Chunker, Part, Spans};
 use crate::store::ledger_change::RejectedRows;
 use crate::store::packed::Rectangle;
+use crate::store::slab::Slab;
 
 /// Bytes that are sent at once.
 const BYTES_PER_SEND: usize = 256 << 10;
@@ -25,12 +26,12 @@ const REJECTS: &str = "COPY reject_chunk (source_id, first_row, reason, n, rows,
 /// Writes the samples of these parts. Returns how many, and the spans of their GPUs.
 pub(super) async fn samples(session: &Session, parts: &[Part<'_>]) -> Result<(u64, Spans)> {
     let mut chunker = Chunker::new(parts);
-    let Some(first) = chunker.next() else { return Ok(chunker.finish()) };
+    let Some((_, first)) = chunker.next() else { return Ok(chunker.finish()) };
     let mut buffer = begin();
     chunk::encode(&mut buffer, &first);
     let statement = session.prepare(chunk::COPY).await?;
     let mut sink = pin!(session.within(session.raw().copy_in::<_, Bytes>(&statement)).await?);
-    while let Some(next) = chunker.next() {
+    while let Some((_, next)) = chunker.next() {
         chunk::encode(&mut buffer, &next);
         if buffer.len() >= BYTES_PER_SEND {
             session.within(sink.as_mut().feed(buffer.split().freeze())).await?;
@@ -39,6 +40,23 @@ pub(super) async fn samples(session: &Session, parts: &[Part<'_>]) -> Result<(u6
     }
     end(session, sink, buffer).await?;
     Ok(chunker.finish())
+}
+
+/// Writes slabs, in this order.
+pub(super) async fn slabs(session: &Session, slabs: &[Slab]) -> Result<()> {
+    if slabs.is_empty() {
+        return Ok(());
+    }
+    let statement = session.prepare(slab::COPY).await?;
+    let mut sink = pin!(session.within(session.raw().copy_in::<_, Bytes>(&statement)).await?);
+    let mut buffer = begin();
+    for slab in slabs {
+        slab::encode(&mut buffer, slab);
+        if buffer.len() >= BYTES_PER_SEND {
+            session.within(sink.as_mut().feed(buffer.split().freeze())).await?;
+        }
+    }
+    end(session, sink, buffer).await
 }
 
 /// Writes packed rows.

@@ -45,6 +45,7 @@ const MIGRATIONS: &[Migration] = &[
         index: None,
     },
     Migration { version: 6, name: "packed", sql: include_str!("migrations/0006_packed.sql"), compatible_from: 2, index: None },
+    Migration { version: 7, name: "live", sql: include_str!("migrations/0007_live.sql"), compatible_from: 2, index: None },
 ];
 
 /// The last version that release 0.1.0 knows.

@@ -11,6 +11,7 @@
 //! | `chunk` | a chunk as a row of `sample_chunk`, there and back |
 //! | `copy` | rows sent by binary COPY |
 //! | `commit`, `overlap`, `overlap_packed`, `marks` | the transaction: fast path, slow path; what may be stored already, and what is |
+//! | `slab` | slabs (the short runs of a commit, by block of GPUs), there and back |
 //! | `packed` | packed rows, there and back |
 //! | `maintain` | chunks of closed hours and days become packed rows |
 //! | `read`, `snapshot`, `newest` | what readers ask: lists; samples as of one moment, and the newest |
@@ -43,6 +44,7 @@ mod pooler;
 mod read;
 mod rights;
 mod series;
+mod slab;
 mod snapshot;
 mod tls;
 mod types;

@@ -12,6 +12,7 @@
 //! | `copy` | rows sent by binary COPY |
 //! | `commit`, `overlap`, `overlap_packed`, `marks` | the transaction: fast path, slow path; what may be stored already, and what is |
 //! | `packed` | packed rows, there and back |
+//! | `live` | sets of series, blocks of GPUs and slabs: announced before the first of them is written |
 //! | `maintain` | chunks of closed hours and days become packed rows |
 //! | `read`, `snapshot`, `newest` | what readers ask: lists; samples as of one moment, and the newest |
 //! | `diagnose` | what `telemetry check` looks at |
@@ -30,6 +31,7 @@ mod diagnose;
 mod error;
 mod indexes;
 mod ledger;
+mod live;
 mod maintain;
 mod marks;
 mod migrate;
@@ -164,6 +166,19 @@ impl PostgresStore {
     pub async fn announce_packed_rows(&self) -> Result<()> {
         let session = self.connections.session().await?;
         packed::announce(&session).await?;
+        session.done();
+        Ok(())
+    }
+
+    /// Makes sure that older programs are told, and kept out, before something is written that they cannot read: sets of series, blocks
+    /// of GPUs, slabs. Again it changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// The store's.
+    pub async fn announce_live_form(&self) -> Result<()> {
+        let session = self.connections.session().await?;
+        live::announce(&session, &self.caches).await?;
         session.done();
         Ok(())
     }

@@ -13,6 +13,7 @@
 //! | `commit`, `overlap`, `overlap_packed`, `marks` | the transaction: fast path, slow path; what may be stored already, and what is |
 //! | `slab` | slabs (the short runs of a commit, by block of GPUs), there and back |
 //! | `packed` | packed rows, there and back |
+//! | `live` | sets of series, blocks of GPUs and slabs: announced before the first of them is written |
 //! | `maintain` | chunks of closed hours and days become packed rows |
 //! | `read`, `snapshot`, `newest` | what readers ask: lists; samples as of one moment, and the newest |
 //! | `diagnose` | what `telemetry check` looks at |
@@ -31,6 +32,7 @@ mod diagnose;
 mod error;
 mod indexes;
 mod ledger;
+mod live;
 mod maintain;
 mod marks;
 mod migrate;
@@ -166,6 +168,19 @@ impl PostgresStore {
     pub async fn announce_packed_rows(&self) -> Result<()> {
         let session = self.connections.session().await?;
         packed::announce(&session).await?;
+        session.done();
+        Ok(())
+    }
+
+    /// Makes sure that older programs are told, and kept out, before something is written that they cannot read: sets of series, blocks
+    /// of GPUs, slabs. Again it changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// The store's.
+    pub async fn announce_live_form(&self) -> Result<()> {
+        let session = self.connections.session().await?;
+        live::announce(&session, &self.caches).await?;
         session.done();
         Ok(())
     }

@@ -10,18 +10,22 @@
 //! | `series`, `partitions` | made outside of the commit: ids of series and GPUs, a partition a day |
 //! | `chunk` | a chunk as a row of `sample_chunk`, there and back |
 //! | `copy` | rows sent by binary COPY |
-//! | `commit`, `overlap`, `overlap_packed`, `marks` | the transaction: fast path, slow path; what may be stored already, and what is |
+//! | `commit`, `overlap`, `overlap_slab`, `overlap_packed`, `marks` | the transaction: fast path, slow path; what may be stored already, and what is |
+//! | `blocks` | the state of GPUs, in blocks of 16: their times, and what is locked |
 //! | `slab` | slabs (the short runs of a commit, by block of GPUs), there and back |
 //! | `packed` | packed rows, there and back |
+//! | `live` | sets of series, blocks of GPUs and slabs: announced before the first of them is written |
 //! | `maintain` | chunks of closed hours and days become packed rows |
 //! | `read`, `snapshot`, `newest`, `newest_slab` | what readers ask: lists; samples as of one moment, and the newest |
 //! | `diagnose` | what `telemetry check` looks at |
 //! | `ledger`, `dead` | sources and what they cover, dead letters |
 //!
-//! Locks, in this order, by everybody: sources by id, then (not held together with each other) dead letters, then GPUs by id.
+//! Locks, in this order, by everybody: sources by id, then (not held together with each other) dead letters, then blocks of GPUs
+//! by id.
 //! Advisory locks (`telemetry migrate`, `telemetry partitions`) are taken by transactions that take none of these. `telemetry maintenance` is
 //! held by a session, and never waited for by one that holds any of these.
 
+mod blocks;
 mod chunk;
 mod commit;
 mod connect;
@@ -31,6 +35,7 @@ mod diagnose;
 mod error;
 mod indexes;
 mod ledger;
+mod live;
 mod maintain;
 mod marks;
 mod migrate;
@@ -38,6 +43,7 @@ mod newest;
 mod newest_slab;
 mod overlap;
 mod overlap_packed;
+mod overlap_slab;
 mod packed;
 mod partitions;
 mod pool;
@@ -102,7 +108,7 @@ pub struct PostgresStore {
     place: Mutex<Option<StorePlace>>,
 }
 
-/// The forms of rows beside chunks that a schema has: one that is not migrated yet lacks some.
+/// The forms of rows beside chunks that a schema has: one that is not migrated yet lacks some. With slabs it has blocks of GPUs.
 #[derive(Clone, Copy, Debug, Default)]
 struct Forms {
     packed: bool,
@@ -173,6 +179,19 @@ impl PostgresStore {
     pub async fn announce_packed_rows(&self) -> Result<()> {
         let session = self.connections.session().await?;
         packed::announce(&session).await?;
+        session.done();
+        Ok(())
+    }
+
+    /// Makes sure that older programs are told, and kept out, before something is written that they cannot read: sets of series, blocks
+    /// of GPUs, slabs. Again it changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// The store's.
+    pub async fn announce_live_form(&self) -> Result<()> {
+        let session = self.connections.session().await?;
+        live::announce(&session, &self.caches).await?;
         session.done();
         Ok(())
     }

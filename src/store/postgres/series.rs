@@ -39,6 +39,8 @@ struct Inner {
     asked: u64,
     /// Days that have a partition.
     days: std::collections::HashSet<Day>,
+    /// Whether the form of `live` is announced.
+    announced: bool,
 }
 
 /// Only the ids are kept: how large a dictionary is, is for the collector to bound.
@@ -82,6 +84,17 @@ impl Caches {
         if inner.epoch == epoch {
             inner.days.extend(days);
         }
+    }
+
+    /// Whether the form of `live` is known to be announced.
+    pub(super) fn is_announced(&self) -> bool {
+        self.lock().announced
+    }
+
+    /// Adds that the form of `live` is announced.
+    pub(super) fn know_announced(&self, epoch: u64) {
+        let mut inner = self.lock();
+        inner.announced |= inner.epoch == epoch;
     }
 
     /// A dictionary's ids, where it is the very same that was resolved before: a digest that an edge chose proves nothing.

@@ -10,7 +10,9 @@
 //! | `series`, `sets`, `partitions` | made outside of the commit: ids of series and GPUs, a partition a day |
 //! | `chunk` | a chunk as a row of `sample_chunk`, there and back |
 //! | `copy` | rows sent by binary COPY |
-//! | `commit`, `overlap`, `overlap_packed`, `marks` | the transaction: fast path, slow path; what may be stored already, and what is |
+//! | `commit`, `overlap`, `overlap_slab`, `overlap_packed`, `marks` | the transaction: fast path, slow path; what may be stored already, and what is |
+//! | `blocks` | the state of GPUs, in blocks of 16: their times, and what is locked |
+//! | `slab` | slabs (the short runs of a commit, by block of GPUs), there and back |
 //! | `packed` | packed rows, there and back |
 //! | `live` | sets of series, blocks of GPUs and slabs: announced before the first of them is written |
 //! | `maintain` | chunks of closed hours and days become packed rows |
@@ -18,10 +20,12 @@
 //! | `diagnose` | what `telemetry check` looks at |
 //! | `ledger`, `dead` | sources and what they cover, dead letters |
 //!
-//! Locks, in this order, by everybody: sources by id, then (not held together with each other) dead letters, then GPUs by id.
+//! Locks, in this order, by everybody: sources by id, then (not held together with each other) dead letters, then blocks of GPUs
+//! by id.
 //! Advisory locks (`telemetry migrate`, `telemetry partitions`) are taken by transactions that take none of these. `telemetry maintenance` is
 //! held by a session, and never waited for by one that holds any of these.
 
+mod blocks;
 mod chunk;
 mod commit;
 mod connect;
@@ -38,6 +42,7 @@ mod migrate;
 mod newest;
 mod overlap;
 mod overlap_packed;
+mod overlap_slab;
 mod packed;
 mod partitions;
 mod pool;
@@ -46,6 +51,7 @@ mod read;
 mod rights;
 mod series;
 mod sets;
+mod slab;
 mod snapshot;
 mod tls;
 mod types;
@@ -93,6 +99,8 @@ pub struct PostgresStore {
     ping_connection: Connections,
     /// Whether the schema is known to have packed rows.
     has_packed: AtomicBool,
+    /// Whether the schema is known to have blocks of GPUs.
+    has_blocks: AtomicBool,
     /// The connections that downloads may hold.
     downloads: Arc<Semaphore>,
     caches: Arc<Caches>,
@@ -138,6 +146,7 @@ impl PostgresStore {
             connections,
             ping_connection,
             has_packed: AtomicBool::new(false),
+            has_blocks: AtomicBool::new(false),
             downloads: Arc::new(Semaphore::new((config.pool_size * config.download_percent / 100).max(1))),
             caches,
             marks: Marks::new(config.series_cache),
@@ -202,13 +211,14 @@ impl PostgresStore {
         &self.connections.endpoint
     }
 
-    /// Whether the schema has packed rows. One that has them keeps them.
+    /// Whether the schema has packed rows.
     async fn has_packed(&self, session: &Session) -> error::Result<bool> {
-        if !self.has_packed.load(Ordering::Relaxed) {
-            let rows = session.query("SELECT to_regclass('sample_packed') IS NOT NULL", &[]).await?;
-            self.has_packed.store(rows.first().is_some_and(|row| row.get(0)), Ordering::Relaxed);
-        }
-        Ok(self.has_packed.load(Ordering::Relaxed))
+        is_there(session, &self.has_packed, "sample_packed").await
+    }
+
+    /// Whether the schema has blocks of GPUs.
+    async fn has_blocks(&self, session: &Session) -> error::Result<bool> {
+        is_there(session, &self.has_blocks, "gpu_block").await
     }
 
     /// A place among the downloads that hold a connection, as soon as one is free.
@@ -255,6 +265,15 @@ impl PostgresStore {
     fn note_place(&self, place: StorePlace) -> Option<StorePlace> {
         self.place.lock().unwrap_or_else(PoisonError::into_inner).replace(place)
     }
+}
+
+/// Whether the schema has a table. One that has it keeps it.
+async fn is_there(session: &Session, known: &AtomicBool, table: &str) -> error::Result<bool> {
+    if !known.load(Ordering::Relaxed) {
+        let rows = session.query("SELECT to_regclass($1::text) IS NOT NULL", &[&table]).await?;
+        known.store(rows.first().is_some_and(|row| row.get(0)), Ordering::Relaxed);
+    }
+    Ok(known.load(Ordering::Relaxed))
 }
 
 #[async_trait]

@@ -11,6 +11,7 @@ use futures_util::TryStreamExt;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Row, RowStream};
 
+use super::blocks::Seen;
 use super::error::Result;
 use super::pool::Session;
 use super::snapshot::PostgresSnapshot;
@@ -137,13 +138,21 @@ fn count(row: &Row, at: usize) -> u64 {
     row.get::<_, i64>(at).unsigned_abs()
 }
 
+impl PostgresStore {
+    async fn seen(&self, session: &Session) -> Result<Seen> {
+        Ok(Seen { has_blocks: self.has_blocks(session).await? })
+    }
+}
+
 #[async_trait]
 impl Reader for PostgresStore {
     async fn clusters(&self) -> store::Result<Vec<ClusterSummary>> {
         let session = self.connections.session().await?;
+        let seen = self.seen(&session).await?;
         let sql = format!(
             "SELECT g.cluster, count(DISTINCT g.hostname), count(DISTINCT {ONE_GPU}), min(g.first_seen), max(g.last_seen) \
-               FROM gpu g WHERE g.first_seen IS NOT NULL GROUP BY g.cluster ORDER BY g.cluster COLLATE \"C\""
+               FROM {} GROUP BY g.cluster ORDER BY g.cluster COLLATE \"C\"",
+            seen.gpus("")
         );
         let found = session.query(&sql, &[]).await?;
         session.done();
@@ -159,6 +168,7 @@ impl Reader for PostgresStore {
 
     async fn hosts(&self, filter: &GpuFilter, after: Option<(&str, &str)>, limit: Limit) -> store::Result<Vec<HostSummary>> {
         let session = self.connections.session().await?;
+        let seen = self.seen(&session).await?;
         let mut where_ = Conditions::default();
         where_.gpus(filter);
         where_.used_in(filter.namespace.as_ref());
@@ -169,9 +179,9 @@ impl Reader for PostgresStore {
         let rows = where_.parameter(rows(limit.rows));
         let sql = format!(
             "SELECT g.cluster, g.hostname, count(DISTINCT {ONE_GPU}), min(g.first_seen), max(g.last_seen) \
-               FROM gpu g WHERE g.first_seen IS NOT NULL{} GROUP BY g.cluster, g.hostname \
+               FROM {} GROUP BY g.cluster, g.hostname \
               ORDER BY g.cluster COLLATE \"C\", g.hostname COLLATE \"C\" LIMIT {rows}",
-            where_.text
+            seen.gpus(&where_.text)
         );
         let summary = |row: &Row| HostSummary {
             cluster: row.get(0),
@@ -185,6 +195,7 @@ impl Reader for PostgresStore {
 
     async fn gpus(&self, filter: &GpuFilter, after: Option<&GpuPlace>, limit: Limit) -> store::Result<Vec<GpuSummary>> {
         let session = self.connections.session().await?;
+        let seen = self.seen(&session).await?;
         let mut where_ = Conditions::default();
         where_.gpus(filter);
         where_.used_in(filter.namespace.as_ref());
@@ -207,15 +218,16 @@ impl Reader for PostgresStore {
             "SELECT {place}, p.ids, g.device, g.model, g.driver_version, g.pci_bus_id, g.mig_profile, p.first_seen, p.last_seen \
                FROM (SELECT array_agg(g.id ORDER BY g.last_seen, g.id) AS ids, min(g.first_seen) AS first_seen, \
                             max(g.last_seen) AS last_seen \
-                       FROM gpu g WHERE g.first_seen IS NOT NULL{} GROUP BY {place} ORDER BY {order} LIMIT {rows}) p \
+                       FROM {} GROUP BY {place} ORDER BY {order} LIMIT {rows}) p \
                JOIN gpu g ON g.id = p.ids[cardinality(p.ids)] ORDER BY {order}",
-            where_.text
+            seen.gpus(&where_.text)
         );
         Ok(where_.rows(session, &sql, limit, gpu).await?)
     }
 
     async fn series(&self, filter: &SeriesFilter, after: SeriesId, limit: Limit) -> store::Result<Vec<SeriesRow>> {
         let session = self.connections.session().await?;
+        let (first_seen, last_seen, blocks) = self.seen(&session).await?.times();
         let mut where_ = Conditions::default();
         where_.add("s.id > ?", after);
         where_.gpus(&filter.gpus);
@@ -232,12 +244,12 @@ impl Reader for PostgresStore {
             }
         }
         if let Some(since) = filter.seen_since {
-            where_.add("g.last_seen >= ?", since);
+            where_.add(&format!("{last_seen} >= ?"), since);
         }
         let rows = where_.parameter(rows(limit.rows));
         let sql = format!(
             "SELECT s.id, s.gpu_id, s.metric, coalesce(s.namespace, ''), coalesce(s.pod, ''), coalesce(s.container, '') \
-               FROM series s JOIN gpu g ON g.id = s.gpu_id WHERE g.first_seen IS NOT NULL{} ORDER BY s.id LIMIT {rows}",
+               FROM series s JOIN gpu g ON g.id = s.gpu_id{blocks} WHERE {first_seen} IS NOT NULL{} ORDER BY s.id LIMIT {rows}",
             where_.text
         );
         let series = |row: &Row| SeriesRow {

@@ -15,6 +15,7 @@ mod verify;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -25,7 +26,8 @@ use tokio_postgres::types::{ToSql, Type};
 
 use super::error::{PostgresError, Result};
 use super::pool::Session;
-use super::{PostgresStore, packed, partitions};
+use super::series::Caches;
+use super::{PostgresStore, live, packed, partitions};
 use crate::model::{GpuId, SeriesId, TimeMs};
 use crate::store::chunk::Day;
 use crate::store::maintenance::plan::{PlannedDay, Step, Stretch};
@@ -68,6 +70,7 @@ const FINISHED: &str = "telemetry: packed after the end of the day";
 /// The store under maintenance.
 pub(super) struct Maintained {
     session: Session,
+    caches: Arc<Caches>,
     lock_timeout_ms: u32,
     /// Whether it was made known that there are packed rows.
     announced: bool,
@@ -94,7 +97,7 @@ impl Maintained {
         // The session ends with the maintenance. Reading a large day, or giving back its space, takes as long as it takes.
         let lock_timeout_ms = if urgent { URGENT_LOCK_TIMEOUT_MS } else { LOCK_TIMEOUT_MS };
         session.batch(&format!("SET statement_timeout = 0; SET lock_timeout = '{lock_timeout_ms}ms'")).await?;
-        Ok(Some(Self { session, lock_timeout_ms, announced: false }))
+        Ok(Some(Self { session, caches: Arc::clone(&store.caches), lock_timeout_ms, announced: false }))
     }
 
     /// The stretches of every GPU of a day that may have something to rewrite, by GPU.
@@ -363,6 +366,8 @@ impl Maintenance for Maintained {
     async fn rewrite(&mut self, day: &DayState, batch: &Batch, scope: &Scope) -> store::Result<Packed> {
         if !self.announced {
             packed::announce(&self.session).await?;
+            // Who does not know the locks of blocks is kept out.
+            live::announce(&self.session, &self.caches).await?;
             self.announced = true;
         }
         packed::ensure_partition(&self.session, day.day).await?;

@@ -1,10 +1,10 @@
 //! The transaction that puts packed rows in the place of others.
 //!
-//! Locks, in this order: the partitions (which a user may have locked: nothing else is held while that is waited for), then the GPUs, by
-//! id. With a GPU's lock nobody commits samples of it that could meet what is rewritten. What is read is deleted in the same statement,
+//! Locks, in this order: the partitions (which a user may have locked: nothing else is held while that is waited for), then the blocks of
+//! the GPUs, by id. With a block's lock nobody commits samples of its GPUs that could meet what is rewritten. What is read is deleted in the same statement,
 //! so what is packed is exactly what goes away.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::pin::pin;
 
 use futures_util::TryStreamExt;
@@ -13,10 +13,10 @@ use tokio_postgres::types::{ToSql, Type};
 
 use super::super::error::{PostgresError, Result};
 use super::super::pool::Session;
-use super::super::{chunk, copy, packed, partitions};
+use super::super::{blocks, chunk, copy, packed, partitions};
 use super::merge::Merge;
 use super::verify::{Broken, is_damage, one_by_one};
-use crate::model::{GpuId, SeriesId, TimeMs};
+use crate::model::{BlockId, GpuId, SeriesId, TimeMs};
 use crate::store::StoreError;
 use crate::store::chunk::Day;
 use crate::store::maintenance::{Form, Packed, Rewrite};
@@ -110,7 +110,7 @@ impl Work<'_> {
         let (first, gpus) = (&self.rewrites[0], self.rewrites.len());
         let of = if gpus == 1 { format!("GPU {}", first.gpu) } else { format!("{gpus} GPUs") };
         format!(
-            "PostgreSQL at {}: {of} from {} to {} were left for later: another transaction has locked {} or their rows in the table gpu \
+            "PostgreSQL at {}: {of} from {} to {} were left for later: another transaction has locked {} or their rows in the table gpu_block \
              (pg_locks shows which)",
             session.endpoint,
             first.from,
@@ -133,7 +133,8 @@ impl Work<'_> {
                 self.lock_timeout_ms
             ))
             .await?;
-        session.query("SELECT FROM gpu WHERE id = ANY($1) ORDER BY id FOR NO KEY UPDATE", &[&gpus]).await?;
+        let blocks: BTreeSet<BlockId> = gpus.iter().copied().map(BlockId::of).collect();
+        session.query(blocks::LOCK, &[&Vec::from_iter(blocks)]).await?;
         let of: HashMap<SeriesId, GpuId> = series_of(session, &gpus).await?;
         let mut merges: BTreeMap<GpuId, Merge> = BTreeMap::new();
         let mut room = self.rewrites.iter().map(|rewrite| rewrite.samples).sum::<u64>().max(self.max_samples) * MAY_HAVE_COME;

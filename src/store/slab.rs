@@ -49,12 +49,7 @@ impl Slab {
         if series.len() != values.len() {
             return Err(format!("it has {} series for {} values", series.len(), values.len()));
         }
-        if series[0] != 0 || !series.is_sorted() {
-            return Err("its series are not in order".to_owned());
-        }
-        if self.series_first.to_store().checked_add(i64::from(series[series.len() - 1])).is_none() {
-            return Err("its series overflow".to_owned());
-        }
+        check_series(self.series_first, series)?;
         if day_of(*t_min) != day_of(*t_max) {
             return Err("its times lie in several days".to_owned());
         }
@@ -100,6 +95,32 @@ impl Slab {
             };
             Chunk { series, id: self.id, times, values: self.values[range].to_vec() }
         })
+    }
+
+    /// The last sample of each of the series that are wanted. It was checked.
+    pub(in crate::store) fn newest(&self, wanted: impl Fn(SeriesId) -> bool) -> impl Iterator<Item = (SeriesId, TimeMs, f64)> {
+        self.runs().filter(move |(series, _)| wanted(*series)).map(|(series, range)| {
+            let last = range.end - 1;
+            let offset = self.offsets.as_ref().map_or(0, |offsets| offsets[last]);
+            (series, self.t_min.plus_millis(i64::from(offset)), self.values[last])
+        })
+    }
+}
+
+/// The series of a slab, each once, from the column `series`.
+pub(in crate::store) fn series(first: SeriesId, mut offsets: Vec<i32>) -> Result<Vec<SeriesId>, String> {
+    check_series(first, &offsets)?;
+    offsets.dedup();
+    Ok(offsets.into_iter().map(|offset| SeriesId::from_store(first.to_store() + i64::from(offset))).collect())
+}
+
+fn check_series(first: SeriesId, offsets: &[i32]) -> Result<(), String> {
+    match offsets {
+        [0, ..] if offsets.is_sorted() => {
+            let last = offsets.last().map(|last| i64::from(*last)).unwrap_or_default();
+            first.to_store().checked_add(last).map(drop).ok_or_else(|| "its series overflow".to_owned())
+        }
+        _ => Err("its series are not in order".to_owned()),
     }
 }
 

@@ -16,7 +16,7 @@
 //! | `packed` | packed rows, there and back |
 //! | `live` | sets of series, blocks of GPUs and slabs: announced before the first of them is written |
 //! | `maintain` | chunks of closed hours and days become packed rows |
-//! | `read`, `snapshot`, `newest` | what readers ask: lists; samples as of one moment, and the newest |
+//! | `read`, `snapshot`, `newest`, `newest_slab` | what readers ask: lists; samples as of one moment, and the newest |
 //! | `diagnose` | what `telemetry check` looks at |
 //! | `ledger`, `dead` | sources and what they cover, dead letters |
 //!
@@ -40,6 +40,7 @@ mod maintain;
 mod marks;
 mod migrate;
 mod newest;
+mod newest_slab;
 mod overlap;
 mod overlap_packed;
 mod overlap_slab;
@@ -57,7 +58,6 @@ mod tls;
 mod types;
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::SystemTime;
 
@@ -97,10 +97,8 @@ pub struct PostgresStore {
     connections: Connections,
     /// One more connection: whether the server answers can be asked while the others are busy.
     ping_connection: Connections,
-    /// Whether the schema is known to have packed rows.
-    has_packed: AtomicBool,
-    /// Whether the schema is known to have blocks of GPUs.
-    has_blocks: AtomicBool,
+    /// The forms of rows that the schema is known to have.
+    forms: OnceLock<Forms>,
     /// The connections that downloads may hold.
     downloads: Arc<Semaphore>,
     caches: Arc<Caches>,
@@ -109,6 +107,13 @@ pub struct PostgresStore {
     id: OnceLock<String>,
     /// Where the store was when it was last asked for its id.
     place: Mutex<Option<StorePlace>>,
+}
+
+/// The forms of rows beside chunks that a schema has: one that is not migrated yet lacks some. With slabs it has blocks of GPUs.
+#[derive(Clone, Copy, Debug, Default)]
+struct Forms {
+    packed: bool,
+    slabs: bool,
 }
 
 /// The server process and the database that a store is in. Where one of them is another one now, the database may be an older state of itself: it was
@@ -145,8 +150,7 @@ impl PostgresStore {
             connector,
             connections,
             ping_connection,
-            has_packed: AtomicBool::new(false),
-            has_blocks: AtomicBool::new(false),
+            forms: OnceLock::new(),
             downloads: Arc::new(Semaphore::new((config.pool_size * config.download_percent / 100).max(1))),
             caches,
             marks: Marks::new(config.series_cache),
@@ -211,14 +215,18 @@ impl PostgresStore {
         &self.connections.endpoint
     }
 
-    /// Whether the schema has packed rows.
-    async fn has_packed(&self, session: &Session) -> error::Result<bool> {
-        is_there(session, &self.has_packed, "sample_packed").await
-    }
-
-    /// Whether the schema has blocks of GPUs.
-    async fn has_blocks(&self, session: &Session) -> error::Result<bool> {
-        is_there(session, &self.has_blocks, "gpu_block").await
+    /// The forms that the schema has. One that has them keeps them.
+    async fn forms(&self, session: &Session) -> error::Result<Forms> {
+        if let Some(forms) = self.forms.get() {
+            return Ok(*forms);
+        }
+        let rows =
+            session.query("SELECT to_regclass('sample_packed') IS NOT NULL, to_regclass('sample_slab') IS NOT NULL", &[]).await?;
+        let forms = rows.first().map_or_else(Forms::default, |row| Forms { packed: row.get(0), slabs: row.get(1) });
+        if forms.packed && forms.slabs {
+            return Ok(*self.forms.get_or_init(|| forms));
+        }
+        Ok(forms)
     }
 
     /// A place among the downloads that hold a connection, as soon as one is free.
@@ -265,15 +273,6 @@ impl PostgresStore {
     fn note_place(&self, place: StorePlace) -> Option<StorePlace> {
         self.place.lock().unwrap_or_else(PoisonError::into_inner).replace(place)
     }
-}
-
-/// Whether the schema has a table. One that has it keeps it.
-async fn is_there(session: &Session, known: &AtomicBool, table: &str) -> error::Result<bool> {
-    if !known.load(Ordering::Relaxed) {
-        let rows = session.query("SELECT to_regclass($1::text) IS NOT NULL", &[&table]).await?;
-        known.store(rows.first().is_some_and(|row| row.get(0)), Ordering::Relaxed);
-    }
-    Ok(known.load(Ordering::Relaxed))
 }
 
 #[async_trait]

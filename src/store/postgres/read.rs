@@ -140,7 +140,7 @@ fn count(row: &Row, at: usize) -> u64 {
 
 impl PostgresStore {
     async fn seen(&self, session: &Session) -> Result<Seen> {
-        Ok(Seen { has_blocks: self.has_blocks(session).await? })
+        Ok(Seen { has_blocks: self.forms(session).await?.slabs })
     }
 }
 

@@ -9,10 +9,10 @@ use super::error::{PostgresError, Result};
 use super::partitions::{self, SLABS};
 use super::pool::Session;
 use super::types::to_micros;
-use crate::model::{BlockId, TimeMs};
+use crate::model::{BlockId, SeriesId, TimeMs};
 use crate::store::StoreError;
 use crate::store::chunk::{Day, day_of};
-use crate::store::slab::Slab;
+use crate::store::slab::{self, Slab};
 
 /// Begins the COPY of rows that [`encode`] makes.
 pub(super) const COPY: &str =
@@ -20,6 +20,38 @@ pub(super) const COPY: &str =
 
 /// The columns that [`decode`] reads.
 pub(super) const COLUMNS: &str = "block_id, id, t_min, t_max, series_first, n, series, offsets, \"values\"";
+
+/// The columns that [`head`] reads: all but times and values.
+pub(super) const HEAD_COLUMNS: &str = "block_id, id, t_min, t_max, series_first, series";
+
+/// What is in a slab, without its samples.
+#[derive(Debug)]
+pub(super) struct Head {
+    pub(super) block: BlockId,
+    pub(super) id: i64,
+    pub(super) t_min: TimeMs,
+    pub(super) t_max: TimeMs,
+    /// Its series, each once, in order.
+    pub(super) series: Vec<SeriesId>,
+}
+
+/// The head of a row with [`HEAD_COLUMNS`].
+///
+/// # Errors
+/// As [`decode`].
+pub(super) fn head(session: &Session, row: &Row) -> Result<Head> {
+    let read = || {
+        let Ints(series) = column(row, 5, "series")?;
+        Ok(Head {
+            block: column(row, 0, "block_id")?,
+            id: column(row, 1, "id")?,
+            t_min: column(row, 2, "t_min")?,
+            t_max: column(row, 3, "t_max")?,
+            series: slab::series(column(row, 4, "series_first")?, series)?,
+        })
+    };
+    read().map_err(|what: String| damaged(session, row, &what))
+}
 
 /// Adds the row of a slab to a binary COPY. Its id is the next one of the store.
 pub(super) fn encode(out: &mut BytesMut, slab: &Slab) {

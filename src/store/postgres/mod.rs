@@ -7,7 +7,7 @@
 //! | `pool`, `pooler` | connections, timeouts, sessions that are thrown away unless they end well; poolers that cannot be used |
 //! | `error` | what an SQLSTATE means: wait, ask a person, or the batch's fault |
 //! | `migrate`, `migrations/`, `indexes` | the schema, and how it changes under programs that use it |
-//! | `series`, `partitions` | made outside of the commit: ids of series and GPUs, a partition a day |
+//! | `series`, `sets`, `partitions` | made outside of the commit: ids of series and GPUs, a partition a day |
 //! | `chunk` | a chunk as a row of `sample_chunk`, there and back |
 //! | `copy` | rows sent by binary COPY |
 //! | `commit`, `overlap`, `overlap_slab`, `overlap_packed`, `marks` | the transaction: fast path, slow path; what may be stored already, and what is |
@@ -51,6 +51,7 @@ mod pooler;
 mod read;
 mod rights;
 mod series;
+mod sets;
 mod slab;
 mod snapshot;
 mod tls;

@@ -36,7 +36,7 @@ CREATE TABLE series_set (
     gpu_id bigint NOT NULL,
     list_id int NOT NULL,
     workload_id int
-);
+) WITH (fillfactor = 70);
 ALTER SEQUENCE series_set_id OWNED BY series_set.id;
 CREATE INDEX series_set_gpu ON series_set (gpu_id);
 
@@ -118,3 +118,168 @@ CREATE TRIGGER refuse_older_collectors BEFORE UPDATE OF first_seen, last_seen ON
     FOR EACH STATEMENT EXECUTE FUNCTION refuse_older_collectors();
 CREATE TRIGGER refuse_older_collectors BEFORE INSERT ON series
     FOR EACH STATEMENT EXECUTE FUNCTION refuse_older_collectors();
+
+-- Every series, in whichever form it is registered.
+CREATE VIEW series_all AS
+SELECT s.id, s.gpu_id, s.metric, s.metric AS alias, s.namespace, s.pod, s.container, s.labels
+  FROM series s
+UNION ALL
+SELECT t.id * 64 + e.place - 1, t.gpu_id, m.name, m.alias, w.namespace, w.pod, w.container, w.labels
+  FROM series_set t
+  JOIN metric_list l ON l.id = t.list_id
+ CROSS JOIN LATERAL unnest(l.metrics) WITH ORDINALITY e (metric_id, place)
+  JOIN metric m ON m.id = e.metric_id
+  LEFT JOIN workload w ON w.id = t.workload_id;
+
+-- As before; what is done once a row is one item of the FROM, so that a query may join five more before the planner stops looking for the
+-- best order (join_collapse_limit).
+CREATE OR REPLACE VIEW packed_sample AS
+SELECT p.gpu_id, p.id, h.series_id, p.t_min, p.t_max,
+       CASE WHEN h.delay IS NULL THEN d.ts ELSE d.ts + h.delay END AS ts,
+       CASE WHEN h.plain THEN (h.base + substring(h.codes, d.at, h.width)::bigint)::float8 / h.power
+            WHEN h.width = 64 THEN float8_of_bits(substring(h.codes, d.at, h.width)::bigint)
+            WHEN substring(h.codes, d.at, h.width)::bigint < h.bound
+            THEN (h.base + (h.slope * ((d.at - 1) / h.step) >> h.shift) + substring(h.codes, d.at, h.width)::bigint)::float8 / h.power
+            ELSE float8_of_bits(substring(h.codes,
+                (1 + p.n * h.width + 64 * (substring(h.codes, d.at, h.width)::bigint - h.bound))::int, 64)::bigint)
+       END AS value
+  FROM sample_packed p
+ CROSS JOIN LATERAL (
+    SELECT p.series_first + g.series AS series_id, nullif(g.delay, 0) * interval '1 ms' AS delay, g.width, g.base, g.slope, w.shift,
+           ('{1,1e1,1e2,1e3,1e4,1e5,1e6,1e7,1e8,1e9,1e10,1e11,1e12,1e13,1e14,1e15,1e16,1e17,1e18,1e19,1e20,1e21,1e22}'::float8[])[g.scale + 1]
+               AS power,
+           g.width < 64 AND g.slope = 0 AND g.exact = 0 AS plain, greatest(g.width, 1) AS step,
+           CASE WHEN g.width < 64 THEN (1::bigint << g.width) - g.exact END AS bound,
+           substring(t.bits,
+                     (1 + p.n * w."time" + sum(p.n * g.width + 64 * g.exact) OVER (ORDER BY g.j) - (p.n * g.width + 64 * g.exact))::int,
+                     p.n * g.width + 64 * g.exact) AS codes,
+           t.times
+      -- The widths of the fields of heads.
+      FROM (
+        SELECT substring(p.heads, 1, 6)::int AS series, substring(p.heads, 7, 6)::int AS base, substring(p.heads, 13, 6)::int AS slope,
+               substring(p.heads, 19, 4)::int AS exact, substring(p.heads, 23, 5)::int AS delay, substring(p.heads, 28, 4)::int AS shift,
+               substring(p.heads, 32, 6)::int AS "time", substring(p.heads, 38, 28)::bigint - 134217728 AS time_base,
+               substring(p.heads, 66, 40)::bigint AS time_slope
+        OFFSET 0
+      ) w
+     -- The times, and the bits in memory, once for all series.
+     CROSS JOIN LATERAL (
+        SELECT p.bits || B'' AS bits,
+               ARRAY(SELECT p.t_min + (w.time_base + ((w.time_slope * i) >> w.shift) + substring(b.bits, 1 + i * w."time", w."time")::bigint)
+                                    * interval '1 ms'
+                       FROM (SELECT substring(p.bits, 1, p.n * w."time") AS bits OFFSET 0) b, generate_series(0, p.n - 1) i) AS times
+        OFFSET 0
+     ) t
+     -- The heads.
+     CROSS JOIN LATERAL (
+        SELECT j, substring(p.heads, at, 7)::int AS width, substring(p.heads, at + 7, 5)::int AS scale,
+               substring(p.heads, at + 12, w.series)::bigint AS series,
+               CASE WHEN w.base = 0 THEN 0 ELSE substring(p.heads, at + 12 + w.series, w.base)::bigint - (1::bigint << (w.base - 1)) END AS base,
+               CASE WHEN w.slope = 0 THEN 0
+                    ELSE substring(p.heads, at + 12 + w.series + w.base, w.slope)::bigint - (1::bigint << (w.slope - 1)) END AS slope,
+               substring(p.heads, at + 12 + w.series + w.base + w.slope, w.exact)::int AS exact,
+               substring(p.heads, at + 12 + w.series + w.base + w.slope + w.exact, w.delay)::int AS delay
+          FROM (SELECT j, 106 + j * (12 + w.series + w.base + w.slope + w.exact + w.delay) AS at FROM generate_series(0, p.k - 1) j) a
+        OFFSET 0
+     ) g
+    OFFSET 0
+ ) h
+ CROSS JOIN LATERAL (SELECT unnest(h.times) AS ts, generate_series(1, 1 + (p.n - 1) * h.step, h.step) AS at) d;
+
+-- Every sample, of each form of rows and each form of series. A branch for each, so that the index of each can be used; those of a form that
+-- is not there cost nothing. A chunk is found by its series, which are the members of the sets of a GPU; slabs and packed rows are found by
+-- the GPU, and their series looked up. No FROM has more than eight items (join_collapse_limit).
+CREATE OR REPLACE VIEW sample_place AS
+SELECT c.t_min + coalesce(u.offset_ms, (u.i - 1) * c.step_ms) * interval '1 ms' AS ts,
+       g.cluster, g.hostname, g.uuid AS gpu_uuid, g.gpu_index, g.device, g.model,
+       s.metric AS metric_name, u.value, s.namespace, s.pod, s.container, g.mig_profile, g.mig_instance, s.labels,
+       c.t_min, c.t_max, s.metric AS metric_alias
+  FROM sample_chunk c
+  JOIN series s ON s.id = c.series_id
+  JOIN gpu g ON g.id = s.gpu_id
+ CROSS JOIN LATERAL unnest(c.offsets, c."values") WITH ORDINALITY u (offset_ms, value, i)
+ WHERE c.series_id < 1099511627776 AND EXISTS (SELECT FROM series)
+UNION ALL
+SELECT c.t_min + coalesce(u.offset_ms, (u.i - 1) * c.step_ms) * interval '1 ms',
+       g.cluster, g.hostname, g.uuid, g.gpu_index, g.device, g.model,
+       m.name, u.value, w.namespace, w.pod, w.container, g.mig_profile, g.mig_instance, w.labels,
+       c.t_min, c.t_max, m.alias
+  FROM gpu g
+  JOIN series_set t ON t.gpu_id = g.id
+  JOIN metric_list l ON l.id = t.list_id
+ CROSS JOIN LATERAL unnest(l.metrics) WITH ORDINALITY e (metric_id, place)
+  JOIN metric m ON m.id = e.metric_id
+  LEFT JOIN workload w ON w.id = t.workload_id
+  JOIN sample_chunk c ON c.series_id = t.id * 64 + e.place - 1
+ CROSS JOIN LATERAL unnest(c.offsets, c."values") WITH ORDINALITY u (offset_ms, value, i)
+ WHERE c.series_id >= 1099511627776 AND EXISTS (SELECT FROM series_set)
+UNION ALL
+SELECT b.t_min + coalesce(u.offset_ms, 0) * interval '1 ms',
+       g.cluster, g.hostname, g.uuid, g.gpu_index, g.device, g.model,
+       s.metric, u.value, s.namespace, s.pod, s.container, g.mig_profile, g.mig_instance, s.labels,
+       b.t_min, b.t_max, s.metric
+  FROM sample_slab b
+ CROSS JOIN LATERAL unnest(b.series, b.offsets, b."values") u (series, offset_ms, value)
+  JOIN series s ON s.id = b.series_first + u.series
+  JOIN gpu g ON g.id = s.gpu_id AND g.id >> 4 = b.block_id
+ WHERE b.series_first < 1099511627776 AND EXISTS (SELECT FROM series)
+UNION ALL
+SELECT b.t_min + coalesce(u.offset_ms, 0) * interval '1 ms',
+       g.cluster, g.hostname, g.uuid, g.gpu_index, g.device, g.model,
+       m.name, u.value, w.namespace, w.pod, w.container, g.mig_profile, g.mig_instance, w.labels,
+       b.t_min, b.t_max, m.alias
+  FROM sample_slab b
+ CROSS JOIN LATERAL unnest(b.series, b.offsets, b."values") u (series, offset_ms, value)
+  JOIN series_set t ON t.id = (b.series_first + u.series) >> 6
+  JOIN gpu g ON g.id = t.gpu_id AND g.id >> 4 = b.block_id
+  JOIN metric_list l ON l.id = t.list_id
+  JOIN metric m ON m.id = l.metrics[((b.series_first + u.series) & 63) + 1]
+  LEFT JOIN workload w ON w.id = t.workload_id
+ WHERE b.series_first >= 1099511627776 AND EXISTS (SELECT FROM series_set)
+UNION ALL
+SELECT p.ts, g.cluster, g.hostname, g.uuid, g.gpu_index, g.device, g.model,
+       s.metric, p.value, s.namespace, s.pod, s.container, g.mig_profile, g.mig_instance, s.labels,
+       p.t_min, p.t_max, s.metric
+  FROM packed_sample p
+  JOIN series s ON s.id = p.series_id AND s.gpu_id = p.gpu_id
+  JOIN gpu g ON g.id = s.gpu_id
+ WHERE p.series_id < 1099511627776 AND EXISTS (SELECT FROM series)
+UNION ALL
+SELECT p.ts, g.cluster, g.hostname, g.uuid, g.gpu_index, g.device, g.model,
+       m.name, p.value, w.namespace, w.pod, w.container, g.mig_profile, g.mig_instance, w.labels,
+       p.t_min, p.t_max, m.alias
+  FROM packed_sample p
+  JOIN series_set t ON t.id = p.series_id >> 6 AND t.gpu_id = p.gpu_id
+  JOIN gpu g ON g.id = t.gpu_id
+  JOIN metric_list l ON l.id = t.list_id
+  JOIN metric m ON m.id = l.metrics[(p.series_id & 63) + 1]
+  LEFT JOIN workload w ON w.id = t.workload_id
+ WHERE p.series_id >= 1099511627776 AND EXISTS (SELECT FROM series_set);
+
+CREATE OR REPLACE VIEW samples AS
+SELECT ts, cluster, hostname, gpu_uuid, gpu_index, device, model, metric_name, value, namespace, pod, container,
+       mig_profile, mig_instance, labels, metric_alias
+  FROM sample_place;
+
+-- With a column more, which takes a new function; views that use the former one go on with that.
+DO $$
+BEGIN
+    DROP FUNCTION samples_between(timestamptz, timestamptz);
+EXCEPTION WHEN dependent_objects_still_exist THEN
+    ALTER FUNCTION samples_between(timestamptz, timestamptz) RENAME TO samples_between_without_alias;
+END
+$$;
+
+CREATE FUNCTION samples_between("from" timestamptz, "to" timestamptz)
+RETURNS TABLE (
+    ts timestamptz, cluster text, hostname text, gpu_uuid text, gpu_index int, device text, model text,
+    metric_name text, value float8, namespace text, pod text, container text, mig_profile text, mig_instance text, labels jsonb,
+    metric_alias text
+)
+LANGUAGE sql STABLE PARALLEL SAFE AS $$
+SELECT s.ts, s.cluster, s.hostname, s.gpu_uuid, s.gpu_index, s.device, s.model, s.metric_name, s.value, s.namespace, s.pod, s.container,
+       s.mig_profile, s.mig_instance, s.labels, s.metric_alias
+  FROM sample_place s
+ WHERE s.t_min >= timezone('UTC', date_trunc('day', timezone('UTC', $1))) AND s.t_min <= $2 AND s.t_max >= $1
+   AND s.ts BETWEEN $1 AND $2
+$$;

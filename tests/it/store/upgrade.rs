@@ -16,7 +16,7 @@ const MIGRATIONS: [(i32, &str, &str); 2] = [
 ];
 
 /// Makes the schema as release 0.1.0 does, up to a version.
-async fn made_by_0_1_0(version: usize) -> (Database, Client) {
+pub async fn made_by_0_1_0(version: usize) -> (Database, Client) {
     let database = Server::shared().empty_database().await;
     let client = database.client().await;
     let table = "CREATE TABLE schema_migration (version int PRIMARY KEY, name text NOT NULL, checksum text NOT NULL, \

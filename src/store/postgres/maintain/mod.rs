@@ -112,7 +112,7 @@ impl Maintained {
         if let Some(chunks) = &chunks {
             selects.push(format!(
                 "SELECT s.gpu_id, false, min(c.t_min), max(c.t_max), count(*), sum(greatest(c.n, 1))::bigint, 0::bigint, max(c.id) \
-                   FROM ONLY {chunks} c JOIN series s ON s.id = c.series_id \
+                   FROM ONLY {chunks} c JOIN series_all s ON s.id = c.series_id \
                   GROUP BY s.gpu_id, date_trunc('hour', c.t_min), date_trunc('hour', c.t_max)"
             ));
         }
@@ -121,7 +121,7 @@ impl Maintained {
             let only = match &chunks {
                 _ if planned.is_over() && !planned.finished => String::new(),
                 Some(chunks) => {
-                    format!("WHERE p.gpu_id IN (SELECT s.gpu_id FROM ONLY {chunks} c JOIN series s ON s.id = c.series_id)")
+                    format!("WHERE p.gpu_id IN (SELECT s.gpu_id FROM ONLY {chunks} c JOIN series_all s ON s.id = c.series_id)")
                 }
                 None => "WHERE false".to_owned(),
             };
@@ -157,7 +157,7 @@ impl Maintained {
     async fn look_closer(&self, planned: &PlannedDay, gpu: GpuId, (from, before): (TimeMs, TimeMs)) -> Result<Vec<Rewrite>> {
         let (chunks, packed) = (partitions::name_of(planned.day), packed::partition_of(planned.day));
         packed::ensure_partition(&self.session, planned.day).await?;
-        let series = self.session.query("SELECT id FROM series WHERE gpu_id = $1", &[&gpu]).await?;
+        let series = self.session.query("SELECT id FROM series_all WHERE gpu_id = $1", &[&gpu]).await?;
         let series: Vec<SeriesId> = series.iter().map(|row| row.get(0)).collect();
         let sql = format!(
             "SELECT $1::bigint, false, t_min, t_max, 1::bigint, greatest(n, 1)::bigint, 0::bigint, id FROM ONLY {chunks} \

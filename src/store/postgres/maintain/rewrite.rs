@@ -321,6 +321,6 @@ impl Work<'_> {
 }
 
 async fn series_of(session: &Session, gpus: &[GpuId]) -> Result<HashMap<SeriesId, GpuId>> {
-    let rows = session.query("SELECT id, gpu_id FROM series WHERE gpu_id = ANY($1)", &[&gpus]).await?;
+    let rows = session.query("SELECT id, gpu_id FROM series_all WHERE gpu_id = ANY($1)", &[&gpus]).await?;
     Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }

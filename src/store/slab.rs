@@ -2,12 +2,13 @@
 //!
 //! Samples that come live are few of each series, and one row for each series would cost many times what is in it. So short runs of a
 //! commit go together by block. A slab has its samples ordered by series and, of each series, in order of time (equal times in the
-//! order that decides).
+//! order that decides). It stays within an hour, so that closed hours can be packed one by one.
 
 use std::collections::BTreeMap;
 
 use super::Chunk;
-use super::chunk::{Day, NewChunk, day_of};
+use super::chunk::{NewChunk, day_of};
+use super::maintenance::plan::HOUR_MS;
 use crate::model::{BlockId, GpuId, SeriesId, TimeMs};
 
 /// Samples of a slab at most.
@@ -161,10 +162,15 @@ impl Draft {
     }
 }
 
+fn hour_of(time: TimeMs) -> i64 {
+    time.as_millis().div_euclid(HOUR_MS)
+}
+
 /// Makes slabs of the short runs of a commit, which come in the order of their series.
 #[derive(Default)]
 pub(in crate::store) struct SlabBuilder {
-    drafts: BTreeMap<(BlockId, Day), Draft>,
+    /// By block and hour (since 1970).
+    drafts: BTreeMap<(BlockId, i64), Draft>,
     full: Vec<Slab>,
 }
 
@@ -172,9 +178,13 @@ impl SlabBuilder {
     /// Adds a run of a series of this GPU.
     pub(in crate::store) fn add(&mut self, gpu: GpuId, run: &NewChunk<'_>) {
         let block = BlockId::of(gpu);
-        for (times, values) in run.times.chunks(MAX_SAMPLES).zip(run.values.chunks(MAX_SAMPLES)) {
-            let Some(first) = times.first() else { continue };
-            let draft = self.drafts.entry((block, day_of(*first))).or_default();
+        let mut rest = (run.times, run.values);
+        while let Some(first) = rest.0.first() {
+            let hour = hour_of(*first);
+            let len = rest.0[..rest.0.len().min(MAX_SAMPLES)].partition_point(|time| hour_of(*time) == hour);
+            let ((times, later_times), (values, later_values)) = (rest.0.split_at(len), rest.1.split_at(len));
+            rest = (later_times, later_values);
+            let draft = self.drafts.entry((block, hour)).or_default();
             if draft.samples.len() + times.len() > MAX_SAMPLES || !draft.is_near(run.series) {
                 self.full.extend(std::mem::take(draft).finish(block));
             }
@@ -240,6 +250,7 @@ mod tests {
                 prop_assert_eq!(slab.check(slab.values.len() as i32), Ok(()));
                 prop_assert!(slab.values.len() <= MAX_SAMPLES);
                 prop_assert_eq!(slab.samples(|_| true), slab.values.len());
+                prop_assert_eq!(hour_of(slab.t_min), hour_of(slab.t_max));
             }
             let mut expected: Vec<(i64, i64, u64)> = runs.iter()
                 .flat_map(|(_, series, samples)| samples.iter().map(|(time, value)| (*series, *time, value.to_bits()))).collect();

@@ -41,7 +41,6 @@ pub(super) fn encode(out: &mut BytesMut, chunk: &NewChunk<'_>) {
         out.put_i32(-1);
     } else {
         out.put_i32(-1);
-        put_array(out, INT4_OID, 4, chunk.times.len());
         // Within a day, so they fit.
         put_ints(out, chunk.times.iter().map(|time| time.millis_since(*first) as i32));
     }

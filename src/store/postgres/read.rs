@@ -103,7 +103,8 @@ impl Conditions {
 
     fn used_in(&mut self, namespace: Option<&String>, seen: Seen) {
         if let Some(namespace) = namespace {
-            let sets = "UNION ALL SELECT t.gpu_id FROM series_set t JOIN workload w ON w.id = t.workload_id WHERE w.namespace = ?";
+            let sets =
+                "UNION ALL SELECT t.gpu_id FROM series_set t JOIN workload w ON w.id = t.workload_id WHERE w.namespace = ?";
             let sets = if seen.has_blocks { sets } else { "" };
             let condition = format!("g.id IN (SELECT s.gpu_id FROM series s WHERE s.namespace = ? {sets})");
             self.add(&condition, clean(namespace).into_owned());

@@ -55,9 +55,8 @@ impl Workload {
 
     /// The further labels as an object; `None` where there are none.
     fn labels(&self) -> Option<serde_json::Value> {
-        let pair = |(name, value): &(String, String)| {
-            (clean(name).into_owned(), serde_json::Value::from(clean(value).into_owned()))
-        };
+        let pair =
+            |(name, value): &(String, String)| (clean(name).into_owned(), serde_json::Value::from(clean(value).into_owned()));
         (!self.labels.is_empty()).then(|| self.labels.iter().map(pair).collect())
     }
 }
@@ -214,7 +213,8 @@ struct Growth {
 
 /// Adds metrics to the sets of a GPU and workload. Those that come together are in the order of their ids, so that lists are alike.
 fn grow(sets: &mut [Set], metrics: BTreeSet<i32>) -> Growth {
-    let mut missing = metrics.into_iter().filter(|metric| !sets.iter().any(|set| set.metrics.contains(metric))).collect::<Vec<_>>();
+    let mut missing =
+        metrics.into_iter().filter(|metric| !sets.iter().any(|set| set.metrics.contains(metric))).collect::<Vec<_>>();
     let mut growth = Growth::default();
     for set in sets {
         let room = PLACES.saturating_sub(set.metrics.len()).min(missing.len());
@@ -229,9 +229,7 @@ fn grow(sets: &mut [Set], metrics: BTreeSet<i32>) -> Growth {
 
 /// The ids of lists by their metrics; new ones are added.
 async fn list_ids<'a>(session: &Session, lists: impl Iterator<Item = &'a Vec<i32>>) -> Result<HashMap<Vec<i32>, i32>> {
-    let key = |metrics: &[i32]| {
-        Digest::of(&metrics.iter().flat_map(|metric| metric.to_le_bytes()).collect::<Vec<u8>>())
-    };
+    let key = |metrics: &[i32]| Digest::of(&metrics.iter().flat_map(|metric| metric.to_le_bytes()).collect::<Vec<u8>>());
     let lists: BTreeMap<Digest, &Vec<i32>> = lists.map(|metrics| (key(metrics), metrics)).collect();
     let keys: Vec<Digest> = lists.keys().copied().collect();
     let mut ids: HashMap<Vec<i32>, i32> = HashMap::new();
@@ -262,7 +260,10 @@ fn array_text(numbers: &[i32]) -> String {
 }
 
 fn list_of(session: &Session, lists: &HashMap<Vec<i32>, i32>, metrics: &[i32]) -> Result<i32> {
-    lists.get(metrics).copied().ok_or_else(|| session.unavailable("a list of metrics vanished while it was registered".to_owned()))
+    lists
+        .get(metrics)
+        .copied()
+        .ok_or_else(|| session.unavailable("a list of metrics vanished while it was registered".to_owned()))
 }
 
 async fn update_sets(session: &Session, grown: &[Set], lists: &HashMap<Vec<i32>, i32>) -> Result<()> {

@@ -97,7 +97,7 @@ fn whole(row: &Row) -> std::result::Result<Slab, String> {
 }
 
 /// The error for a row that is damaged: which one it is, what is wrong, and what to do.
-fn damaged(session: &Session, row: &Row, what: &str) -> PostgresError {
+pub(super) fn damaged(session: &Session, row: &Row, what: &str) -> PostgresError {
     let table = row.try_get::<_, TimeMs>(2).map_or_else(|_| SLABS.0.to_owned(), |begin| partition_of(day_of(begin)));
     let unreadable = || "(unreadable)".to_owned();
     let block = row.try_get::<_, BlockId>(0).map_or_else(|_| unreadable(), |block| block.to_string());

@@ -59,7 +59,8 @@ async fn insert(client: &Client, gpu: i64, id: i64, times: &[i64], columns: &[Co
 pub async fn pack(client: &Client, day: i64) {
     type Samples = (Vec<i64>, Vec<f64>);
     type Begun = (i64, i64, Vec<f64>);
-    let of_day = format!("t_min >= to_timestamp({}) AND t_min < to_timestamp({})", day * DAY_MS / 1000, (day + 1) * DAY_MS / 1000);
+    let of_day =
+        format!("t_min >= to_timestamp({}) AND t_min < to_timestamp({})", day * DAY_MS / 1000, (day + 1) * DAY_MS / 1000);
     let sql = format!(
         "WITH chunks AS (DELETE FROM sample_chunk WHERE {of_day} RETURNING *), slabs AS (DELETE FROM sample_slab WHERE {of_day} RETURNING *), \
          old AS (SELECT c.series_id, c.id, c.t_min, coalesce(u.offset_ms, (u.i - 1) * c.step_ms) AS offset_ms, u.value, u.i \

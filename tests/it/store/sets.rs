@@ -93,7 +93,10 @@ async fn an_id_is_kept_whatever_comes_later_in_whatever_order() {
         let database = Server::shared().database().await;
         let client = database.client().await;
         let mut random = StdRng::seed_from_u64(seed);
-        let mut all: Vec<Series> = (0..3).flat_map(|gpu| (0..70).map(move |metric| (gpu, metric))).flat_map(|(gpu, metric)| (0..4).map(move |workload| series(gpu, metric, workload))).collect();
+        let mut all: Vec<Series> = (0..3)
+            .flat_map(|gpu| (0..70).map(move |metric| (gpu, metric)))
+            .flat_map(|(gpu, metric)| (0..4).map(move |workload| series(gpu, metric, workload)))
+            .collect();
         all.shuffle(&mut random);
         let mut known = BTreeMap::new();
         let (mut rest, mut round) = (all.as_slice(), 0);
@@ -107,7 +110,10 @@ async fn an_id_is_kept_whatever_comes_later_in_whatever_order() {
             (rest, round) = (behind, round + 1);
             let now = registered(&client).await;
             assert_eq!(now.len(), all.len() - rest.len(), "seed {seed}, round {round}");
-            assert!(known.iter().all(|(id, series)| now.get(id) == Some(series)), "seed {seed}, round {round}: an id has changed");
+            assert!(
+                known.iter().all(|(id, series)| now.get(id) == Some(series)),
+                "seed {seed}, round {round}: an id has changed"
+            );
             known = now;
         }
         let samples = "samples s WHERE NOT EXISTS (SELECT FROM series_all a JOIN gpu g ON g.id = a.gpu_id WHERE g.uuid = s.gpu_uuid \
@@ -154,10 +160,12 @@ async fn series_of_a_fleet_cost_little_and_few_statements() {
     let database = server.database().await;
     let client = database.client().await;
     let tables = "('gpu', 'gpu_block', 'series', 'series_set', 'metric', 'metric_list', 'workload')";
-    let size = format!("SELECT sum(pg_total_relation_size(oid))::bigint FROM pg_class WHERE relname IN {tables} AND relkind = 'r'");
+    let size =
+        format!("SELECT sum(pg_total_relation_size(oid))::bigint FROM pg_class WHERE relname IN {tables} AND relkind = 'r'");
     let before: i64 = client.query_one(&size, &[]).await.expect("a size").get(0);
     // Statements are written to the log of the server, which other tests share: theirs have no such name.
-    let log = format!("ALTER DATABASE {0} SET log_statement = 'all'; ALTER DATABASE {0} SET application_name = '{0}'", database.name());
+    let log =
+        format!("ALTER DATABASE {0} SET log_statement = 'all'; ALTER DATABASE {0} SET application_name = '{0}'", database.name());
     client.batch_execute(&log).await.expect("set");
     let store = database.store();
     let said = |server: &Server| server.log().lines().filter(|line| line.contains("LOG:  execute ")).count();
@@ -321,9 +329,13 @@ async fn a_gpu_is_found_by_the_index_of_each_form() {
     client.batch_execute("SET enable_seqscan = off; SET enable_bitmapscan = off").await.expect("set");
     for condition in ["gpu_uuid = 'GPU-00017'", "hostname = 'host-0003' AND metric_name = 'METRIC_2'"] {
         let plan = plan(&client, "", &format!("SELECT count(*), sum(value) FROM samples WHERE {condition}")).await;
-        for (table, on) in [("sample_chunk", "series_id = (("), ("sample_slab", "block_id = ("), ("sample_packed", "gpu_id = g")] {
+        for (table, on) in [("sample_chunk", "series_id = (("), ("sample_slab", "block_id = ("), ("sample_packed", "gpu_id = g")]
+        {
             let found = plan.lines().zip(plan.lines().skip(1)).any(|(scan, condition)| {
-                scan.contains("Index") && scan.contains(&format!(" on {table}_2025")) && condition.contains("Index Cond") && condition.contains(on)
+                scan.contains("Index")
+                    && scan.contains(&format!(" on {table}_2025"))
+                    && condition.contains("Index Cond")
+                    && condition.contains(on)
             });
             assert!(found, "{table} for {condition}:\n{plan}");
         }
@@ -344,7 +356,8 @@ async fn a_metric_is_chosen_before_values_are_unpacked() {
     let unpacked = async |condition: &str| {
         let sql = format!("SELECT sum(value) FROM samples WHERE ts < '2025-01-16' AND {condition}");
         let plan = plan(&client, "(ANALYZE, TIMING OFF, COSTS OFF, SUMMARY OFF)", &sql).await;
-        let loops = |line: &str| line.split("loops=").nth(1).and_then(|text| text.trim_end_matches(')').parse::<i64>().ok()).unwrap_or(0);
+        let loops =
+            |line: &str| line.split("loops=").nth(1).and_then(|text| text.trim_end_matches(')').parse::<i64>().ok()).unwrap_or(0);
         // Those of the times of the row are below a plan of its own, and have no `at`.
         let all: Vec<&str> = plan.lines().filter(|line| line.contains("ProjectSet (actual")).collect();
         (all.iter().map(|line| loops(line)).sum::<i64>(), plan)

@@ -12,6 +12,7 @@ mod pooler;
 mod postgres;
 mod reading;
 mod rows;
+mod sets;
 mod slabs;
 mod snapshots;
 mod sqlite;

@@ -16,7 +16,7 @@ const MIGRATIONS: [(i32, &str, &str); 2] = [
 ];
 
 /// Makes the schema as release 0.1.0 does, up to a version.
-async fn made_by_0_1_0(version: usize) -> (Database, Client) {
+pub async fn made_by_0_1_0(version: usize) -> (Database, Client) {
     let database = Server::shared().empty_database().await;
     let client = database.client().await;
     let table = "CREATE TABLE schema_migration (version int PRIMARY KEY, name text NOT NULL, checksum text NOT NULL, \
@@ -66,10 +66,6 @@ async fn programs_of_two_releases_use_one_schema() {
     assert_eq!(conflicts(&reader, 10).await.expect("none"), (Vec::new(), false));
     let store = database.store();
     store.migrate().await.expect("migrated");
-    let content = Content::new("a", plain(50));
-    store.commit(&[content.all()]).await.expect("stored");
-    let new = i64::try_from(content.samples().values().sum::<usize>()).expect("few");
-    assert_eq!(count(&client, "samples").await, 3 + new);
 
     // A letter that the old one has kept, and another one of the same rows.
     let kept = store.dead_letters().await.expect("letters").remove(0);
@@ -88,7 +84,16 @@ async fn programs_of_two_releases_use_one_schema() {
     let retried = "DELETE FROM dead_letter WHERE id = (SELECT max(id) FROM dead_letter) RETURNING payload";
     assert_eq!(client.query_one(retried, &[]).await.expect("one").get::<_, &[u8]>(0), b"other");
     run_0_1_0(&client, 11).await;
+    assert_eq!(count(&client, "samples").await, 6);
+
+    // Once a new one has written, they are refused: by what they find when they start, and, where they still run, when they commit.
+    let content = Content::new("a", plain(50));
+    store.commit(&[content.all()]).await.expect("stored");
+    let new = i64::try_from(content.samples().values().sum::<usize>()).expect("few");
     assert_eq!(count(&client, "samples").await, 6 + new);
+    let unknown = count(&client, "schema_migration WHERE version > 2").await;
+    assert_eq!(unknown, 1);
+    assert!(client.batch_execute(&seen_by_0_1_0("2025-01-12 10:00:00+00")).await.is_err(), "it would be history");
     // The reader that was there before goes on, too.
     let ledger = Store::ledger(&reader).await.expect("a ledger");
     assert_eq!(ledger.len(), 2);

@@ -20,14 +20,14 @@ const READ_WHOLE: [i64; 2] = [1, 4];
 struct Search {
     /// Those of its series that are wanted.
     series: HashSet<SeriesId>,
-    /// The slabs before this one (by t_max and id) come next.
-    before: (TimeMs, i64),
+    /// The slabs that end before this come next.
+    before: TimeMs,
 }
 
 impl Search {
-    /// Whether a slab that comes next may have something that is newer than what is known: it comes before the last one that was read.
+    /// Whether a slab that comes next may have something that is newer than what is known.
     fn may_go_on(&self, best: &Best) -> bool {
-        self.series.iter().any(|series| best.get(series).is_none_or(|(time, id, _)| (*time, *id) < self.before))
+        since(&self.series, best) < self.before
     }
 }
 
@@ -37,7 +37,7 @@ type Searches = BTreeMap<BlockId, Search>;
 pub(super) async fn of_slabs(asked: Asked<'_>, wanted: &[Ids], begins: (TimeMs, TimeMs), best: &mut Best) -> Result<()> {
     let mut searches = Searches::new();
     for ids in wanted {
-        let start = || Search { series: HashSet::new(), before: (TimeMs::MAX, i64::MAX) };
+        let start = || Search { series: HashSet::new(), before: TimeMs::MAX };
         searches.entry(BlockId::of(ids.gpu)).or_insert_with(start).series.insert(ids.series);
     }
     for limit in READ_WHOLE {
@@ -57,29 +57,27 @@ pub(super) async fn of_slabs(asked: Asked<'_>, wanted: &[Ids], begins: (TimeMs, 
 struct Places {
     blocks: Vec<BlockId>,
     since: Vec<TimeMs>,
-    t_max: Vec<TimeMs>,
-    ids: Vec<i64>,
+    before: Vec<TimeMs>,
 }
 
-/// The next slabs of each block, the latest first.
+/// The next slabs of each block, the latest first: in the order of the index, so that no more are read than are asked for.
 fn next_slabs(searches: &Searches, best: &Best, columns: &str, limit: &str) -> (String, Places) {
     let mut places = Places::default();
     for (block, search) in searches {
         places.blocks.push(*block);
         places.since.push(since(&search.series, best));
-        places.t_max.push(search.before.0);
-        places.ids.push(search.before.1);
+        places.before.push(search.before);
     }
     let sql = format!(
-        "SELECT s.* FROM unnest($1::bigint[], $2::timestamptz[], $3::timestamptz[], $4::bigint[]) AS w (block, since, t_max, id) \
+        "SELECT s.* FROM unnest($1::bigint[], $2::timestamptz[], $3::timestamptz[]) AS w (block, since, before) \
           CROSS JOIN LATERAL (SELECT {columns} FROM sample_slab q \
-            WHERE q.block_id = w.block AND q.t_max >= w.since AND q.t_max <= w.t_max AND q.t_min >= $5 AND q.t_min < $6 \
-              AND (q.t_max, q.id) < (w.t_max, w.id) ORDER BY q.t_max DESC, q.id DESC {limit}) s"
+            WHERE q.block_id = w.block AND q.t_max >= w.since AND q.t_max < w.before AND q.t_min >= $4 AND q.t_min < $5 \
+            ORDER BY q.t_max DESC {limit}) s"
     );
     (sql, places)
 }
 
-/// Reads so many slabs of each block; leaves the searches that are to go on.
+/// Reads so many slabs of each block, and those that end with the last of them; leaves the searches that are to go on.
 async fn last_slabs(
     asked: Asked<'_>,
     searches: &mut Searches,
@@ -87,29 +85,29 @@ async fn last_slabs(
     limit: i64,
     best: &mut Best,
 ) -> Result<()> {
-    let (sql, places) = next_slabs(searches, best, slab::COLUMNS, &format!("LIMIT {limit}"));
-    let Places { blocks, since, t_max, ids } = &places;
-    let mut rows = pin!(asked.rows(&sql, &[blocks, since, t_max, ids, &from, &before]).await?);
+    let (sql, places) = next_slabs(searches, best, slab::COLUMNS, &format!("FETCH FIRST {limit} ROWS WITH TIES"));
+    let Places { blocks, since, before: ends } = &places;
+    let mut rows = pin!(asked.rows(&sql, &[blocks, since, ends, &from, &before]).await?);
     let mut found: HashMap<BlockId, i64> = HashMap::new();
     while let Some(row) = asked.session.within(rows.try_next()).await? {
         let slab = slab::decode(asked.session, &row)?;
         let Some(search) = searches.get_mut(&slab.block) else { continue };
         *found.entry(slab.block).or_default() += 1;
-        search.before = search.before.min((slab.t_max, slab.id));
+        search.before = search.before.min(slab.t_max);
         for (series, time, value) in slab.newest(|id| search.series.contains(&id)) {
             better(best, series, time, slab.id, value);
         }
     }
     // There are no more slabs, or none that could change anything.
-    searches.retain(|block, search| found.get(block) == Some(&limit) && search.may_go_on(best));
+    searches.retain(|block, search| found.get(block) >= Some(&limit) && search.may_go_on(best));
     Ok(())
 }
 
 /// The heads of those of the other slabs that may have the newest sample of a series.
 async fn candidates(asked: Asked<'_>, searches: &Searches, begins: (TimeMs, TimeMs), best: &Best) -> Result<Vec<Head>> {
     let (sql, places) = next_slabs(searches, best, slab::HEAD_COLUMNS, "");
-    let Places { blocks, since, t_max, ids } = &places;
-    let mut rows = pin!(asked.rows(&sql, &[blocks, since, t_max, ids, &begins.0, &begins.1]).await?);
+    let Places { blocks, since, before } = &places;
+    let mut rows = pin!(asked.rows(&sql, &[blocks, since, before, &begins.0, &begins.1]).await?);
     // Of each series there is a sample at this time or later.
     let mut floors: HashMap<SeriesId, TimeMs> = best.iter().map(|(series, (time, ..))| (*series, *time)).collect();
     let mut heads = Vec::new();

@@ -11,6 +11,7 @@ mod pooler;
 mod postgres;
 mod reading;
 mod rows;
+mod sets;
 mod snapshots;
 mod sqlite;
 mod tls;

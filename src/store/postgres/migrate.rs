@@ -45,6 +45,7 @@ const MIGRATIONS: &[Migration] = &[
         index: None,
     },
     Migration { version: 6, name: "packed", sql: include_str!("migrations/0006_packed.sql"), compatible_from: 2, index: None },
+    Migration { version: 7, name: "live", sql: include_str!("migrations/0007_live.sql"), compatible_from: 2, index: None },
 ];
 
 /// The last version that release 0.1.0 knows.
@@ -56,12 +57,19 @@ const NEEDED: i32 = 2;
 const LOCK_POLL: Duration = Duration::from_millis(100);
 
 /// The tables of the schema, as rights are checked on them.
-pub(super) const TABLES: [&str; 18] = [
+pub(super) const TABLES: [&str; 25] = [
     "schema_migration",
     "store",
     "gpu",
+    "gpu_block",
     "series",
+    "series_set",
+    "series_all",
+    "metric",
+    "metric_list",
+    "workload",
     "sample_chunk",
+    "sample_slab",
     "sample_packed",
     "sample_conflict",
     "source",

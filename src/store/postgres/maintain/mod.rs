@@ -2,6 +2,7 @@
 //!
 //! | file | what |
 //! |---|---|
+//! | `retire` | days that are past their time lose their partitions |
 //! | `rewrite` | the transaction that puts packed rows in the place of others |
 //! | `merge` | rows to rectangles, and the comparison of the two |
 //! | `verify` | reading rows to find those that are damaged |
@@ -10,6 +11,7 @@
 //! done with a day when it is over is noted as a comment on its partition of `sample_packed` ([`FINISHED`]).
 
 mod merge;
+mod retire;
 mod rewrite;
 mod verify;
 
@@ -29,6 +31,7 @@ use super::{PostgresStore, packed, partitions};
 use crate::model::{GpuId, SeriesId, TimeMs};
 use crate::store::chunk::Day;
 use crate::store::maintenance::plan::{PlannedDay, Step, Stretch};
+use crate::store::maintenance::retention::HeldDay;
 use crate::store::maintenance::{Batch, DayPlan, DayState, Form, FormSize, Maintenance, Packed, Rewrite, Scope, Verified};
 use crate::store::{self};
 
@@ -71,13 +74,15 @@ pub(super) struct Maintained {
     lock_timeout_ms: u32,
     /// Whether it was made known that there are packed rows.
     announced: bool,
+    /// Samples before this are expired: their days are not packed any more.
+    floor: Option<TimeMs>,
 }
 
 impl Maintained {
     /// Takes the lock; `None` where somebody else has it. Who is urgent waits, and is made way for.
     pub(super) async fn take(store: &PostgresStore, urgent: bool) -> Result<Option<Self>> {
         let session = store.connections.session().await?.without_time_limit();
-        store.check_id(&session).await?;
+        let floor = store.check_id(&session).await?.floor;
         if urgent {
             session.query(WANT, &[]).await?;
         }
@@ -94,7 +99,7 @@ impl Maintained {
         // The session ends with the maintenance. Reading a large day, or giving back its space, takes as long as it takes.
         let lock_timeout_ms = if urgent { URGENT_LOCK_TIMEOUT_MS } else { LOCK_TIMEOUT_MS };
         session.batch(&format!("SET statement_timeout = 0; SET lock_timeout = '{lock_timeout_ms}ms'")).await?;
-        Ok(Some(Self { session, lock_timeout_ms, announced: false }))
+        Ok(Some(Self { session, lock_timeout_ms, announced: false, floor }))
     }
 
     /// The stretches of every GPU of a day that may have something to rewrite, by GPU.
@@ -343,7 +348,10 @@ impl Maintenance for Maintained {
             }
         }
         let due = days.into_values().filter(|(state, has_chunks, has_packed)| {
-            state.begins() < scope.until && (*has_chunks || *has_packed && !state.finished && state.is_over(scope.until))
+            let is_expired = self.floor.is_some_and(|floor| state.begins() < floor);
+            !is_expired
+                && state.begins() < scope.until
+                && (*has_chunks || *has_packed && !state.finished && state.is_over(scope.until))
         });
         Ok(due.map(|(state, ..)| state).collect())
     }
@@ -381,6 +389,27 @@ impl Maintenance for Maintained {
             bytes += rows.iter().map(|row| row.get::<_, i64>(0).unsigned_abs()).sum::<u64>();
         }
         Ok(bytes)
+    }
+
+    async fn clock(&mut self) -> store::Result<Option<TimeMs>> {
+        let rows = self.session.query("SELECT clock_timestamp()", &[]).await?;
+        Ok(rows.first().map(|row| row.get(0)))
+    }
+
+    async fn held(&mut self, _: Option<TimeMs>) -> store::Result<Vec<HeldDay>> {
+        Ok(retire::held(&self.session).await?)
+    }
+
+    async fn raise_floor(&mut self, floor: TimeMs) -> store::Result<()> {
+        if self.floor < Some(floor) {
+            retire::raise_floor(&self.session, floor).await?;
+            self.floor = Some(floor);
+        }
+        Ok(())
+    }
+
+    async fn drop_day(&mut self, day: &HeldDay) -> store::Result<Option<String>> {
+        Ok(retire::drop_day(&self.session, day, self.lock_timeout_ms).await?)
     }
 
     async fn is_wanted(&mut self) -> store::Result<bool> {

@@ -29,6 +29,8 @@ const WIDEST: IntervalMs = IntervalMs::DAY.times(64);
 
 /// Up to so many series are asked for their chunks without finding out first which of them have some.
 const PROBE_THRESHOLD: usize = 64;
+/// Snapshots that may be lost one after the other before an answer is given up.
+pub(super) const SNAPSHOTS_LOST: u32 = 5;
 /// How long a snapshot is used before the next slice begins with another one, so that others get their turn.
 pub(super) const TURN: Duration = Duration::from_secs(2);
 /// For how many slices at once it is found out which series have chunks.
@@ -125,8 +127,22 @@ impl Slices {
         }
     }
 
-    /// The next slice; of a series' samples with the same time only the later one. `None` at the end.
+    /// The next slice; of a series' samples with the same time only the later one. `None` at the end. Where a snapshot is lost before
+    /// that (a standby ends those that hold it up), the slice is fetched from another one.
     pub(super) async fn next(&mut self, lease: &mut Lease) -> Result<Option<Slice>> {
+        let mut lost = 0;
+        loop {
+            match self.try_next(lease).await {
+                Err(QueryError::SnapshotLost(reason)) if lost < SNAPSHOTS_LOST => {
+                    tracing::debug!(reason, "a snapshot is lost: the slice is fetched from another one");
+                    lost += 1;
+                }
+                done => return done,
+            }
+        }
+    }
+
+    async fn try_next(&mut self, lease: &mut Lease) -> Result<Option<Slice>> {
         loop {
             let (a, b) = match self.order {
                 Order::Asc => (self.at, self.at.plus(self.width).min(self.before)),

@@ -279,6 +279,29 @@ pub trait Reader: Send + Sync {
 
     /// A round trip, and whether the schema is there and one we know.
     async fn ready(&self) -> Result<()>;
+
+    /// Whether this is a copy that follows another server, and how far behind it is.
+    async fn standby(&self) -> Result<Option<Standby>> {
+        Ok(None)
+    }
+}
+
+/// A server that follows another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standby {
+    /// How far the server is behind, at most; `None` where that is not known.
+    pub behind: Option<Duration>,
+}
+
+impl Standby {
+    /// What the server is, in words.
+    #[must_use]
+    pub fn describe(self) -> String {
+        match self.behind {
+            Some(behind) => format!("a standby, {:.1} s behind its primary", behind.as_secs_f64()),
+            None => "a standby; it does not say how far it is behind its primary".to_owned(),
+        }
+    }
 }
 
 /// What a snapshot is taken for.

@@ -18,6 +18,7 @@ mod runtime;
 mod secrets;
 mod serve;
 mod source;
+mod standby;
 mod store;
 mod support;
 mod transport;

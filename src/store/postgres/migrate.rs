@@ -46,6 +46,13 @@ const MIGRATIONS: &[Migration] = &[
     },
     Migration { version: 6, name: "packed", sql: include_str!("migrations/0006_packed.sql"), compatible_from: 2, index: None },
     Migration { version: 7, name: "live", sql: include_str!("migrations/0007_live.sql"), compatible_from: 2, index: None },
+    Migration {
+        version: 8,
+        name: "retention",
+        sql: include_str!("migrations/0008_retention.sql"),
+        compatible_from: 2,
+        index: None,
+    },
 ];
 
 /// The last version that release 0.1.0 knows.
@@ -255,7 +262,8 @@ pub(super) fn compare(applied: &[Noted]) -> Applied {
         if Digest::of(known.sql.as_bytes()).to_string() != noted.checksum {
             return Applied::Changed(noted.version, noted.name.clone());
         }
-        if known.version == up_to + 1 {
+        let next = MIGRATIONS.iter().find(|migration| migration.version > up_to);
+        if next.is_some_and(|next| next.version == known.version) {
             up_to = known.version;
         }
     }

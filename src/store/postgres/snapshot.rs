@@ -17,7 +17,7 @@ use tokio_postgres::RowStream;
 
 use super::error::Result;
 use super::pool::{Params, Session};
-use super::{Forms, PostgresStore, chunk, newest, packed, slab};
+use super::{Forms, PostgresStore, chunk, newest, packed, slab, standby};
 use crate::model::{BlockId, GpuId, SeriesId, TimeMs};
 use crate::store::packed::Rectangle;
 use crate::store::{self, Chunk, ChunkRange, Ids, Latest, Snapshot, SnapshotFor, Span};
@@ -59,13 +59,13 @@ impl PostgresSnapshot {
         }
         let answer = question(Asked { session, forms: self.forms });
         let answer = if self.is_begun {
-            answer.await?
+            answer.await.map_err(|error| standby::lost(session, error, true))?
         } else {
             // Polled in this order, so sent in this order, and in one round trip.
             let (begun, answer) = join(session.batch(BEGIN), answer).await;
             begun?;
             self.is_begun = true;
-            answer?
+            answer.map_err(|error| standby::lost(session, error, false))?
         };
         self.is_busy = answer.is_none();
         Ok(answer)

@@ -3,6 +3,7 @@
 //! | file | what |
 //! |---|---|
 //! | `look` | what there is of a day, for the plan |
+//! | `retire` | days that are past their time lose their partitions |
 //! | `rewrite` | the transaction that puts packed rows in the place of others |
 //! | `merge` | rows to rectangles, and the comparison of the two |
 //! | `verify` | reading rows to find those that are damaged |
@@ -12,6 +13,7 @@
 
 mod look;
 mod merge;
+mod retire;
 mod rewrite;
 mod verify;
 
@@ -28,10 +30,11 @@ use super::error::{PostgresError, Result};
 use super::pool::Session;
 use super::series::Caches;
 use super::{PostgresStore, live, packed, partitions, slab};
-use crate::model::{GpuId, SeriesId};
+use crate::model::{GpuId, SeriesId, TimeMs};
 use crate::store;
 use crate::store::chunk::Day;
 use crate::store::maintenance::plan::PlannedDay;
+use crate::store::maintenance::retention::HeldDay;
 use crate::store::maintenance::{Batch, DayPlan, DayState, Form, FormSize, Maintenance, Owner, Packed, Scope, Verified};
 
 /// Held by whoever maintains the store.
@@ -69,13 +72,15 @@ pub(super) struct Maintained {
     announced: bool,
     /// Whether slabs were rewritten since the space of such was given back.
     took_slabs: bool,
+    /// Samples before this are expired: their days are not packed any more.
+    floor: Option<TimeMs>,
 }
 
 impl Maintained {
     /// Takes the lock; `None` where somebody else has it. Who is urgent waits, and is made way for.
     pub(super) async fn take(store: &PostgresStore, urgent: bool) -> Result<Option<Self>> {
         let session = store.connections.session().await?.without_time_limit();
-        store.check_id(&session).await?;
+        let floor = store.check_id(&session).await?.floor;
         if urgent {
             session.query(WANT, &[]).await?;
         }
@@ -92,7 +97,8 @@ impl Maintained {
         // The session ends with the maintenance. Reading a large day, or giving back its space, takes as long as it takes.
         let lock_timeout_ms = if urgent { URGENT_LOCK_TIMEOUT_MS } else { LOCK_TIMEOUT_MS };
         session.batch(&format!("SET statement_timeout = 0; SET lock_timeout = '{lock_timeout_ms}ms'")).await?;
-        Ok(Some(Self { session, caches: Arc::clone(&store.caches), lock_timeout_ms, announced: false, took_slabs: false }))
+        let caches = Arc::clone(&store.caches);
+        Ok(Some(Self { session, caches, lock_timeout_ms, announced: false, took_slabs: false, floor }))
     }
 
     async fn vacuum(&self, table: &str, options: &str) -> Result<Option<String>> {
@@ -238,7 +244,10 @@ impl Maintenance for Maintained {
             }
         }
         let due = days.into_values().filter(|(state, has_unpacked, has_packed)| {
-            state.begins() < scope.until && (*has_unpacked || *has_packed && !state.finished && state.is_over(scope.until))
+            let is_expired = self.floor.is_some_and(|floor| state.begins() < floor);
+            !is_expired
+                && state.begins() < scope.until
+                && (*has_unpacked || *has_packed && !state.finished && state.is_over(scope.until))
         });
         Ok(due.map(|(state, ..)| state).collect())
     }
@@ -272,6 +281,27 @@ impl Maintenance for Maintained {
             bytes += rows.iter().map(|row| row.get::<_, i64>(0).unsigned_abs()).sum::<u64>();
         }
         Ok(bytes)
+    }
+
+    async fn clock(&mut self) -> store::Result<Option<TimeMs>> {
+        let rows = self.session.query("SELECT clock_timestamp()", &[]).await?;
+        Ok(rows.first().map(|row| row.get(0)))
+    }
+
+    async fn held(&mut self, _: Option<TimeMs>) -> store::Result<Vec<HeldDay>> {
+        Ok(retire::held(&self.session).await?)
+    }
+
+    async fn raise_floor(&mut self, floor: TimeMs) -> store::Result<()> {
+        if self.floor < Some(floor) {
+            retire::raise_floor(&self.session, floor).await?;
+            self.floor = Some(floor);
+        }
+        Ok(())
+    }
+
+    async fn drop_day(&mut self, day: &HeldDay) -> store::Result<Option<String>> {
+        Ok(retire::drop_day(&self.session, day, self.lock_timeout_ms).await?)
     }
 
     async fn is_wanted(&mut self) -> store::Result<bool> {

@@ -5,7 +5,7 @@ use std::hash::Hash;
 use std::sync::Arc;
 
 use super::budget::{Held, Lease, MAX_TEXT_BYTES, row_bytes};
-use super::slices::SNAPSHOTS_LOST;
+use super::slices::{LOST_PAUSE, SNAPSHOTS_LOST};
 use super::{
     FilterParams, Gpu, GpuFilter, GpuPlace, GpuSummary, MetricsParam, Page, PageParams, Params, Place, Query, QueryError, Result,
     cursor, lists, telemetry,
@@ -214,6 +214,7 @@ impl Query {
                             tracing::debug!(reason, "a snapshot is lost: newest samples are read from another one");
                             lost += 1;
                             drop(snapshot);
+                            tokio::time::sleep(LOST_PAUSE * lost).await;
                             snapshot = lease.snapshot(&*self.reader).await?;
                         }
                         done => break done?,

@@ -31,6 +31,8 @@ const WIDEST: IntervalMs = IntervalMs::DAY.times(64);
 const PROBE_THRESHOLD: usize = 64;
 /// Snapshots that may be lost one after the other before an answer is given up.
 pub(super) const SNAPSHOTS_LOST: u32 = 5;
+/// How long another one is waited for, each time longer.
+pub(super) const LOST_PAUSE: Duration = Duration::from_millis(20);
 /// How long a snapshot is used before the next slice begins with another one, so that others get their turn.
 pub(super) const TURN: Duration = Duration::from_secs(2);
 /// For how many slices at once it is found out which series have chunks.
@@ -136,6 +138,7 @@ impl Slices {
                 Err(QueryError::SnapshotLost(reason)) if lost < SNAPSHOTS_LOST => {
                     tracing::debug!(reason, "a snapshot is lost: the slice is fetched from another one");
                     lost += 1;
+                    tokio::time::sleep(LOST_PAUSE * lost).await;
                 }
                 done => return done,
             }

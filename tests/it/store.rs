@@ -14,6 +14,7 @@ mod reading;
 mod retention;
 mod rows;
 mod sets;
+mod slabs;
 mod snapshots;
 mod sqlite;
 mod standby;

@@ -48,6 +48,24 @@ async fn short_runs_of_neighbours_share_a_row() {
     assert_eq!((count(&client, "sample_slab").await, count(&client, "gpu_block").await), (4, 2));
 }
 
+/// PostgreSQL compresses only rows of more than 2 KB: those of a few scrapes would not be.
+#[tokio::test]
+async fn a_row_of_few_samples_is_compressed() {
+    let h = Postgres::new().await;
+    let contents = [("one scrape", scrapes(0..15, 0..1)), ("parts of two", scrapes(0..10, 1..3))]
+        .map(|(name, rows)| Content::new(name, rows));
+    for content in &contents {
+        commit(&*h.open(), &[content.all()]).await;
+    }
+    let sql = "SELECT n, pg_column_size(\"values\")::bigint, pg_column_size(s.*)::bigint FROM sample_slab s ORDER BY id";
+    let rows = h.0.client().await.query(sql, &[]).await.expect("rows");
+    assert_eq!(rows.iter().map(|row| row.get(0)).collect::<Vec<i32>>(), [75, 100]);
+    for row in rows {
+        let (n, values, whole) = (i64::from(row.get::<_, i32>(0)), row.get::<_, i64>(1), row.get::<_, i64>(2));
+        assert!(values < 5 * n && whole < 11 * n, "{n} samples: {values} bytes of values, {whole} of the row");
+    }
+}
+
 /// Who knows the marks of a block needs nothing of what is stored: here nobody could read it.
 #[tokio::test]
 async fn what_comes_live_is_written_without_reading_a_slab() {

@@ -153,6 +153,36 @@ impl Content {
     }
 }
 
+/// A batch with some samples of each of these series, a second apart, each with its time of day in seconds as value.
+pub fn batch(name: &str, all: &[Series], from: i64, samples: usize) -> Incoming {
+    let dictionary = Dictionary::new(all);
+    let rows = (all.len() * samples) as u64;
+    let mut parts = BatchParts {
+        header: Header {
+            source: source(name),
+            family: FamilyId::of_source(source(name)),
+            cluster: "edge".into(),
+            name: name.into(),
+            created_ms: TimeMs::from_millis(DAY),
+            dictionaries: vec![DictionaryId::of(format!("{dictionary:?}").as_bytes())],
+        },
+        rows: RowRange { first: 0, end: rows },
+        runs: Vec::new(),
+        row: (0..rows).collect(),
+        time_ms: Vec::new(),
+        value: Vec::new(),
+        rejects: Vec::new(),
+    };
+    for index in 0..all.len() {
+        parts.runs.push(Run { dictionary: 0, index: index as u32, start: index * samples, len: samples });
+        for at in 0..samples as i64 {
+            parts.time_ms.push(TimeMs::from_millis(DAY + (from + at) * 1000));
+            parts.value.push((from + at) as f64);
+        }
+    }
+    Incoming::new(Batch::new(parts).expect("a batch"), vec![Arc::new(dictionary)]).expect("its series")
+}
+
 /// What a store has of both together.
 pub fn union(a: &Multiset, b: &Multiset) -> Multiset {
     a.iter().chain(b).map(|(sample, _)| (sample.clone(), 1)).collect()

@@ -10,6 +10,7 @@ mod packed;
 mod pooler;
 mod postgres;
 mod reading;
+mod rollups;
 mod rows;
 mod snapshots;
 mod sqlite;

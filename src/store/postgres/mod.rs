@@ -42,6 +42,7 @@ mod pool;
 mod pooler;
 mod read;
 mod rights;
+mod rollup;
 mod series;
 mod snapshot;
 mod tls;
@@ -90,6 +91,8 @@ pub struct PostgresStore {
     ping_connection: Connections,
     /// Whether the schema is known to have packed rows.
     has_packed: AtomicBool,
+    /// Whether it has rollups.
+    has_rollups: AtomicBool,
     /// The connections that downloads may hold.
     downloads: Arc<Semaphore>,
     caches: Arc<Caches>,
@@ -135,6 +138,7 @@ impl PostgresStore {
             connections,
             ping_connection,
             has_packed: AtomicBool::new(false),
+            has_rollups: AtomicBool::new(false),
             downloads: Arc::new(Semaphore::new((config.pool_size * config.download_percent / 100).max(1))),
             caches,
             marks: Marks::new(config.series_cache),
@@ -186,13 +190,16 @@ impl PostgresStore {
         &self.connections.endpoint
     }
 
-    /// Whether the schema has packed rows. One that has them keeps them.
-    async fn has_packed(&self, session: &Session) -> error::Result<bool> {
-        if !self.has_packed.load(Ordering::Relaxed) {
-            let rows = session.query("SELECT to_regclass('sample_packed') IS NOT NULL", &[]).await?;
-            self.has_packed.store(rows.first().is_some_and(|row| row.get(0)), Ordering::Relaxed);
+    /// Whether the schema has packed rows, and rollups. One that has them keeps them.
+    async fn forms(&self, session: &Session) -> error::Result<(bool, bool)> {
+        if !self.has_rollups.load(Ordering::Relaxed) {
+            let sql = "SELECT to_regclass('sample_packed') IS NOT NULL, to_regclass('sample_rollup_1h') IS NOT NULL";
+            let rows = session.query(sql, &[]).await?;
+            for (known, at) in [(&self.has_packed, 0), (&self.has_rollups, 1)] {
+                known.store(rows.first().is_some_and(|row| row.get(at)), Ordering::Relaxed);
+            }
         }
-        Ok(self.has_packed.load(Ordering::Relaxed))
+        Ok((self.has_packed.load(Ordering::Relaxed), self.has_rollups.load(Ordering::Relaxed)))
     }
 
     /// A place among the downloads that hold a connection, as soon as one is free.

@@ -45,13 +45,14 @@ pub(super) fn encode(out: &mut BytesMut, row: &Row) {
 }
 
 /// A `varbit` in its binary form: how many bits, then the bytes.
-fn put_bits(out: &mut BytesMut, bits: &Bits) {
+pub(super) fn put_bits(out: &mut BytesMut, bits: &Bits) {
     out.put_i32(count(bits.bytes.len() + 4));
     out.put_i32(count(bits.len));
     out.put_slice(&bits.bytes);
 }
 
-struct Varbit(Bits);
+/// A `varbit`.
+pub(super) struct Varbit(pub(super) Bits);
 
 impl<'a> FromSql<'a> for Varbit {
     fn from_sql(_: &Type, raw: &'a [u8]) -> std::result::Result<Self, Box<dyn Error + Sync + Send>> {
@@ -106,7 +107,8 @@ fn without_bits(row: &SqlRow) -> std::result::Result<Row, String> {
     })
 }
 
-fn column<'a, T: FromSql<'a>>(row: &'a SqlRow, at: usize, name: &str) -> std::result::Result<T, String> {
+/// A column of a row.
+pub(super) fn column<'a, T: FromSql<'a>>(row: &'a SqlRow, at: usize, name: &str) -> std::result::Result<T, String> {
     row.try_get(at).map_err(|error| {
         let cause = error.source().map_or_else(|| error.to_string(), ToString::to_string);
         format!("the column {name} cannot be read: {cause}")

@@ -17,10 +17,10 @@ use tokio_postgres::RowStream;
 
 use super::error::Result;
 use super::pool::{Params, Session};
-use super::{PostgresStore, chunk, newest, packed};
+use super::{PostgresStore, chunk, newest, packed, rollup};
 use crate::model::{GpuId, SeriesId, TimeMs};
 use crate::store::packed::Rectangle;
-use crate::store::{self, Chunk, ChunkRange, Ids, Latest, Snapshot, SnapshotFor, Span};
+use crate::store::{self, Chunk, ChunkRange, Ids, Latest, Level, Needs, RolledUp, Snapshot, SnapshotFor, Span};
 
 const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
 
@@ -30,6 +30,8 @@ pub(super) struct PostgresSnapshot {
     session: Option<Session>,
     /// Whether the schema has packed rows: one that is not migrated yet has none.
     has_packed: bool,
+    /// Whether it has rollups.
+    has_rollups: bool,
     /// Whether the transaction has begun.
     is_begun: bool,
     /// Whether a question was not answered to its end.
@@ -47,8 +49,8 @@ impl PostgresSnapshot {
             SnapshotFor::Download => Some(store.place_for_download(until).await?),
         };
         let session = store.connections.session_within(until.saturating_duration_since(Instant::now())).await?;
-        let has_packed = store.has_packed(&session).await?;
-        Ok(Self { session: Some(session), has_packed, is_begun: false, is_busy: false, _place: place })
+        let (has_packed, has_rollups) = store.forms(&session).await?;
+        Ok(Self { session: Some(session), has_packed, has_rollups, is_begun: false, is_busy: false, _place: place })
     }
 
     /// Asks a question. Until it is answered, the session counts as one that was left in the middle; an answer of `None` leaves it there.
@@ -57,7 +59,7 @@ impl PostgresSnapshot {
         if std::mem::replace(&mut self.is_busy, true) {
             return Err(session.unavailable("the snapshot is over: a question to it was broken off".to_owned()));
         }
-        let answer = question(Asked { session, has_packed: self.has_packed });
+        let answer = question(Asked { session, has_packed: self.has_packed, has_rollups: self.has_rollups });
         let answer = if self.is_begun {
             answer.await?
         } else {
@@ -77,6 +79,7 @@ impl PostgresSnapshot {
 pub(super) struct Asked<'a> {
     pub(super) session: &'a Session,
     pub(super) has_packed: bool,
+    pub(super) has_rollups: bool,
 }
 
 impl Asked<'_> {
@@ -230,5 +233,10 @@ impl Snapshot for PostgresSnapshot {
             Ok(Some(all))
         });
         Ok(both.await?.unwrap_or_default())
+    }
+
+    async fn rollups(&mut self, wanted: &[Ids], level: Level, needs: Needs, span: (TimeMs, TimeMs)) -> store::Result<RolledUp> {
+        let rolled = self.ask(async |asked| rollup::rollups(asked, wanted, level, needs, span).await.map(Some)).await?;
+        Ok(rolled.unwrap_or_else(|| RolledUp::none(wanted, span)))
     }
 }

@@ -261,10 +261,15 @@ async fn a_view_of_a_user_survives_the_new_columns() {
     let client = database.client().await;
     let store = database.store();
     store.migrate().await.expect("migrated");
+    let rollups = "DROP TABLE sample_rollup_5m, sample_rollup_1h, metric_kind CASCADE; \
+                   DROP FUNCTION samples_5m_between, samples_1h_between, rollup_columns, hour_of_day, hour_at, day_of, float8_of_sum CASCADE";
+    client.batch_execute(rollups).await.expect("dropped");
     // As before the migration: the function as it was, and a view that uses it.
     let former = include_str!("../../../src/store/postgres/migrations/0003_prune.sql");
-    let undo = "DROP VIEW samples; DROP FUNCTION samples_between; DROP VIEW sample_place; DROP VIEW packed_sample; \
-                DROP FUNCTION float8_of_bits; DROP TABLE sample_packed; DELETE FROM schema_step WHERE version = 6";
+    let undo = "DROP TABLE gpu_block, series_set, metric, metric_list, workload, sample_slab CASCADE; \
+                DROP FUNCTION refuse_older_collectors CASCADE; \
+                DROP VIEW IF EXISTS samples; DROP FUNCTION IF EXISTS samples_between; DROP VIEW IF EXISTS sample_place, packed_sample; \
+                DROP FUNCTION float8_of_bits; DROP TABLE sample_packed; DELETE FROM schema_step WHERE version >= 6";
     client.batch_execute(undo).await.expect("undone");
     client.batch_execute(former).await.expect("the former function");
     let view = "CREATE VIEW mine AS SELECT ts, value FROM samples_between('2025-01-15', '2025-01-17')";

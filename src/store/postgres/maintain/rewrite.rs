@@ -15,12 +15,13 @@ use super::super::error::{PostgresError, Result};
 use super::super::pool::Session;
 use super::super::{chunk, copy, packed, partitions};
 use super::merge::Merge;
+use super::rollup::{self, Rolling};
 use super::verify::{Broken, is_damage, one_by_one};
 use crate::model::{GpuId, SeriesId, TimeMs};
 use crate::store::StoreError;
 use crate::store::chunk::Day;
 use crate::store::maintenance::{Form, Packed, Rewrite};
-use crate::store::packed::Rectangle;
+use crate::store::packed::{Rectangle, Samples};
 
 /// Attempts at a transaction that loses against another one.
 const ATTEMPTS: u32 = 4;
@@ -124,13 +125,17 @@ impl Work<'_> {
         let has_chunks = !session.query("SELECT FROM pg_class WHERE oid = to_regclass($1::text)", &[&chunks]).await?.is_empty();
         let mut gpus: Vec<GpuId> = self.rewrites.iter().map(|rewrite| rewrite.gpu).collect();
         gpus.sort_unstable();
-        let both = if has_chunks { format!("{chunks}, {packed}") } else { packed.clone() };
+        let mut all = vec![packed.as_str()];
+        all.extend(has_chunks.then_some(chunks.as_str()));
+        let rollups = rollup::partitions_of(session, self.day).await?;
+        all.extend(rollups.iter().map(|(_, name)| name.as_str()));
         // The rows are found by their index, whatever the statistics of a table say that was filled and emptied an hour ago.
         session
             .batch(&format!(
                 "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL lock_timeout = '{}ms'; SET LOCAL enable_seqscan = off; \
-                 LOCK TABLE ONLY {both} IN ROW EXCLUSIVE MODE",
-                self.lock_timeout_ms
+                 LOCK TABLE ONLY {} IN ROW EXCLUSIVE MODE",
+                self.lock_timeout_ms,
+                all.join(", ONLY ")
             ))
             .await?;
         session.query("SELECT FROM gpu WHERE id = ANY($1) ORDER BY id FOR NO KEY UPDATE", &[&gpus]).await?;
@@ -148,7 +153,9 @@ impl Work<'_> {
             session.batch("ROLLBACK").await?;
             return Ok(Attempt::Done(Packed::default()));
         }
-        let done = self.put(session, &packed, merges).await?;
+        let is_whole = self.without.is_empty() && self.rewrites.iter().all(|rewrite| rewrite.ids.is_none());
+        let rolling = Rolling::new(session, rollups, &gpus, self.day, self.span(), is_whole).await?;
+        let done = self.put(session, &packed, merges, rolling).await?;
         session.batch("COMMIT").await?;
         Ok(Attempt::Done(done))
     }
@@ -245,7 +252,7 @@ impl Work<'_> {
     }
 
     /// Packs what was taken, writes it, and counts it on the server.
-    async fn put(&self, session: &Session, table: &str, merges: BTreeMap<GpuId, Merge>) -> Result<Packed> {
+    async fn put(&self, session: &Session, table: &str, merges: BTreeMap<GpuId, Merge>, mut rolling: Rolling) -> Result<Packed> {
         let damaged: Vec<i64> = {
             let mut ids: Vec<i64> = self.without.iter().map(|broken| broken.id).collect();
             ids.sort_unstable();
@@ -257,7 +264,8 @@ impl Work<'_> {
             done.samples += merge.samples;
             done.rows_before += merge.rows;
             taken.insert(gpu, merge.samples);
-            rectangles.extend(merge.pack(gpu, &damaged).map_err(|what| self.refused(session, gpu, &what))?);
+            let mut seen = |all: &[Samples]| rolling.roll(gpu, all);
+            rectangles.extend(merge.pack(gpu, &damaged, &mut seen).map_err(|what| self.refused(session, gpu, &what))?);
             // Packing takes a while, and others wait for this thread.
             tokio::task::yield_now().await;
         }
@@ -284,6 +292,7 @@ impl Work<'_> {
                 &format!("{samples} samples were taken, and {put} are there: nothing was changed"),
             ));
         }
+        rolling.put(session).await?;
         Ok(done)
     }
 

@@ -402,9 +402,8 @@ impl OfMember<'_> {
         mut add: impl FnMut(TimeMs, bool, &dyn Fn(&mut Bucket)),
     ) {
         let part = self.part;
-        let is_within = |begin: TimeMs| {
-            part.is_whole && step.is_some_and(|length| begin >= part.from && begin.plus(length) <= part.before)
-        };
+        let is_within =
+            |begin: TimeMs| part.is_whole && step.is_some_and(|length| begin >= part.from && begin.plus(length) <= part.before);
         for run in self.rolled {
             let of = |begin: TimeMs| step.map_or(from, |step| begin.floor_to(step));
             add_rollups(run, of, |begin, fill| add(begin, is_within(begin), fill));

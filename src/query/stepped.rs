@@ -213,10 +213,8 @@ impl Stepped {
             rest.into_iter().rev().for_each(|todo| self.todo.push_front(todo));
         }
         let places: HashMap<SeriesId, u32> = self.series.iter().map(|ids| ids.series).zip(0..).collect();
-        let mut rolled: Vec<RolledRun> = series
-            .into_iter()
-            .filter_map(|(id, rollups)| Some(RolledRun { series: *places.get(&id)?, rollups }))
-            .collect();
+        let mut rolled: Vec<RolledRun> =
+            series.into_iter().filter_map(|(id, rollups)| Some(RolledRun { series: *places.get(&id)?, rollups })).collect();
         rolled.sort_by_key(|run| (run.series, run.rollups.first().map(|one| one.begin)));
         let (from, before) = if is_whole { (a, b) } else { (self.edge, self.edge) };
         Ok(Part { from, before, is_whole, runs: Vec::new(), rolled })

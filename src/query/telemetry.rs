@@ -335,7 +335,11 @@ impl Steps {
     fn add(&mut self, part: &Part) -> Result<()> {
         for run in &part.rolled {
             let series = self.groups[run.series as usize];
-            add_rollups(run, |begin| begin.floor_to(self.length), |step, fill| fill(self.open.entry((step, series)).or_default()));
+            add_rollups(
+                run,
+                |begin| begin.floor_to(self.length),
+                |step, fill| fill(self.open.entry((step, series)).or_default()),
+            );
         }
         for run in &part.runs {
             for (step, range) in run.steps(self.length) {

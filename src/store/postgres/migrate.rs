@@ -257,7 +257,8 @@ pub(super) fn compare(applied: &[Noted]) -> Applied {
         if Digest::of(known.sql.as_bytes()).to_string() != noted.checksum {
             return Applied::Changed(noted.version, noted.name.clone());
         }
-        if known.version == up_to + 1 {
+        let next = MIGRATIONS.iter().find(|next| next.version > up_to);
+        if next.is_some_and(|next| next.version == known.version) {
             up_to = known.version;
         }
     }

@@ -12,9 +12,9 @@ mod form;
 mod served;
 
 pub use form::Needs;
-pub use served::{RolledUp, Unrolled};
-pub(in crate::store) use served::Served;
 pub(in crate::store) use form::{COVER, Cover, RollupRow, Rollups, hour_of, read};
+pub(in crate::store) use served::Served;
+pub use served::{RolledUp, Unrolled};
 
 use std::ops::Range;
 
@@ -324,14 +324,17 @@ mod tests {
     #[test]
     fn steps_are_made_of_the_coarsest_buckets() {
         let level = |seconds: u32| Level::for_step(IntervalMs::SECOND.times(seconds));
-        assert_eq!([60, 300, 900, 3600, 5400, 7200, 86_400].map(level), [
-            None,
-            Some(Level::FiveMinutes),
-            Some(Level::FiveMinutes),
-            Some(Level::Hour),
-            Some(Level::FiveMinutes),
-            Some(Level::Hour),
-            Some(Level::Hour)
-        ]);
+        assert_eq!(
+            [60, 300, 900, 3600, 5400, 7200, 86_400].map(level),
+            [
+                None,
+                Some(Level::FiveMinutes),
+                Some(Level::FiveMinutes),
+                Some(Level::Hour),
+                Some(Level::FiveMinutes),
+                Some(Level::Hour),
+                Some(Level::Hour)
+            ]
+        );
     }
 }

@@ -165,7 +165,10 @@ mod tests {
         let (from, before) = (at(2).plus_millis(300_000), at(30));
         let all = [ids(1, 1), ids(2, 1), ids(3, 2)];
         let mut served = Served::new((from, before));
-        let cover = |hours: Hours, without: &[i64]| Cover { hours, without: without.iter().map(|id| SeriesId::from_store(*id)).collect() };
+        let cover = |hours: Hours, without: &[i64]| Cover {
+            hours,
+            without: without.iter().map(|id| SeriesId::from_store(*id)).collect(),
+        };
         served.cover(GpuId::from_store(1), at(0), cover(0xff_ffff, &[]));
         served.cover(GpuId::from_store(1), at(24), cover(0xff_ffff, &[2]));
         served.chunk(SeriesId::from_store(1), at(3).plus_millis(-1), at(4));
@@ -182,7 +185,8 @@ mod tests {
             ]
         );
         let rollup = |begin| Rollup { begin, n: 1, sum: ExactSum::default(), min: 0.0, max: 0.0, last: 0.0, last_time: begin };
-        let mut rollups: Vec<Rollup> = [at(2), at(2).plus_millis(300_000), at(5), at(23), at(28), at(29), at(30)].map(rollup).to_vec();
+        let mut rollups: Vec<Rollup> =
+            [at(2), at(2).plus_millis(300_000), at(5), at(23), at(28), at(29), at(30)].map(rollup).to_vec();
         served.keep(all[0], &mut rollups);
         assert_eq!(rollups.iter().map(|one| one.begin).collect::<Vec<_>>(), [at(5), at(23), at(28)]);
     }

@@ -207,9 +207,12 @@ async fn answers_are_the_same_before_and_after_packing_and_with_what_comes_late(
     let mut two = Two::new().await;
     two.commit(scrapes(22 * HOUR, 4 * 240, 15_000, true)).await;
     let mut all = Vec::new();
-    for (from, to, step) in
-        [(22 * HOUR, 26 * HOUR, "5m"), (22 * HOUR, 30 * HOUR, "1h"), (22 * HOUR + 7 * MINUTE + 3, 25 * HOUR + 1, "15m"), (0, 2 * DAY_MS, "2h")]
-    {
+    for (from, to, step) in [
+        (22 * HOUR, 26 * HOUR, "5m"),
+        (22 * HOUR, 30 * HOUR, "1h"),
+        (22 * HOUR + 7 * MINUTE + 3, 25 * HOUR + 1, "15m"),
+        (0, 2 * DAY_MS, "2h"),
+    ] {
         all.extend(questions(from, to, step));
     }
     two.compare(&all, "before packing").await;
@@ -226,7 +229,8 @@ async fn answers_are_the_same_before_and_after_packing_and_with_what_comes_late(
 
     // A conflict, a sample between others, and one of a series that had none there.
     let late = |at: i64| DAY + 22 * HOUR + at;
-    two.commit(vec![sample(0, late(15_000), 1e6), sample(3, late(20 * MINUTE + 7), 1e5), sample(5, late(45 * MINUTE), 5.5)]).await;
+    two.commit(vec![sample(0, late(15_000), 1e6), sample(3, late(20 * MINUTE + 7), 1e5), sample(5, late(45 * MINUTE), 5.5)])
+        .await;
     two.compare(&all, "with what came late").await;
     // Two values at one time: which of them is the first or the last is not said by SQL.
     two.pack(DAY + 25 * HOUR).await;
@@ -276,10 +280,14 @@ async fn rollups_are_what_answers() {
     let needs = Needs { sum: true, max: true, last: true };
     let (from, before) = (TimeMs::from_millis(DAY + 20 * HOUR), TimeMs::from_millis(DAY + 24 * HOUR));
     let rolled = snapshot.rollups(&wanted, Level::Hour, needs, (from, before)).await.unwrap();
-    let begins: Vec<i64> = rolled.series.iter().flat_map(|(_, all)| all).map(|one| (one.begin.as_millis() - DAY) / HOUR).collect();
+    let begins: Vec<i64> =
+        rolled.series.iter().flat_map(|(_, all)| all).map(|one| (one.begin.as_millis() - DAY) / HOUR).collect();
     assert_eq!(begins, [20, 22, 23]);
-    let unrolled: Vec<(i64, i64)> =
-        rolled.unrolled.iter().map(|part| ((part.from.as_millis() - DAY) / HOUR, (part.before.as_millis() - DAY) / HOUR)).collect();
+    let unrolled: Vec<(i64, i64)> = rolled
+        .unrolled
+        .iter()
+        .map(|part| ((part.from.as_millis() - DAY) / HOUR, (part.before.as_millis() - DAY) / HOUR))
+        .collect();
     assert_eq!(unrolled, [(21, 22)]);
 }
 
@@ -350,7 +358,12 @@ fn history() -> impl Strategy<Value = (Vec<Event>, Vec<(i64, i64, usize)>)> {
 #[test]
 fn random_questions_to_random_histories() {
     let (runtime, _) = runner();
-    let mut runner = TestRunner::new(ProptestConfig { cases: 12, max_shrink_iters: 20, failure_persistence: None, ..ProptestConfig::default() });
+    let mut runner = TestRunner::new(ProptestConfig {
+        cases: 12,
+        max_shrink_iters: 20,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    });
     let result = runner.run(&history(), |(events, asked)| {
         runtime.block_on(async {
             let mut two = Two::new().await;
@@ -364,7 +377,9 @@ fn random_questions_to_random_histories() {
                     Event::Commit(bursts) => {
                         let rows = |(series, minute, n): &(u32, i64, i64)| {
                             let (series, minute) = (*series, *minute);
-                            (0..*n).map(move |i| sample(series, DAY + minute * MINUTE + i * 1000, value(series, minute + i, i % 50 == 3)))
+                            (0..*n).map(move |i| {
+                                sample(series, DAY + minute * MINUTE + i * 1000, value(series, minute + i, i % 50 == 3))
+                            })
                         };
                         two.commit(bursts.iter().flat_map(rows).collect()).await;
                     }

@@ -132,10 +132,8 @@ impl Rolling {
 
     /// Takes the rows of these hours and of those that they are joined with.
     async fn take(&self, session: &Session, level: Level, partition: &str) -> Result<HashMap<GpuId, Vec<RollupRow>>> {
-        let sql = format!(
-            "DELETE FROM ONLY {partition} WHERE gpu_id = ANY($1) AND hours & $2 <> 0 RETURNING {}",
-            rollup::COLUMNS
-        );
+        let sql =
+            format!("DELETE FROM ONLY {partition} WHERE gpu_id = ANY($1) AND hours & $2 <> 0 RETURNING {}", rollup::COLUMNS);
         let (gpus, hours) = (self.gpus.as_slice(), block_of(self.hours).cast_signed());
         let params: [(&(dyn ToSql + Sync), Type); 2] = [(&gpus, Type::INT8_ARRAY), (&hours, Type::INT4)];
         let mut rows = pin!(session.within(session.raw().query_typed_raw(&sql, params)).await?);

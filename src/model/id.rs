@@ -213,6 +213,34 @@ store_id! {
     GpuId
 }
 
+store_id! {
+    /// A block of GPUs in a store: [`BlockId::GPUS`] of them, with neighbouring ids.
+    BlockId
+}
+
+impl BlockId {
+    /// How many GPUs a block has.
+    pub const GPUS: usize = 16;
+
+    /// The block of a GPU.
+    #[must_use]
+    pub const fn of(gpu: GpuId) -> Self {
+        Self(gpu.0.div_euclid(Self::GPUS as i64))
+    }
+
+    /// The place of a GPU in its block, from 0.
+    #[must_use]
+    pub const fn place(gpu: GpuId) -> usize {
+        gpu.0.rem_euclid(Self::GPUS as i64) as usize
+    }
+
+    /// The GPUs of the block, whether there are such or not.
+    pub fn gpus(self) -> impl Iterator<Item = GpuId> {
+        let first = self.0.saturating_mul(Self::GPUS as i64);
+        (0..Self::GPUS as i64).map(move |place| GpuId(first.saturating_add(place)))
+    }
+}
+
 /// A consumer group of the queue, by its name: the collectors that share one store. Names come from the configuration, and from the queue,
 /// where anybody may have made one.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]

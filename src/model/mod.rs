@@ -10,7 +10,7 @@ mod series;
 mod time;
 mod value;
 
-pub use id::{DictionaryId, Digest, FamilyId, GpuId, GroupId, SeriesId, SourceId};
+pub use id::{BlockId, DictionaryId, Digest, FamilyId, GpuId, GroupId, SeriesId, SourceId};
 pub use metric::{Metric, MetricKind, aliases, catalogue, metric};
 pub use partition::{Partition, Partitions};
 pub use reason::Reason;

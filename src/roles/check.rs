@@ -99,9 +99,10 @@ async fn every_row(postgres: &Postgres) -> Vec<Step> {
         Ok(verified) => verified,
         Err(error) => return vec![Step::failed("samples", error.to_string(), "the steps above say what to do")],
     };
-    let (chunks, packed) =
-        (say::counted(verified.chunks, "chunk", "chunks"), say::counted(verified.packed, "packed row", "packed rows"));
-    let seen = format!("{} in {chunks} and {packed} can be read", say::counted(verified.samples, "sample", "samples"));
+    let chunks = say::counted(verified.chunks, "chunk", "chunks");
+    let slabs = say::counted(verified.slabs, "slab", "slabs");
+    let packed = say::counted(verified.packed, "packed row", "packed rows");
+    let seen = format!("{} in {chunks}, {slabs} and {packed} can be read", say::counted(verified.samples, "sample", "samples"));
     let damaged = verified.damaged.into_iter().map(|what| {
         let (what, todo) =
             what.split_once(". ").map(|(what, todo)| (what.to_owned(), todo.to_owned())).unwrap_or((what, String::new()));

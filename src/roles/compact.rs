@@ -146,7 +146,7 @@ async fn dry_run(store: &mut dyn Maintenance, days: &[DayState], scope: &Scope) 
         let plan = store.plan(day, scope).await?;
         let samples = plan.samples();
         if samples > 0 {
-            let counts = [plan.gpus(), samples, plan.rows()].map(say::count);
+            let counts = [plan.gpus, samples, plan.rows()].map(say::count);
             let [gpus, samples, rows] = counts;
             lines.push([day.date(), gpus, samples, rows, say::bytes(day.bytes)]);
         }

@@ -238,14 +238,14 @@ pub const METRICS: [Metric; 44] = [
         Gauge,
         Unit::Count,
         &["form"],
-        "Rows of samples in the store by form: chunk (as committed) or packed. As far as the store knows without counting them. All collectors report the same: use max, not sum.",
+        "Rows of samples in the store by form: chunk or slab (as committed), or packed. As far as the store knows without counting them. All collectors report the same: use max, not sum.",
     ),
     described(
         STORE_BYTES,
         Gauge,
         Unit::Bytes,
         &["form"],
-        "Bytes of the rows of samples in the store with their indexes, by form: chunk (as committed) or packed. All collectors report the same: use max, not sum.",
+        "Bytes of the rows of samples in the store with their indexes, by form: chunk or slab (as committed), or packed. All collectors report the same: use max, not sum.",
     ),
     described(SAMPLES_PACKED, Counter, Unit::Count, &[], "Samples that this collector has packed in the background."),
     described(

@@ -130,7 +130,7 @@ pub(in crate::store) struct Chunker<'a> {
     /// (ids, part, run), sorted by series; the parts of a series in their order.
     runs: Vec<(Ids, usize, Run)>,
     next_run: usize,
-    series: SeriesId,
+    ids: Ids,
     times: Vec<TimeMs>,
     values: Vec<f64>,
     cut: usize,
@@ -145,7 +145,7 @@ impl<'a> Chunker<'a> {
             parts,
             runs: sorted_runs(parts),
             next_run: 0,
-            series: SeriesId::default(),
+            ids: Ids::default(),
             times: Vec::new(),
             values: Vec::new(),
             cut: 0,
@@ -154,8 +154,8 @@ impl<'a> Chunker<'a> {
         }
     }
 
-    /// The next chunk.
-    pub(in crate::store) fn next(&mut self) -> Option<NewChunk<'_>> {
+    /// The next chunk, and whose it is.
+    pub(in crate::store) fn next(&mut self) -> Option<(GpuId, NewChunk<'_>)> {
         while self.cut == self.times.len() {
             if self.next_run == self.runs.len() {
                 return None;
@@ -169,7 +169,8 @@ impl<'a> Chunker<'a> {
         let from = self.cut;
         self.cut += len;
         let times = &self.times[from..self.cut];
-        Some(NewChunk { series: self.series, times, values: &self.values[from..self.cut], step: step_of(times) })
+        let Ids { series, gpu } = self.ids;
+        Some((gpu, NewChunk { series, times, values: &self.values[from..self.cut], step: step_of(times) }))
     }
 
     /// How many samples were cut into chunks, and the spans of their GPUs.
@@ -183,7 +184,7 @@ impl<'a> Chunker<'a> {
         self.values.clear();
         self.cut = 0;
         let (ids, _, _) = self.runs[self.next_run];
-        self.series = ids.series;
+        self.ids = ids;
         while let Some((_, at, run)) = self.runs.get(self.next_run).filter(|(other, _, _)| other.series == ids.series) {
             let part = &self.parts[*at];
             let range = run.start..run.start + run.len;
@@ -267,7 +268,7 @@ mod tests {
 
     fn cut(parts: &[Part<'_>]) -> Vec<Plain> {
         let (mut chunker, mut out) = (Chunker::new(parts), Vec::new());
-        while let Some(chunk) = chunker.next() {
+        while let Some((_, chunk)) = chunker.next() {
             let samples = chunk.times.iter().map(|time| time.as_millis()).zip(chunk.values.iter().copied()).collect();
             out.push((chunk.series.to_store(), chunk.step, samples));
         }

@@ -5,12 +5,12 @@
 //! find out (by what it knows of the times that each series has). Two samples of one series and time with different bits are a
 //! conflict: both are written. `0.0` and `-0.0` have different bits.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use super::Committed;
 use super::chunk::{Day, Ids, Part, day_of, sorted_runs};
 use crate::batch::Batch;
-use crate::model::{GpuId, SeriesId, SourceId, TimeMs};
+use crate::model::{BlockId, SeriesId, SourceId, TimeMs};
 
 /// From when to when a group has samples of a series, within one UTC day.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,12 +98,10 @@ impl Survey {
         self.spans.extend(merged);
     }
 
-    /// The GPUs, by id.
-    pub(in crate::store) fn gpus(&self) -> Vec<GpuId> {
-        let mut gpus: Vec<GpuId> = self.spans.iter().map(|span| span.ids.gpu).collect();
-        gpus.sort_unstable();
-        gpus.dedup();
-        gpus
+    /// The blocks of the GPUs, by id.
+    pub(in crate::store) fn blocks(&self) -> Vec<BlockId> {
+        let blocks: BTreeSet<BlockId> = self.spans.iter().map(|span| BlockId::of(span.ids.gpu)).collect();
+        blocks.into_iter().collect()
     }
 }
 

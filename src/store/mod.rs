@@ -1,6 +1,6 @@
 //! Stores, where samples end up: what every implementation promises. `postgres/` is the one for real use,
 //! `sqlite/` the one of `telemetry all` where no PostgreSQL is configured. What both need is in `chunk`, `compare`,
-//! `ledger_change`, `text`.
+//! `ledger_change`, `text`; what PostgreSQL keeps small rows in, in `slab`.
 //!
 //! A commit is one transaction: samples, rejects and the covered ranges of their sources. A row is written only if the store has no
 //! sample of its series, time and value, whatever source or family that came from. Where the store has another value of its series
@@ -15,6 +15,7 @@ pub mod packed;
 pub mod postgres;
 mod read;
 pub mod rollup;
+mod slab;
 pub mod sqlite;
 mod text;
 

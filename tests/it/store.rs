@@ -1,5 +1,6 @@
 //! What every store promises (`conformance`, `once`, `histories`, `reading`), and what each adds (`postgres`, `sqlite`).
 
+mod blocks;
 mod conformance;
 mod damaged;
 mod diagnose;
@@ -12,6 +13,7 @@ mod postgres;
 mod reading;
 mod rollups;
 mod rows;
+mod sets;
 mod snapshots;
 mod sqlite;
 mod tls;

@@ -8,7 +8,7 @@ pub(in crate::store) mod plan;
 
 use async_trait::async_trait;
 
-pub use self::plan::{Form, Rewrite};
+pub use self::plan::{Form, Owner, Rewrite};
 use super::Result;
 use super::chunk::{DAY_MS, Day};
 use crate::model::TimeMs;
@@ -16,7 +16,7 @@ use crate::model::TimeMs;
 /// Milliseconds of an hour.
 const HOUR_MS: i64 = plan::HOUR_MS;
 /// Plans of a day at most: each after the first is for what came in between.
-const ATTEMPTS: u32 = 3;
+const ATTEMPTS: u32 = 4;
 
 /// What is packed, and how much at once.
 #[derive(Clone, Copy, Debug)]
@@ -43,7 +43,7 @@ pub struct DayState {
     pub(in crate::store) day: Day,
     /// Whether everything of the day was rewritten after its end.
     pub(in crate::store) finished: bool,
-    /// Chunks that ever arrived for the day, as far as that is known: a number that changes when more arrive.
+    /// Chunks and slabs that ever arrived for the day, as far as that is known: a number that changes when more arrive.
     pub arrived: i64,
     /// Bytes of the day's rows with their indexes.
     pub bytes: u64,
@@ -72,7 +72,7 @@ impl DayState {
 /// Rewrites that are done in one transaction.
 #[derive(Clone, Debug, Default)]
 pub struct Batch {
-    /// The rewrites: of different GPUs with one span, or a single one.
+    /// The rewrites: of different GPUs and blocks with one span, or a single one.
     pub rewrites: Vec<Rewrite>,
 }
 
@@ -89,18 +89,13 @@ impl Batch {
 pub struct DayPlan {
     /// In the order of their spans.
     pub batches: Vec<Batch>,
+    /// The GPUs whose rows are rewritten.
+    pub gpus: u64,
+    /// Whether there may be more to do when this is done.
+    pub again: bool,
 }
 
 impl DayPlan {
-    /// The GPUs whose rows are rewritten.
-    #[must_use]
-    pub fn gpus(&self) -> u64 {
-        let mut gpus: Vec<_> = self.rewrites().map(|rewrite| rewrite.gpu).collect();
-        gpus.sort_unstable();
-        gpus.dedup();
-        gpus.len() as u64
-    }
-
     /// The rows that are rewritten.
     #[must_use]
     pub fn rows(&self) -> u64 {
@@ -180,9 +175,11 @@ pub struct FormSize {
 pub struct Verified {
     /// Sound chunks.
     pub chunks: u64,
+    /// Sound slabs.
+    pub slabs: u64,
     /// Sound packed rows.
     pub packed: u64,
-    /// The samples of both.
+    /// The samples of all.
     pub samples: u64,
     /// The damaged rows: which each is, what is wrong, and what to do.
     pub damaged: Vec<String>,
@@ -226,7 +223,7 @@ pub async fn pack_day(store: &mut dyn Maintenance, day: &DayState, scope: &Scope
     let mut all = Packed::default();
     for attempt in 1..=ATTEMPTS {
         let plan = store.plan(day, scope).await?;
-        let mut again = false;
+        let mut again = plan.again;
         for batch in &plan.batches {
             let done = store.rewrite(day, batch, scope).await?;
             again |= done.again;

@@ -41,19 +41,28 @@ pub(super) fn encode(out: &mut BytesMut, chunk: &NewChunk<'_>) {
         out.put_i32(-1);
     } else {
         out.put_i32(-1);
-        put_array(out, INT4_OID, 4, chunk.times.len());
-        for time in chunk.times {
-            // Within a day, so it fits.
-            let offset = time.millis_since(*first) as i32;
-            let mut pair = [0, 0, 0, 4, 0, 0, 0, 0];
-            pair[4..].copy_from_slice(&offset.to_be_bytes());
-            out.put_slice(&pair);
-        }
+        // Within a day, so they fit.
+        put_ints(out, chunk.times.iter().map(|time| time.millis_since(*first) as i32));
     }
-    put_array(out, FLOAT8_OID, 8, chunk.values.len());
-    for value in chunk.values {
+    put_doubles(out, chunk.values);
+}
+
+/// Adds an `int4[]`.
+pub(super) fn put_ints(out: &mut BytesMut, ints: impl ExactSizeIterator<Item = i32>) {
+    put_array(out, INT4_OID, 4, ints.len());
+    for int in ints {
+        let mut pair = [0, 0, 0, 4, 0, 0, 0, 0];
+        pair[4..].copy_from_slice(&int.to_be_bytes());
+        out.put_slice(&pair);
+    }
+}
+
+/// Adds a `float8[]`.
+pub(super) fn put_doubles(out: &mut BytesMut, doubles: &[f64]) {
+    put_array(out, FLOAT8_OID, 8, doubles.len());
+    for double in doubles {
         let mut pair = [0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0, 0];
-        pair[4..].copy_from_slice(&value.to_be_bytes());
+        pair[4..].copy_from_slice(&double.to_be_bytes());
         out.put_slice(&pair);
     }
 }
@@ -93,7 +102,8 @@ fn decode_columns(row: &Row) -> std::result::Result<Chunk, String> {
     Ok(Chunk { series, id, times, values })
 }
 
-fn column<'a, T: FromSql<'a>>(row: &'a Row, at: usize, name: &str) -> std::result::Result<T, String> {
+/// A column of a row; what is wrong with it, where it cannot be read.
+pub(super) fn column<'a, T: FromSql<'a>>(row: &'a Row, at: usize, name: &str) -> std::result::Result<T, String> {
     row.try_get(at).map_err(|error| {
         let cause = error.source().map_or_else(|| error.to_string(), ToString::to_string);
         format!("the column {name} cannot be read: {cause}")
@@ -103,10 +113,10 @@ fn column<'a, T: FromSql<'a>>(row: &'a Row, at: usize, name: &str) -> std::resul
 type Unreadable = Box<dyn Error + Sync + Send>;
 
 /// `int4[]`
-struct Ints(Vec<i32>);
+pub(super) struct Ints(pub(super) Vec<i32>);
 
 /// `float8[]`
-struct Doubles(Vec<f64>);
+pub(super) struct Doubles(pub(super) Vec<f64>);
 
 /// The elements of an array of one dimension without nulls, each with its length in front. The binary form (`array_send`):
 /// dimensions, whether there may be nulls, the element type's oid, then length and lower bound of each dimension, then each element

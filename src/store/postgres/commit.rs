@@ -2,9 +2,9 @@
 //! once.
 //!
 //! Fast path: by position nothing of the group is covered, and by time nothing of it meets what is stored. The rows are copied first,
-//! and sources and GPUs locked last, briefly; if it shows under the locks that the group is not that new, everything is rolled back
-//! and the slow path begins. Slow path: sources and GPUs are locked first, what may be stored already is compared with what is, and
-//! the rest is copied. As the ids of chunks are drawn under the locks of their GPUs, a sample that is written beside another value of
+//! and sources and blocks of GPUs locked last, briefly; if it shows under the locks that the group is not that new, everything is rolled back
+//! and the slow path begins. Slow path: sources and blocks are locked first, what may be stored already is compared with what is, and
+//! the rest is copied. As the ids of chunks are drawn under the locks of their blocks, a sample that is written beside another value of
 //! its series and time has the greater id. Both paths use one connection from the first look to the COMMIT, and ask it in every
 //! transaction which store this is.
 
@@ -13,18 +13,17 @@ use std::time::Duration;
 
 use futures_util::future::{join, join3};
 use rand::Rng;
-use tokio_postgres::Row;
 
+use super::blocks::{self, BlockState};
 use super::copy;
 use super::error::{PostgresError, Result};
 use super::ledger::{self, ChangeColumns, Coverage, GroupSources};
-use super::marks::GpuState;
 use super::overlap::Whose;
 use super::partitions;
 use super::pool::Session;
 use super::types::range_text;
-use super::{PostgresStore, overlap, series};
-use crate::model::{FamilyId, GpuId, RowRange, RowSet, SeriesId, SourceId, TimeMs};
+use super::{PostgresStore, live, overlap, series};
+use crate::model::{BlockId, FamilyId, RowRange, RowSet, SeriesId, SourceId, TimeMs};
 use crate::store::chunk::{Part, Spans, day_of};
 use crate::store::compare::{Comparison, Conflicts, Outcome, Outcomes, Survey};
 use crate::store::ledger_change::LedgerChange;
@@ -34,16 +33,6 @@ use crate::store::{Committed, Incoming, StoreError};
 const ATTEMPTS: u32 = 8;
 
 const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE";
-
-/// Locks GPUs in the order of ids.
-const LOCK_GPUS: &str = "SELECT id, last_seen, commit_token FROM gpu WHERE id = ANY($1) ORDER BY id FOR NO KEY UPDATE";
-
-/// Locks GPUs in the order of ids, widens their times and leaves a token in one statement; returns what they said before.
-const UPDATE_GPUS: &str = "WITH n AS (SELECT * FROM unnest($1::bigint[], $2::timestamptz[], $3::timestamptz[]) AS n (id, oldest, newest)), \
-     l AS (SELECT g.id, n.oldest, n.newest, g.last_seen, g.commit_token FROM gpu g JOIN n ON n.id = g.id \
-            ORDER BY g.id FOR NO KEY UPDATE OF g) \
-     UPDATE gpu g SET first_seen = least(g.first_seen, l.oldest), last_seen = greatest(g.last_seen, l.newest), commit_token = $4 \
-     FROM l WHERE g.id = l.id RETURNING l.id, l.last_seen, l.commit_token";
 
 /// Notes conflicts, for those who want to look at them.
 const ADD_CONFLICTS: &str = "INSERT INTO sample_conflict (source_id, series_id, t_min, t_max, n) \
@@ -81,10 +70,11 @@ pub(super) async fn commit(store: &PostgresStore, group: &[Incoming], letter: Op
 async fn try_commit(store: &PostgresStore, group: &[Incoming], letter: Option<i64>) -> Result<Committed> {
     let session = store.connections.session().await?;
     let wanted = GroupSources::new(group.iter().map(|incoming| &incoming.batch().header));
-    // Before anything is registered: not into another store.
+    // Before anything is announced or registered: not in another store.
     store.check_id(&session).await?;
     let cover = ledger::learn(&session, &wanted).await?;
     ledger::register(&session, &wanted, &cover).await?;
+    live::announce(&session, &store.caches).await?;
     let ids = series::resolve(&session, &store.caches, group).await?;
     let days: BTreeSet<_> = group.iter().flat_map(|incoming| incoming.batch().time_ms.iter().map(|time| day_of(*time))).collect();
     partitions::ensure(&session, &store.caches, &days).await?;
@@ -157,8 +147,8 @@ async fn slow(store: &PostgresStore, session: &Session, group: &Group<'_>, lette
     if let Some(id) = letter {
         take_letter(session, id, parts).await?;
     }
-    let locked = session.query(LOCK_GPUS, &[&survey.gpus()]).await?;
-    let suspects = store.marks.suspects(survey, &gpu_states(&locked));
+    let locked = session.query(blocks::LOCK, &[&survey.blocks()]).await?;
+    let suspects = store.marks.suspects(survey, &blocks::states(&locked));
     let mut comparison = Comparison::new(parts, survey, &suspects);
     overlap::compare(session, &suspects, &mut comparison).await?;
     let work = write(session, group, comparison.outcomes(parts), |source| cover.of(source)).await?;
@@ -193,30 +183,23 @@ async fn write(session: &Session, group: &Group<'_>, outcomes: Outcomes, cover: 
 struct Finished {
     /// What was covered before.
     cover: Coverage,
-    /// What the rows of the GPUs that were written to said before.
-    before: HashMap<GpuId, GpuState>,
+    /// What the rows of the blocks that were written to said before.
+    before: HashMap<BlockId, BlockState>,
     settled: Vec<(SourceId, u64)>,
 }
 
-fn gpu_states(rows: &[Row]) -> HashMap<GpuId, GpuState> {
-    rows.iter().map(|row| (row.get(0), GpuState { last_seen: row.get(1), token: row.get(2) })).collect()
-}
-
-/// Locks sources and GPUs (again, on the slow path: that costs nothing), enters what was collected in the ledger and at the GPUs, all
+/// Locks sources and blocks (again, on the slow path: that costs nothing), enters what was collected in the ledger and at the blocks, all
 /// in one round trip, and says how far the sources are settled.
 async fn finish(session: &Session, wanted: &GroupSources<'_>, work: &Work, token: i64) -> Result<Finished> {
     let columns = ChangeColumns::new(&work.changes);
-    let mut gpus: Vec<GpuId> = work.spans.keys().copied().collect();
-    gpus.sort_unstable();
-    let oldest: Vec<TimeMs> = gpus.iter().map(|gpu| work.spans[gpu].0).collect();
-    let newest: Vec<TimeMs> = gpus.iter().map(|gpu| work.spans[gpu].1).collect();
+    let changes = blocks::Changes::new(&work.spans);
     // All are prepared before the first is sent, so that they are sent in this order.
     let lock = session.prepare(ledger::LOCK_SOURCES).await?;
     let learn = session.prepare(ledger::SELECT_COVERED).await?;
     let dead = session.prepare(ledger::SELECT_DEAD_ROWS).await?;
     let add = session.prepare(ledger::ADD_TO_SOURCES).await?;
     let add_rejects = session.prepare(ledger::ADD_REJECTS).await?;
-    let update = session.prepare(UPDATE_GPUS).await?;
+    let update = session.prepare(&blocks::UPDATE).await?;
     let ((locked, learned, dead), (added, rejects, before)) = join(
         join3(
             session.query_prepared(&lock, &[&wanted.ids, &wanted.families]),
@@ -237,7 +220,7 @@ async fn finish(session: &Session, wanted: &GroupSources<'_>, work: &Work, token
                 ],
             ),
             session.query_prepared(&add_rejects, &[&columns.reject_ids, &columns.reasons, &columns.rejected]),
-            session.query_prepared(&update, &[&gpus, &oldest, &newest, &token]),
+            session.query_prepared(&update, &[&changes.ids, &changes.oldest, &changes.newest, &token]),
         ),
     )
     .await;
@@ -245,12 +228,12 @@ async fn finish(session: &Session, wanted: &GroupSources<'_>, work: &Work, token
     locked?;
     let (learned, dead, added) = (learned?, dead?, added?);
     rejects?;
-    let before = gpu_states(&before?);
+    let before = blocks::states(&before?);
     if added.len() != columns.ids.len() {
         return Err(session.unavailable("a source vanished while it was committed to".to_owned()));
     }
-    if before.len() != gpus.len() {
-        return Err(session.unavailable("a GPU vanished while it was committed to".to_owned()));
+    if before.len() != changes.ids.len() {
+        return Err(session.unavailable("a block of GPUs vanished while it was committed to".to_owned()));
     }
     add_conflicts(session, work).await?;
     let settled = ledger::settled(session, &added, &dead)?;

@@ -1,7 +1,7 @@
 //! Binary COPY: rows encoded by hand, sent in pieces, so that encoding and sending overlap and memory stays small. How a chunk
 //! becomes a row is in `chunk`.
 
-use std::pin::pin;
+use std::pin::{Pin, pin};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::SinkExt;
@@ -9,12 +9,13 @@ use tokio_postgres::CopyInSink;
 
 use super::error::Result;
 use super::pool::Session;
-use super::{chunk, packed, rollup};
+use super::{chunk, packed, rollup, slab};
 use crate::store::Level;
 use crate::store::chunk::{Chunker, Part, Spans};
 use crate::store::ledger_change::RejectedRows;
 use crate::store::packed::Rectangle;
 use crate::store::rollup::RollupRow;
+use crate::store::slab::{LONG_RUN, Slab, SlabBuilder};
 
 /// Bytes that are sent at once.
 const BYTES_PER_SEND: usize = 256 << 10;
@@ -24,23 +25,53 @@ const INT8_OID: u32 = 20;
 
 const REJECTS: &str = "COPY reject_chunk (source_id, first_row, reason, n, rows, lines) FROM STDIN (FORMAT binary)";
 
-/// Writes the samples of these parts. Returns how many, and the spans of their GPUs.
+/// Writes the samples of these parts: long runs of a series as chunks, then the others together as slabs. Returns how many, and the spans of
+/// their GPUs.
 pub(super) async fn samples(session: &Session, parts: &[Part<'_>]) -> Result<(u64, Spans)> {
-    let mut chunker = Chunker::new(parts);
-    let Some(first) = chunker.next() else { return Ok(chunker.finish()) };
+    let (mut chunker, mut short) = (Chunker::new(parts), SlabBuilder::default());
     let mut buffer = begin();
-    chunk::encode(&mut buffer, &first);
-    let statement = session.prepare(chunk::COPY).await?;
-    let mut sink = pin!(session.within(session.raw().copy_in::<_, Bytes>(&statement)).await?);
-    while let Some(next) = chunker.next() {
-        chunk::encode(&mut buffer, &next);
+    // Begun with the first chunk: of what comes live, there is none.
+    let mut sink: Option<Pin<Box<CopyInSink<Bytes>>>> = None;
+    while let Some((gpu, run)) = chunker.next() {
+        if run.times.len() < LONG_RUN {
+            short.add(gpu, &run);
+            continue;
+        }
+        chunk::encode(&mut buffer, &run);
+        let sink = match &mut sink {
+            Some(sink) => sink,
+            None => {
+                let statement = session.prepare(chunk::COPY).await?;
+                sink.insert(Box::pin(session.within(session.raw().copy_in::<_, Bytes>(&statement)).await?))
+            }
+        };
         if buffer.len() >= BYTES_PER_SEND {
             session.within(sink.as_mut().feed(buffer.split().freeze())).await?;
             buffer.reserve(BYTES_PER_SEND + BYTES_PER_SEND / 4);
         }
     }
-    end(session, sink, buffer).await?;
+    if let Some(mut sink) = sink {
+        end(session, sink.as_mut(), buffer).await?;
+    }
+    slabs(session, &short.finish()).await?;
     Ok(chunker.finish())
+}
+
+/// Writes slabs, in this order.
+pub(super) async fn slabs(session: &Session, slabs: &[Slab]) -> Result<()> {
+    if slabs.is_empty() {
+        return Ok(());
+    }
+    let statement = session.prepare(slab::COPY).await?;
+    let mut sink = pin!(session.within(session.raw().copy_in::<_, Bytes>(&statement)).await?);
+    let mut buffer = begin();
+    for slab in slabs {
+        slab::encode(&mut buffer, slab);
+        if buffer.len() >= BYTES_PER_SEND {
+            session.within(sink.as_mut().feed(buffer.split().freeze())).await?;
+        }
+    }
+    end(session, sink, buffer).await
 }
 
 /// Writes packed rows.
@@ -97,7 +128,7 @@ fn begin() -> BytesMut {
     buffer
 }
 
-async fn end(session: &Session, mut sink: std::pin::Pin<&mut CopyInSink<Bytes>>, mut buffer: BytesMut) -> Result<()> {
+async fn end(session: &Session, mut sink: Pin<&mut CopyInSink<Bytes>>, mut buffer: BytesMut) -> Result<()> {
     buffer.put_i16(-1);
     session.within(sink.as_mut().feed(buffer.freeze())).await?;
     session.within(sink.as_mut().finish()).await?;

@@ -285,20 +285,23 @@ fn one(session: &Session, row: &Row) -> Result<SourceLedger> {
     })
 }
 
-/// Where conflicts are. A schema that was not migrated yet has none.
+/// Selects some conflicts, each with its series, whichever form that is registered in.
+const SELECT_CONFLICTS: &str = "SELECT c.id, c.series_id, c.t_min, c.t_max, g.cluster, g.hostname, g.uuid, g.gpu_index, s.metric, s.gpu_id \
+     FROM (SELECT * FROM sample_conflict WHERE id > $1 ORDER BY id LIMIT $2) c \
+    CROSS JOIN LATERAL ( \
+          SELECT metric, gpu_id FROM series WHERE id = c.series_id \
+           UNION ALL \
+          SELECT m.name, t.gpu_id FROM series_set t JOIN metric_list l ON l.id = t.list_id \
+            JOIN metric m ON m.id = l.metrics[(c.series_id & 63) + 1] WHERE t.id = c.series_id >> 6) s \
+     JOIN gpu g ON g.id = s.gpu_id ORDER BY c.id";
+
+/// Where conflicts are. A schema that was not migrated yet has none to list.
 pub(super) async fn conflict_spans(session: &Session, after: i64, limit: usize) -> Result<Vec<ConflictSpan>> {
-    if session.query("SELECT FROM pg_class WHERE oid = to_regclass('sample_conflict')", &[]).await?.is_empty() {
+    if session.query("SELECT FROM pg_class WHERE oid = to_regclass('series_set')", &[]).await?.is_empty() {
         return Ok(Vec::new());
     }
     let most = i64::try_from(limit).unwrap_or(i64::MAX);
-    let rows = session
-        .query(
-            "SELECT c.id, c.series_id, c.t_min, c.t_max, g.cluster, g.hostname, g.uuid, g.gpu_index, s.metric, s.gpu_id \
-               FROM sample_conflict c JOIN series s ON s.id = c.series_id JOIN gpu g ON g.id = s.gpu_id \
-              WHERE c.id > $1 ORDER BY c.id LIMIT $2",
-            &[&after, &most],
-        )
-        .await?;
+    let rows = session.query(SELECT_CONFLICTS, &[&after, &most]).await?;
     let span = |row: &Row| ConflictSpan {
         id: row.get(0),
         ids: Ids { series: row.get(1), gpu: row.get(9) },

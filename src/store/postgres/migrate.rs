@@ -58,12 +58,19 @@ const NEEDED: i32 = 2;
 const LOCK_POLL: Duration = Duration::from_millis(100);
 
 /// The tables of the schema, as rights are checked on them.
-pub(super) const TABLES: [&str; 25] = [
+pub(super) const TABLES: [&str; 32] = [
     "schema_migration",
     "store",
     "gpu",
+    "gpu_block",
     "series",
+    "series_set",
+    "series_all",
+    "metric",
+    "metric_list",
+    "workload",
     "sample_chunk",
+    "sample_slab",
     "sample_packed",
     "sample_conflict",
     "source",

@@ -7,20 +7,25 @@
 //! | `pool`, `pooler` | connections, timeouts, sessions that are thrown away unless they end well; poolers that cannot be used |
 //! | `error` | what an SQLSTATE means: wait, ask a person, or the batch's fault |
 //! | `migrate`, `migrations/`, `indexes` | the schema, and how it changes under programs that use it |
-//! | `series`, `partitions` | made outside of the commit: ids of series and GPUs, a partition a day |
+//! | `series`, `sets`, `partitions` | made outside of the commit: ids of series and GPUs, a partition a day |
 //! | `chunk` | a chunk as a row of `sample_chunk`, there and back |
 //! | `copy` | rows sent by binary COPY |
-//! | `commit`, `overlap`, `overlap_packed`, `marks` | the transaction: fast path, slow path; what may be stored already, and what is |
+//! | `commit`, `overlap`, `overlap_slab`, `overlap_packed`, `marks` | the transaction: fast path, slow path; what may be stored already, and what is |
+//! | `blocks` | the state of GPUs, in blocks of 16: their times, and what is locked |
+//! | `slab` | slabs (the short runs of a commit, by block of GPUs), there and back |
 //! | `packed` | packed rows, there and back |
+//! | `live` | sets of series, blocks of GPUs and slabs: announced before the first of them is written |
 //! | `maintain` | chunks of closed hours and days become packed rows |
-//! | `read`, `snapshot`, `newest` | what readers ask: lists; samples as of one moment, and the newest |
+//! | `read`, `snapshot`, `newest`, `newest_slab` | what readers ask: lists; samples as of one moment, and the newest |
 //! | `diagnose` | what `telemetry check` looks at |
 //! | `ledger`, `dead` | sources and what they cover, dead letters |
 //!
-//! Locks, in this order, by everybody: sources by id, then (not held together with each other) dead letters, then GPUs by id.
+//! Locks, in this order, by everybody: sources by id, then (not held together with each other) dead letters, then blocks of GPUs
+//! by id.
 //! Advisory locks (`telemetry migrate`, `telemetry partitions`) are taken by transactions that take none of these. `telemetry maintenance` is
 //! held by a session, and never waited for by one that holds any of these.
 
+mod blocks;
 mod chunk;
 mod commit;
 mod connect;
@@ -30,12 +35,15 @@ mod diagnose;
 mod error;
 mod indexes;
 mod ledger;
+mod live;
 mod maintain;
 mod marks;
 mod migrate;
 mod newest;
+mod newest_slab;
 mod overlap;
 mod overlap_packed;
+mod overlap_slab;
 mod packed;
 mod partitions;
 mod pool;
@@ -44,18 +52,20 @@ mod read;
 mod rights;
 mod rollup;
 mod series;
+mod sets;
+mod slab;
 mod snapshot;
 mod tls;
 mod types;
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::SystemTime;
 
 use async_trait::async_trait;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
+use tokio_postgres::Row;
 
 use self::connect::Connector;
 pub use self::diagnose::diagnose;
@@ -89,10 +99,8 @@ pub struct PostgresStore {
     connections: Connections,
     /// One more connection: whether the server answers can be asked while the others are busy.
     ping_connection: Connections,
-    /// Whether the schema is known to have packed rows.
-    has_packed: AtomicBool,
-    /// Whether it has rollups.
-    has_rollups: AtomicBool,
+    /// The forms of rows that the schema is known to have.
+    forms: OnceLock<Forms>,
     /// The connections that downloads may hold.
     downloads: Arc<Semaphore>,
     caches: Arc<Caches>,
@@ -101,6 +109,14 @@ pub struct PostgresStore {
     id: OnceLock<String>,
     /// Where the store was when it was last asked for its id.
     place: Mutex<Option<StorePlace>>,
+}
+
+/// The forms of rows beside chunks that a schema has: one that is not migrated yet lacks some. With slabs it has blocks of GPUs.
+#[derive(Clone, Copy, Debug, Default)]
+struct Forms {
+    packed: bool,
+    slabs: bool,
+    rollups: bool,
 }
 
 /// The server process and the database that a store is in. Where one of them is another one now, the database may be an older state of itself: it was
@@ -137,8 +153,7 @@ impl PostgresStore {
             connector,
             connections,
             ping_connection,
-            has_packed: AtomicBool::new(false),
-            has_rollups: AtomicBool::new(false),
+            forms: OnceLock::new(),
             downloads: Arc::new(Semaphore::new((config.pool_size * config.download_percent / 100).max(1))),
             caches,
             marks: Marks::new(config.series_cache),
@@ -172,6 +187,19 @@ impl PostgresStore {
         Ok(())
     }
 
+    /// Makes sure that older programs are told, and kept out, before something is written that they cannot read: sets of series, blocks
+    /// of GPUs, slabs. Again it changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// The store's.
+    pub async fn announce_live_form(&self) -> Result<()> {
+        let session = self.connections.session().await?;
+        live::announce(&session, &self.caches).await?;
+        session.done();
+        Ok(())
+    }
+
     /// When the certificate ends that is shown to the server, where one is.
     #[must_use]
     pub fn certificate_ends(&self) -> Option<SystemTime> {
@@ -190,16 +218,20 @@ impl PostgresStore {
         &self.connections.endpoint
     }
 
-    /// Whether the schema has packed rows, and rollups. One that has them keeps them.
-    async fn forms(&self, session: &Session) -> error::Result<(bool, bool)> {
-        if !self.has_rollups.load(Ordering::Relaxed) {
-            let sql = "SELECT to_regclass('sample_packed') IS NOT NULL, to_regclass('sample_rollup_1h') IS NOT NULL";
-            let rows = session.query(sql, &[]).await?;
-            for (known, at) in [(&self.has_packed, 0), (&self.has_rollups, 1)] {
-                known.store(rows.first().is_some_and(|row| row.get(at)), Ordering::Relaxed);
-            }
+    /// The forms that the schema has. One that has them keeps them.
+    async fn forms(&self, session: &Session) -> error::Result<Forms> {
+        if let Some(forms) = self.forms.get() {
+            return Ok(*forms);
         }
-        Ok((self.has_packed.load(Ordering::Relaxed), self.has_rollups.load(Ordering::Relaxed)))
+        let sql = "SELECT to_regclass('sample_packed') IS NOT NULL, to_regclass('sample_slab') IS NOT NULL, \
+                          to_regclass('sample_rollup_1h') IS NOT NULL";
+        let rows = session.query(sql, &[]).await?;
+        let form = |row: &Row| Forms { packed: row.get(0), slabs: row.get(1), rollups: row.get(2) };
+        let forms = rows.first().map_or_else(Forms::default, form);
+        if forms.rollups {
+            return Ok(*self.forms.get_or_init(|| forms));
+        }
+        Ok(forms)
     }
 
     /// A place among the downloads that hold a connection, as soon as one is free.

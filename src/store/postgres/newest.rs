@@ -1,4 +1,5 @@
-//! The newest sample of each series, in chunks and in packed rows.
+//! The newest sample of each series, in slabs (`newest_slab`), which have what came last, in chunks and in packed rows; of the latter, only
+//! where they may have a newer one than the former.
 //!
 //! Chunks have their newest sample at their end, and an index by series. Of packed rows only the heads are looked through, the latest first,
 //! for they say which series a row has; of those that may have the newest sample of one, the samples are read.
@@ -10,7 +11,7 @@ use futures_util::TryStreamExt;
 
 use super::error::Result;
 use super::snapshot::{Asked, gpus_of};
-use super::{chunk, packed};
+use super::{chunk, newest_slab, packed};
 use crate::model::{GpuId, SeriesId, TimeMs};
 use crate::store::packed::Row;
 use crate::store::{Ids, Latest};
@@ -19,20 +20,28 @@ use crate::store::{Ids, Latest};
 const HEADS_AT_ONCE: i64 = 32;
 
 /// A sample with the id of what it is in: of samples with equal times that with the greater id counts.
-type Best = HashMap<SeriesId, (TimeMs, i64, f64)>;
+pub(super) type Best = HashMap<SeriesId, (TimeMs, i64, f64)>;
 
-fn better(best: &mut Best, series: SeriesId, time: TimeMs, id: i64, value: f64) {
+pub(super) fn better(best: &mut Best, series: SeriesId, time: TimeMs, id: i64, value: f64) {
     let kept = best.entry(series).or_insert((time, id, value));
     if (kept.0, kept.1) < (time, id) {
         *kept = (time, id, value);
     }
 }
 
+/// From when on a row may have something that is not known: not before every one of these series has a sample.
+pub(super) fn since(series: &HashSet<SeriesId>, best: &Best) -> TimeMs {
+    series.iter().map(|id| best.get(id).map_or(TimeMs::MIN, |(time, ..)| *time)).min().unwrap_or(TimeMs::MAX)
+}
+
 /// The newest sample of each of these series in rows that begin between two midnights.
 pub(super) async fn newest(asked: Asked<'_>, wanted: &[Ids], begins: (TimeMs, TimeMs)) -> Result<Vec<Latest>> {
     let mut best = Best::new();
+    if asked.forms.slabs && !wanted.is_empty() {
+        newest_slab::of_slabs(asked, wanted, begins, &mut best).await?;
+    }
     of_chunks(asked, wanted, begins, &mut best).await?;
-    if asked.has_packed && !wanted.is_empty() {
+    if asked.forms.packed && !wanted.is_empty() {
         of_packed(asked, wanted, begins, &mut best).await?;
     }
     Ok(best.into_iter().map(|(series, (time, _, value))| Latest { series, time, value }).collect())
@@ -40,13 +49,14 @@ pub(super) async fn newest(asked: Asked<'_>, wanted: &[Ids], begins: (TimeMs, Ti
 
 async fn of_chunks(asked: Asked<'_>, wanted: &[Ids], (from, before): (TimeMs, TimeMs), best: &mut Best) -> Result<()> {
     let sql = format!(
-        "SELECT c.* FROM unnest($1::bigint[]) AS s (id) CROSS JOIN LATERAL \
-         (SELECT {} FROM sample_chunk WHERE series_id = s.id AND t_min >= $2 AND t_min < $3 \
+        "SELECT c.* FROM unnest($1::bigint[], $4::timestamptz[]) AS s (id, since) CROSS JOIN LATERAL \
+         (SELECT {} FROM sample_chunk WHERE series_id = s.id AND t_max >= s.since AND t_min >= $2 AND t_min < $3 \
            ORDER BY t_max DESC, id DESC LIMIT 1) c",
         chunk::COLUMNS
     );
     let series: Vec<SeriesId> = wanted.iter().map(|ids| ids.series).collect();
-    let mut rows = pin!(asked.rows(&sql, &[&series, &from, &before]).await?);
+    let since: Vec<TimeMs> = series.iter().map(|id| best.get(id).map_or(TimeMs::MIN, |(time, ..)| *time)).collect();
+    let mut rows = pin!(asked.rows(&sql, &[&series, &from, &before, &since]).await?);
     // The chunks are read one after the other and whole: the server cannot say whether one is damaged.
     while let Some(row) = asked.session.within(rows.try_next()).await? {
         let chunk = chunk::decode(asked.session, &row)?;
@@ -63,13 +73,6 @@ struct Search {
     series: HashSet<SeriesId>,
     /// The rows before this one (by t_max, id and first series) come next.
     before: (TimeMs, i64, SeriesId),
-}
-
-impl Search {
-    /// From when on a row may have something that is not known: not before every series has a sample.
-    fn since(&self, best: &Best) -> TimeMs {
-        self.series.iter().map(|id| best.get(id).map_or(TimeMs::MIN, |(time, ..)| *time)).min().unwrap_or(TimeMs::MAX)
-    }
 }
 
 async fn of_packed(asked: Asked<'_>, wanted: &[Ids], begins: (TimeMs, TimeMs), best: &mut Best) -> Result<()> {
@@ -103,7 +106,7 @@ async fn of_packed(asked: Asked<'_>, wanted: &[Ids], begins: (TimeMs, TimeMs), b
         let others: Vec<Row> = others.into_iter().map(|(head, _)| head).collect();
         read(asked, &others, &searches, best).await?;
         // There are no more rows, or none that could change anything.
-        searches.retain(|gpu, search| of_gpu.get(gpu) == Some(&HEADS_AT_ONCE) && search.before.0 >= search.since(best));
+        searches.retain(|gpu, search| of_gpu.get(gpu) == Some(&HEADS_AT_ONCE) && search.before.0 >= since(&search.series, best));
     }
     Ok(())
 }
@@ -126,7 +129,7 @@ async fn heads(
         packed::HEAD_COLUMNS
     );
     let gpus: Vec<GpuId> = searches.keys().copied().collect();
-    let since: Vec<TimeMs> = searches.values().map(|search| search.since(best)).collect();
+    let since: Vec<TimeMs> = searches.values().map(|search| since(&search.series, best)).collect();
     let t_max: Vec<TimeMs> = searches.values().map(|search| search.before.0).collect();
     let id: Vec<i64> = searches.values().map(|search| search.before.1).collect();
     let series: Vec<SeriesId> = searches.values().map(|search| search.before.2).collect();

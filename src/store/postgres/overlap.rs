@@ -11,7 +11,7 @@ use tokio_postgres::types::{ToSql, Type};
 
 use super::error::Result;
 use super::pool::Session;
-use super::{chunk, overlap_packed};
+use super::{chunk, overlap_packed, overlap_slab};
 use crate::model::{SeriesId, TimeMs};
 use crate::store::chunk::{DAY_MS, Day};
 use crate::store::compare::{Comparison, DaySpan};
@@ -77,7 +77,7 @@ fn questions(spans: &[DaySpan]) -> Vec<Question> {
     days.into_values().collect()
 }
 
-/// Whether there are chunks or packed rows that reach into these spans. No transaction that commits a group writes packed rows.
+/// Whether there are chunks, slabs or packed rows that reach into these spans. No transaction that commits a group writes packed rows.
 pub(super) async fn any(session: &Session, spans: &[DaySpan], whose: Whose) -> Result<bool> {
     let sql = match whose {
         Whose::All => format!("SELECT {OF_A_DAY} LIMIT 1"),
@@ -94,7 +94,7 @@ pub(super) async fn any(session: &Session, spans: &[DaySpan], whose: Whose) -> R
             return Ok(true);
         }
     }
-    overlap_packed::any(session, spans).await
+    Ok(overlap_slab::any(session, spans, whose).await? || overlap_packed::any(session, spans).await?)
 }
 
 /// Compares with the samples that the store has in these spans.
@@ -109,5 +109,6 @@ pub(super) async fn compare(session: &Session, spans: &[DaySpan], comparison: &m
             comparison.meet(chunk.series, &chunk.times, &chunk.values);
         }
     }
+    overlap_slab::compare(session, spans, comparison).await?;
     overlap_packed::compare(session, spans, comparison).await
 }

@@ -10,6 +10,7 @@ use bytes::{BufMut, BytesMut};
 use tokio_postgres::Row as SqlRow;
 use tokio_postgres::types::{FromSql, Type, accepts};
 
+use super::chunk::column;
 use super::copy::{count, put_i32, put_i64};
 use super::error::{PostgresError, Result};
 use super::partitions::{self, PACKED};
@@ -104,14 +105,6 @@ fn without_bits(row: &SqlRow) -> std::result::Result<Row, String> {
         k: column(row, 6, "k")?,
         heads,
         bits: Bits { len: 0, bytes: Vec::new() },
-    })
-}
-
-/// A column of a row.
-pub(super) fn column<'a, T: FromSql<'a>>(row: &'a SqlRow, at: usize, name: &str) -> std::result::Result<T, String> {
-    row.try_get(at).map_err(|error| {
-        let cause = error.source().map_or_else(|| error.to_string(), ToString::to_string);
-        format!("the column {name} cannot be read: {cause}")
     })
 }
 

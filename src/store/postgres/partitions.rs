@@ -1,5 +1,5 @@
-//! One partition of `sample_chunk` a UTC day, made when the first sample of that day comes; and one of `sample_packed`, made before its
-//! first row.
+//! One partition of `sample_chunk` and one of `sample_slab` a UTC day, made when the first sample of that day comes; and one of
+//! `sample_packed`, made before its first row.
 //!
 //! `CREATE TABLE … PARTITION OF` would lock the parent against everybody. A table made apart and attached does not: it takes a lock
 //! that neither readers nor writers mind. The CHECK saves ATTACH from reading the table. An advisory lock lets one collector at a
@@ -22,13 +22,15 @@ pub(super) struct Partitioned(pub(super) &'static str);
 
 /// Chunks.
 pub(super) const CHUNKS: Partitioned = Partitioned("sample_chunk");
+/// Slabs.
+pub(super) const SLABS: Partitioned = Partitioned("sample_slab");
 /// Packed rows.
 pub(super) const PACKED: Partitioned = Partitioned("sample_packed");
 
 /// How many partitions one transaction makes: each costs the server a few locks until the transaction ends.
 const PARTITIONS_PER_TRANSACTION: usize = 64;
 
-/// Makes the partitions of these days that chunks lack.
+/// Makes the partitions of these days that chunks and slabs lack. A schema that is not migrated yet has no slabs.
 pub(super) async fn ensure(session: &Session, caches: &Arc<Caches>, days: &BTreeSet<Day>) -> Result<()> {
     let unknown = caches.unknown_days(days.iter().copied());
     if unknown.is_empty() {
@@ -37,6 +39,9 @@ pub(super) async fn ensure(session: &Session, caches: &Arc<Caches>, days: &BTree
     let epoch = caches.epoch();
     for some in unknown.chunks(PARTITIONS_PER_TRANSACTION) {
         make(session, CHUNKS, some).await?;
+        if is_there(session, SLABS).await? {
+            make(session, SLABS, some).await?;
+        }
         caches.know_days(epoch, some);
     }
     Ok(())
@@ -54,6 +59,11 @@ pub(super) async fn make(session: &Session, table: Partitioned, days: &[Day]) ->
         session.batch(&creation(table, day)).await?;
     }
     session.batch("COMMIT").await
+}
+
+async fn is_there(session: &Session, table: Partitioned) -> Result<bool> {
+    let rows = session.query("SELECT to_regclass($1::text) IS NOT NULL", &[&table.0]).await?;
+    Ok(rows.iter().any(|row| row.get(0)))
 }
 
 /// The days among these that have no partition.
@@ -96,10 +106,12 @@ fn date(day: Day) -> jiff::civil::Date {
 
 fn creation(table: Partitioned, day: Day) -> String {
     let (name, from, to) = (name_in(table, day), date(day), date(day + 1));
-    let table = table.0;
+    let Partitioned(table) = table;
+    // The arrays of a slab are compressed, whatever would fit into a page without that. LIKE does not take this over.
+    let options = if table == SLABS.0 { " WITH (toast_tuple_target = 128)" } else { "" };
     format!(
         "CREATE TABLE {name} (LIKE {table} INCLUDING ALL,
-             CONSTRAINT one_day CHECK (t_min >= '{from} 00:00:00+00' AND t_min < '{to} 00:00:00+00'));
+             CONSTRAINT one_day CHECK (t_min >= '{from} 00:00:00+00' AND t_min < '{to} 00:00:00+00')){options};
          ALTER TABLE {table} ATTACH PARTITION {name} FOR VALUES FROM ('{from} 00:00:00+00') TO ('{to} 00:00:00+00');
          ALTER TABLE {name} DROP CONSTRAINT one_day"
     )
@@ -114,6 +126,7 @@ mod tests {
     #[test]
     fn days_have_their_names() {
         assert_eq!(name_in(PACKED, day_of(MIN_TIME)), "sample_packed_19900101");
+        assert_eq!(name_in(SLABS, day_of(MIN_TIME)), "sample_slab_19900101");
         assert_eq!(name_of(day_of(MIN_TIME)), "sample_chunk_19900101");
         assert_eq!(name_of(day_of(MAX_TIME.plus_millis(-1))), "sample_chunk_21001231");
         assert_eq!(name_of(day_of(TimeMs::from_millis(1_709_164_800_000))), "sample_chunk_20240229");

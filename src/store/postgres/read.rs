@@ -11,6 +11,7 @@ use futures_util::TryStreamExt;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Row, RowStream};
 
+use super::blocks::Seen;
 use super::error::Result;
 use super::pool::Session;
 use super::snapshot::PostgresSnapshot;
@@ -24,6 +25,16 @@ use crate::store::{
 
 /// A board with MIG slices is one GPU; one without a uuid is told by its place.
 const ONE_GPU: &str = "CASE WHEN g.uuid = '' THEN 'at ' || g.hostname || ':' || coalesce(g.gpu_index::text, '') ELSE g.uuid END";
+
+/// The id of a series in a set begins with the set's id; this many bits of it say the place.
+const SET_BITS: u32 = 6;
+
+/// The series of sets, with their set and place: the order of these is that of their ids, and the index of sets has it.
+const SET_MEMBERS: &str = "SELECT t.id * 64 + e.place - 1 AS id, t.id AS set_id, e.place, t.gpu_id, m.name AS metric, \
+     w.namespace, w.pod, w.container \
+     FROM series_set t JOIN metric_list l ON l.id = t.list_id \
+    CROSS JOIN LATERAL unnest(l.metrics) WITH ORDINALITY e (metric_id, place) \
+     JOIN metric m ON m.id = e.metric_id LEFT JOIN workload w ON w.id = t.workload_id";
 
 /// A parameter whose type is known without asking the server.
 trait Value: ToSql + Sync + Send + 'static {
@@ -90,10 +101,13 @@ impl Conditions {
         }
     }
 
-    fn used_in(&mut self, namespace: Option<&String>) {
+    fn used_in(&mut self, namespace: Option<&String>, seen: Seen) {
         if let Some(namespace) = namespace {
-            let condition = "EXISTS (SELECT FROM series s WHERE s.gpu_id = g.id AND s.namespace = ?)";
-            self.add(condition, clean(namespace).into_owned());
+            let sets =
+                "UNION ALL SELECT t.gpu_id FROM series_set t JOIN workload w ON w.id = t.workload_id WHERE w.namespace = ?";
+            let sets = if seen.has_blocks { sets } else { "" };
+            let condition = format!("g.id IN (SELECT s.gpu_id FROM series s WHERE s.namespace = ? {sets})");
+            self.add(&condition, clean(namespace).into_owned());
         }
     }
 
@@ -137,13 +151,21 @@ fn count(row: &Row, at: usize) -> u64 {
     row.get::<_, i64>(at).unsigned_abs()
 }
 
+impl PostgresStore {
+    async fn seen(&self, session: &Session) -> Result<Seen> {
+        Ok(Seen { has_blocks: self.forms(session).await?.slabs })
+    }
+}
+
 #[async_trait]
 impl Reader for PostgresStore {
     async fn clusters(&self) -> store::Result<Vec<ClusterSummary>> {
         let session = self.connections.session().await?;
+        let seen = self.seen(&session).await?;
         let sql = format!(
             "SELECT g.cluster, count(DISTINCT g.hostname), count(DISTINCT {ONE_GPU}), min(g.first_seen), max(g.last_seen) \
-               FROM gpu g WHERE g.first_seen IS NOT NULL GROUP BY g.cluster ORDER BY g.cluster COLLATE \"C\""
+               FROM {} GROUP BY g.cluster ORDER BY g.cluster COLLATE \"C\"",
+            seen.gpus("")
         );
         let found = session.query(&sql, &[]).await?;
         session.done();
@@ -159,9 +181,10 @@ impl Reader for PostgresStore {
 
     async fn hosts(&self, filter: &GpuFilter, after: Option<(&str, &str)>, limit: Limit) -> store::Result<Vec<HostSummary>> {
         let session = self.connections.session().await?;
+        let seen = self.seen(&session).await?;
         let mut where_ = Conditions::default();
         where_.gpus(filter);
-        where_.used_in(filter.namespace.as_ref());
+        where_.used_in(filter.namespace.as_ref(), seen);
         if let Some((cluster, hostname)) = after {
             let cluster = where_.parameter(cluster.to_owned());
             where_.add(&format!("(g.cluster COLLATE \"C\", g.hostname COLLATE \"C\") > ({cluster}, ?)"), hostname.to_owned());
@@ -169,9 +192,9 @@ impl Reader for PostgresStore {
         let rows = where_.parameter(rows(limit.rows));
         let sql = format!(
             "SELECT g.cluster, g.hostname, count(DISTINCT {ONE_GPU}), min(g.first_seen), max(g.last_seen) \
-               FROM gpu g WHERE g.first_seen IS NOT NULL{} GROUP BY g.cluster, g.hostname \
+               FROM {} GROUP BY g.cluster, g.hostname \
               ORDER BY g.cluster COLLATE \"C\", g.hostname COLLATE \"C\" LIMIT {rows}",
-            where_.text
+            seen.gpus(&where_.text)
         );
         let summary = |row: &Row| HostSummary {
             cluster: row.get(0),
@@ -185,9 +208,10 @@ impl Reader for PostgresStore {
 
     async fn gpus(&self, filter: &GpuFilter, after: Option<&GpuPlace>, limit: Limit) -> store::Result<Vec<GpuSummary>> {
         let session = self.connections.session().await?;
+        let seen = self.seen(&session).await?;
         let mut where_ = Conditions::default();
         where_.gpus(filter);
-        where_.used_in(filter.namespace.as_ref());
+        where_.used_in(filter.namespace.as_ref(), seen);
         let order = "g.cluster COLLATE \"C\", g.hostname COLLATE \"C\", coalesce(g.gpu_index, -1), g.uuid COLLATE \"C\", \
                      g.mig_instance COLLATE \"C\"";
         if let Some(place) = after {
@@ -207,15 +231,18 @@ impl Reader for PostgresStore {
             "SELECT {place}, p.ids, g.device, g.model, g.driver_version, g.pci_bus_id, g.mig_profile, p.first_seen, p.last_seen \
                FROM (SELECT array_agg(g.id ORDER BY g.last_seen, g.id) AS ids, min(g.first_seen) AS first_seen, \
                             max(g.last_seen) AS last_seen \
-                       FROM gpu g WHERE g.first_seen IS NOT NULL{} GROUP BY {place} ORDER BY {order} LIMIT {rows}) p \
+                       FROM {} GROUP BY {place} ORDER BY {order} LIMIT {rows}) p \
                JOIN gpu g ON g.id = p.ids[cardinality(p.ids)] ORDER BY {order}",
-            where_.text
+            seen.gpus(&where_.text)
         );
         Ok(where_.rows(session, &sql, limit, gpu).await?)
     }
 
     async fn series(&self, filter: &SeriesFilter, after: SeriesId, limit: Limit) -> store::Result<Vec<SeriesRow>> {
         let session = self.connections.session().await?;
+        let seen = self.seen(&session).await?;
+        let (first_seen, last_seen, blocks) = seen.times();
+        let after_set = after.to_store() >> SET_BITS;
         let mut where_ = Conditions::default();
         where_.add("s.id > ?", after);
         where_.gpus(&filter.gpus);
@@ -232,14 +259,23 @@ impl Reader for PostgresStore {
             }
         }
         if let Some(since) = filter.seen_since {
-            where_.add("g.last_seen >= ?", since);
+            where_.add(&format!("{last_seen} >= ?"), since);
         }
         let rows = where_.parameter(rows(limit.rows));
-        let sql = format!(
-            "SELECT s.id, s.gpu_id, s.metric, coalesce(s.namespace, ''), coalesce(s.pod, ''), coalesce(s.container, '') \
-               FROM series s JOIN gpu g ON g.id = s.gpu_id WHERE g.first_seen IS NOT NULL{} ORDER BY s.id LIMIT {rows}",
-            where_.text
-        );
+        // Each form by itself, in the order of its own index, so that a page ends where it is full.
+        let of = |series: &str, order: &str| {
+            format!(
+                "(SELECT s.id, s.gpu_id, s.metric, coalesce(s.namespace, ''), coalesce(s.pod, ''), coalesce(s.container, '') \
+                    FROM {series} s JOIN gpu g ON g.id = s.gpu_id{blocks} \
+                   WHERE {first_seen} IS NOT NULL{} ORDER BY {order} LIMIT {rows})",
+                where_.text
+            )
+        };
+        let mut sql = of("series", "s.id");
+        if seen.has_blocks {
+            let members = format!("({SET_MEMBERS} WHERE t.id >= {after_set})");
+            sql = format!("{sql} UNION ALL {} ORDER BY id LIMIT {rows}", of(&members, "s.set_id, s.place"));
+        }
         let series = |row: &Row| SeriesRow {
             id: row.get(0),
             gpu_id: row.get(1),
@@ -256,8 +292,10 @@ impl Reader for PostgresStore {
         let mut where_ = Conditions::default();
         where_.add("metric COLLATE \"C\" > ?", after.to_owned());
         let rows = where_.parameter(rows(limit.rows));
+        let sets = if self.seen(&session).await?.has_blocks { "UNION ALL SELECT name FROM metric" } else { "" };
         let sql = format!(
-            "SELECT metric FROM series WHERE true{} GROUP BY metric ORDER BY metric COLLATE \"C\" LIMIT {rows}",
+            "SELECT metric FROM (SELECT metric FROM series {sets}) s WHERE true{} \
+              GROUP BY metric ORDER BY metric COLLATE \"C\" LIMIT {rows}",
             where_.text
         );
         Ok(where_.rows(session, &sql, limit, |row| row.get(0)).await?)

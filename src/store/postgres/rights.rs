@@ -12,11 +12,11 @@ pub(super) const REMEDY: &str = "give the user of DATABASE_URL what it needs: `s
      every new day (GRANT CREATE ON SCHEMA, and membership in the role that owns the table sample_chunk); `telemetry check` shows what is \
      missing";
 
-/// The tables that it may not read and write, whether it may attach partitions (an owner may), and whether it may make tables.
+/// The tables that it may not read and write, those that it may not attach partitions to (an owner may), and whether it may make tables.
 const RIGHTS: &str = "SELECT string_agg(c.relname::text, ', ' ORDER BY c.relname) FILTER (WHERE c.relkind <> 'v' AND NOT ( \
             has_table_privilege(c.oid, 'SELECT') AND has_table_privilege(c.oid, 'INSERT') \
             AND has_table_privilege(c.oid, 'UPDATE') AND has_table_privilege(c.oid, 'DELETE'))), \
-        coalesce(bool_and(pg_has_role(c.relowner, 'USAGE')) FILTER (WHERE c.relname = 'sample_chunk'), false), \
+        string_agg(c.relname::text, ', ' ORDER BY c.relname) FILTER (WHERE c.relkind = 'p' AND NOT pg_has_role(c.relowner, 'USAGE')), \
         coalesce(has_schema_privilege(current_schema(), 'CREATE'), false), \
         coalesce(quote_ident(current_schema()), '?'), quote_ident(current_user) \
    FROM pg_class c \
@@ -26,31 +26,32 @@ const RIGHTS: &str = "SELECT string_agg(c.relname::text, ', ' ORDER BY c.relname
 pub(super) async fn check(session: &Session, endpoint: &Endpoint) -> Result<()> {
     let rows = session.query(RIGHTS, &[&migrate::TABLES.as_slice()]).await?;
     let Some(row) = rows.first() else { return Ok(()) };
-    let (unwritable, owns, may_create): (Option<String>, bool, bool) = (row.get(0), row.get(1), row.get(2));
+    let (unwritable, others, may_create): (Option<String>, Option<String>, bool) = (row.get(0), row.get(1), row.get(2));
     let (schema, user): (String, String) = (row.get(3), row.get(4));
-    let reason = match unwritable {
-        Some(tables) => format!(
+    let reason = match (unwritable, others) {
+        (Some(tables), _) => format!(
             "permission to read and write {tables} is missing for the user {user}: GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES \
              IN SCHEMA {schema} TO {user}, or let collectors use the owner of the tables"
         ),
-        None if !owns => format!(
-            "the user {user} does not own the table sample_chunk, and only its owner can add the partition of a new day: let \
+        (None, Some(tables)) => format!(
+            "the user {user} does not own {tables}, and of such a table only its owner can add the partition of a new day: let \
              collectors use the owner (GRANT owner TO {user} is enough)"
         ),
-        None if !may_create => format!(
+        (None, None) if !may_create => format!(
             "permission to create tables in schema {schema} is missing, and every new day needs a partition: GRANT CREATE ON SCHEMA \
              {schema} TO {user}"
         ),
-        None => return Ok(()),
+        (None, None) => return Ok(()),
     };
     Err(StoreError::Refused { endpoint: format!("PostgreSQL at {endpoint}"), reason }.into())
 }
 
 /// What a reader by SQL may use: views, which read the tables with the rights of their owner, and functions that read nothing but these
 /// views. (Had a function its owner's rights, it could not be unfolded, and would read every day.)
-const READABLE: [&str; 9] = [
+const READABLE: [&str; 10] = [
     "samples",
     "sample_place",
+    "series_all",
     "rejected_rows",
     "samples_5m",
     "samples_1h",

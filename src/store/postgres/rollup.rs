@@ -11,12 +11,13 @@ use tokio_postgres::Row as SqlRow;
 
 use super::copy::{put_i32, put_i64};
 use super::error::{PostgresError, Result};
-use super::packed::{Varbit, column, put_bits};
+use super::chunk::column;
+use super::packed::{Varbit, put_bits};
 use super::partitions::{self, Partitioned};
 use super::pool::Session;
 use super::snapshot::{Asked, gpus_of};
 use super::types::to_micros;
-use crate::model::{GpuId, IntervalMs, SeriesId, TimeMs};
+use crate::model::{BlockId, GpuId, IntervalMs, SeriesId, TimeMs};
 use crate::store::chunk::{Day, day_of};
 use crate::store::packed::Row;
 use crate::store::rollup::{COVER, Cover, RollupRow, Served, read};
@@ -103,7 +104,7 @@ pub(super) async fn rollups(
     needs: Needs,
     span: (TimeMs, TimeMs),
 ) -> Result<RolledUp> {
-    if !asked.has_rollups || wanted.is_empty() {
+    if !asked.forms.rollups || wanted.is_empty() {
         return Ok(RolledUp::none(wanted, span));
     }
     let mut served = Served::new(span);
@@ -219,17 +220,17 @@ async fn chunks(asked: Asked<'_>, wanted: &[Ids], span: (TimeMs, TimeMs)) -> Res
 
 /// Where slabs lie, which may have something of each GPU of their block.
 async fn slabs(asked: Asked<'_>, wanted: &[Ids], span: (TimeMs, TimeMs)) -> Result<Vec<(GpuId, TimeMs, TimeMs)>> {
-    let mut gpus: HashMap<i64, Vec<GpuId>> = HashMap::new();
+    let mut gpus: HashMap<BlockId, Vec<GpuId>> = HashMap::new();
     for gpu in gpus_of(wanted) {
-        gpus.entry(gpu.to_store() >> 4).or_default().push(gpu);
+        gpus.entry(BlockId::of(gpu)).or_default().push(gpu);
     }
-    let blocks: Vec<i64> = gpus.keys().copied().collect();
+    let blocks: Vec<BlockId> = gpus.keys().copied().collect();
     let [from, day, before] = hours(span);
     let sql = spans_of("sample_slab", "block_id");
     let mut rows = pin!(asked.rows(&sql, &[&blocks, &from, &day, &before]).await?);
     let mut all = Vec::new();
     while let Some(row) = asked.session.within(rows.try_next()).await? {
-        let (block, first, last): (i64, TimeMs, TimeMs) = (row.get(0), row.get(1), row.get(2));
+        let (block, first, last): (BlockId, TimeMs, TimeMs) = (row.get(0), row.get(1), row.get(2));
         all.extend(gpus.get(&block).into_iter().flatten().map(|gpu| (*gpu, first, last)));
     }
     Ok(all)

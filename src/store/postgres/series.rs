@@ -1,22 +1,18 @@
 //! Series and GPUs: from what dictionaries say to the ids that chunks carry.
 //!
-//! New ones are registered outside of the commit's transaction, sorted by key and `ON CONFLICT DO NOTHING`, so that collectors
-//! that meet the same new series at once wait for each other at most for one statement. A rolled back commit leaves at worst a
-//! series without samples.
+//! Those that earlier programs have made are rows of the table `series`, found by their keys; new ones are registered in `sets`, outside of
+//! the commit's transaction.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use super::error::Result;
 use super::pool::Session;
-use super::types::clean;
+use super::{live, sets};
 use crate::batch::Dictionary;
-use crate::model::{DictionaryId, Digest, Gpu, Series};
+use crate::model::{DictionaryId, Digest};
 use crate::store::Incoming;
 use crate::store::chunk::{Day, Ids, Resolved};
-
-/// Bytes of texts in the parameters of one statement.
-const STATEMENT_BYTES: usize = 4 << 20;
 
 /// Caches of ids and partitions in the database. They are emptied whenever a connection has to be made: the database behind it may have been restored or
 /// failed over meanwhile, and ids that were seen may not be there any more.
@@ -39,6 +35,10 @@ struct Inner {
     asked: u64,
     /// Days that have a partition.
     days: std::collections::HashSet<Day>,
+    /// Whether the form of `live` is announced.
+    announced: bool,
+    /// Whether there is something in the table `series`, where that is known. It is not added to once `live` is announced.
+    has_former_series: Option<bool>,
 }
 
 /// Only the ids are kept: how large a dictionary is, is for the collector to bound.
@@ -82,6 +82,17 @@ impl Caches {
         if inner.epoch == epoch {
             inner.days.extend(days);
         }
+    }
+
+    /// Whether the form of `live` is known to be announced.
+    pub(super) fn is_announced(&self) -> bool {
+        self.lock().announced
+    }
+
+    /// Adds that the form of `live` is announced.
+    pub(super) fn know_announced(&self, epoch: u64) {
+        let mut inner = self.lock();
+        inner.announced |= inner.epoch == epoch;
     }
 
     /// A dictionary's ids, where it is the very same that was resolved before: a digest that an edge chose proves nothing.
@@ -185,14 +196,17 @@ async fn resolve_dictionary(
 ) -> Result<Resolved> {
     let keys: Vec<u128> = dictionary.iter().map(|series| series.key(cluster).to_u128()).collect();
     let mut found = caches.known_series(&keys);
-    // Sorted by key: everybody inserts in one order.
     let mut missing: BTreeMap<u128, usize> = keys.iter().copied().zip(0..).filter(|(key, _)| !found.contains_key(key)).collect();
     if !missing.is_empty() {
-        let mut learned = select_series(session, &missing).await?;
-        missing.retain(|key, _| !learned.contains_key(key));
+        // From then on, nothing is added to the table `series`: what is not in it is in sets.
+        live::announce(session, caches).await?;
+        let mut learned = HashMap::new();
+        if has_former_series(session, caches, epoch).await? {
+            learned = select_series(session, &missing).await?;
+            missing.retain(|key, _| !learned.contains_key(key));
+        }
         if !missing.is_empty() {
-            insert_in_parts(session, cluster, dictionary, &missing).await?;
-            learned.extend(select_series(session, &missing).await?);
+            learned.extend(sets::resolve(session, cluster, dictionary, &missing).await?);
         }
         caches.know_series(epoch, &learned);
         found.extend(learned);
@@ -204,99 +218,23 @@ async fn resolve_dictionary(
         .collect()
 }
 
-/// Registers series in the order of their keys, with one statement as many as it takes: its parameters are copies of their texts.
-async fn insert_in_parts(session: &Session, cluster: &str, dictionary: &Dictionary, new: &BTreeMap<u128, usize>) -> Result<()> {
-    let (mut part, mut bytes) = (BTreeMap::new(), 0);
-    for (key, index) in new {
-        let Some(one) = dictionary.get(*index) else { continue };
-        let more = one.text_bytes();
-        if !part.is_empty() && bytes + more > STATEMENT_BYTES {
-            insert_series(session, cluster, &std::mem::take(&mut part)).await?;
-            bytes = 0;
-        }
-        bytes += more;
-        part.insert(*key, one);
+/// Whether there is something in the table `series`.
+async fn has_former_series(session: &Session, caches: &Caches, epoch: u64) -> Result<bool> {
+    if let Some(known) = caches.lock().has_former_series {
+        return Ok(known);
     }
-    if part.is_empty() { Ok(()) } else { insert_series(session, cluster, &part).await }
+    let some = !session.query("SELECT FROM series LIMIT 1", &[]).await?.is_empty();
+    let mut inner = caches.lock();
+    if inner.epoch == epoch {
+        inner.has_former_series = Some(some);
+    }
+    Ok(some)
 }
 
 async fn select_series(session: &Session, wanted: &BTreeMap<u128, usize>) -> Result<HashMap<u128, Ids>> {
     let keys: Vec<Digest> = wanted.keys().map(|key| Digest::from_u128(*key)).collect();
     let rows = session.query("SELECT key, id, gpu_id FROM series WHERE key = ANY($1)", &[&keys]).await?;
     Ok(rows.iter().map(|row| (row.get::<_, Digest>(0).to_u128(), Ids { series: row.get(1), gpu: row.get(2) })).collect())
-}
-
-async fn insert_series(session: &Session, cluster: &str, new: &BTreeMap<u128, Series>) -> Result<()> {
-    let gpus: BTreeMap<u128, &Gpu> = new.values().map(|series| (series.gpu.key(cluster).to_u128(), &series.gpu)).collect();
-    insert_gpus(session, cluster, &gpus).await?;
-    let keys: Vec<Digest> = new.keys().map(|key| Digest::from_u128(*key)).collect();
-    let gpu_keys: Vec<Digest> = new.values().map(|series| series.gpu.key(cluster)).collect();
-    let text = |of: fn(&Series) -> &String| new.values().map(|series| clean(of(series)).into_owned()).collect::<Vec<_>>();
-    let labels: Vec<Option<serde_json::Value>> = new.values().map(labels_of).collect();
-    session
-        .execute(
-            "INSERT INTO series (key, gpu_id, metric, namespace, pod, container, labels) \
-             SELECT n.key, g.id, n.metric, nullif(n.namespace, ''), nullif(n.pod, ''), nullif(n.container, ''), n.labels \
-               FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::text[], $7::jsonb[]) \
-                    AS n (key, gpu_key, metric, namespace, pod, container, labels) \
-               JOIN gpu g ON g.key = n.gpu_key \
-              ORDER BY n.key \
-             ON CONFLICT (key) DO NOTHING",
-            &[
-                &keys,
-                &gpu_keys,
-                &text(|s| &s.metric),
-                &text(|s| &s.namespace),
-                &text(|s| &s.pod),
-                &text(|s| &s.container),
-                &labels,
-            ],
-        )
-        .await?;
-    Ok(())
-}
-
-/// The further labels as an object; `None` where there are none.
-fn labels_of(series: &Series) -> Option<serde_json::Value> {
-    (!series.labels.is_empty()).then(|| {
-        series
-            .labels
-            .iter()
-            .map(|(name, value)| (clean(name).into_owned(), serde_json::Value::from(clean(value).into_owned())))
-            .collect()
-    })
-}
-
-async fn insert_gpus(session: &Session, cluster: &str, gpus: &BTreeMap<u128, &Gpu>) -> Result<()> {
-    let keys: Vec<Digest> = gpus.keys().map(|key| Digest::from_u128(*key)).collect();
-    let text = |of: fn(&Gpu) -> &String| gpus.values().map(|gpu| clean(of(gpu)).into_owned()).collect::<Vec<_>>();
-    // An index that PostgreSQL's int cannot hold is none of a real GPU; the key still tells such GPUs apart.
-    let indices: Vec<Option<i32>> = gpus.values().map(|gpu| gpu.index.and_then(|index| i32::try_from(index).ok())).collect();
-    session
-        .execute(
-            "INSERT INTO gpu (key, cluster, uuid, hostname, gpu_index, device, model, driver_version, pci_bus_id, mig_profile, mig_instance) \
-             SELECT n.key, $2, n.uuid, n.hostname, n.gpu_index, n.device, n.model, n.driver, n.pci, n.profile, n.instance \
-               FROM unnest($1::uuid[], $3::text[], $4::text[], $5::int[], $6::text[], $7::text[], $8::text[], $9::text[], $10::text[], $11::text[]) \
-                    AS n (key, uuid, hostname, gpu_index, device, model, driver, pci, profile, instance) \
-              WHERE NOT EXISTS (SELECT FROM gpu g WHERE g.key = n.key) \
-              ORDER BY n.key \
-             ON CONFLICT (key) DO NOTHING",
-            &[
-                &keys,
-                &clean(cluster),
-                &text(|g| &g.uuid),
-                &text(|g| &g.hostname),
-                &indices,
-                &text(|g| &g.device),
-                &text(|g| &g.model),
-                &text(|g| &g.driver_version),
-                &text(|g| &g.pci_bus_id),
-                &text(|g| &g.mig_profile),
-                &text(|g| &g.mig_instance),
-            ],
-        )
-        .await?;
-    Ok(())
 }
 
 #[cfg(test)]

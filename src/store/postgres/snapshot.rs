@@ -1,7 +1,7 @@
 //! Samples as of one moment (see [`Snapshot`]): one transaction on one connection, whose first statement says which moment that is.
 //!
-//! Chunks are found by series and time, packed rows by GPU and time, both through an index and at the same time. Newest samples are in
-//! `newest`.
+//! Chunks are found by series and time, packed rows by GPU and time, slabs by block of GPUs and time, all through an index and at the
+//! same time. Newest samples are in `newest`.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::pin::pin;
@@ -10,15 +10,15 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::TryStreamExt;
-use futures_util::future::join;
+use futures_util::future::{join, join3};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 use tokio_postgres::RowStream;
 
 use super::error::Result;
 use super::pool::{Params, Session};
-use super::{PostgresStore, chunk, newest, packed, rollup};
-use crate::model::{GpuId, SeriesId, TimeMs};
+use super::{Forms, PostgresStore, chunk, newest, packed, rollup, slab};
+use crate::model::{BlockId, GpuId, SeriesId, TimeMs};
 use crate::store::packed::Rectangle;
 use crate::store::{self, Chunk, ChunkRange, Ids, Latest, Level, Needs, RolledUp, Snapshot, SnapshotFor, Span};
 
@@ -28,10 +28,8 @@ const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
 /// and the server ends the statement.
 pub(super) struct PostgresSnapshot {
     session: Option<Session>,
-    /// Whether the schema has packed rows: one that is not migrated yet has none.
-    has_packed: bool,
-    /// Whether it has rollups.
-    has_rollups: bool,
+    /// The forms that the schema has.
+    forms: Forms,
     /// Whether the transaction has begun.
     is_begun: bool,
     /// Whether a question was not answered to its end.
@@ -49,8 +47,8 @@ impl PostgresSnapshot {
             SnapshotFor::Download => Some(store.place_for_download(until).await?),
         };
         let session = store.connections.session_within(until.saturating_duration_since(Instant::now())).await?;
-        let (has_packed, has_rollups) = store.forms(&session).await?;
-        Ok(Self { session: Some(session), has_packed, has_rollups, is_begun: false, is_busy: false, _place: place })
+        let forms = store.forms(&session).await?;
+        Ok(Self { session: Some(session), forms, is_begun: false, is_busy: false, _place: place })
     }
 
     /// Asks a question. Until it is answered, the session counts as one that was left in the middle; an answer of `None` leaves it there.
@@ -59,7 +57,7 @@ impl PostgresSnapshot {
         if std::mem::replace(&mut self.is_busy, true) {
             return Err(session.unavailable("the snapshot is over: a question to it was broken off".to_owned()));
         }
-        let answer = question(Asked { session, has_packed: self.has_packed, has_rollups: self.has_rollups });
+        let answer = question(Asked { session, forms: self.forms });
         let answer = if self.is_begun {
             answer.await?
         } else {
@@ -78,8 +76,7 @@ impl PostgresSnapshot {
 #[derive(Clone, Copy)]
 pub(super) struct Asked<'a> {
     pub(super) session: &'a Session,
-    pub(super) has_packed: bool,
-    pub(super) has_rollups: bool,
+    pub(super) forms: Forms,
 }
 
 impl Asked<'_> {
@@ -113,16 +110,36 @@ pub(super) fn gpus_of(wanted: &[Ids]) -> Vec<GpuId> {
     wanted.iter().map(|ids| ids.gpu).collect::<BTreeSet<_>>().into_iter().collect()
 }
 
-/// How many samples may be read.
+pub(super) fn blocks_of(wanted: &[Ids]) -> Vec<BlockId> {
+    wanted.iter().map(|ids| BlockId::of(ids.gpu)).collect::<BTreeSet<_>>().into_iter().collect()
+}
+
+/// How many samples may be read in vain for each one that is taken: a slab has those of many series.
+const IN_VAIN: usize = 32;
+/// In vain at least.
+const IN_VAIN_AT_LEAST: usize = 1 << 20;
+
+/// How many samples may be taken, and looked through.
 struct Room {
     max: usize,
-    read: AtomicUsize,
+    taken: AtomicUsize,
+    in_vain: AtomicUsize,
 }
 
 impl Room {
-    /// Counts samples that are about to be decoded. `false`: they are too many.
+    fn new(max: usize) -> Self {
+        Self { max, taken: AtomicUsize::new(0), in_vain: AtomicUsize::new(0) }
+    }
+
+    /// Counts samples that are about to be taken. `false`: they are too many.
     fn take(&self, samples: usize) -> bool {
-        self.read.fetch_add(samples, Ordering::Relaxed) + samples <= self.max
+        self.taken.fetch_add(samples, Ordering::Relaxed) + samples <= self.max
+    }
+
+    /// Counts samples that were read and are not wanted.
+    fn pass(&self, samples: usize) -> bool {
+        let most = self.max.saturating_mul(IN_VAIN).max(IN_VAIN_AT_LEAST);
+        self.in_vain.fetch_add(samples, Ordering::Relaxed) + samples <= most
     }
 }
 
@@ -144,7 +161,7 @@ async fn chunks(asked: Asked<'_>, wanted: &[Ids], range: &ChunkRange, room: &Roo
 
 /// The chunks in packed rows, counted before they are decoded.
 async fn packed_chunks(asked: Asked<'_>, wanted: &[Ids], range: &ChunkRange, room: &Room) -> Result<Option<Vec<Chunk>>> {
-    if !asked.has_packed {
+    if !asked.forms.packed {
         return Ok(Some(Vec::new()));
     }
     let sql = format!("SELECT {} FROM sample_packed WHERE gpu_id = ANY($1) AND {IN_RANGE}", packed::COLUMNS);
@@ -167,6 +184,27 @@ async fn packed_chunks(asked: Asked<'_>, wanted: &[Ids], range: &ChunkRange, roo
     Ok(Some(chunks))
 }
 
+/// The chunks in slabs: read whole, and what is not wanted is left at once.
+async fn slab_chunks(asked: Asked<'_>, wanted: &[Ids], range: &ChunkRange, room: &Room) -> Result<Option<Vec<Chunk>>> {
+    if !asked.forms.slabs {
+        return Ok(Some(Vec::new()));
+    }
+    let sql = format!("SELECT {} FROM sample_slab WHERE block_id = ANY($1) AND {IN_RANGE}", slab::COLUMNS);
+    let (series, blocks, times): (HashSet<SeriesId>, _, _) =
+        (series_of(wanted).into_iter().collect(), blocks_of(wanted), borders(range));
+    let mut rows = pin!(asked.rows(&sql, &[&blocks, &times[0], &times[1], &times[2], &times[3]]).await?);
+    let mut chunks = Vec::new();
+    while let Some(row) = asked.session.within(rows.try_next()).await? {
+        let slab = slab::decode(asked.session, &row)?;
+        let found = slab.samples(|id| series.contains(&id));
+        if !room.take(found) || !room.pass(slab.values.len() - found) {
+            return Ok(None);
+        }
+        chunks.extend(slab.chunks(|id| series.contains(&id)));
+    }
+    Ok(Some(chunks))
+}
+
 /// The borders of the chunks of each series that are kept one by one.
 async fn spans(asked: Asked<'_>, wanted: &[Ids], range: &ChunkRange) -> Result<Vec<Span>> {
     let sql = format!(
@@ -181,10 +219,37 @@ async fn spans(asked: Asked<'_>, wanted: &[Ids], range: &ChunkRange) -> Result<V
     Ok(spans)
 }
 
+/// Borders by series.
+type Borders = HashMap<SeriesId, (TimeMs, TimeMs)>;
+
+fn widen(spans: &mut Borders, id: SeriesId, (first, last): (TimeMs, TimeMs)) {
+    let span = spans.entry(id).or_insert((first, last));
+    *span = (span.0.min(first), span.1.max(last));
+}
+
+/// The borders of the slabs that have something of a series, by series.
+async fn slab_spans(asked: Asked<'_>, wanted: &[Ids], range: &ChunkRange) -> Result<Borders> {
+    let mut spans = Borders::new();
+    if !asked.forms.slabs {
+        return Ok(spans);
+    }
+    let sql = format!("SELECT {} FROM sample_slab WHERE block_id = ANY($1) AND {IN_RANGE}", slab::HEAD_COLUMNS);
+    let (series, blocks, times): (HashSet<SeriesId>, _, _) =
+        (series_of(wanted).into_iter().collect(), blocks_of(wanted), borders(range));
+    let mut rows = pin!(asked.rows(&sql, &[&blocks, &times[0], &times[1], &times[2], &times[3]]).await?);
+    while let Some(row) = asked.session.within(rows.try_next()).await? {
+        let head = slab::head(asked.session, &row)?;
+        for id in head.series.iter().filter(|id| series.contains(id)) {
+            widen(&mut spans, *id, (head.t_min, head.t_max));
+        }
+    }
+    Ok(spans)
+}
+
 /// The borders of the packed rows that have something of a series, by series.
-async fn packed_spans(asked: Asked<'_>, wanted: &[Ids], range: &ChunkRange) -> Result<HashMap<SeriesId, (TimeMs, TimeMs)>> {
-    let mut spans: HashMap<SeriesId, (TimeMs, TimeMs)> = HashMap::new();
-    if !asked.has_packed {
+async fn packed_spans(asked: Asked<'_>, wanted: &[Ids], range: &ChunkRange) -> Result<Borders> {
+    let mut spans = Borders::new();
+    if !asked.forms.packed {
         return Ok(spans);
     }
     let sql = format!("SELECT {} FROM sample_packed WHERE gpu_id = ANY($1) AND {IN_RANGE}", packed::HEAD_COLUMNS);
@@ -195,8 +260,7 @@ async fn packed_spans(asked: Asked<'_>, wanted: &[Ids], range: &ChunkRange) -> R
         let head = packed::head(asked.session, &row)?;
         let found = head.series().map_err(|what| packed::damaged(asked.session, &row, what))?;
         for id in found.into_iter().filter(|id| series.contains(id)) {
-            let span = spans.entry(id).or_insert((head.t_min, head.t_max));
-            *span = (span.0.min(head.t_min), span.1.max(head.t_max));
+            widen(&mut spans, id, (head.t_min, head.t_max));
         }
     }
     Ok(spans)
@@ -210,29 +274,32 @@ impl Snapshot for PostgresSnapshot {
     }
 
     async fn chunks(&mut self, wanted: &[Ids], range: &ChunkRange, max_samples: usize) -> store::Result<Option<Vec<Chunk>>> {
-        let room = Room { max: max_samples, read: AtomicUsize::new(0) };
-        let both = self.ask(async |asked| {
-            let (chunks, packed) = join(chunks(asked, wanted, range, &room), packed_chunks(asked, wanted, range, &room)).await;
-            let (Some(mut all), Some(packed)) = (chunks?, packed?) else { return Ok(None) };
+        let room = Room::new(max_samples);
+        let all = self.ask(async |asked| {
+            let (chunks, slabs, packed) = join3(
+                chunks(asked, wanted, range, &room),
+                slab_chunks(asked, wanted, range, &room),
+                packed_chunks(asked, wanted, range, &room),
+            )
+            .await;
+            let (Some(mut all), Some(slabs), Some(packed)) = (chunks?, slabs?, packed?) else { return Ok(None) };
+            all.extend(slabs);
             all.extend(packed);
             Ok(Some(all))
         });
-        Ok(both.await?)
+        Ok(all.await?)
     }
 
     async fn spans(&mut self, wanted: &[Ids], range: &ChunkRange) -> store::Result<Vec<Span>> {
-        let both = self.ask(async |asked| {
-            let (spans, packed) = join(spans(asked, wanted, range), packed_spans(asked, wanted, range)).await;
-            let (mut all, mut packed) = (spans?, packed?);
-            for span in &mut all {
-                if let Some((first, last)) = packed.remove(&span.series) {
-                    (span.first, span.last) = (span.first.min(first), span.last.max(last));
-                }
-            }
-            all.extend(packed.into_iter().map(|(series, (first, last))| Span { series, first, last }));
-            Ok(Some(all))
+        let all = self.ask(async |asked| {
+            let (spans, slabs, packed) =
+                join3(spans(asked, wanted, range), slab_spans(asked, wanted, range), packed_spans(asked, wanted, range)).await;
+            let mut all: Borders = packed?;
+            slabs?.into_iter().for_each(|(id, span)| widen(&mut all, id, span));
+            spans?.into_iter().for_each(|span| widen(&mut all, span.series, (span.first, span.last)));
+            Ok(Some(all.into_iter().map(|(series, (first, last))| Span { series, first, last }).collect()))
         });
-        Ok(both.await?.unwrap_or_default())
+        Ok(all.await?.unwrap_or_default())
     }
 
     async fn rollups(&mut self, wanted: &[Ids], level: Level, needs: Needs, span: (TimeMs, TimeMs)) -> store::Result<RolledUp> {

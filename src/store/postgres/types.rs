@@ -5,7 +5,7 @@ use std::error::Error;
 use bytes::{BufMut, BytesMut};
 use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, accepts, to_sql_checked};
 
-use crate::model::{DictionaryId, Digest, FamilyId, GpuId, SeriesId, SourceId, TimeMs};
+use crate::model::{BlockId, DictionaryId, Digest, FamilyId, GpuId, SeriesId, SourceId, TimeMs};
 pub(super) use crate::store::text::{clean, parse_range, range_text, row_set};
 
 /// 2000-01-01T00:00:00Z in ms since 1970: where PostgreSQL's timestamps begin.
@@ -84,3 +84,4 @@ macro_rules! as_bigint {
 
 as_bigint!(SeriesId);
 as_bigint!(GpuId);
+as_bigint!(BlockId);

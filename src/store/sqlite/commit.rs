@@ -81,7 +81,7 @@ impl Work {
         let kept: Vec<Option<Vec<bool>>> = outcomes.parts.iter().map(Outcome::kept).collect();
         let parts: Vec<Part<'_>> = parts.iter().zip(&kept).map(|(part, keep)| Part { keep: keep.as_deref(), ..*part }).collect();
         let mut chunker = Chunker::new(&parts);
-        while let Some(next) = chunker.next() {
+        while let Some((_, next)) = chunker.next() {
             chunk::insert(connection, &next)?;
         }
         (_, self.spans) = chunker.finish();

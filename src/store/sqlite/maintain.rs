@@ -16,7 +16,7 @@ use super::error::{Result, SqliteError};
 use crate::model::{GpuId, SeriesId, TimeMs};
 use crate::store;
 use crate::store::chunk::{DAY_MS, Day, MAX_SAMPLES, NewChunk, step_of};
-use crate::store::maintenance::{Batch, DayPlan, DayState, Form, FormSize, Maintenance, Packed, Rewrite, Scope, Verified};
+use crate::store::maintenance::{Batch, DayPlan, DayState, Form, FormSize, Maintenance, Owner, Packed, Rewrite, Scope, Verified};
 
 /// The part of the file that may be unused before it is written anew, which takes as long as the file is large.
 const WORTH_A_VACUUM: i64 = 4;
@@ -83,8 +83,10 @@ impl Maintenance for Maintained {
     async fn plan(&mut self, day: &DayState, _: &Scope) -> store::Result<DayPlan> {
         let (from, before) = (day.begins(), TimeMs::from_millis((day.day + 1) * DAY_MS));
         let gpus = self.to_do.remove(&day.day).unwrap_or_default();
-        let rewrite = |(gpu, (rows, samples))| Rewrite { gpu, from, before, ids: None, rows, samples };
-        Ok(DayPlan { batches: gpus.into_iter().map(rewrite).map(|rewrite| Batch { rewrites: vec![rewrite] }).collect() })
+        let count = gpus.len() as u64;
+        let rewrite = |(gpu, (rows, samples))| Rewrite { owner: Owner::Gpu(gpu), from, before, ids: None, rows, samples };
+        let batches = gpus.into_iter().map(rewrite).map(|rewrite| Batch { rewrites: vec![rewrite] }).collect();
+        Ok(DayPlan { batches, gpus: count, again: false })
     }
 
     async fn rewrite(&mut self, _: &DayState, batch: &Batch, scope: &Scope) -> store::Result<Packed> {
@@ -155,8 +157,9 @@ struct Head {
 }
 
 fn rewrite_gpu(connection: &Connection, rewrite: &Rewrite, scope: &Scope, endpoint: &str) -> Result<Packed> {
+    let Owner::Gpu(gpu) = rewrite.owner else { return Ok(Packed::default()) };
     let mut statement = connection.prepare_cached("SELECT id FROM series WHERE gpu_id = ?1 ORDER BY id")?;
-    let series: Vec<SeriesId> = statement.query_map([rewrite.gpu], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
+    let series: Vec<SeriesId> = statement.query_map([gpu], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
     let mut all = Packed::default();
     for series in series {
         for part in parts(heads(connection, series, rewrite, scope.until)?, scope.max_samples) {

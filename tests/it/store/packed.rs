@@ -28,12 +28,12 @@ async fn insert(client: &Client, gpu: i64, id: i64, times: &[i64], columns: &[Co
     let (first, last) = (times[0], times[times.len() - 1]);
     let delay = if columns.iter().any(|(_, delay, _)| *delay > 0) { 20 } else { 0 };
     let shift = usize::BITS - (times.len() - 1).leading_zeros();
-    let mut heads = [(32, 6), (0, 6), (0, 6), (0, 4), (delay as u64, 5), (u64::from(shift), 4), (27, 6), (1 << 27, 28), (0, 40)]
+    let mut heads = [(48, 6), (0, 6), (0, 6), (0, 4), (delay as u64, 5), (u64::from(shift), 4), (27, 6), (1 << 27, 28), (0, 40)]
         .map(|(value, width)| bits(value, width))
         .concat();
     let mut body: String = times.iter().map(|time| bits((time - first) as u64, 27)).collect();
     for (series, after, values) in columns {
-        heads += &[(64, 7), (0, 5), ((series - columns[0].0) as u64, 32), (*after, delay)].map(|(v, w)| bits(v, w)).concat();
+        heads += &[(64, 7), (0, 5), ((series - columns[0].0) as u64, 48), (*after, delay)].map(|(v, w)| bits(v, w)).concat();
         body.extend(values.iter().map(|value| bits(value.to_bits(), 64)));
     }
     let last = last + columns.iter().map(|(_, after, _)| *after as i64).max().expect("a column");
@@ -55,18 +55,22 @@ async fn insert(client: &Client, gpu: i64, id: i64, times: &[i64], columns: &[Co
     client.batch_execute(&sql).await.expect("a packed row");
 }
 
-/// Packs the chunks of a day: those of a GPU with the same times (or the same a constant time later) as one row, in one transaction.
+/// Packs the chunks and slabs of a day: those of a GPU with the same times (or the same a constant time later) as one row, in one transaction.
 pub async fn pack(client: &Client, day: i64) {
     type Samples = (Vec<i64>, Vec<f64>);
     type Begun = (i64, i64, Vec<f64>);
+    let of_day =
+        format!("t_min >= to_timestamp({}) AND t_min < to_timestamp({})", day * DAY_MS / 1000, (day + 1) * DAY_MS / 1000);
     let sql = format!(
-        "WITH old AS (DELETE FROM sample_chunk WHERE t_min >= to_timestamp({}) AND t_min < to_timestamp({}) RETURNING *) \
+        "WITH chunks AS (DELETE FROM sample_chunk WHERE {of_day} RETURNING *), slabs AS (DELETE FROM sample_slab WHERE {of_day} RETURNING *), \
+         old AS (SELECT c.series_id, c.id, c.t_min, coalesce(u.offset_ms, (u.i - 1) * c.step_ms) AS offset_ms, u.value, u.i \
+                   FROM chunks c CROSS JOIN LATERAL unnest(c.offsets, c.\"values\") WITH ORDINALITY u (offset_ms, value, i) \
+                 UNION ALL \
+                 SELECT b.series_first + u.series, b.id, b.t_min, coalesce(u.offset_ms, 0), u.value, u.i \
+                   FROM slabs b CROSS JOIN LATERAL unnest(b.series, b.offsets, b.\"values\") WITH ORDINALITY u (series, offset_ms, value, i)) \
          SELECT s.gpu_id, o.series_id, max(o.id) OVER (PARTITION BY s.gpu_id), \
-                (extract(epoch FROM o.t_min) * 1000)::bigint + coalesce(u.offset_ms, (u.i - 1) * o.step_ms) AS ms, u.value \
-           FROM old o JOIN series s ON s.id = o.series_id \
-          CROSS JOIN LATERAL unnest(o.offsets, o.\"values\") WITH ORDINALITY u (offset_ms, value, i) ORDER BY 1, 2, ms, o.id, u.i",
-        day * DAY_MS / 1000,
-        (day + 1) * DAY_MS / 1000
+                (extract(epoch FROM o.t_min) * 1000)::bigint + o.offset_ms AS ms, o.value \
+           FROM old o JOIN series_all s ON s.id = o.series_id ORDER BY 1, 2, ms, o.id, o.i"
     );
     client.batch_execute("BEGIN").await.expect("begun");
     let mut series: BTreeMap<(i64, i64, i64), Samples> = BTreeMap::new();
@@ -232,13 +236,15 @@ async fn a_role_that_may_read_uses_the_views_and_nothing_else() {
     let user: String = reader.query_one("SELECT current_user::text", &[]).await.unwrap().get(0);
     assert_eq!(user, role);
     let hour = "samples_between('2025-01-15 23:58:00+00', '2025-01-15 23:59:00+00')";
-    for from in ["samples WHERE metric_name = 'METRIC_2'", hour, "rejected_rows"] {
+    for from in ["samples WHERE metric_name = 'METRIC_2'", hour, "series_all", "rejected_rows"] {
         let sql = format!("SELECT count(*) FROM {from}");
         let own: i64 = reader.query_one(&sql, &[]).await.expect(from).get(0);
         let others: i64 = client.query_one(&sql, &[]).await.expect(from).get(0);
         assert_eq!(own, others, "{from}");
     }
-    for table in ["sample_chunk", "sample_packed", "sample_packed_20250115", "gpu", "series", "source", "store", "dead_letter"] {
+    let tables = "sample_chunk sample_slab sample_packed sample_packed_20250115 gpu gpu_block series series_set metric metric_list workload \
+                  source store dead_letter";
+    for table in tables.split(' ') {
         let refused = reader.query(&format!("SELECT FROM {table}"), &[]).await.expect_err(table);
         assert_eq!(refused.code().map(|code| code.code()), Some("42501"), "{table}: {refused}");
     }

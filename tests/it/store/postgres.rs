@@ -15,10 +15,10 @@ use super::rows::*;
 use super::{conformance, histories, once, reading};
 use crate::support::postgres::{Database, Server, free_port};
 
-struct Postgres(Database);
+pub struct Postgres(pub Database);
 
 impl Postgres {
-    async fn new() -> Self {
+    pub async fn new() -> Self {
         Self(Server::shared().database().await)
     }
 }
@@ -90,7 +90,7 @@ async fn a_schema_that_is_not_ours_is_refused_in_words() {
     let newer = store.migrate().await.expect_err("newer");
     let said = newer.to_string();
     assert!(
-        matches!(newer, StoreError::Version(_)) && said.contains("99") && said.contains("up to 6") && said.contains("upgrade"),
+        matches!(newer, StoreError::Version(_)) && said.contains("99") && said.contains("up to 7") && said.contains("upgrade"),
         "{said}"
     );
 
@@ -221,7 +221,9 @@ async fn sql_users_see_what_they_expect() {
     let counts: Vec<i64> = (0..4).map(|column| row.get(column)).collect();
     assert_eq!(counts[2], 0);
     assert!(counts[0] > 0 && counts[1] > 0 && counts[0] + counts[1] == counts[3] && counts[3] == 401);
-    let seen = "SELECT count(*) FROM gpu g WHERE (first_seen, last_seen) = (SELECT min(ts), max(ts) FROM samples s WHERE s.gpu_uuid = g.uuid)";
+    let seen = "SELECT count(*) FROM gpu g JOIN gpu_block b ON b.id = g.id >> 4 \
+                 WHERE (b.first_seen[(g.id & 15) + 1], b.last_seen[(g.id & 15) + 1]) = \
+                       (SELECT min(ts), max(ts) FROM samples s WHERE s.gpu_uuid = g.uuid)";
     assert_eq!(client.query_one(seen, &[]).await.expect("rows").get::<_, i64>(0), 1);
     let kinds = "SELECT count(*) FILTER (WHERE offsets IS NULL) > 0, bool_and(n = cardinality(\"values\")) FROM sample_chunk";
     let row = client.query_one(kinds, &[]).await.expect("rows");
@@ -233,7 +235,7 @@ async fn a_day_that_was_dropped_is_made_again() {
     let h = Postgres::new().await;
     let (store, content) = (h.open(), Content::new("a", plain(50)));
     store.commit(&[content.batch(0..20)]).await.expect("stored");
-    h.0.client().await.batch_execute("DROP TABLE sample_chunk_20250115").await.expect("dropped");
+    h.0.client().await.batch_execute("DROP TABLE sample_chunk_20250115, sample_slab_20250115").await.expect("dropped");
     store.commit(&[content.batch(20..50)]).await.expect("stored");
     let rest = Content { rows: content.rows[20..].to_vec(), ..content };
     assert_eq!(h.samples().await, rest.samples());

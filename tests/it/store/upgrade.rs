@@ -16,7 +16,7 @@ const MIGRATIONS: [(i32, &str, &str); 2] = [
 ];
 
 /// Makes the schema as release 0.1.0 does, up to a version.
-async fn made_by_0_1_0(version: usize) -> (Database, Client) {
+pub async fn made_by_0_1_0(version: usize) -> (Database, Client) {
     let database = Server::shared().empty_database().await;
     let client = database.client().await;
     let table = "CREATE TABLE schema_migration (version int PRIMARY KEY, name text NOT NULL, checksum text NOT NULL, \
@@ -66,10 +66,6 @@ async fn programs_of_two_releases_use_one_schema() {
     assert_eq!(conflicts(&reader, 10).await.expect("none"), (Vec::new(), false));
     let store = database.store();
     store.migrate().await.expect("migrated");
-    let content = Content::new("a", plain(50));
-    store.commit(&[content.all()]).await.expect("stored");
-    let new = i64::try_from(content.samples().values().sum::<usize>()).expect("few");
-    assert_eq!(count(&client, "samples").await, 3 + new);
 
     // A letter that the old one has kept, and another one of the same rows.
     let kept = store.dead_letters().await.expect("letters").remove(0);
@@ -88,7 +84,16 @@ async fn programs_of_two_releases_use_one_schema() {
     let retried = "DELETE FROM dead_letter WHERE id = (SELECT max(id) FROM dead_letter) RETURNING payload";
     assert_eq!(client.query_one(retried, &[]).await.expect("one").get::<_, &[u8]>(0), b"other");
     run_0_1_0(&client, 11).await;
+    assert_eq!(count(&client, "samples").await, 6);
+
+    // Once a new one has written, they are refused: by what they find when they start, and, where they still run, when they commit.
+    let content = Content::new("a", plain(50));
+    store.commit(&[content.all()]).await.expect("stored");
+    let new = i64::try_from(content.samples().values().sum::<usize>()).expect("few");
     assert_eq!(count(&client, "samples").await, 6 + new);
+    let unknown = count(&client, "schema_migration WHERE version > 2").await;
+    assert_eq!(unknown, 1);
+    assert!(client.batch_execute(&seen_by_0_1_0("2025-01-12 10:00:00+00")).await.is_err(), "it would be history");
     // The reader that was there before goes on, too.
     let ledger = Store::ledger(&reader).await.expect("a ledger");
     assert_eq!(ledger.len(), 2);
@@ -135,6 +140,54 @@ async fn older_programs_are_told_before_there_are_packed_rows() {
     again.commit(&[Content::new("a", plain(20)).all()]).await.expect("stored");
 }
 
+/// What release 0.1.0 says at the end of a commit: when its samples of the only GPU end.
+fn seen_by_0_1_0(until: &str) -> String {
+    format!("UPDATE gpu g SET first_seen = least(g.first_seen, '{until}'), last_seen = greatest(g.last_seen, '{until}')")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn older_collectors_are_waited_for_and_then_kept_out() {
+    let (database, client) = made_by_0_1_0(2).await;
+    let store = std::sync::Arc::new(database.store());
+    store.migrate().await.expect("migrated");
+    run_0_1_0(&client, 10).await;
+    // One of them is in the middle of a commit.
+    let older = database.client().await;
+    older.batch_execute(&format!("BEGIN; {}", seen_by_0_1_0("2025-01-10 12:00:00+00"))).await.expect("begun");
+    let announcing = tokio::spawn({
+        let store = store.clone();
+        async move { store.announce_live_form().await }
+    });
+    let waits = "pg_locks WHERE NOT granted AND relation = 'gpu'::regclass AND mode = 'ShareRowExclusiveLock'";
+    crate::support::app::wait_for("an announcement that waits", || async { count(&client, waits).await > 0 }).await;
+    // Another one comes too late.
+    let late = database.client().await;
+    let late = tokio::spawn(async move { late.batch_execute(&seen_by_0_1_0("2025-01-10 13:00:00+00")).await });
+    let waits = "pg_locks WHERE NOT granted AND relation = 'gpu'::regclass AND mode = 'RowExclusiveLock'";
+    crate::support::app::wait_for("a commit that waits", || async { count(&client, waits).await > 0 }).await;
+    assert_eq!(count(&client, "gpu_block").await, 0);
+    older.batch_execute("COMMIT").await.expect("not held up");
+    announcing.await.expect("no panic").expect("announced");
+    let said = |refused: tokio_postgres::Error| refused.as_db_error().expect("an answer").message().to_owned();
+    let refused = said(late.await.expect("no panic").expect_err("refused"));
+    assert!(refused.contains("upgrade telemetry"), "{refused}");
+    let new_series = "INSERT INTO series (key, gpu_id, metric) SELECT gen_random_uuid(), id, 'X' FROM gpu";
+    let refused = said(client.batch_execute(new_series).await.expect_err("refused"));
+    assert!(refused.contains("upgrade telemetry"), "{refused}");
+    // What was written before is known: of 16 GPUs, one has samples.
+    let block = "SELECT b.id, cardinality(b.first_seen), array_remove(b.first_seen, NULL) = ARRAY[g.first_seen] \
+                   FROM gpu_block b, gpu g WHERE b.last_seen[(g.id & 15) + 1] = '2025-01-10 12:00:00+00'";
+    let block = client.query_one(block, &[]).await.expect("the block");
+    assert_eq!((block.get::<_, i64>(0), block.get::<_, i32>(1), block.get::<_, bool>(2)), (0, 16, true));
+    // Programs that start are refused by what the schema says, if they do not know it.
+    let known: i64 = client.query_one("SELECT max(version)::bigint FROM schema_migration", &[]).await.expect("a version").get(0);
+    assert_eq!(known, 7);
+    let again = database.store();
+    again.migrate().await.expect("nothing to do");
+    again.announce_live_form().await.expect("nothing to do");
+    again.ready().await.expect("this one knows it");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_index_is_replaced_while_rows_are_written_and_after_an_interruption() {
     let (database, client) = made_by_0_1_0(1).await;
@@ -174,8 +227,10 @@ async fn an_index_is_replaced_while_rows_are_written_and_after_an_interruption()
     // Killed when all was done but for the note of it, and so before those that follow.
     let forget = "DELETE FROM schema_migration WHERE version = 2; DELETE FROM schema_step; DROP TABLE dead_letter_same_rows; \
                   ALTER TABLE source DROP COLUMN conflict; DROP TABLE sample_conflict; ALTER TABLE gpu DROP COLUMN commit_token; \
-                  DROP FUNCTION samples_between; DROP VIEW samples, sample_place, packed_sample; DROP FUNCTION float8_of_bits; \
-                  DROP TABLE sample_packed";
+                  DROP TABLE gpu_block, series_set, metric, metric_list, workload, sample_slab CASCADE; \
+                  DROP FUNCTION refuse_older_collectors CASCADE; \
+                  DROP FUNCTION IF EXISTS samples_between; DROP VIEW IF EXISTS samples, sample_place, packed_sample; \
+                  DROP FUNCTION float8_of_bits; DROP TABLE sample_packed";
     client.batch_execute(forget).await.expect("not noted");
     database.store().migrate().await.expect("migrated");
     assert_eq!(count(&client, "pg_inherits WHERE inhparent = 'sample_chunk_series'::regclass").await, 4);

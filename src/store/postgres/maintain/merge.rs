@@ -11,16 +11,14 @@ use crate::store::packed::{Rectangle, Samples, pack};
 pub(super) struct Merge {
     /// The rows' samples by series; each with the id of the row.
     series: BTreeMap<SeriesId, Vec<Chunk>>,
-    pub(super) rows: u64,
-    /// Rows among them that are chunks.
-    pub(super) chunks: u64,
+    /// Whether some are of chunks or slabs.
+    pub(super) has_unpacked: bool,
     pub(super) samples: u64,
 }
 
 impl Merge {
     /// Adds the samples of a row.
     pub(super) fn add(&mut self, samples: impl IntoIterator<Item = Chunk>) {
-        self.rows += 1;
         for chunk in samples {
             self.samples += chunk.times.len() as u64;
             self.series.entry(chunk.series).or_default().push(chunk);

@@ -9,7 +9,7 @@ use tokio_postgres::types::{ToSql, Type};
 
 use super::super::error::{PostgresError, Result};
 use super::super::pool::Session;
-use super::super::{chunk, packed};
+use super::super::{chunk, packed, slab};
 use crate::store::StoreError;
 use crate::store::maintenance::{Form, Verified};
 
@@ -27,9 +27,11 @@ pub(super) fn is_damage(state: &SqlState) -> bool {
     state.code().starts_with("XX")
 }
 
-fn columns(form: Form) -> &'static str {
+/// The columns that are read of a row.
+pub(super) fn columns(form: Form) -> &'static str {
     match form {
         Form::Chunk => chunk::COLUMNS,
+        Form::Slab => slab::COLUMNS,
         Form::Packed => packed::COLUMNS,
     }
 }
@@ -38,6 +40,7 @@ fn columns(form: Form) -> &'static str {
 fn read(session: &Session, form: Form, row: &Row) -> Result<u64> {
     match form {
         Form::Chunk => Ok(chunk::decode(session, row)?.times.len() as u64),
+        Form::Slab => Ok(slab::decode(session, row)?.values.len() as u64),
         Form::Packed => {
             let rectangle = packed::decode(session, row)?;
             rectangle.chunks(|_| true).map_err(|what| packed::damaged(session, row, what))?;
@@ -68,6 +71,7 @@ pub(super) async fn everything(session: &Session, partitions: &[(Form, String)])
         verified.samples += samples;
         match form {
             Form::Chunk => verified.chunks += rows,
+            Form::Slab => verified.slabs += rows,
             Form::Packed => verified.packed += rows,
         }
     }

@@ -116,7 +116,7 @@ SELECT c.t_min + coalesce(u.offset_ms, (u.i - 1) * c.step_ms) * interval '1 ms' 
   JOIN series s ON s.id = c.series_id
   JOIN gpu g ON g.id = s.gpu_id
  CROSS JOIN LATERAL unnest(c.offsets, c."values") WITH ORDINALITY u (offset_ms, value, i)
- WHERE c.series_id < 1099511627776 AND EXISTS (SELECT FROM series)
+ WHERE c.series_id < 1099511627776
 UNION ALL
 SELECT c.t_min + coalesce(u.offset_ms, (u.i - 1) * c.step_ms) * interval '1 ms',
        g.cluster, g.hostname, g.uuid, g.gpu_index, g.device, g.model,
@@ -125,12 +125,11 @@ SELECT c.t_min + coalesce(u.offset_ms, (u.i - 1) * c.step_ms) * interval '1 ms',
   FROM gpu g
   JOIN series_set t ON t.gpu_id = g.id
   JOIN metric_list l ON l.id = t.list_id
- CROSS JOIN LATERAL unnest(l.metrics) WITH ORDINALITY e (metric_id, place)
-  JOIN metric m ON m.id = e.metric_id
+  JOIN metric m ON m.id = ANY (l.metrics)
   LEFT JOIN workload w ON w.id = t.workload_id
-  JOIN sample_chunk c ON c.series_id = t.id * 64 + e.place - 1
+  JOIN sample_chunk c ON c.series_id = t.id * 64 + array_position(l.metrics, m.id) - 1
  CROSS JOIN LATERAL unnest(c.offsets, c."values") WITH ORDINALITY u (offset_ms, value, i)
- WHERE c.series_id >= 1099511627776 AND EXISTS (SELECT FROM series_set)
+ WHERE c.series_id >= 1099511627776
 UNION ALL
 SELECT b.t_min + coalesce(u.offset_ms, 0) * interval '1 ms',
        g.cluster, g.hostname, g.uuid, g.gpu_index, g.device, g.model,
@@ -140,7 +139,7 @@ SELECT b.t_min + coalesce(u.offset_ms, 0) * interval '1 ms',
  CROSS JOIN LATERAL unnest(b.series, b.offsets, b."values") u (series, offset_ms, value)
   JOIN series s ON s.id = b.series_first + u.series
   JOIN gpu g ON g.id = s.gpu_id AND g.id >> 4 = b.block_id
- WHERE b.series_first < 1099511627776 AND EXISTS (SELECT FROM series)
+ WHERE b.series_first < 1099511627776
 UNION ALL
 SELECT b.t_min + coalesce(u.offset_ms, 0) * interval '1 ms',
        g.cluster, g.hostname, g.uuid, g.gpu_index, g.device, g.model,
@@ -153,7 +152,7 @@ SELECT b.t_min + coalesce(u.offset_ms, 0) * interval '1 ms',
   JOIN metric_list l ON l.id = t.list_id
   JOIN metric m ON m.id = l.metrics[((b.series_first + u.series) & 63) + 1]
   LEFT JOIN workload w ON w.id = t.workload_id
- WHERE b.series_first >= 1099511627776 AND EXISTS (SELECT FROM series_set)
+ WHERE b.series_first >= 1099511627776
 UNION ALL
 SELECT p.ts, g.cluster, g.hostname, g.uuid, g.gpu_index, g.device, g.model,
        s.metric, p.value, s.namespace, s.pod, s.container, g.mig_profile, g.mig_instance, s.labels,
@@ -161,18 +160,18 @@ SELECT p.ts, g.cluster, g.hostname, g.uuid, g.gpu_index, g.device, g.model,
   FROM packed_sample p
   JOIN series s ON s.id = p.series_id AND s.gpu_id = p.gpu_id
   JOIN gpu g ON g.id = s.gpu_id
- WHERE p.series_id < 1099511627776 AND EXISTS (SELECT FROM series)
+ WHERE p.series_id < 1099511627776
 UNION ALL
 SELECT p.ts, g.cluster, g.hostname, g.uuid, g.gpu_index, g.device, g.model,
        m.name, p.value, w.namespace, w.pod, w.container, g.mig_profile, g.mig_instance, w.labels,
        p.t_min, p.t_max, m.alias, p.gpu_id, p.series_id, true
   FROM packed_sample p
-  JOIN series_set t ON t.id = p.series_id >> 6 AND t.gpu_id = p.gpu_id
-  JOIN gpu g ON g.id = t.gpu_id
+  JOIN gpu g ON g.id = p.gpu_id
+  JOIN series_set t ON t.id = p.series_id >> 6
   JOIN metric_list l ON l.id = t.list_id
   JOIN metric m ON m.id = l.metrics[(p.series_id & 63) + 1]
   LEFT JOIN workload w ON w.id = t.workload_id
- WHERE p.series_id >= 1099511627776 AND EXISTS (SELECT FROM series_set);
+ WHERE p.series_id >= 1099511627776;
 
 
 -- The hour of the UTC day.

@@ -30,6 +30,7 @@ mod pipeline;
 mod range;
 mod samples;
 mod slices;
+mod stepped;
 #[cfg(test)]
 mod stub;
 mod telemetry;

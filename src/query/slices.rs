@@ -69,11 +69,27 @@ pub(super) struct Slices {
 }
 
 /// The snapshot that is in use.
-struct Current {
+pub(super) struct Current {
     snapshot: Box<dyn Snapshot>,
     begun: Instant,
     /// Whether nothing was fetched from it yet.
     is_fresh: bool,
+}
+
+impl Current {
+    pub(super) fn new(snapshot: Box<dyn Snapshot>) -> Self {
+        Self { snapshot, begun: Instant::now(), is_fresh: true }
+    }
+
+    /// Whether others need not have their turn yet.
+    pub(super) fn is_young(&self) -> bool {
+        self.begun.elapsed() < TURN
+    }
+
+    /// What is asked.
+    pub(super) fn snapshot(&mut self) -> &mut dyn Snapshot {
+        &mut *self.snapshot
+    }
 }
 
 /// What there is in [from, before).
@@ -188,7 +204,17 @@ impl Slices {
         // Chunks of another snapshot, and what is known of them: this one's may have other borders.
         self.carried_over.clear();
         self.ahead = None;
-        Ok(Current { snapshot: lease.snapshot(&*self.reader).await?, begun: Instant::now(), is_fresh: true })
+        Ok(Current::new(lease.snapshot(&*self.reader).await?))
+    }
+
+    /// Begins with a snapshot that was used for something else.
+    pub(super) fn give_snapshot(&mut self, current: Option<Current>) {
+        self.snapshot = current.map(|current| Current { is_fresh: true, ..current });
+    }
+
+    /// The snapshot, for something else.
+    pub(super) fn take_snapshot(&mut self) -> Option<Current> {
+        self.snapshot.take()
     }
 
     /// Gives the snapshot back, for as long as nothing is fetched.

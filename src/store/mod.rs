@@ -14,6 +14,7 @@ pub mod maintenance;
 pub mod packed;
 pub mod postgres;
 mod read;
+pub mod rollup;
 mod slab;
 pub mod sqlite;
 mod text;
@@ -24,6 +25,7 @@ pub use read::{
     Chunk, ChunkRange, ClusterSummary, GpuFilter, GpuPlace, GpuSummary, HostSummary, Latest, Limit, Reader, SeriesFilter,
     SeriesRow, Snapshot, SnapshotFor, Span, Standby, Texts,
 };
+pub use rollup::{Level, Needs, RolledUp, Rollup, Unrolled};
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::{Ids, Result, SourceLedger};
+use super::{Ids, Level, Needs, Result, RolledUp, SourceLedger};
 use crate::model::{GpuId, RowRange, SeriesId, SourceId, TimeMs};
 
 /// Which GPUs are meant. What is `None` does not restrict.
@@ -327,4 +327,9 @@ pub trait Snapshot: Send {
 
     /// From when to when each of these series has chunks in a range (see [`ChunkRange`]); series without are left out. In any order.
     async fn spans(&mut self, series: &[Ids], range: &ChunkRange) -> Result<Vec<Span>>;
+
+    /// What is rolled up of these series from one time to before another, both of which begin a bucket of the level, and what is not.
+    async fn rollups(&mut self, series: &[Ids], _level: Level, _needs: Needs, span: (TimeMs, TimeMs)) -> Result<RolledUp> {
+        Ok(RolledUp::none(series, span))
+    }
 }

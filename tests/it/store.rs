@@ -12,6 +12,7 @@ mod pooler;
 mod postgres;
 mod reading;
 mod retention;
+mod rollups;
 mod rows;
 mod sets;
 mod slabs;

@@ -51,6 +51,7 @@ mod pool;
 mod pooler;
 mod read;
 mod rights;
+mod rollup;
 mod series;
 mod sets;
 mod slab;
@@ -66,6 +67,7 @@ use std::time::SystemTime;
 use async_trait::async_trait;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
+use tokio_postgres::Row;
 
 use self::connect::Connector;
 pub use self::diagnose::{Use, diagnose};
@@ -117,6 +119,7 @@ pub struct PostgresStore {
 struct Forms {
     packed: bool,
     slabs: bool,
+    rollups: bool,
 }
 
 /// The server process and the database that a store is in. Where one of them is another one now, the database may be an older state of itself: it was
@@ -231,10 +234,12 @@ impl PostgresStore {
         if let Some(forms) = self.forms.get() {
             return Ok(*forms);
         }
-        let rows =
-            session.query("SELECT to_regclass('sample_packed') IS NOT NULL, to_regclass('sample_slab') IS NOT NULL", &[]).await?;
-        let forms = rows.first().map_or_else(Forms::default, |row| Forms { packed: row.get(0), slabs: row.get(1) });
-        if forms.packed && forms.slabs {
+        let sql = "SELECT to_regclass('sample_packed') IS NOT NULL, to_regclass('sample_slab') IS NOT NULL, \
+                          to_regclass('sample_rollup_1h') IS NOT NULL";
+        let rows = session.query(sql, &[]).await?;
+        let form = |row: &Row| Forms { packed: row.get(0), slabs: row.get(1), rollups: row.get(2) };
+        let forms = rows.first().map_or_else(Forms::default, form);
+        if forms.rollups {
             return Ok(*self.forms.get_or_init(|| forms));
         }
         Ok(forms)

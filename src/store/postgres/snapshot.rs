@@ -17,10 +17,10 @@ use tokio_postgres::RowStream;
 
 use super::error::Result;
 use super::pool::{Params, Session};
-use super::{Forms, PostgresStore, chunk, newest, packed, slab, standby};
+use super::{Forms, PostgresStore, chunk, newest, packed, rollup, slab, standby};
 use crate::model::{BlockId, GpuId, SeriesId, TimeMs};
 use crate::store::packed::Rectangle;
-use crate::store::{self, Chunk, ChunkRange, Ids, Latest, Snapshot, SnapshotFor, Span};
+use crate::store::{self, Chunk, ChunkRange, Ids, Latest, Level, Needs, RolledUp, Snapshot, SnapshotFor, Span};
 
 const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
 
@@ -300,5 +300,10 @@ impl Snapshot for PostgresSnapshot {
             Ok(Some(all.into_iter().map(|(series, (first, last))| Span { series, first, last }).collect()))
         });
         Ok(all.await?.unwrap_or_default())
+    }
+
+    async fn rollups(&mut self, wanted: &[Ids], level: Level, needs: Needs, span: (TimeMs, TimeMs)) -> store::Result<RolledUp> {
+        let rolled = self.ask(async |asked| rollup::rollups(asked, wanted, level, needs, span).await.map(Some)).await?;
+        Ok(rolled.unwrap_or_else(|| RolledUp::none(wanted, span)))
     }
 }

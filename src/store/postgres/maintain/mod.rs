@@ -6,6 +6,7 @@
 //! | `retire` | days that are past their time lose their partitions |
 //! | `rewrite` | the transaction that puts packed rows in the place of others |
 //! | `merge` | rows to rectangles, and the comparison of the two |
+//! | `rollup` | rollups of what is rewritten, in the place of former ones |
 //! | `verify` | reading rows to find those that are damaged |
 //!
 //! One connection, which holds the advisory lock: where it is lost, so is the lock, and whatever was being rewritten is as it was. What is
@@ -15,6 +16,7 @@ mod look;
 mod merge;
 mod retire;
 mod rewrite;
+mod rollup;
 mod verify;
 
 use std::collections::{BTreeMap, HashMap};
@@ -168,6 +170,9 @@ impl Maintained {
         }
         let Some(packed) = tables.packed else { return Ok(Vec::new()) };
         self.vacuum(&packed, "(ANALYZE)").await?;
+        for (_, rollups) in rollup::partitions_of(&self.session, day.day).await? {
+            self.vacuum(&rollups, "(ANALYZE)").await?;
+        }
         if complete && !day.finished {
             let noted = self.session.batch(&format!("COMMENT ON TABLE {packed} IS '{FINISHED}'")).await;
             if let Err(failed) = noted {
@@ -265,6 +270,7 @@ impl Maintenance for Maintained {
             self.announced = true;
         }
         packed::ensure_partition(&self.session, day.day).await?;
+        rollup::ensure_partitions(&self.session, day.day, batch.samples()).await?;
         self.took_slabs |= batch.rewrites.iter().any(|rewrite| matches!(rewrite.owner, Owner::Block(_)));
         Ok(rewrite::rewrite(&self.session, day.day, &batch.rewrites, scope.max_samples, self.lock_timeout_ms).await?)
     }
@@ -275,6 +281,8 @@ impl Maintenance for Maintained {
 
     async fn bytes(&mut self, day: &DayState) -> store::Result<u64> {
         let tables = [partitions::name_of(day.day), slab::partition_of(day.day), packed::partition_of(day.day)];
+        let rollups = rollup::partitions_of(&self.session, day.day).await?;
+        let tables = tables.into_iter().chain(rollups.into_iter().map(|(_, name)| name));
         let mut bytes = 0;
         for table in tables {
             let rows = self.session.query("SELECT coalesce(pg_total_relation_size(to_regclass($1::text)), 0)", &[&table]).await?;

@@ -11,6 +11,7 @@ mod config;
 mod embedded;
 mod faults;
 mod following;
+mod grafana;
 mod house;
 mod large;
 mod main_path;

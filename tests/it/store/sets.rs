@@ -8,13 +8,12 @@ use futures_util::future::join_all;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom as _;
 use rand::{Rng as _, SeedableRng as _};
-use telemetry::batch::{Batch, BatchParts, Dictionary, Header, Run};
-use telemetry::model::{DictionaryId, FamilyId, Gpu, RowRange, Series, TimeMs};
-use telemetry::store::{GpuFilter, Incoming, Limit, Reader, SeriesFilter, Store};
+use telemetry::model::{Gpu, Series};
+use telemetry::store::{GpuFilter, Limit, Reader, SeriesFilter, Store};
 use tokio_postgres::Client;
 
 use super::packed::pack;
-use super::rows::{DAY, source};
+use super::rows::{DAY, batch};
 use super::upgrade::made_by_0_1_0;
 use crate::support::postgres::{Database, PASSWORD, Server};
 
@@ -37,36 +36,6 @@ fn series(gpu: u32, metric: u32, workload: u32) -> Series {
         labels: if workload.is_multiple_of(2) { Vec::new() } else { vec![("job".into(), format!("job-{workload}"))] },
         ..Series::default()
     }
-}
-
-/// A batch with some samples of each of these series, a second apart, each with its time of day in seconds as value.
-fn batch(name: &str, all: &[Series], from: i64, samples: usize) -> Incoming {
-    let dictionary = Dictionary::new(all);
-    let rows = (all.len() * samples) as u64;
-    let mut parts = BatchParts {
-        header: Header {
-            source: source(name),
-            family: FamilyId::of_source(source(name)),
-            cluster: "edge".into(),
-            name: name.into(),
-            created_ms: TimeMs::from_millis(DAY),
-            dictionaries: vec![DictionaryId::of(format!("{dictionary:?}").as_bytes())],
-        },
-        rows: RowRange { first: 0, end: rows },
-        runs: Vec::new(),
-        row: (0..rows).collect(),
-        time_ms: Vec::new(),
-        value: Vec::new(),
-        rejects: Vec::new(),
-    };
-    for index in 0..all.len() {
-        parts.runs.push(Run { dictionary: 0, index: index as u32, start: index * samples, len: samples });
-        for at in 0..samples as i64 {
-            parts.time_ms.push(TimeMs::from_millis(DAY + (from + at) * 1000));
-            parts.value.push((from + at) as f64);
-        }
-    }
-    Incoming::new(Batch::new(parts).expect("a batch"), vec![Arc::new(dictionary)]).expect("its series")
 }
 
 /// What tells a series from others.
@@ -327,7 +296,7 @@ async fn a_gpu_is_found_by_the_index_of_each_form() {
     }
     // Few rows are read as fast without an index; whether one can be used is the question.
     client.batch_execute("SET enable_seqscan = off; SET enable_bitmapscan = off").await.expect("set");
-    for condition in ["gpu_uuid = 'GPU-00017'", "hostname = 'host-0003' AND metric_name = 'METRIC_2'"] {
+    for condition in ["gpu_uuid = 'GPU-00017'", "hostname = 'host-0003' AND gpu_index = 4 AND metric_name = 'METRIC_2'"] {
         let plan = plan(&client, "", &format!("SELECT count(*), sum(value) FROM samples WHERE {condition}")).await;
         for (table, on) in [("sample_chunk", "series_id = (("), ("sample_slab", "block_id = ("), ("sample_packed", "gpu_id = g")]
         {

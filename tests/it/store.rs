@@ -13,6 +13,7 @@ mod postgres;
 mod reading;
 mod rows;
 mod sets;
+mod slabs;
 mod snapshots;
 mod sqlite;
 mod tls;

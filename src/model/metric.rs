@@ -155,6 +155,23 @@ static ALIASES: [(&str, &str); 23] = [
     ("dcgm_xid_errors", "DCGM_FI_DEV_XID_ERRORS"),
 ];
 
+/// Metrics of which each bit of a value says something of its own.
+const MASKS: [&str; 2] = ["DCGM_FI_DEV_CLOCKS_EVENT_REASONS", "DCGM_FI_DEV_CLOCK_THROTTLE_REASONS"];
+
+impl Metric {
+    /// Whether its values are masks of bits.
+    #[must_use]
+    pub fn is_mask(&self) -> bool {
+        MASKS.contains(&self.name)
+    }
+}
+
+/// The metrics that have further names, with those, sorted by the further name.
+#[must_use]
+pub fn aliases() -> &'static [(&'static str, &'static str)] {
+    &ALIASES
+}
+
 /// Every metric the catalogue knows, sorted by name.
 #[must_use]
 pub fn catalogue() -> &'static [Metric] {

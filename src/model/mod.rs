@@ -1,5 +1,6 @@
 //! What the pipeline speaks of: series, samples, positions, ranges of rows, reasons to reject. No I/O in here.
 
+pub mod exact;
 mod id;
 mod metric;
 mod partition;
@@ -10,7 +11,7 @@ mod time;
 mod value;
 
 pub use id::{BlockId, DictionaryId, Digest, FamilyId, GpuId, GroupId, SeriesId, SourceId};
-pub use metric::{Metric, MetricKind, catalogue, metric};
+pub use metric::{Metric, MetricKind, aliases, catalogue, metric};
 pub use partition::{Partition, Partitions};
 pub use reason::Reason;
 pub use rows::{Position, RowRange, RowSet};

@@ -118,18 +118,18 @@ fn without_bits(row: &SqlRow) -> std::result::Result<Row, String> {
 /// The error for a row that is damaged: which one it is, what is wrong, and what to do.
 pub(super) fn damaged(session: &Session, row: &SqlRow, what: String) -> PostgresError {
     let (gpu, id) = (row.try_get(0).ok(), row.try_get(1).ok());
-    explain(session, (gpu, id, row.try_get(2).ok(), row.try_get(4).ok()), &what)
+    explain(session, (gpu, id, row.try_get(2).ok(), row.try_get(4).ok()), what)
 }
 
 /// The same for a row that was read.
 pub(super) fn damaged_row(session: &Session, row: &Row, what: &str) -> PostgresError {
-    explain(session, (Some(row.gpu), Some(row.id), Some(row.t_min), Some(row.series_first.to_store())), what)
+    explain(session, (Some(row.gpu), Some(row.id), Some(row.t_min), Some(row.series_first.to_store())), what.to_owned())
 }
 
 /// GPU, id, first time and first series of a row, as far as they can be read.
 type Named = (Option<GpuId>, Option<i64>, Option<TimeMs>, Option<i64>);
 
-fn explain(session: &Session, (gpu, id, begin, series): Named, what: &str) -> PostgresError {
+fn explain(session: &Session, (gpu, id, begin, series): Named, what: String) -> PostgresError {
     let table = begin.map_or_else(|| PACKED.0.to_owned(), |begin| partition_of(day_of(begin)));
     let gpu = gpu.map_or_else(|| "(unreadable)".to_owned(), |gpu| gpu.to_string());
     let (id, deletion) = match (id, series) {
@@ -139,12 +139,10 @@ fn explain(session: &Session, (gpu, id, begin, series): Named, what: &str) -> Po
         }
         _ => ("(unreadable)".to_owned(), String::new()),
     };
-    let endpoint = &session.endpoint;
-    StoreError::DamagedChunk(format!(
-        "PostgreSQL at {endpoint}: packed row {id} of GPU {gpu} in {table} is damaged: {what}. Restore it from a backup; or delete \
-         it{deletion}, and send its sources again with `telemetry replay`"
-    ))
-    .into()
+    let place = format!("PostgreSQL at {}: packed row {id} of GPU {gpu} in {table} is damaged: ", session.endpoint);
+    let remedy =
+        format!(". Restore it from a backup; or delete it{deletion}, and send its sources again with `telemetry replay`");
+    StoreError::DamagedChunk([place, what, remedy].concat()).into()
 }
 
 /// `sample_packed_YYYYMMDD`.

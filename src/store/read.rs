@@ -298,8 +298,8 @@ pub trait Snapshot: Send {
     /// last sample. Both times are midnights (UTC). Series without are left out. In any order.
     async fn latest(&mut self, series: &[Ids], begins_from: TimeMs, begins_before: TimeMs) -> Result<Vec<Latest>>;
 
-    /// The chunks of these series in a range, in any order; `None` when they have more than `max_samples` samples in all: ask for
-    /// less, of another snapshot.
+    /// The chunks of these series in a range, in any order; `None` when they have more than `max_samples` samples in all, or too many
+    /// others would have to be looked through for them: ask for less, of another snapshot.
     async fn chunks(&mut self, series: &[Ids], range: &ChunkRange, max_samples: usize) -> Result<Option<Vec<Chunk>>>;
 
     /// From when to when each of these series has chunks in a range (see [`ChunkRange`]); series without are left out. In any order.

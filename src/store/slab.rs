@@ -1,4 +1,4 @@
-//! Slabs: what one commit brought of the GPUs of a block on one UTC day, in one row, and rows back to chunks. Pure.
+//! Slabs: what one commit brought of the GPUs of a block in one hour, in few rows, and rows back to chunks. Pure.
 //!
 //! Samples that come live are few of each series, and one row for each series would cost many times what is in it. So short runs of a
 //! commit go together by block. A slab has its samples ordered by series and, of each series, in order of time (equal times in the
@@ -11,10 +11,10 @@ use super::chunk::{NewChunk, day_of};
 use super::maintenance::plan::HOUR_MS;
 use crate::model::{BlockId, GpuId, SeriesId, TimeMs};
 
-/// Samples of a slab at most.
-pub(in crate::store) const MAX_SAMPLES: usize = 2048;
+/// Samples of a slab at most: a row that is over half a page when it is compressed leaves the rest of its page empty.
+pub(in crate::store) const MAX_SAMPLES: usize = 512;
 
-/// Samples that a series has in one commit (and day) from which on they are a chunk by themselves.
+/// Samples that a series has in one commit (and day) from which on they are a chunk by themselves, which then costs no more.
 pub(in crate::store) const LONG_RUN: usize = 32;
 
 /// A row of `sample_slab`, field for column.

@@ -489,16 +489,13 @@ async fn what_a_damaged_chunk_hides_stays_in_the_queue_and_holds_nobody_up() {
     let (first, holds_first) = place.app.export("a.csv", 1, 20, 1);
     place.stream(&first, "n", &["--until", "stored"]).exits(0);
     let client = place.database.client().await;
-    client
-        .batch_execute("CREATE TABLE undamaged AS SELECT * FROM sample_chunk; UPDATE sample_chunk SET n = n + 1")
-        .await
-        .unwrap();
+    client.batch_execute("CREATE TABLE undamaged AS SELECT * FROM sample_slab; UPDATE sample_slab SET n = n + 1").await.unwrap();
     // Everything comes again, and nobody can say whether it is stored.
     place.app.run(&["replay", "--all"]).exits(0);
     place.app.run(&["stream", "--csv", &first, "--cluster", "n"]).exits(0);
     wait_for("an entry that is held back", || async { collect.metric("telemetry_held_back_entries") == Some(1.0) }).await;
     let said = collect.log();
-    assert!(said.contains("ERROR") && said.contains("is damaged") && said.contains("DELETE FROM sample_chunk_2025"), "{said}");
+    assert!(said.contains("ERROR") && said.contains("is damaged") && said.contains("DELETE FROM sample_slab_2025"), "{said}");
     // Others go on.
     let (second, holds_second) = place.app.export("b.csv", 2, 30, 2);
     place.stream(&second, "m", &["--until", "stored"]).exits(0);
@@ -507,7 +504,7 @@ async fn what_a_damaged_chunk_hides_stays_in_the_queue_and_holds_nobody_up() {
     assert_eq!(place.scalar("SELECT count(*) FROM batch_failure").await, 0, "and it is not the batch's fault");
     assert_eq!(collect.metric("telemetry_lag_entries"), Some(1.0), "{}", collect.log());
     // Once the chunk is whole, it is stored without anybody's doing: here, nothing of it is missing.
-    client.batch_execute("UPDATE sample_chunk c SET n = u.n FROM undamaged u WHERE u.id = c.id").await.unwrap();
+    client.batch_execute("UPDATE sample_slab c SET n = u.n FROM undamaged u WHERE u.id = c.id").await.unwrap();
     wait_for("nothing that is held back", || async {
         collect.metric("telemetry_held_back_entries") == Some(0.0) && collect.metric("telemetry_lag_entries") == Some(0.0)
     })

@@ -1,5 +1,6 @@
 //! What every store promises (`conformance`, `once`, `histories`, `reading`), and what each adds (`postgres`, `sqlite`).
 
+mod blocks;
 mod conformance;
 mod damaged;
 mod diagnose;
@@ -13,6 +14,7 @@ mod postgres;
 mod reading;
 mod rows;
 mod sets;
+mod slabs;
 mod snapshots;
 mod sqlite;
 mod tls;

@@ -223,10 +223,11 @@ pub async fn pack_day(store: &mut dyn Maintenance, day: &DayState, scope: &Scope
     let mut all = Packed::default();
     for attempt in 1..=ATTEMPTS {
         let plan = store.plan(day, scope).await?;
-        let mut again = plan.again;
+        let (mut again, mut rewrote) = (false, false);
         for batch in &plan.batches {
             let done = store.rewrite(day, batch, scope).await?;
             again |= done.again;
+            rewrote |= done.samples > 0;
             let go_on = pace.pause(store, &done).await?;
             all.add(Packed { again: false, ..done });
             if !go_on {
@@ -234,8 +235,10 @@ pub async fn pack_day(store: &mut dyn Maintenance, day: &DayState, scope: &Scope
                 return Ok(all);
             }
         }
+        // What stays as it is, because it is damaged or locked, is there in the next plan, too.
+        again |= plan.again && rewrote;
         all.again = again && attempt == ATTEMPTS;
-        if !again {
+        if !again || !all.delayed.is_empty() {
             break;
         }
     }

@@ -14,7 +14,8 @@
 //! | is over, and was never finished | everything, as far as it has chunks, slabs, or rows that are worth being joined |
 //! | is over and finished | each piece that has a chunk (or slab) |
 //!
-//! Where a day that is to be finished has slabs, the rows of single GPUs are joined when those are gone: by the next plan.
+//! Where a day that is to be finished has slabs, and a block more samples than one rewrite may hold, the rows of single GPUs are joined
+//! when the slabs are gone: by the next plan.
 //!
 //! A day is *finished* when everything of it was rewritten after its end. Without that mark, rows that cannot be joined would be
 //! rewritten for ever.
@@ -105,8 +106,10 @@ pub(in crate::store) struct PlannedDay {
 /// Rows that are replaced by packed ones, in one transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rewrite {
-    /// Whose the rows are. Of a block's GPUs, only those that have chunks or samples in slabs have their packed rows replaced.
+    /// Whose the rows are.
     pub owner: Owner,
+    /// Whether packed rows are joined: else those of a GPU that has neither chunks nor samples in slabs there stay as they are.
+    pub joins: bool,
     /// The beginning of the span that the rows lie in.
     pub from: TimeMs,
     /// Its end, which is not in it.
@@ -157,16 +160,18 @@ impl PlannedDay {
         if stretches.iter().all(|stretch| stretch.form != Form::Slab) {
             return Steps { steps: self.by_gpu(stretches, is_due), again: false };
         }
-        let mut steps = Vec::new();
-        for group in self.groups(stretches) {
+        let (mut steps, groups) = (Vec::new(), self.groups(stretches));
+        // All at once, or what there is for each GPU later, when there are no slabs any more.
+        let to_be_joined = self.is_over() && !self.finished;
+        let again = to_be_joined && groups.len() > 1;
+        for group in groups {
             if group.stretches.iter().any(|stretch| stretch.form == Form::Slab) {
-                steps.extend(self.step(Owner::Block(block), &group, is_due));
+                steps.extend(self.step(Owner::Block(block), to_be_joined && !again, &group, is_due));
             } else {
-                // Rows are joined later.
                 steps.extend(self.by_gpu(&group.stretches, |group| self.has_unpacked(group)));
             }
         }
-        Steps { steps, again: self.is_over() && !self.finished }
+        Steps { steps, again }
     }
 
     fn by_gpu(&self, stretches: &[Stretch], is_due: impl Fn(&Group) -> bool) -> Vec<Step> {
@@ -175,17 +180,17 @@ impl PlannedDay {
             of.entry(stretch.owner).or_default().push(*stretch);
         }
         let groups = of.into_iter().flat_map(|(owner, own)| self.groups(&own).into_iter().map(move |group| (owner, group)));
-        groups.flat_map(|(owner, group)| self.step(owner, &group, &is_due)).collect()
+        groups.flat_map(|(owner, group)| self.step(owner, true, &group, &is_due)).collect()
     }
 
     /// What is to be done with a group.
-    fn step(&self, owner: Owner, group: &Group, is_due: impl Fn(&Group) -> bool) -> Vec<Step> {
+    fn step(&self, owner: Owner, joins: bool, group: &Group, is_due: impl Fn(&Group) -> bool) -> Vec<Step> {
         let (from, before) = (self.begin_of(group.hours.0), self.begin_of(group.hours.1 + 1));
         if !is_due(group) {
             Vec::new()
         } else if group.samples <= self.max_samples {
             let (rows, samples) = (group.rows, group.samples);
-            vec![Step::Rewrite(Rewrite { owner, from, before, ids: None, rows, samples })]
+            vec![Step::Rewrite(Rewrite { owner, joins, from, before, ids: None, rows, samples })]
         } else if group.stretches.iter().all(|stretch| stretch.rows == 1) {
             self.parts(owner, (from, before), group).map(Step::Rewrite).collect()
         } else {
@@ -241,7 +246,8 @@ impl PlannedDay {
             }
         }
         let due = parts.into_iter().filter(|part| part.unpacked > 0 || self.is_due(part));
-        due.map(move |part| Rewrite { owner, from, before, ids: Some(part.ids()), rows: part.rows, samples: part.samples })
+        let joins = matches!(owner, Owner::Gpu(_));
+        due.map(move |part| Rewrite { owner, joins, from, before, ids: Some(part.ids()), rows: part.rows, samples: part.samples })
     }
 }
 
@@ -380,6 +386,7 @@ mod tests {
             rows.iter().filter(|row| unpacked(row)).flat_map(|row| row.samples.iter().map(|(gpu, ..)| *gpu)).collect();
         let taken = |row: &Row| match rewrite.owner {
             Owner::Gpu(_) => is_in(row) && row.owner() == rewrite.owner,
+            Owner::Block(_) if rewrite.joins => is_in(row),
             Owner::Block(_) => unpacked(row) || is_in(row) && touched.contains(&row.samples[0].0),
         };
         rows.iter().map(taken).collect()
@@ -478,7 +485,7 @@ mod tests {
                     n > 0 && n <= rewrite.rows && samples <= rewrite.samples && samples <= day.max_samples,
                     "{rewrite:?}"
                 );
-                if matches!(rewrite.owner, Owner::Gpu(_)) {
+                if rewrite.joins {
                     prop_assert_eq!((n, samples), (rewrite.rows, rewrite.samples));
                 }
                 let is_inside = |row: &&Row| row.first() >= rewrite.from.as_millis() && row.last() < rewrite.before.as_millis();
@@ -541,12 +548,20 @@ mod tests {
             (0..24).map(|hour| Row { form: Form::Packed, ..chunk(hour, hour * HOUR_MS, 16, 60_000) }).collect();
         rows.push(chunk(100, 5 * HOUR_MS + 1, 3, 1000));
         let plan = rewrites(&day(true, BEGIN + DAY_MS, 1000), &rows);
-        let expected = Rewrite { owner: gpu, from: hour(5), before: hour(6), ids: None, rows: 2, samples: 19 };
+        let expected = Rewrite { owner: gpu, joins: true, from: hour(5), before: hour(6), ids: None, rows: 2, samples: 19 };
         assert_eq!(plan, (vec![expected], false));
 
         rows.push(slab(101, 7 * HOUR_MS + 1, &[GPU, GPU + 1]));
         let (plan, _) = rewrites(&day(true, BEGIN + DAY_MS, 1000), &rows);
-        let of_block = Rewrite { owner: Owner::Block(block()), from: hour(7), before: hour(8), rows: 2, samples: 18, ..expected };
+        let of_block = Rewrite {
+            owner: Owner::Block(block()),
+            joins: false,
+            from: hour(7),
+            before: hour(8),
+            rows: 2,
+            samples: 18,
+            ..expected
+        };
         assert_eq!(plan, [expected, of_block]);
     }
 

@@ -104,6 +104,21 @@ impl Column {
         Ok(values)
     }
 
+    /// The last value.
+    ///
+    /// # Errors
+    /// It has none, or not a finite one: what was written is damaged.
+    pub fn last(&self) -> Result<f64, String> {
+        let width = self.head.width;
+        let i = self.n.checked_sub(1).ok_or("it has no values")?;
+        let code = code_at(&self.bytes, self.at + i * width as usize, width);
+        let value = match last_value(&self.head, self.n, code) {
+            Ok(value) => value,
+            Err(nth) => f64::from_bits(code_at(&self.bytes, self.at + self.n * width as usize + 64 * nth, PATTERN)),
+        };
+        if value.is_finite() { Ok(value) } else { Err("it has a value that is not finite".to_owned()) }
+    }
+
     /// The codes from one on.
     fn unpack(&self, begin: usize, codes: &mut [u64]) {
         let width = self.head.width;
@@ -111,6 +126,20 @@ impl Column {
         for code in codes {
             *code = code_at(&self.bytes, at, width);
             at += width as usize;
+        }
+    }
+}
+
+/// The last of `n` values by its code; `Err`: which of the exact patterns it is.
+pub(super) fn last_value(head: &Head, n: usize, code: u64) -> Result<f64, usize> {
+    if head.width == PATTERN {
+        return Ok(f64::from_bits(code));
+    }
+    match code.checked_sub((1 << head.width) - head.exact as u64) {
+        Some(nth) => Err(nth as usize),
+        None => {
+            let risen = head.base.wrapping_add((head.slope * (n as i64 - 1)) >> shift_of(n));
+            Ok(risen.wrapping_add(code as i64) as f64 / POWERS[head.scale as usize])
         }
     }
 }
@@ -166,6 +195,8 @@ pub(in crate::store::packed) mod tests {
         let decoded = Column::encode(values).decode().expect("it is whole");
         let bits = |values: &[f64]| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
         assert_eq!(bits(&decoded), bits(values), "{:?}", Column::encode(values));
+        let last = Column::encode(values).last().ok().map(f64::to_bits);
+        assert_eq!(last, values.last().map(|v| v.to_bits()), "{:?}", Column::encode(values));
     }
 
     proptest! {

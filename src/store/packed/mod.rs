@@ -32,7 +32,7 @@ mod rectangle;
 pub use bits::Bits;
 pub use column::Column;
 pub use pack::{Samples, pack};
-pub use rectangle::{Rectangle, Row};
+pub use rectangle::{Last, Rectangle, Row};
 
 /// Times of a row at most.
 pub const MAX_TIMES: usize = 8192;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::bits::{self, Bits, Writer, code_at, put_signed, width_of};
-use super::column::Column;
+use super::column::{Column, last_value};
 use super::plan::{Fields, Head, PATTERN, POWERS};
 use super::{MAX_SAMPLES, MAX_TIMES, shift_of};
 use crate::model::{GpuId, SeriesId, TimeMs};
@@ -45,6 +45,35 @@ pub struct Row {
     pub heads: Bits,
     /// Times and columns.
     pub bits: Bits,
+}
+
+/// Where in a row the last sample of a series lies: for who does not want the rest of the row.
+#[derive(Clone, Copy, Debug)]
+pub struct Last {
+    /// The series.
+    pub series: SeriesId,
+    /// The sample's time.
+    pub time: TimeMs,
+    /// Where its code begins in `bits`, from 0.
+    pub at: usize,
+    /// How many bits the row has.
+    pub len: usize,
+    n: usize,
+    head: Head,
+}
+
+impl Last {
+    /// How many bits its code has.
+    #[must_use]
+    pub fn width(&self) -> u32 {
+        self.head.width
+    }
+
+    /// The value of a code; `None`: it is among the exact patterns, or not finite.
+    #[must_use]
+    pub fn value(&self, code: u64) -> Option<f64> {
+        last_value(&self.head, self.n, code).ok().filter(|value| value.is_finite())
+    }
 }
 
 /// Bits of `heads` before the first head.
@@ -192,6 +221,27 @@ impl Row {
     pub fn series(&self) -> Result<Vec<SeriesId>, String> {
         let (n, k) = self.size()?;
         Ok(self.read_heads(n, k)?.columns.into_iter().map(|(series, _)| series).collect())
+    }
+
+    /// Where the last samples of the series that are wanted lie. Of the row only the heads are needed.
+    ///
+    /// # Errors
+    /// What is damaged in the row.
+    pub fn lasts(&self, wanted: impl Fn(SeriesId) -> bool) -> Result<Vec<Last>, String> {
+        let (n, k) = self.size()?;
+        let Heads { time, columns } = self.read_heads(n, k)?;
+        let latest = columns.iter().map(|(_, head)| head.delay).max().unwrap_or(0);
+        let len = n * time.width as usize + columns.iter().map(|(_, head)| bits_of(head, n)).sum::<usize>();
+        let mut at = n * time.width as usize;
+        let mut lasts = Vec::new();
+        for (series, head) in columns {
+            if wanted(series) {
+                let time = self.t_max.plus_millis(head.delay - latest);
+                lasts.push(Last { series, time, at: at + (n - 1) * head.width as usize, len, n, head });
+            }
+            at += bits_of(&head, n);
+        }
+        Ok(lasts)
     }
 
     /// How many times and series it has.

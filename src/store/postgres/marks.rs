@@ -69,6 +69,11 @@ pub(super) struct Marks {
     limit: usize,
 }
 
+/// Spans of one block that come one after the other. They are in the order of series, whose ids are neighbours within a GPU.
+fn by_block(spans: &[DaySpan]) -> impl Iterator<Item = &[DaySpan]> {
+    spans.chunk_by(|a, b| BlockId::of(a.ids.gpu) == BlockId::of(b.ids.gpu))
+}
+
 #[derive(Default)]
 struct Generations {
     newer: HashMap<BlockId, Known>,
@@ -96,26 +101,29 @@ impl Marks {
     /// Where a group may meet what is stored, by what is known without looking: a guess. Of a block that is unknown, nothing is guessed.
     pub(super) fn guess(&self, survey: &Survey) -> Vec<DaySpan> {
         let generations = self.lock();
-        let guess = |span: &DaySpan| match generations.get(BlockId::of(span.ids.gpu)) {
-            Some(known) => span.up_to(known.mark(span.ids)),
-            None => None,
-        };
-        survey.spans.iter().filter_map(guess).collect()
+        let mut guessed = Vec::new();
+        for spans in by_block(&survey.spans) {
+            let Some(known) = generations.get(BlockId::of(spans[0].ids.gpu)) else { continue };
+            guessed.extend(spans.iter().filter_map(|span| span.up_to(known.mark(span.ids))));
+        }
+        guessed
     }
 
     /// Where a group may meet what is stored, given what the rows of its blocks say under their lock: it does so nowhere else.
     pub(super) fn suspects(&self, survey: &Survey, states: &HashMap<BlockId, BlockState>) -> Vec<DaySpan> {
         let generations = self.lock();
-        let suspect = |span: &DaySpan| {
-            let block = BlockId::of(span.ids.gpu);
-            let state = states.get(&block)?;
-            let mark = match generations.get(block) {
-                Some(known) if known.state == *state => known.mark(span.ids),
-                _ => state.last_seen[BlockId::place(span.ids.gpu)],
+        let mut suspects = Vec::new();
+        for spans in by_block(&survey.spans) {
+            let block = BlockId::of(spans[0].ids.gpu);
+            let Some(state) = states.get(&block) else { continue };
+            let known = generations.get(block).filter(|known| known.state == *state);
+            let mark = |ids: Ids| match known {
+                Some(known) => known.mark(ids),
+                None => state.last_seen[BlockId::place(ids.gpu)],
             };
-            span.up_to(mark)
-        };
-        survey.spans.iter().filter_map(suspect).collect()
+            suspects.extend(spans.iter().filter_map(|span| span.up_to(mark(span.ids))));
+        }
+        suspects
     }
 
     /// Notes what a commit writes that leaves this token at the blocks of `written`, whose rows said `states` before. They are locked.
@@ -124,11 +132,13 @@ impl Marks {
         for (gpu, (_, newest)) in written {
             generations.current(BlockId::of(*gpu), states, token).widen(*gpu, *newest);
         }
-        for span in survey.spans.iter().filter(|span| written.contains_key(&span.ids.gpu)) {
-            let Some(known) = generations.newer.get_mut(&BlockId::of(span.ids.gpu)) else { continue };
-            if known.raise(span) {
-                generations.series += 1;
-            }
+        for spans in survey.spans.chunk_by(|a, b| a.ids.gpu == b.ids.gpu) {
+            let gpu = spans[0].ids.gpu;
+            let Some(known) = generations.newer.get_mut(&BlockId::of(gpu)).filter(|_| written.contains_key(&gpu)) else {
+                continue;
+            };
+            let added = spans.iter().filter(|span| known.raise(span)).count();
+            generations.series += added;
         }
         if generations.series > self.limit {
             generations.older = std::mem::take(&mut generations.newer);

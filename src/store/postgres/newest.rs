@@ -9,12 +9,16 @@ use std::pin::pin;
 
 use futures_util::TryStreamExt;
 
+use super::copy::count;
 use super::error::Result;
 use super::snapshot::{Asked, gpus_of};
 use super::{chunk, newest_slab, packed};
 use crate::model::{GpuId, SeriesId, TimeMs};
-use crate::store::packed::Row;
+use crate::store::packed::{Last, Row};
 use crate::store::{Ids, Latest};
+
+/// Of a row from which so many series are wanted, only their last values are asked for; of others, the whole row.
+const FEW: usize = 4;
 
 /// Rows of a GPU whose heads are looked at together.
 const HEADS_AT_ONCE: i64 = 32;
@@ -97,14 +101,13 @@ async fn of_packed(asked: Asked<'_>, wanted: &[Ids], begins: (TimeMs, TimeMs), b
         let (mut likely, mut others) = (Vec::new(), Vec::new());
         for (head, series) in heads {
             let first = series.iter().filter(|id| seen.insert(**id)).count() > 0;
-            if first { likely.push(head) } else { others.push((head, series)) }
+            if first { likely.push((head, series)) } else { others.push((head, series)) }
         }
-        read(asked, &likely, &searches, best).await?;
+        read(asked, likely, &searches, best).await?;
         let may_be_newer =
             |head: &Row, id: &SeriesId| best.get(id).is_none_or(|(time, known, _)| (head.t_max, head.id) >= (*time, *known));
         others.retain(|(head, series)| series.iter().any(|id| may_be_newer(head, id)));
-        let others: Vec<Row> = others.into_iter().map(|(head, _)| head).collect();
-        read(asked, &others, &searches, best).await?;
+        read(asked, others, &searches, best).await?;
         // There are no more rows, or none that could change anything.
         searches.retain(|gpu, search| of_gpu.get(gpu) == Some(&HEADS_AT_ONCE) && search.before.0 >= since(&search.series, best));
     }
@@ -145,8 +148,58 @@ async fn heads(
     Ok(heads)
 }
 
-/// Reads the samples of rows, and keeps the newest ones.
-async fn read(asked: Asked<'_>, heads: &[Row], searches: &BTreeMap<GpuId, Search>, best: &mut Best) -> Result<()> {
+/// Reads the last samples of rows, and keeps the newest ones.
+async fn read(
+    asked: Asked<'_>,
+    heads: Vec<(Row, Vec<SeriesId>)>,
+    searches: &BTreeMap<GpuId, Search>,
+    best: &mut Best,
+) -> Result<()> {
+    let (few, many): (Vec<_>, Vec<_>) = heads.into_iter().partition(|(_, series)| series.len() <= FEW);
+    let mut whole = read_lasts(asked, few, best).await?;
+    whole.extend(many.into_iter().map(|(head, _)| head));
+    read_whole(asked, &whole, searches, best).await
+}
+
+/// Asks for nothing but the last value of each series. The rows that are to be read whole: a value is kept apart from the others, or there is
+/// something wrong with the row.
+async fn read_lasts(asked: Asked<'_>, heads: Vec<(Row, Vec<SeriesId>)>, best: &mut Best) -> Result<Vec<Row>> {
+    let (mut lasts, mut is_whole): (Vec<(usize, Last)>, Vec<bool>) = (Vec::new(), vec![false; heads.len()]);
+    for (nth, (head, series)) in heads.iter().enumerate() {
+        let of_row = head.lasts(|id| series.contains(&id)).map_err(|what| packed::damaged_row(asked.session, head, &what))?;
+        lasts.extend(of_row.into_iter().map(|last| (nth, last)));
+    }
+    if lasts.is_empty() {
+        return Ok(Vec::new());
+    }
+    let sql = "SELECT w.nth, length(p.bits), substring(p.bits, w.at, w.width) \
+           FROM unnest($1::bigint[], $2::bigint[], $3::timestamptz[], $4::timestamptz[], $5::bigint[], $6::int[], $7::int[]) \
+                WITH ORDINALITY AS w (gpu, id, t_min, t_max, series, at, width, nth) \
+           JOIN sample_packed p ON p.gpu_id = w.gpu AND p.t_max = w.t_max AND p.t_min = w.t_min AND p.id = w.id AND p.series_first = w.series";
+    let row_of = |nth: usize| &heads[nth].0;
+    let gpus: Vec<GpuId> = lasts.iter().map(|(nth, _)| row_of(*nth).gpu).collect();
+    let ids: Vec<i64> = lasts.iter().map(|(nth, _)| row_of(*nth).id).collect();
+    let t_min: Vec<TimeMs> = lasts.iter().map(|(nth, _)| row_of(*nth).t_min).collect();
+    let t_max: Vec<TimeMs> = lasts.iter().map(|(nth, _)| row_of(*nth).t_max).collect();
+    let series: Vec<SeriesId> = lasts.iter().map(|(nth, _)| row_of(*nth).series_first).collect();
+    let at: Vec<i32> = lasts.iter().map(|(_, last)| count(last.at + 1)).collect();
+    let width: Vec<i32> = lasts.iter().map(|(_, last)| last.width().cast_signed()).collect();
+    let mut rows = pin!(asked.rows(sql, &[&gpus, &ids, &t_min, &t_max, &series, &at, &width]).await?);
+    while let Some(row) = asked.session.within(rows.try_next()).await? {
+        let place = usize::try_from(row.get::<_, i64>(0) - 1).unwrap_or(usize::MAX);
+        let Some((nth, last)) = lasts.get(place) else { continue };
+        let value =
+            packed::code(&row, 2).ok().filter(|_| row.get::<_, i32>(1) == count(last.len)).and_then(|code| last.value(code));
+        match value {
+            Some(value) => better(best, last.series, last.time, row_of(*nth).id, value),
+            None => is_whole[*nth] = true,
+        }
+    }
+    Ok(heads.into_iter().zip(is_whole).filter(|(_, is_whole)| *is_whole).map(|((head, _), _)| head).collect())
+}
+
+/// Reads rows whole.
+async fn read_whole(asked: Asked<'_>, heads: &[Row], searches: &BTreeMap<GpuId, Search>, best: &mut Best) -> Result<()> {
     if heads.is_empty() {
         return Ok(());
     }
@@ -165,11 +218,12 @@ async fn read(asked: Asked<'_>, heads: &[Row], searches: &BTreeMap<GpuId, Search
     while let Some(row) = asked.session.within(rows.try_next()).await? {
         let rectangle = packed::decode(asked.session, &row)?;
         let search = searches.get(&rectangle.gpu);
-        let wanted = |id: SeriesId| search.is_some_and(|search| search.series.contains(&id));
-        let chunks = rectangle.chunks(wanted).map_err(|what| packed::damaged(asked.session, &row, what))?;
-        for chunk in chunks {
-            if let (Some(time), Some(value)) = (chunk.times.last(), chunk.values.last()) {
-                better(best, chunk.series, *time, chunk.id, *value);
+        let Some(end) = rectangle.times.last() else { continue };
+        for (series, column) in &rectangle.columns {
+            if search.is_some_and(|search| search.series.contains(series)) {
+                let last =
+                    column.last().map_err(|what| packed::damaged(asked.session, &row, format!("series {series}: {what}")))?;
+                better(best, *series, end.plus_millis(column.delay()), rectangle.id, last);
             }
         }
     }

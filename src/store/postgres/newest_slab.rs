@@ -24,6 +24,13 @@ struct Search {
     before: (TimeMs, i64),
 }
 
+impl Search {
+    /// Whether a slab that comes next may have something that is newer than what is known: it comes before the last one that was read.
+    fn may_go_on(&self, best: &Best) -> bool {
+        self.series.iter().any(|series| best.get(series).is_none_or(|(time, id, _)| (*time, *id) < self.before))
+    }
+}
+
 type Searches = BTreeMap<BlockId, Search>;
 
 /// The newest samples of these series in slabs that begin between two midnights.
@@ -94,7 +101,7 @@ async fn last_slabs(
         }
     }
     // There are no more slabs, or none that could change anything.
-    searches.retain(|block, search| found.get(block) == Some(&limit) && search.before.0 >= self::since(&search.series, best));
+    searches.retain(|block, search| found.get(block) == Some(&limit) && search.may_go_on(best));
     Ok(())
 }
 

@@ -87,6 +87,13 @@ pub(super) fn head(session: &Session, row: &SqlRow) -> Result<Row> {
     without_bits(row).map_err(|what| damaged(session, row, what))
 }
 
+/// A code of up to 64 bits.
+pub(super) fn code(row: &SqlRow, at: usize) -> std::result::Result<u64, String> {
+    let Varbit(bits) = column(row, at, "bits")?;
+    let code = bits.bytes.iter().fold(0_u128, |code, byte| code << 8 | u128::from(*byte));
+    u64::try_from(code >> (bits.bytes.len() * 8).saturating_sub(bits.len)).map_err(|_| "a code is too long".to_owned())
+}
+
 fn whole(row: &SqlRow) -> std::result::Result<Row, String> {
     let Varbit(bits) = column(row, 8, "bits")?;
     Ok(Row { bits, ..without_bits(row)? })
@@ -109,19 +116,34 @@ fn without_bits(row: &SqlRow) -> std::result::Result<Row, String> {
 
 /// The error for a row that is damaged: which one it is, what is wrong, and what to do.
 pub(super) fn damaged(session: &Session, row: &SqlRow, what: String) -> PostgresError {
-    let table = row.try_get::<_, TimeMs>(2).map_or_else(|_| PACKED.0.to_owned(), |begin| partition_of(day_of(begin)));
-    let gpu = row.try_get::<_, GpuId>(0).map_or_else(|_| "(unreadable)".to_owned(), |gpu| gpu.to_string());
-    let (id, deletion) = match (row.try_get::<_, i64>(1), row.try_get::<_, i64>(4)) {
-        (Ok(id), Ok(series)) => {
+    let (gpu, id) = (row.try_get(0).ok(), row.try_get(1).ok());
+    explain(session, (gpu, id, row.try_get(2).ok(), row.try_get(4).ok()), &what)
+}
+
+/// The same for a row that was read.
+pub(super) fn damaged_row(session: &Session, row: &Row, what: &str) -> PostgresError {
+    explain(session, (Some(row.gpu), Some(row.id), Some(row.t_min), Some(row.series_first.to_store())), what)
+}
+
+/// GPU, id, first time and first series of a row, as far as they can be read.
+type Named = (Option<GpuId>, Option<i64>, Option<TimeMs>, Option<i64>);
+
+fn explain(session: &Session, (gpu, id, begin, series): Named, what: &str) -> PostgresError {
+    let table = begin.map_or_else(|| PACKED.0.to_owned(), |begin| partition_of(day_of(begin)));
+    let gpu = gpu.map_or_else(|| "(unreadable)".to_owned(), |gpu| gpu.to_string());
+    let (id, deletion) = match (id, series) {
+        (Some(id), Some(series)) => {
             let condition = format!("gpu_id = {gpu} AND id = {id} AND series_first = {series}");
             (id.to_string(), format!(" (DELETE FROM {table} WHERE {condition})"))
         }
         _ => ("(unreadable)".to_owned(), String::new()),
     };
-    let place = format!("PostgreSQL at {}: packed row {id} of GPU {gpu} in {table} is damaged: ", session.endpoint);
-    let remedy =
-        format!(". Restore it from a backup; or delete it{deletion}, and send its sources again with `telemetry replay`");
-    StoreError::DamagedChunk([place, what, remedy].concat()).into()
+    let endpoint = &session.endpoint;
+    StoreError::DamagedChunk(format!(
+        "PostgreSQL at {endpoint}: packed row {id} of GPU {gpu} in {table} is damaged: {what}. Restore it from a backup; or delete \
+         it{deletion}, and send its sources again with `telemetry replay`"
+    ))
+    .into()
 }
 
 /// `sample_packed_YYYYMMDD`.

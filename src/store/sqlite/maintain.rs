@@ -84,7 +84,8 @@ impl Maintenance for Maintained {
         let (from, before) = (day.begins(), TimeMs::from_millis((day.day + 1) * DAY_MS));
         let gpus = self.to_do.remove(&day.day).unwrap_or_default();
         let count = gpus.len() as u64;
-        let rewrite = |(gpu, (rows, samples))| Rewrite { owner: Owner::Gpu(gpu), from, before, ids: None, rows, samples };
+        let rewrite =
+            |(gpu, (rows, samples))| Rewrite { owner: Owner::Gpu(gpu), joins: true, from, before, ids: None, rows, samples };
         let batches = gpus.into_iter().map(rewrite).map(|rewrite| Batch { rewrites: vec![rewrite] }).collect();
         Ok(DayPlan { batches, gpus: count, again: false })
     }

@@ -4,6 +4,9 @@ use crate::serve::Serving;
 use crate::support::app::{App, Holds, wait_for};
 use crate::support::place::{Place, ready};
 
+/// The rows as they were committed.
+const UNPACKED: &str = "(SELECT FROM sample_chunk UNION ALL SELECT FROM sample_slab) u";
+
 async fn count(place: &Place, table: &str) -> i64 {
     let client = place.database.client().await;
     let rows = client.query(&format!("SELECT count(*) FROM {table}"), &[]).await;
@@ -52,7 +55,7 @@ async fn compact_changes_no_answer_of_sql_and_of_the_api() {
     assert!(before.iter().all(|(status, _)| *status == 200), "{before:?}");
 
     place.app.run(&["compact"]).exits(0);
-    assert_eq!(count(&place, "sample_chunk").await, 0);
+    assert_eq!(count(&place, UNPACKED).await, 0);
     assert_eq!(Holds::stored(&place.database, "lab").await, holds);
     assert_eq!((answers(), sums(&place).await), (before, sums_before));
     // The same rows from another file: they are found in the packed rows, and not stored again.
@@ -62,7 +65,7 @@ async fn compact_changes_no_answer_of_sql_and_of_the_api() {
     let _collect = place.app.start_with("TELEMETRY__STORE__MAINTENANCE", "off", &["collect"]);
     place.stream(again.to_str().unwrap(), "lab", &["--until", "stored"]).exits(0);
     assert_eq!(Holds::stored(&place.database, "lab").await, holds);
-    assert_eq!(count(&place, "sample_chunk").await, 0);
+    assert_eq!(count(&place, UNPACKED).await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -80,20 +83,20 @@ async fn collectors_pack_in_the_background_unless_it_is_off() {
     })
     .await;
     assert_eq!(off.metric("telemetry_store_samples_packed_total"), Some(0.0));
-    assert!(count(&place, "sample_chunk").await > 0);
+    assert!(count(&place, UNPACKED).await > 0);
     assert!(off.log().contains("store.maintenance is off"), "{}", off.log());
     off.signal("TERM");
     assert_eq!(off.wait(), 0, "{}", off.log());
 
     let collectors = [place.app.start(&["collect"]), place.app.start(&["collect"])];
-    wait_for("an empty table of chunks", || async { count(&place, "sample_chunk").await == 0 }).await;
+    wait_for("that everything is packed", || async { count(&place, UNPACKED).await == 0 }).await;
     assert_eq!(Holds::stored(&place.database, "lab").await, holds);
     let packed = || collectors.iter().filter_map(|role| role.metric("telemetry_store_samples_packed_total")).sum::<f64>();
     wait_for("the count of it", || async { packed() >= holds.rows() as f64 }).await;
     // What comes late is packed, too.
     let (csv, more) = place.app.export("b.csv", 4, 20, 9);
     place.stream(&csv, "lab", &["--until", "stored"]).exits(0);
-    wait_for("an empty table of chunks", || async { count(&place, "sample_chunk").await == 0 }).await;
+    wait_for("that everything is packed", || async { count(&place, UNPACKED).await == 0 }).await;
     assert!(more.rows() > 0 && place.audit()["closes"] == serde_json::json!(true));
     for role in &collectors {
         assert_eq!(role.metric("telemetry_store_maintenance_failures_total"), Some(0.0), "{}", role.log());

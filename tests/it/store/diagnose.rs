@@ -68,7 +68,7 @@ async fn a_good_database_is_described() {
         "clock",
     ];
     assert_eq!(names, expected);
-    finds(&steps, "schema", Outcome::Ok, &["version 6", "public"]);
+    finds(&steps, "schema", Outcome::Ok, &["version 7", "public"]);
     finds(&steps, "rights", Outcome::Ok, &["migrate", "collect", "serve"]);
     finds(&steps, "login", Outcome::Ok, &["as postgres", "without TLS"]);
     finds(&steps, "tls", Outcome::Warning, &["sslmode=prefer", "verify-full"]);

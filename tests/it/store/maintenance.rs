@@ -17,11 +17,11 @@ use super::rows::*;
 use crate::support::app::{App, Seeded, wait_for};
 use crate::support::postgres::{Database, Server};
 
-const HOUR: i64 = 3_600_000;
-const DAY_MS: i64 = 24 * HOUR;
+pub const HOUR: i64 = 3_600_000;
+pub const DAY_MS: i64 = 24 * HOUR;
 
 /// Goes on at once.
-struct AtOnce;
+pub struct AtOnce;
 
 #[async_trait]
 impl Pace for AtOnce {
@@ -30,7 +30,7 @@ impl Pace for AtOnce {
     }
 }
 
-fn scope(until: i64) -> Scope {
+pub fn scope(until: i64) -> Scope {
     Scope { until: TimeMs::from_millis(until), max_samples: 200_000, batch_samples: 1000 }
 }
 
@@ -58,15 +58,29 @@ type HeldRow = (i64, i64, Vec<(i64, u64)>);
 
 /// What the rows of a store hold.
 #[derive(Debug, PartialEq)]
-struct Held {
+pub struct Held {
     /// Every sample: series, time, bits of the value.
-    samples: Vec<(i64, i64, u64)>,
+    pub samples: Vec<(i64, i64, u64)>,
     /// Of each series and time the value that counts: of the row with the greatest id the last one.
-    counts: BTreeMap<(i64, i64), u64>,
+    pub counts: BTreeMap<(i64, i64), u64>,
+}
+
+/// The samples of slabs, each as a row of its own: they are in the order that decides.
+async fn slab_rows(client: &Client) -> Vec<HeldRow> {
+    let slabs = client
+        .query(
+            "SELECT l.id, l.series_first + u.series, (extract(epoch FROM l.t_min) * 1000)::bigint + coalesce(u.ms, 0), u.value \
+               FROM sample_slab l CROSS JOIN LATERAL unnest(l.series, l.offsets, l.\"values\") WITH ORDINALITY u (series, ms, value, i) \
+              ORDER BY l.id, u.i",
+            &[],
+        )
+        .await
+        .unwrap();
+    slabs.iter().map(|row| (row.get(0), row.get(1), vec![(row.get(2), row.get::<_, f64>(3).to_bits())])).collect()
 }
 
 /// Reads every row in one statement each, in one snapshot.
-async fn held(client: &Client) -> Held {
+pub async fn held(client: &Client) -> Held {
     client.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ").await.unwrap();
     let chunks = client
         .query(
@@ -86,6 +100,7 @@ async fn held(client: &Client) -> Held {
         let samples = values.iter().enumerate().map(|(i, value)| (time(i), value.to_bits())).collect();
         rows.push((row.get(0), row.get(1), samples));
     }
+    rows.extend(slab_rows(client).await);
     let packed = client
         .query(
             "SELECT gpu_id, id, (extract(epoch FROM t_min) * 1000)::bigint, (extract(epoch FROM t_max) * 1000)::bigint, series_first, n, k, \
@@ -113,6 +128,7 @@ async fn held(client: &Client) -> Held {
         }
     }
     client.batch_execute("COMMIT").await.unwrap();
+    // Stable: those of one slab stay in their order.
     rows.sort_by_key(|(id, _, _)| *id);
     let (mut samples, mut counts) = (Vec::new(), BTreeMap::new());
     for (_, series, of_row) in rows {
@@ -125,12 +141,19 @@ async fn held(client: &Client) -> Held {
     Held { samples, counts }
 }
 
-async fn count(client: &Client, what: &str) -> i64 {
+pub async fn count(client: &Client, what: &str) -> i64 {
     client.query_one(&format!("SELECT count(*) FROM {what}"), &[]).await.unwrap().get(0)
 }
 
+/// Samples in rows as they were committed: chunks and slabs.
+pub async fn unpacked(client: &Client, condition: &str) -> i64 {
+    let sum = |table| format!("(SELECT coalesce(sum(n), 0)::bigint FROM {table} WHERE {condition})");
+    let sql = format!("SELECT {} + {}", sum("sample_chunk"), sum("sample_slab"));
+    client.query_one(&sql, &[]).await.unwrap().get(0)
+}
+
 /// Scrape by scrape: `ticks` of 5 series of each of `gpus` GPUs.
-fn scrapes(name: &str, gpus: u32, from: i64, ticks: i64, step: i64) -> Content {
+pub fn scrapes(name: &str, gpus: u32, from: i64, ticks: i64, step: i64) -> Content {
     let ticks = (0..ticks).flat_map(|tick| (0..gpus * 5).map(move |series| (tick, series)));
     Content::new(
         name,
@@ -139,7 +162,7 @@ fn scrapes(name: &str, gpus: u32, from: i64, ticks: i64, step: i64) -> Content {
 }
 
 /// Commits it in pieces, as it comes live.
-async fn live(store: &dyn Store, content: &Content, rows: usize) {
+pub async fn live(store: &dyn Store, content: &Content, rows: usize) {
     let mut from = 0;
     while from < content.rows.len() {
         let to = (from + rows).min(content.rows.len());
@@ -148,7 +171,7 @@ async fn live(store: &dyn Store, content: &Content, rows: usize) {
     }
 }
 
-async fn place() -> (Database, Arc<dyn Store>, Client) {
+pub async fn place() -> (Database, Arc<dyn Store>, Client) {
     let database = Server::shared().database().await;
     let store: Arc<dyn Store> = Arc::new(database.store());
     let client = database.client().await;
@@ -162,17 +185,17 @@ async fn the_same_samples_in_few_rows_and_late_ones_touch_only_their_gpu() {
     // Another value at the same time: the later one counts.
     live(&*store, &Content::new("b", vec![sample(1, DAY + 15 * 60_000, 77.0), sample(1, DAY + 15 * 60_000, 78.0)]), 1).await;
     let before = held(&client).await;
-    assert!(count(&client, "sample_chunk").await > 1000);
+    assert!(unpacked(&client, "true").await > 1000 && count(&client, "sample_slab").await >= 96);
 
     let done = pack(&*store, DAY + 2 * DAY_MS).await;
     assert_eq!((done.samples, done.damaged, done.delayed), (before.samples.len() as u64, vec![], vec![]));
     assert_eq!(held(&client).await, before);
-    assert_eq!(count(&client, "sample_chunk").await, 0);
+    assert_eq!(unpacked(&client, "true").await, 0);
     assert!(count(&client, "sample_packed").await <= 3 * 4, "{}", count(&client, "sample_packed").await);
     assert_eq!(pack(&*store, DAY + 2 * DAY_MS).await, Packed::default(), "there is nothing left to do");
 
     let places = "SELECT string_agg(ctid::text, ' ' ORDER BY ctid) FROM sample_packed WHERE gpu_id <> \
-                  (SELECT min(s.gpu_id) FROM series s JOIN gpu g ON g.id = s.gpu_id WHERE g.uuid = 'GPU-0')";
+                  (SELECT min(id) FROM gpu WHERE uuid = 'GPU-0')";
     let others: String = client.query_one(places, &[]).await.unwrap().get(0);
     live(&*store, &Content::new("late", vec![sample(1, DAY + 5 * HOUR + 7, 5.0), sample(1, DAY + 15 * 60_000, 79.0)]), 1).await;
     let before = held(&client).await;
@@ -184,7 +207,7 @@ async fn the_same_samples_in_few_rows_and_late_ones_touch_only_their_gpu() {
         others,
         "rows of other GPUs stay where they are"
     );
-    assert_eq!(count(&client, "sample_chunk").await, 0);
+    assert_eq!(unpacked(&client, "true").await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -196,12 +219,12 @@ async fn a_day_that_lasts_is_packed_by_the_hour_and_as_a_whole_when_it_is_over()
     assert_eq!(held(&client).await, before);
     let hour = "date_trunc('hour', t_min) <> date_trunc('hour', t_max)";
     assert_eq!(count(&client, &format!("sample_packed WHERE {hour}")).await, 0, "rows of one hour each");
-    assert_eq!(count(&client, "sample_chunk WHERE t_min < '2025-01-15 06:00:00+00'").await, 0);
-    assert_eq!(count(&client, "sample_chunk").await, 2 * 5 * 6 * 60, "what is not closed stays as it is");
+    assert_eq!(unpacked(&client, "t_min < '2025-01-15 06:00:00+00'").await, 0);
+    assert_eq!(unpacked(&client, "true").await, 2 * 5 * 6 * 60, "what is not closed stays as it is");
     let hours = count(&client, "sample_packed").await;
     pack(&*store, DAY + DAY_MS).await;
     assert_eq!(held(&client).await, before);
-    assert_eq!(count(&client, "sample_chunk").await, 0);
+    assert_eq!(unpacked(&client, "true").await, 0);
     assert!(count(&client, "sample_packed").await < hours);
 }
 
@@ -264,39 +287,72 @@ async fn commits_and_maintenance_at_once_lose_nothing() {
     pack(&*store, DAY + 2 * DAY_MS).await;
     let held = held(&client).await;
     assert_eq!((held.samples.len(), held.counts.len()), (expected, expected), "each sample once");
-    assert_eq!(count(&client, "sample_chunk").await, 0);
+    assert_eq!(unpacked(&client, "true").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_damaged_slab_is_named_and_the_rest_is_packed() {
+    let (database, store, client) = place().await;
+    live(&*store, &scrapes("a", 2, DAY, 40, 60_000), 10).await;
+    // Three values at one time, of which the damaged slab has the second.
+    live(&*store, &Content::new("b", (1..=3).map(|value| sample(0, DAY, f64::from(value))).collect()), 1).await;
+    let before = held(&client).await;
+    let id: i64 = client
+        .query_one("SELECT id FROM sample_slab WHERE \"values\" = '{2}' AND t_min = '2025-01-15' ORDER BY id DESC LIMIT 1", &[])
+        .await
+        .unwrap()
+        .get(0);
+    client.batch_execute(&format!("UPDATE sample_slab SET n = 7 WHERE id = {id}")).await.unwrap();
+    let app = App::new("", &database.url);
+    let done = app.run(&["check", "--store"]).exits(1);
+    assert!(
+        done.stdout.contains(&format!("slab {id} of block")) && done.stdout.contains("402 samples in 0 chunks, 42 slabs"),
+        "{}",
+        done.stdout
+    );
+    let done = app.run(&["compact"]).exits(1);
+    assert!(done.stderr.contains(&format!("slab {id} of block")) && done.stderr.contains("7 samples"), "{}", done.stderr);
+    assert_eq!(count(&client, "sample_slab").await, 1, "{}", done.stdout);
+    client.batch_execute(&format!("UPDATE sample_slab SET n = 1 WHERE id = {id}")).await.unwrap();
+    assert_eq!(held(&client).await, before);
+    app.run(&["compact"]).exits(0);
+    assert_eq!(unpacked(&client, "true").await, 0);
+    assert_eq!(held(&client).await, before, "the mended slab is in its place in the order");
+    let done = app.run(&["check", "--store"]).exits(0);
+    assert!(done.stdout.contains("403 samples in 0 chunks, 0 slabs"), "{}", done.stdout);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_damaged_chunk_is_named_and_the_rest_is_packed() {
     let (database, store, client) = place().await;
-    live(&*store, &scrapes("a", 2, DAY, 40, 60_000), 10).await;
-    // Three values at one time, of which the damaged chunk has the second.
-    live(&*store, &Content::new("b", (1..=3).map(|value| sample(0, DAY, f64::from(value))).collect()), 1).await;
+    // Long runs: two series have a chunk each, then one more at the same times.
+    let long = |name: &str, series: u32, value: f64| {
+        Content::new(name, (0..40).map(|at| sample(series, DAY + at * 60_000, value + at as f64)).collect())
+    };
+    for (name, series, value) in [("a", 0, 0.0), ("b", 5, 0.0), ("c", 0, 100.0), ("d", 0, 200.0)] {
+        live(&*store, &long(name, series, value), 40).await;
+    }
     let before = held(&client).await;
-    let id: i64 = client
-        .query_one("SELECT id FROM sample_chunk WHERE \"values\" = '{2}' AND t_min = '2025-01-15' ORDER BY id DESC LIMIT 1", &[])
-        .await
-        .unwrap()
-        .get(0);
+    assert_eq!(count(&client, "sample_chunk").await, 4);
+    let id: i64 = client.query_one("SELECT id FROM sample_chunk WHERE \"values\"[1] = 100", &[]).await.unwrap().get(0);
     client.batch_execute(&format!("UPDATE sample_chunk SET n = 7 WHERE id = {id}")).await.unwrap();
     let app = App::new("", &database.url);
     let done = app.run(&["check", "--store"]).exits(1);
     assert!(
-        done.stdout.contains(&format!("chunk {id} of series")) && done.stdout.contains("402 samples in 402 chunks"),
+        done.stdout.contains(&format!("chunk {id} of series")) && done.stdout.contains("120 samples in 3 chunks"),
         "{}",
         done.stdout
     );
     let done = app.run(&["compact"]).exits(1);
     assert!(done.stderr.contains(&format!("chunk {id} of series")) && done.stderr.contains("7 samples"), "{}", done.stderr);
     assert_eq!(count(&client, "sample_chunk").await, 1, "{}", done.stdout);
-    client.batch_execute(&format!("UPDATE sample_chunk SET n = 1 WHERE id = {id}")).await.unwrap();
+    client.batch_execute(&format!("UPDATE sample_chunk SET n = 40 WHERE id = {id}")).await.unwrap();
     assert_eq!(held(&client).await, before);
     app.run(&["compact"]).exits(0);
-    assert_eq!(count(&client, "sample_chunk").await, 0);
+    assert_eq!(unpacked(&client, "true").await, 0);
     assert_eq!(held(&client).await, before, "the mended chunk is in its place in the order");
     let done = app.run(&["check", "--store"]).exits(0);
-    assert!(done.stdout.contains("403 samples in 0 chunks"), "{}", done.stdout);
+    assert!(done.stdout.contains("160 samples in 0 chunks"), "{}", done.stdout);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -310,11 +366,11 @@ async fn a_locked_partition_delays_only_itself() {
     let app = App::new("", &database.url);
     let done = app.run(&["compact"]).exits(1);
     assert!(done.stderr.contains("sample_chunk_20250114") && done.stderr.contains("left for later"), "{}", done.stderr);
-    assert_eq!(count(&client, "sample_chunk_20250114").await, 10);
-    assert_eq!(count(&client, "sample_chunk_20250115").await, 0);
+    assert_eq!(unpacked(&client, "t_min < '2025-01-15 00:00:00+00'").await, 10);
+    assert_eq!(unpacked(&client, "t_min >= '2025-01-15 00:00:00+00'").await, 0);
     transaction.rollback().await.unwrap();
     app.run(&["compact"]).exits(0);
-    assert_eq!(count(&client, "sample_chunk").await, 0);
+    assert_eq!(unpacked(&client, "true").await, 0);
     assert_eq!(held(&client).await, before);
 }
 
@@ -336,7 +392,7 @@ async fn a_compact_that_is_killed_leaves_every_sample_where_it_is_found() {
     let before = held(&client).await;
     app.run(&["compact"]).exits(0);
     assert_eq!(held(&client).await, before);
-    assert_eq!(count(&client, "sample_chunk").await, 0);
+    assert_eq!(unpacked(&client, "true").await, 0);
 }
 
 #[track_caller]
@@ -357,12 +413,12 @@ async fn the_command_says_what_it_would_do_and_what_it_did() {
         "{}",
         done.stdout
     );
-    assert_eq!(count(&client, "sample_chunk").await, 400);
+    assert_eq!(unpacked(&client, "true").await, 400);
     nothing(&app, &["compact", "--until", "2025-01-15T00:00:00Z"]);
     app.run(&["compact", "--until", "2525-01-15T00:00:00Z"]).exits(2).says(&["--until", "in the future"]);
     let done = app.run(&["compact"]).exits(0);
     assert!(done.stdout.contains("2025-01-15") && done.stdout.contains("400"), "{}", done.stdout);
-    assert_eq!(count(&client, "sample_chunk").await, 0);
+    assert_eq!(unpacked(&client, "true").await, 0);
     nothing(&app, &["compact"]);
 }
 

@@ -15,10 +15,10 @@ use super::rows::*;
 use super::{conformance, histories, names, once, reading};
 use crate::support::postgres::{Database, Server, free_port};
 
-struct Postgres(Database);
+pub struct Postgres(pub Database);
 
 impl Postgres {
-    async fn new() -> Self {
+    pub async fn new() -> Self {
         Self(Server::shared().database().await)
     }
 }
@@ -235,7 +235,7 @@ async fn a_day_that_was_dropped_is_made_again() {
     let h = Postgres::new().await;
     let (store, content) = (h.open(), Content::new("a", plain(50)));
     store.commit(&[content.batch(0..20)]).await.expect("stored");
-    h.0.client().await.batch_execute("DROP TABLE sample_chunk_20250115").await.expect("dropped");
+    h.0.client().await.batch_execute("DROP TABLE sample_chunk_20250115, sample_slab_20250115").await.expect("dropped");
     store.commit(&[content.batch(20..50)]).await.expect("stored");
     let rest = Content { rows: content.rows[20..].to_vec(), ..content };
     assert_eq!(h.samples().await, rest.samples());

@@ -245,8 +245,9 @@ pub async fn chunks_come_by_their_borders(h: &dyn Harness) {
     commit(&*store, batch("edge", "1", &[(a, &regular), (b.clone(), &odd)])).await;
     commit(&*store, batch("edge", "2", &[(b, &[(DAY + 86_400_000, 7.0)])])).await;
     let reader = h.reader();
-    let ids: Vec<Ids> =
-        reader.series(&SeriesFilter::default(), FIRST, Limit::rows(10)).await.unwrap().iter().map(|s| s.ids()).collect();
+    let mut listed = reader.series(&SeriesFilter::default(), FIRST, Limit::rows(10)).await.unwrap();
+    listed.sort_by(|a, b| a.metric.cmp(&b.metric));
+    let ids: Vec<Ids> = listed.iter().map(|s| s.ids()).collect();
 
     let mut found: BTreeMap<SeriesId, Vec<(i64, u64)>> = BTreeMap::new();
     let chunks = snapshot(&*reader).await.chunks(&ids, &EVERYTHING, usize::MAX).await.unwrap().expect("not too many");
@@ -282,7 +283,7 @@ pub async fn chunks_come_by_their_borders(h: &dyn Harness) {
 
     let spans = async |range: ChunkRange| {
         let mut spans = snapshot(&*reader).await.spans(&[ids[0], ids[1], NOBODYS], &range).await.unwrap();
-        spans.sort_by_key(|span| span.series);
+        spans.sort_by_key(|span| span.first);
         spans.iter().map(|span| (span.series, span.first, span.last)).collect::<Vec<_>>()
     };
     assert_eq!(

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use telemetry::model::{GpuId, SeriesId, TimeMs};
+use telemetry::model::{SeriesId, TimeMs};
 use telemetry::query::{Limits, Params, Query, QueryError, Telemetry, TelemetryRequest};
 use telemetry::store::sqlite::SqliteStore;
-use telemetry::store::{GpuFilter, Ids, Limit, Reader, SnapshotFor, Store, StoreError};
+use telemetry::store::{GpuFilter, Ids, Limit, Reader, SeriesFilter, SnapshotFor, Store, StoreError};
 
 use super::rows::*;
 use crate::support::app::wait_for;
@@ -127,12 +127,11 @@ async fn a_history_that_pauses_holds_no_transaction_and_is_whole() {
 async fn a_snapshot_gives_its_connection_back_unless_it_was_broken_off() {
     let (database, _) = stored().await;
     let (client, store) = (database.client().await, database.store());
+    let listed = store.series(&SeriesFilter::default(), SeriesId::default(), Limit::rows(1)).await.expect("series");
+    let ids: Vec<Ids> = listed.iter().map(|series| series.ids()).collect();
     let newest = async || {
         let mut snapshot = store.snapshot(SnapshotFor::Page, Duration::ZERO).await.expect("a snapshot");
-        snapshot
-            .latest(&[Ids { series: SeriesId::from_store(1), gpu: GpuId::from_store(1) }], TimeMs::MIN, TimeMs::MAX)
-            .await
-            .map(|newest| newest.len())
+        snapshot.latest(&ids, TimeMs::MIN, TimeMs::MAX).await.map(|newest| newest.len())
     };
     let sessions = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()";
     let pids = async || client.query(sessions, &[]).await.unwrap().iter().map(|row| row.get(0)).collect::<Vec<i32>>();

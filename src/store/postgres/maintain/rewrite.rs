@@ -290,11 +290,11 @@ impl Work<'_> {
         self.take(session, (Form::Chunk, table), ("series_id", &series), each).await
     }
 
-    /// Takes the packed rows likewise: of GPUs without slabs, and of those of a block that have something to be packed.
+    /// Takes the packed rows likewise: those that are to be joined, and of other GPUs where they have something new.
     async fn take_packed(&self, session: &Session, tables: &Tables, taken: &mut Taken) -> Result<bool> {
         let Some(table) = &tables.packed else { return Ok(true) };
-        let (_, mut gpus) = self.owners();
-        gpus.extend(taken.merges.keys());
+        let joined = self.rewrites.iter().filter(|rewrite| rewrite.joins).flat_map(|rewrite| gpus_of(rewrite.owner));
+        let mut gpus: Vec<GpuId> = joined.chain(taken.merges.keys().copied()).collect();
         gpus.sort_unstable();
         gpus.dedup();
         let each = |row: &Row| {

@@ -51,6 +51,7 @@ ALTER TABLE gpu SET (fillfactor = 95);
 
 -- What one commit brought of a block and a UTC day, in few rows. Sample i is of series series_first + series[i], at t_min + offsets[i] ms
 -- (at t_min where offsets is null); ordered by series, then time. Chunks and slabs have their ids of one sequence.
+-- filler has zeros and no meaning: PostgreSQL compresses the columns of a row only where the row is longer than 2 KB without it.
 CREATE TABLE sample_slab (
     block_id bigint NOT NULL,
     id bigint NOT NULL DEFAULT nextval('sample_chunk_id'),
@@ -60,18 +61,21 @@ CREATE TABLE sample_slab (
     n int NOT NULL,
     series int[] NOT NULL,
     offsets int[],
-    "values" float8[] NOT NULL
+    "values" float8[] NOT NULL,
+    filler bytea
 ) PARTITION BY RANGE (t_min);
 CREATE INDEX sample_slab_block ON sample_slab (block_id, t_max, t_min);
 ALTER TABLE sample_slab ALTER COLUMN series SET STORAGE MAIN;
 ALTER TABLE sample_slab ALTER COLUMN offsets SET STORAGE MAIN;
 ALTER TABLE sample_slab ALTER COLUMN "values" SET STORAGE MAIN;
+ALTER TABLE sample_slab ALTER COLUMN filler SET STORAGE MAIN;
 
 DO $$
 BEGIN
     ALTER TABLE sample_slab ALTER COLUMN series SET COMPRESSION lz4;
     ALTER TABLE sample_slab ALTER COLUMN offsets SET COMPRESSION lz4;
     ALTER TABLE sample_slab ALTER COLUMN "values" SET COMPRESSION lz4;
+    ALTER TABLE sample_slab ALTER COLUMN filler SET COMPRESSION lz4;
 EXCEPTION WHEN feature_not_supported OR invalid_parameter_value THEN
     NULL; -- A server built without LZ4: the default compression does.
 END

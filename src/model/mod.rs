@@ -2,6 +2,7 @@
 
 mod id;
 mod metric;
+mod names;
 mod partition;
 mod reason;
 mod rows;
@@ -11,6 +12,7 @@ mod value;
 
 pub use id::{BlockId, DictionaryId, Digest, FamilyId, GpuId, GroupId, SeriesId, SourceId};
 pub use metric::{Metric, MetricKind, catalogue, metric};
+pub use names::{catalogue_name, names_of};
 pub use partition::{Partition, Partitions};
 pub use reason::Reason;
 pub use rows::{Position, RowRange, RowSet};

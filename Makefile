@@ -101,7 +101,7 @@ CHART_TESTS ?=
 test-chart: ## install helm and the like below target/, and test the charts: renders, refusals, the real program, a real Redis Cluster
 	@./tests/chart/setup
 	@[ -n "$$TELEMETRY_BIN" ] || $(CARGO) build --bin telemetry
-	"$${CARGO_TARGET_DIR:-target}/chart-tools/venv/bin/python" -m pytest -q -p no:cacheprovider tests/chart $(CHART_TESTS)
+	"$${CARGO_TARGET_DIR:-target}/chart-tools/venv/bin/python" -m pytest -q -n auto --dist worksteal -p no:cacheprovider tests/chart $(CHART_TESTS)
 
 # Names of steps (tests/k8s/steps.py), to run only up to the last of them.
 K8S_STEPS ?=

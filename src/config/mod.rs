@@ -44,7 +44,7 @@ pub use postgres::{Postgres, PostgresSection, PostgresTls};
 pub use probe::Probe;
 pub use redis::{Redis, RedisSection, RedisTls};
 pub use shutdown::Shutdown;
-pub use store::{Store, Switch};
+pub use store::{Retention, Store, Switch};
 pub use stream::{Stream, Until};
 pub use units::Listen;
 

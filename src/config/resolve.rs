@@ -60,16 +60,28 @@ impl Config {
 
     /// The resolved settings of the store, for a command that needs it.
     pub fn postgres(&self) -> Result<Postgres, ConfigError> {
-        let section = &self.postgres;
-        let Some(url) = section.url.clone() else {
+        let Some(url) = self.postgres.url.clone() else {
             return Err(ConfigError::Missing {
                 key: "postgres.url",
                 how: "set DATABASE_URL=postgres://user@host:5432/database, or url under [postgres] in a file passed with --config",
             });
         };
-        self.check_url("postgres.url", &url, |text| address::postgres::validate_url(text).map(|_| ()))?;
+        self.postgres_at("postgres.url", &url)
+    }
+
+    /// The resolved settings of the store that is read from: those of the store, at `store.read_url` where that is set.
+    pub fn postgres_to_read(&self) -> Result<Postgres, ConfigError> {
+        match &self.store.read_url {
+            Some(url) => self.postgres_at("store.read_url", url),
+            None => self.postgres(),
+        }
+    }
+
+    fn postgres_at(&self, key: &str, url: &SecretString) -> Result<Postgres, ConfigError> {
+        let section = &self.postgres;
+        self.check_url(key, url, |text| address::postgres::validate_url(text).map(|_| ()))?;
         Ok(Postgres {
-            url,
+            url: url.clone(),
             password: self.password(
                 ("postgres.password", section.password.as_ref()),
                 ("postgres.password_file", section.password_file.as_deref()),
@@ -112,6 +124,9 @@ impl Config {
         }
         if self.postgres.url.is_some() {
             self.postgres()?;
+        }
+        if self.store.read_url.is_some() {
+            self.postgres_to_read()?;
         }
         self.http().map(|_| ())
     }

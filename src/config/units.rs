@@ -65,6 +65,25 @@ pub(super) mod size {
     }
 }
 
+/// A size that need not be set, as [`size`], up to TiB.
+pub(super) mod optional_size {
+    use super::{Deserializer, Serializer, size};
+
+    const GIB: u64 = 1 << 30;
+
+    pub(in super::super) fn serialize<S: Serializer>(bytes: &Option<u64>, serializer: S) -> Result<S::Ok, S::Error> {
+        match *bytes {
+            Some(b) if b >= GIB && b % GIB == 0 => serializer.collect_str(&format_args!("{}GiB", b / GIB)),
+            Some(b) => size::serialize(&usize::try_from(b).unwrap_or(usize::MAX), serializer),
+            None => serializer.serialize_none(),
+        }
+    }
+
+    pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+        size::deserialize(deserializer).map(|bytes| Some(bytes as u64))
+    }
+}
+
 /// Secrets can be read; where they are written, `<redacted>` appears instead.
 pub(super) mod secret {
     use secrecy::{ExposeSecret, SecretString};

@@ -30,7 +30,7 @@ pub struct Cluster {
     pub hosts: u64,
     /// GPUs; a board with MIG slices once.
     pub gpus: u64,
-    /// Time of its oldest sample.
+    /// Time of its oldest sample, whether or not that is still kept.
     pub first_seen: String,
     /// Time of its newest sample.
     pub last_seen: String,
@@ -61,7 +61,7 @@ pub struct Host {
     pub hostname: String,
     /// GPUs; a board with MIG slices once.
     pub gpus: u64,
-    /// Time of its oldest sample.
+    /// Time of its oldest sample, whether or not that is still kept.
     pub first_seen: String,
     /// Time of its newest sample.
     pub last_seen: String,
@@ -102,7 +102,7 @@ pub struct Gpu {
     pub mig_instance: Option<String>,
     /// MIG profile; null for a whole GPU.
     pub mig_profile: Option<String>,
-    /// Time of its oldest sample.
+    /// Time of its oldest sample, whether or not that is still kept.
     pub first_seen: String,
     /// Time of its newest sample.
     pub last_seen: String,
@@ -303,6 +303,15 @@ pub struct PipelineState {
     pub next_cursor: Option<String>,
     /// What they come to in each cluster.
     pub clusters: Vec<SourceCluster>,
+    /// The standby that this and all answers are read from; null where they are read from the primary.
+    pub standby: Option<Standby>,
+}
+
+/// A database server that follows another one.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Standby {
+    /// How far the answers are behind, at most; null where that is not known.
+    pub behind_seconds: Option<f64>,
 }
 
 /// A partition of the queue.
@@ -352,6 +361,8 @@ pub struct Source {
     pub stored: u64,
     /// Of those, the ones that were there already.
     pub duplicate: u64,
+    /// Of those, the ones that came when samples of their time were not kept any more, and were not stored.
+    pub expired: u64,
     /// Rows in dead letters.
     pub dead: u64,
     /// Rejected rows by reason.
@@ -409,6 +420,7 @@ impl From<Pipeline> for PipelineState {
             sources: p.sources.into_iter().map(Source::from).collect(),
             next_cursor: p.next,
             clusters: p.clusters.into_iter().map(SourceCluster::from).collect(),
+            standby: p.standby.map(|standby| Standby { behind_seconds: standby.behind.map(seconds) }),
         }
     }
 }
@@ -422,6 +434,7 @@ impl From<PipelineSource> for Source {
             published: s.published,
             stored: s.stored,
             duplicate: s.duplicate,
+            expired: s.expired,
             dead: s.dead,
             rejected: s.rejected,
             last_commit: s.last_commit.map(|time| time.to_string()),

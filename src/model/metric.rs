@@ -129,6 +129,17 @@ static CATALOGUE: [Metric; 83] = [
     gauge("DCGM_FI_PROF_SM_OCCUPANCY", "", RATIO, "Warps at home on a multiprocessor, as a share of the most it can hold"),
 ];
 
+/// Metrics of which each bit of a value says something of its own.
+const MASKS: [&str; 1] = ["DCGM_FI_DEV_CLOCKS_EVENT_REASONS"];
+
+impl Metric {
+    /// Whether its values are masks of bits.
+    #[must_use]
+    pub fn is_mask(&self) -> bool {
+        MASKS.contains(&self.name)
+    }
+}
+
 /// Every metric the catalogue knows, sorted by name.
 #[must_use]
 pub fn catalogue() -> &'static [Metric] {

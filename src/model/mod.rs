@@ -1,5 +1,6 @@
 //! What the pipeline speaks of: series, samples, positions, ranges of rows, reasons to reject. No I/O in here.
 
+pub mod exact;
 mod id;
 mod metric;
 mod names;
@@ -12,7 +13,7 @@ mod value;
 
 pub use id::{BlockId, DictionaryId, Digest, FamilyId, GpuId, GroupId, SeriesId, SourceId};
 pub use metric::{Metric, MetricKind, catalogue, metric};
-pub use names::{catalogue_name, names_of};
+pub use names::{aliases, catalogue_name, names_of};
 pub use partition::{Partition, Partitions};
 pub use reason::Reason;
 pub use rows::{Position, RowRange, RowSet};

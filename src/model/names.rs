@@ -17,6 +17,11 @@ pub fn names_of(name: &str) -> &'static [&'static str] {
     NAMES.of.get(catalogue_name(name)).map_or(&[], Vec::as_slice)
 }
 
+/// Every name of a metric that is not the one that stands for it, with that one.
+pub fn aliases() -> impl Iterator<Item = (&'static str, &'static str)> {
+    NAMES.standing_for.iter().map(|(name, standing)| (*name, *standing))
+}
+
 struct Names {
     standing_for: HashMap<&'static str, &'static str>,
     of: HashMap<&'static str, Vec<&'static str>>,

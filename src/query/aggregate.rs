@@ -9,7 +9,8 @@ use super::bucket::Bucket;
 use super::budget::{GROUP_BYTES, Held, Lease, MAX_TEXT_BYTES, bytes_with};
 use super::range::parse_step;
 use super::samples::Run;
-use super::slices::{Slices, Wanted};
+use super::slices::Wanted;
+use super::stepped::{Part, RolledRun, Stepped, add_rollups, end_of};
 use super::{
     Aggregate, AggregateParams, FilterParams, GpuFilter, Order, Page, PageParams, Params, Query, QueryError, Range, Result,
     cursor, lists, telemetry,
@@ -122,6 +123,8 @@ struct Grouping {
 
 /// One GPU as a member of a group (its position among all, in order), with its series there.
 struct Member {
+    /// Which of all members: it decides between samples of one time.
+    place: u32,
     group: u32,
     series: Vec<Ids>,
 }
@@ -146,6 +149,14 @@ impl Groups {
             self.rows.pop_last();
         }
         Some(self.rows.entry(key).or_default())
+    }
+
+    /// The last time that may be on the page, for steps of a length.
+    fn end(&self, step: Option<IntervalMs>) -> TimeMs {
+        match (step, self.rows.last_key_value()) {
+            (Some(step), Some(((time, _), _))) if self.rows.len() >= self.max => time.plus(step).minus(IntervalMs::MILLISECOND),
+            _ => TimeMs::MAX,
+        }
     }
 
     /// Whether the page is full before this.
@@ -186,9 +197,11 @@ impl Query {
         for ((series, gpu), group) in series.iter().zip(gpu_of).zip(&group_of) {
             members.entry((place(group), gpu)).or_default().push(series.ids());
         }
-        let members: Vec<Member> = members.into_iter().map(|((group, _), series)| Member { group, series }).collect();
+        let members = members.into_iter().zip(0..).map(|(((group, _), series), place)| Member { place, group, series });
+        let members: Vec<Member> = members.collect();
         let mut groups = Groups { rows: BTreeMap::new(), first: (TimeMs::MIN, 0), max: request.limit + 1 };
-        let mut from = from;
+        // Nothing lies after the last sample: there, buckets need not be cut.
+        let (mut from, to) = (from, end_of(request.range.to, last));
         if let Some((time, group)) = &request.after {
             groups.first = (*time, u32::try_from(known.partition_point(|one| *one <= group)).unwrap_or(u32::MAX));
             if request.step.is_some() {
@@ -259,52 +272,49 @@ impl Query {
             Aggregate::Percentile(_) if request.group_by == GroupBy::Gpu => request.agg,
             Aggregate::Avg | Aggregate::Sum | Aggregate::Count | Aggregate::Percentile(_) => Aggregate::Avg,
         };
-        let complete = |groups: &mut Groups, step: TimeMs, member: u32, mut bucket: Bucket| {
-            if let Some(entry) = groups.entry((step, members[member as usize].group)) {
-                entry.0.add(request.agg, bucket.last_time(), bucket.value(over_time));
-                entry.1 += bucket.n;
-            }
-        };
         let member_of: Vec<u32> =
             members.iter().zip(0..).flat_map(|(member, at)| member.series.iter().map(move |_| at)).collect();
         let wanted = Wanted {
             series: members.iter().flat_map(|member| member.series.iter().copied()).collect(),
             live: members.len(),
-            range: (from, to),
+            range: (from, to.min(groups.end(request.step))),
             order: Order::Asc,
             hint: None,
             width: reading.width,
         };
-        let mut slices = Slices::new(Arc::clone(&self.reader), wanted);
-        // Steps that more than one slice, or more than one series of a member, has samples of.
+        let mut source = Stepped::new(Arc::clone(&self.reader), wanted, request.step, over_time);
+        let complete = |groups: &mut Groups, step: TimeMs, member: u32, bucket: &mut Bucket| {
+            let Member { group, place, .. } = members[member as usize];
+            if let Some(entry) = groups.entry((step, group)) {
+                entry.0.add(request.agg, bucket.last_time(), place, bucket.value(over_time));
+                entry.1 += bucket.n;
+            }
+        };
+        // Steps that more than one part has samples of.
         let mut open: BTreeMap<(TimeMs, u32), Bucket> = BTreeMap::new();
+        let mut buckets = Buckets::default();
         loop {
-            let slice = slices.next(&mut reading.lease).await?;
-            let (begin, before) = slice.as_ref().map_or((TimeMs::MAX, TimeMs::MAX), |slice| (slice.from, slice.before));
-            for run in slice.iter().flat_map(|slice| &slice.runs) {
-                for (step, range) in parts(run, request.step, from) {
-                    let (step, member) = (step, member_of[run.series as usize]);
-                    let samples = run.times[range.clone()].iter().zip(&run.values[range]);
-                    let alone = members[member as usize].series.len() == 1;
-                    if alone && request.step.is_some_and(|length| step >= begin && step.plus(length) <= before) {
-                        let mut bucket = Bucket::default();
-                        samples.for_each(|(time, value)| bucket.add(over_time, *time, *value));
-                        complete(groups, step, member, bucket);
-                    } else {
-                        let bucket = open.entry((step, member)).or_default();
-                        samples.for_each(|(time, value)| bucket.add(over_time, *time, *value));
-                    }
+            let part = source.next(&mut reading.lease).await?;
+            let before = part.as_ref().map_or(TimeMs::MAX, |part| part.before);
+            for (member, some) in part.iter().flat_map(|part| by_member(part, &member_of)) {
+                buckets.clear();
+                some.add_to(request.step, from, over_time, |step, is_within, fill| {
+                    fill(if is_within { buckets.at(step) } else { open.entry((step, member)).or_default() });
+                });
+                // Members complete a step in their order, however their samples come.
+                for (step, bucket) in buckets.all() {
+                    complete(groups, *step, member, bucket);
                 }
             }
             // Steps are aligned: what begins before the step of `before` is complete.
-            let border = match (slice.is_some(), request.step) {
+            let border = match (part.is_some(), request.step) {
                 (false, _) => TimeMs::MAX,
                 (true, None) => TimeMs::MIN,
                 (true, Some(step)) => before.floor_to(step),
             };
             let rest = open.split_off(&(border, 0));
-            for ((step, member), bucket) in std::mem::replace(&mut open, rest) {
-                complete(groups, step, member, bucket);
+            for ((step, member), mut bucket) in std::mem::replace(&mut open, rest) {
+                complete(groups, step, member, &mut bucket);
             }
             let all = || groups.rows.values().map(|group| &group.0).chain(open.values());
             let held: usize = if matches!(request.agg, Aggregate::Percentile(_)) { all().map(Bucket::held).sum() } else { 0 };
@@ -317,12 +327,94 @@ impl Query {
             }
             // Lists of values grow by doubling.
             let bytes = (groups.rows.len() + open.len()) * GROUP_BYTES + held * 16 + reading.group_bytes;
-            slices.hold(&mut reading.lease, Held::Groups, bytes).await?;
+            source.hold(&mut reading.lease, Held::Groups, bytes).await?;
             // What is still to come lies after the page.
             let full = request.step.is_some() && groups.is_past((border, 0));
-            if slice.is_none() || full {
-                reading.width = Some(slices.width());
+            if part.is_none() || full {
+                reading.width = source.width();
                 return Ok(());
+            }
+        }
+    }
+}
+
+/// Buckets of one member, by step.
+#[derive(Default)]
+struct Buckets(Vec<(TimeMs, Bucket)>);
+
+impl Buckets {
+    fn clear(&mut self) {
+        self.0.clear();
+    }
+
+    /// The bucket of a step. Steps mostly come in order.
+    fn at(&mut self, step: TimeMs) -> &mut Bucket {
+        let at = match self.0.last() {
+            Some((last, _)) if *last == step => self.0.len() - 1,
+            Some((last, _)) if *last > step => match self.0.binary_search_by_key(&step, |(step, _)| *step) {
+                Ok(at) => at,
+                Err(at) => {
+                    self.0.insert(at, (step, Bucket::default()));
+                    at
+                }
+            },
+            _ => {
+                self.0.push((step, Bucket::default()));
+                self.0.len() - 1
+            }
+        };
+        &mut self.0[at].1
+    }
+
+    fn all(&mut self) -> impl Iterator<Item = &mut (TimeMs, Bucket)> {
+        self.0.iter_mut()
+    }
+}
+
+/// What a part has of one member.
+struct OfMember<'a> {
+    part: &'a Part,
+    runs: &'a [Run],
+    rolled: &'a [RolledRun],
+}
+
+/// What a part has, by member. Series are in the order of their members.
+fn by_member<'a>(part: &'a Part, member_of: &'a [u32]) -> impl Iterator<Item = (u32, OfMember<'a>)> {
+    let (mut runs, mut rolled) = (part.runs.as_slice(), part.rolled.as_slice());
+    std::iter::from_fn(move || {
+        let of_run = |run: &Run| member_of[run.series as usize];
+        let of_rolled = |run: &RolledRun| member_of[run.series as usize];
+        let member = runs.first().map(of_run).into_iter().chain(rolled.first().map(of_rolled)).min()?;
+        let (mine, others) = runs.split_at(runs.partition_point(|run| of_run(run) == member));
+        let (mine_rolled, others_rolled) = rolled.split_at(rolled.partition_point(|run| of_rolled(run) == member));
+        (runs, rolled) = (others, others_rolled);
+        Some((member, OfMember { part, runs: mine, rolled: mine_rolled }))
+    })
+}
+
+impl OfMember<'_> {
+    /// Gives each step, whether all that the step has is here, and what fills its bucket.
+    fn add_to(
+        &self,
+        step: Option<IntervalMs>,
+        from: TimeMs,
+        agg: Aggregate,
+        mut add: impl FnMut(TimeMs, bool, &dyn Fn(&mut Bucket)),
+    ) {
+        let part = self.part;
+        let is_within =
+            |begin: TimeMs| part.is_whole && step.is_some_and(|length| begin >= part.from && begin.plus(length) <= part.before);
+        for run in self.rolled {
+            let of = |begin: TimeMs| step.map_or(from, |step| begin.floor_to(step));
+            add_rollups(run, of, |begin, fill| add(begin, is_within(begin), fill));
+        }
+        for run in self.runs {
+            for (begin, range) in parts(run, step, from) {
+                add(begin, is_within(begin), &|bucket| {
+                    for (time, value) in run.times[range.clone()].iter().zip(&run.values[range.clone()]) {
+                        bucket.add(agg, *time, run.series, *value);
+                    }
+                });
             }
         }
     }

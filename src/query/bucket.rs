@@ -3,6 +3,8 @@
 use std::str::FromStr;
 
 use crate::model::TimeMs;
+use crate::model::exact::ExactSum;
+use crate::store::Rollup;
 
 /// How samples become one value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,7 +51,8 @@ impl FromStr for Aggregate {
 /// two.
 const SMALLER: f64 = 1.0 / (1u128 << 64) as f64;
 
-/// A sum of finite values that cannot overflow while it is made: means of great values are numbers, whatever their sum is.
+/// A sum of finite values that are no decimals. It cannot overflow while it is made: means of great values are numbers, whatever their sum
+/// is.
 #[derive(Clone, Copy, Debug)]
 struct ScaledSum {
     /// The sum so far, times `scale`.
@@ -89,41 +92,81 @@ impl ScaledSum {
     }
 }
 
-/// Samples of one step. Values are kept only where a percentile is asked for.
+/// Samples of one step. Values are kept only where a percentile is asked for. Decimals are added exactly, so that it does not matter in
+/// which pieces they come, and which of them are rolled up.
 #[derive(Clone, Debug)]
 pub(super) struct Bucket {
     pub(super) n: u64,
-    sum: ScaledSum,
+    decimals: ExactSum,
+    /// The sum of what is no decimal, where there is something.
+    others: Option<ScaledSum>,
     min: f64,
     max: f64,
-    last: (TimeMs, f64),
+    last: Last,
     values: Vec<f64>,
+}
+
+/// The latest sample. Of several at one time it is that of the greatest place.
+#[derive(Clone, Copy, Debug)]
+struct Last {
+    time: TimeMs,
+    place: u32,
+    value: f64,
 }
 
 impl Default for Bucket {
     fn default() -> Self {
         Self {
             n: 0,
-            sum: ScaledSum::default(),
+            decimals: ExactSum::default(),
+            others: None,
             min: f64::INFINITY,
             max: f64::NEG_INFINITY,
-            last: (TimeMs::MIN, 0.0),
+            last: Last { time: TimeMs::MIN, place: 0, value: 0.0 },
             values: Vec::new(),
         }
     }
 }
 
 impl Bucket {
-    pub(super) fn add(&mut self, agg: Aggregate, time: TimeMs, value: f64) {
+    /// Adds a sample. Its place (that of its series among others) decides between samples of one time.
+    #[inline]
+    pub(super) fn add(&mut self, agg: Aggregate, time: TimeMs, place: u32, value: f64) {
         self.n += 1;
-        self.sum.add(value);
-        self.min = self.min.min(value);
-        self.max = self.max.max(value);
-        if time >= self.last.0 {
-            self.last = (time, value);
+        if !self.decimals.add(value) {
+            self.others.get_or_insert_default().add(value);
         }
+        self.widen(value, value);
+        self.see(Last { time, place, value });
         if matches!(agg, Aggregate::Percentile(_)) {
             self.values.push(value);
+        }
+    }
+
+    /// Adds samples that are rolled up. They have no percentiles.
+    #[inline]
+    pub(super) fn add_rollup(&mut self, place: u32, rollup: &Rollup) {
+        self.n += rollup.n;
+        self.decimals.merge(rollup.sum);
+        self.widen(rollup.min, rollup.max);
+        self.see(Last { time: rollup.last_time, place, value: rollup.last });
+    }
+
+    /// -0 is less than 0, whichever comes first.
+    #[inline]
+    fn widen(&mut self, min: f64, max: f64) {
+        if min.total_cmp(&self.min).is_lt() {
+            self.min = min;
+        }
+        if max.total_cmp(&self.max).is_gt() {
+            self.max = max;
+        }
+    }
+
+    #[inline]
+    fn see(&mut self, one: Last) {
+        if (one.time, one.place) >= (self.last.time, self.last.place) {
+            self.last = one;
         }
     }
 
@@ -134,27 +177,39 @@ impl Bucket {
 
     /// The time of the latest sample.
     pub(super) fn last_time(&self) -> TimeMs {
-        self.last.0
+        self.last.time
     }
 
     /// Of at least one sample. Infinite only where the sum of the values is greater than a number can be.
     pub(super) fn value(&mut self, agg: Aggregate) -> f64 {
         match agg {
-            Aggregate::Avg => {
-                let mean = self.sum.over(self.n as f64);
-                // A mean that is rounded up may be greater than the greatest number.
-                if mean.is_finite() { mean } else { mean.clamp(self.min, self.max) }
-            }
+            Aggregate::Avg => match self.others {
+                None => self.decimals.mean(self.n),
+                Some(others) => {
+                    let mean = self.with(others).over(self.n as f64);
+                    // A mean that is rounded up may be greater than the greatest number.
+                    if mean.is_finite() { mean } else { mean.clamp(self.min, self.max) }
+                }
+            },
             Aggregate::Min => self.min,
             Aggregate::Max => self.max,
-            Aggregate::Sum => self.sum.over(1.0),
+            Aggregate::Sum => match self.others {
+                None => self.decimals.value(),
+                Some(others) => self.with(others).over(1.0),
+            },
             Aggregate::Count => self.n as f64,
-            Aggregate::Last => self.last.1,
+            Aggregate::Last => self.last.value,
             Aggregate::Percentile(p) => {
                 let rank = (self.values.len() * usize::from(p)).div_ceil(100).max(1) - 1;
                 *self.values.select_nth_unstable_by(rank, f64::total_cmp).1
             }
         }
+    }
+
+    /// The sum of all values, where some are no decimals.
+    fn with(&self, mut others: ScaledSum) -> ScaledSum {
+        others.add(self.decimals.value());
+        others
     }
 }
 
@@ -166,7 +221,7 @@ mod tests {
         let agg = agg.parse().expect("a name");
         let mut bucket = Bucket::default();
         for (t, v) in (0..).zip(values) {
-            bucket.add(agg, TimeMs::from_millis(t), *v);
+            bucket.add(agg, TimeMs::from_millis(t), 0, *v);
         }
         bucket.value(agg)
     }
@@ -212,6 +267,19 @@ mod tests {
         assert_eq!(of("sum", &[1e16, 1.0, -1e16]), 1.0, "what rounding loses is kept");
         assert_eq!(of("p99", &[7.0]), 7.0);
         assert_eq!(of("avg", &[0.1; 10]), 0.1, "scaling is not there where it is not needed");
+        assert_eq!(of("sum", &[0.1, 0.2, 1e300, -1e300]), 0.3, "decimals beside others");
         assert!(NAMES.split(", ").all(|name| name.parse::<Aggregate>().is_ok()));
+    }
+
+    #[test]
+    fn of_one_time_the_greatest_place_counts() {
+        let time = TimeMs::from_millis(5);
+        for order in [[0, 1, 2], [2, 1, 0], [1, 2, 0]] {
+            let mut bucket = Bucket::default();
+            for place in order {
+                bucket.add(Aggregate::Last, time, place, f64::from(place));
+            }
+            assert_eq!(bucket.value(Aggregate::Last), 2.0);
+        }
     }
 }

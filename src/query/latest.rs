@@ -5,9 +5,10 @@ use std::hash::Hash;
 use std::sync::Arc;
 
 use super::budget::{Held, Lease, MAX_TEXT_BYTES, row_bytes};
+use super::slices::{LOST_PAUSE, SNAPSHOTS_LOST};
 use super::{
-    FilterParams, Gpu, GpuFilter, GpuPlace, GpuSummary, MetricsParam, Page, PageParams, Params, Place, Query, Result, cursor,
-    lists, telemetry,
+    FilterParams, Gpu, GpuFilter, GpuPlace, GpuSummary, MetricsParam, Page, PageParams, Params, Place, Query, QueryError, Result,
+    cursor, lists, telemetry,
 };
 use crate::model::{GpuId, IntervalMs, SeriesId, TimeMs};
 use crate::store::{Ids, Limit, SeriesFilter, SeriesRow, Texts};
@@ -201,12 +202,25 @@ impl Query {
         let mut pending: Vec<usize> = (0..series.len()).collect();
         let last_day = span.1.floor_to(IntervalMs::DAY);
         let mut before = TimeMs::MAX;
-        let mut snapshot = lease.snapshot(&*self.reader).await?;
+        let (mut snapshot, mut lost) = (lease.snapshot(&*self.reader).await?, 0);
         for reach in REACHES {
             let from = if reach == 0 { last_day } else { last_day.minus(IntervalMs::DAY.times(reach)) };
             for rows in pending.chunks(SERIES_AT_ONCE) {
                 let ids: Vec<Ids> = rows.iter().map(|row| series[*row].ids()).collect();
-                for latest in snapshot.latest(&ids, from, before).await? {
+                let found = loop {
+                    match snapshot.latest(&ids, from, before).await.map_err(QueryError::from) {
+                        // A chunk stays within its day, so another snapshot goes on where this one ended.
+                        Err(QueryError::SnapshotLost(reason)) if lost < SNAPSHOTS_LOST => {
+                            tracing::debug!(reason, "a snapshot is lost: newest samples are read from another one");
+                            lost += 1;
+                            drop(snapshot);
+                            tokio::time::sleep(LOST_PAUSE * lost).await;
+                            snapshot = lease.snapshot(&*self.reader).await?;
+                        }
+                        done => break done?,
+                    }
+                };
+                for latest in found {
                     let Some(row) = row_of_id.get(&latest.series).copied() else { continue };
                     let group = &mut newest[group_of[row]];
                     if group.is_none_or(|(time, id, ..)| (latest.time, latest.series) >= (time, id)) {

@@ -30,6 +30,7 @@ mod pipeline;
 mod range;
 mod samples;
 mod slices;
+mod stepped;
 #[cfg(test)]
 mod stub;
 mod telemetry;
@@ -89,6 +90,9 @@ pub enum QueryError {
         /// What was seen, for the log.
         detail: String,
     },
+    /// A snapshot is gone before it was read to its end: another one can be had.
+    #[error("{0}")]
+    SnapshotLost(String),
     /// Others hold the memory that the answer needs: trying again later can help.
     #[error("others hold the memory that all answers may hold together (http.query_memory)")]
     Busy,
@@ -105,6 +109,7 @@ impl From<StoreError> for QueryError {
         // A schema that is missing comes with the first collector; a password can be mended: the client can only wait.
         let brief = match error {
             StoreError::Unavailable { .. } => "the database is unavailable; try again later",
+            StoreError::SnapshotLost { .. } => return Self::SnapshotLost(error.to_string()),
             StoreError::Busy(_) => "other requests use all connections to the database that this one may use; try again later",
             StoreError::Refused { .. } => "the database rejects this server; the reason is in the log of the server",
             StoreError::Schema(_) | StoreError::Version(_) => {

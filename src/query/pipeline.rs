@@ -10,7 +10,7 @@ use futures_util::stream;
 use super::budget::{Held, Lease, MAX_TEXT_BYTES, bytes_with, row_bytes};
 use super::{Page, Params, PipelineParams, Query, Result, cursor, lists};
 use crate::model::{Partition, SourceId, TimeMs};
-use crate::store::SourceLedger;
+use crate::store::{SourceLedger, Standby};
 use crate::transport::{Inspector, TransportError};
 
 /// Consumers of each group that are listed for a partition.
@@ -35,6 +35,8 @@ pub struct Pipeline {
     pub next: Option<String>,
     /// Clusters.
     pub clusters: Vec<PipelineCluster>,
+    /// The standby that answers are read from; `None`: they are read from the primary.
+    pub standby: Option<Standby>,
 }
 
 /// One partition of the queue.
@@ -87,6 +89,8 @@ pub struct PipelineSource {
     pub stored: u64,
     /// Of those, the ones that were there already.
     pub duplicate: u64,
+    /// Of those, the ones that came when samples of their time were not kept any more, and were not stored.
+    pub expired: u64,
     /// Rejected rows by reason.
     pub rejected: BTreeMap<&'static str, u64>,
     /// Rows in dead letters.
@@ -189,6 +193,7 @@ impl Query {
             sources: sources.collect(),
             next,
             clusters: clusters.into_values().collect(),
+            standby: self.reader.standby().await?,
         };
         Ok((pipeline, lease))
     }
@@ -278,6 +283,7 @@ fn source(ledger: SourceLedger) -> PipelineSource {
         published: None,
         stored: ledger.valid,
         duplicate: ledger.duplicate,
+        expired: ledger.expired,
         rejected: ledger.rejected.iter().map(|(reason, n)| (reason.name(), *n)).collect(),
         dead: ledger.dead.minus(&ledger.covered).len(),
         last_commit: ledger.last_commit,

@@ -29,6 +29,10 @@ const WIDEST: IntervalMs = IntervalMs::DAY.times(64);
 
 /// Up to so many series are asked for their chunks without finding out first which of them have some.
 const PROBE_THRESHOLD: usize = 64;
+/// Snapshots that may be lost one after the other before an answer is given up.
+pub(super) const SNAPSHOTS_LOST: u32 = 5;
+/// How long another one is waited for, each time longer.
+pub(super) const LOST_PAUSE: Duration = Duration::from_millis(20);
 /// How long a snapshot is used before the next slice begins with another one, so that others get their turn.
 pub(super) const TURN: Duration = Duration::from_secs(2);
 /// For how many slices at once it is found out which series have chunks.
@@ -65,11 +69,27 @@ pub(super) struct Slices {
 }
 
 /// The snapshot that is in use.
-struct Current {
+pub(super) struct Current {
     snapshot: Box<dyn Snapshot>,
     begun: Instant,
     /// Whether nothing was fetched from it yet.
     is_fresh: bool,
+}
+
+impl Current {
+    pub(super) fn new(snapshot: Box<dyn Snapshot>) -> Self {
+        Self { snapshot, begun: Instant::now(), is_fresh: true }
+    }
+
+    /// Whether others need not have their turn yet.
+    pub(super) fn is_young(&self) -> bool {
+        self.begun.elapsed() < TURN
+    }
+
+    /// What is asked.
+    pub(super) fn snapshot(&mut self) -> &mut dyn Snapshot {
+        &mut *self.snapshot
+    }
 }
 
 /// What there is in [from, before).
@@ -125,8 +145,23 @@ impl Slices {
         }
     }
 
-    /// The next slice; of a series' samples with the same time only the later one. `None` at the end.
+    /// The next slice; of a series' samples with the same time only the later one. `None` at the end. Where a snapshot is lost before
+    /// that (a standby ends those that hold it up), the slice is fetched from another one.
     pub(super) async fn next(&mut self, lease: &mut Lease) -> Result<Option<Slice>> {
+        let mut lost = 0;
+        loop {
+            match self.try_next(lease).await {
+                Err(QueryError::SnapshotLost(reason)) if lost < SNAPSHOTS_LOST => {
+                    tracing::debug!(reason, "a snapshot is lost: the slice is fetched from another one");
+                    lost += 1;
+                    tokio::time::sleep(LOST_PAUSE * lost).await;
+                }
+                done => return done,
+            }
+        }
+    }
+
+    async fn try_next(&mut self, lease: &mut Lease) -> Result<Option<Slice>> {
         loop {
             let (a, b) = match self.order {
                 Order::Asc => (self.at, self.at.plus(self.width).min(self.before)),
@@ -169,7 +204,17 @@ impl Slices {
         // Chunks of another snapshot, and what is known of them: this one's may have other borders.
         self.carried_over.clear();
         self.ahead = None;
-        Ok(Current { snapshot: lease.snapshot(&*self.reader).await?, begun: Instant::now(), is_fresh: true })
+        Ok(Current::new(lease.snapshot(&*self.reader).await?))
+    }
+
+    /// Begins with a snapshot that was used for something else.
+    pub(super) fn give_snapshot(&mut self, current: Option<Current>) {
+        self.snapshot = current.map(|current| Current { is_fresh: true, ..current });
+    }
+
+    /// The snapshot, for something else.
+    pub(super) fn take_snapshot(&mut self) -> Option<Current> {
+        self.snapshot.take()
     }
 
     /// Gives the snapshot back, for as long as nothing is fetched.

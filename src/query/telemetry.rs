@@ -7,8 +7,8 @@ use std::time::Duration;
 use super::bucket::{Bucket, NAMES};
 use super::budget::{GROUP_BYTES, Held, Lease};
 use super::range::parse_step;
-use super::samples::Run;
 use super::slices::{Slices, Wanted};
+use super::stepped::{Part, Stepped, add_rollups, end_of};
 use super::{
     Aggregate, ClusterParam, Gpu, Page, Params, Query, QueryError, Range, Result, Sample, Samples, SeriesRow, TelemetryParams,
     cursor, lists,
@@ -112,12 +112,17 @@ pub struct RowSeries {
 
 /// The samples of a GPU, block by block.
 pub struct Telemetry {
-    slices: Option<Slices>,
+    source: Option<Source>,
     series: Arc<[RowSeries]>,
     order: Order,
     after: Option<(TimeMs, SeriesId)>,
-    steps: Option<Steps>,
     lease: Lease,
+}
+
+/// What is still to be read.
+enum Source {
+    Samples(Slices),
+    Steps(Stepped, Steps),
 }
 
 impl std::fmt::Debug for Telemetry {
@@ -153,11 +158,15 @@ impl Query {
             .into_iter()
             .map(|row| RowSeries { mig_instance: gpu.ids.get(&row.gpu_id).cloned().unwrap_or_default(), row })
             .collect();
-        let mut telemetry = Telemetry { slices: None, order: request.order, after: request.after, steps: None, series, lease };
+        let mut telemetry = Telemetry { source: None, order: request.order, after: request.after, series, lease };
         let Some((mut from, mut to)) = request.range.within(gpu.span.0, gpu.span.1) else { return Ok(telemetry) };
         let step = request.step.map(|(step, _)| step);
         if step.is_some() {
             self.check_steps(from, to, step)?;
+            // Nothing lies before or after what the GPU has: there, buckets need not be cut.
+            let begin = gpu.span.0.floor_to(IntervalMs::HOUR);
+            from = request.range.from.map_or(begin, |from| from.max(begin));
+            to = end_of(request.range.to, gpu.span.1);
         }
         if let Some((time, _)) = request.after {
             match request.order {
@@ -178,13 +187,19 @@ impl Query {
             hint: request.limit.filter(|_| step.is_none()).map(|limit| limit.saturating_mul(2)),
             width: None,
         };
-        telemetry.slices = Some(Slices::new(Arc::clone(&self.reader), wanted));
-        telemetry.steps = request.step.map(|(length, agg)| Steps {
-            length,
-            agg,
-            groups: groups(&telemetry.series),
-            open: BTreeMap::new(),
-            max_held: self.limits.max_percentile_samples,
+        let reader = Arc::clone(&self.reader);
+        telemetry.source = Some(match request.step {
+            None => Source::Samples(Slices::new(reader, wanted)),
+            Some((length, agg)) => {
+                let steps = Steps {
+                    length,
+                    agg,
+                    groups: groups(&telemetry.series),
+                    open: BTreeMap::new(),
+                    max_held: self.limits.max_percentile_samples,
+                };
+                Source::Steps(Stepped::new(reader, wanted, Some(length), agg), steps)
+            }
         });
         Ok(telemetry)
     }
@@ -226,7 +241,7 @@ impl Query {
             rows.extend(some.take(limit + 1 - rows.len()));
         }
         // What is still to be waited for is no connection.
-        telemetry.slices = None;
+        telemetry.source = None;
         let series = Arc::clone(&telemetry.series);
         let texts_of = |sample: &Sample| {
             let series = &series[sample.series as usize];
@@ -266,20 +281,24 @@ impl Telemetry {
     /// The store's; too many values for a percentile.
     pub async fn next(&mut self) -> Result<Option<Samples>> {
         loop {
-            let Some(slices) = &mut self.slices else { return Ok(None) };
-            let slice = slices.next(&mut self.lease).await?;
-            let ended = slice.is_none();
-            let samples = match (&mut self.steps, slice) {
-                (None, slice) => Samples::merged(slice.map_or_else(Vec::new, |slice| slice.runs), self.order),
-                (Some(steps), Some(slice)) => {
-                    steps.add(&slice.runs)?;
-                    slices.hold(&mut self.lease, Held::Groups, steps.bytes()).await?;
-                    steps.complete(self.order, slice.from, slice.before).into()
+            let Some(source) = &mut self.source else { return Ok(None) };
+            let (samples, ended): (Samples, bool) = match source {
+                Source::Samples(slices) => {
+                    let slice = slices.next(&mut self.lease).await?;
+                    let ended = slice.is_none();
+                    (Samples::merged(slice.map_or_else(Vec::new, |slice| slice.runs), self.order), ended)
                 }
-                (Some(steps), None) => steps.rest(self.order).into(),
+                Source::Steps(stepped, steps) => match stepped.next(&mut self.lease).await? {
+                    Some(part) => {
+                        steps.add(&part)?;
+                        stepped.hold(&mut self.lease, Held::Groups, steps.bytes()).await?;
+                        (steps.complete(self.order, part.from, part.before).into(), false)
+                    }
+                    None => (steps.rest(self.order).into(), true),
+                },
             };
             if ended {
-                self.slices = None;
+                self.source = None;
             }
             let samples = self.skip(samples);
             if samples.len() > 0 {
@@ -290,8 +309,10 @@ impl Telemetry {
 
     /// Gives back the connection that it reads with, until the next samples are asked for. For when the client takes its time.
     pub fn pause(&mut self) {
-        if let Some(slices) = &mut self.slices {
-            slices.pause();
+        match &mut self.source {
+            Some(Source::Samples(slices)) => slices.pause(),
+            Some(Source::Steps(stepped, _)) => stepped.pause(),
+            None => {}
         }
     }
 
@@ -311,12 +332,20 @@ impl Telemetry {
 }
 
 impl Steps {
-    fn add(&mut self, runs: &[Run]) -> Result<()> {
-        for run in runs {
+    fn add(&mut self, part: &Part) -> Result<()> {
+        for run in &part.rolled {
+            let series = self.groups[run.series as usize];
+            add_rollups(
+                run,
+                |begin| begin.floor_to(self.length),
+                |step, fill| fill(self.open.entry((step, series)).or_default()),
+            );
+        }
+        for run in &part.runs {
             for (step, range) in run.steps(self.length) {
                 let bucket = self.open.entry((step, self.groups[run.series as usize])).or_default();
                 for (time, value) in run.times[range.clone()].iter().zip(&run.values[range]) {
-                    bucket.add(self.agg, *time, *value);
+                    bucket.add(self.agg, *time, run.series, *value);
                 }
             }
         }

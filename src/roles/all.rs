@@ -144,7 +144,11 @@ fn open_store(config: &Config, lifecycle: &Lifecycle) -> anyhow::Result<OpenStor
     if config.postgres.url.is_some() {
         let store = Arc::new(PostgresStore::connect(&super::postgres(config)?)?);
         certificates::watch_store(lifecycle, &store);
-        return Ok(OpenStore { store: store.clone(), reader: store });
+        let reader = match config.store.read_url {
+            Some(_) => Arc::new(PostgresStore::connect(&super::postgres_to_read(config)?)?),
+            None => store.clone(),
+        };
+        return Ok(OpenStore { store, reader });
     }
     let directory = &config.data.dir;
     let store = Arc::new(SqliteStore::open(directory)?);

@@ -42,6 +42,8 @@ pub struct Account {
     pub stored: u64,
     /// Rows among `stored` that were already stored: from another source, or said by this one before.
     pub duplicate: u64,
+    /// Rows among `stored` that came when samples of their time were not kept any more, and were not stored (`store.retention.raw`).
+    pub expired: u64,
     /// Samples that are stored beside another value of their series and time, which was there before.
     pub conflicts: u64,
     /// Rejected rows, by reason.
@@ -255,6 +257,7 @@ fn account(ledger: &SourceLedger, sent: Option<u64>, queued: &RowSet) -> Account
         published,
         stored: ledger.valid,
         duplicate: ledger.duplicate,
+        expired: ledger.expired,
         conflicts: ledger.conflict,
         rejected: ledger.rejected.iter().map(|(reason, rows)| (reason.name(), *rows)).collect(),
         queued: waiting.len(),
@@ -339,13 +342,28 @@ fn contradictions(conflicts: &[Contradiction], more: bool) -> String {
 
 fn table(sources: &[Account]) -> String {
     let mut rows = vec![
-        ["cluster", "source", "read", "stored", "rejected", "queued", "dead", "dropped", "missing", "conflicts", "id", ""]
-            .map(String::from),
+        [
+            "cluster",
+            "source",
+            "read",
+            "stored",
+            "rejected",
+            "queued",
+            "dead",
+            "dropped",
+            "missing",
+            "expired",
+            "conflicts",
+            "id",
+            "",
+        ]
+        .map(String::from),
     ];
-    let mut sums = [0u64; 8];
+    let mut sums = [0u64; 9];
     for s in sources {
         let verdict = if s.closes { "balances" } else { "DOES NOT BALANCE" };
-        let numbers = [s.read, s.stored, s.rejected.values().sum(), s.queued, s.dead, s.dropped, s.missing, s.conflicts];
+        let numbers =
+            [s.read, s.stored, s.rejected.values().sum(), s.queued, s.dead, s.dropped, s.missing, s.expired, s.conflicts];
         sums.iter_mut().zip(numbers).for_each(|(sum, n)| *sum = sum.saturating_add(n));
         rows.push(row(&s.cluster, display_name(s), numbers, &s.source, verdict));
     }
@@ -355,10 +373,10 @@ fn table(sources: &[Account]) -> String {
     super::table::render(&rows)
 }
 
-fn row(cluster: &str, name: &str, numbers: [u64; 8], source: &str, verdict: &str) -> [String; 12] {
-    let [read, stored, rejected, queued, dead, dropped, missing, conflicts] = numbers.map(|n| n.to_string());
+fn row(cluster: &str, name: &str, numbers: [u64; 9], source: &str, verdict: &str) -> [String; 13] {
+    let [read, stored, rejected, queued, dead, dropped, missing, expired, conflicts] = numbers.map(|n| n.to_string());
     let (cluster, name, source, verdict) = (cluster.to_owned(), name.to_owned(), source.to_owned(), verdict.to_owned());
-    [cluster, name, read, stored, rejected, queued, dead, dropped, missing, conflicts, source, verdict]
+    [cluster, name, read, stored, rejected, queued, dead, dropped, missing, expired, conflicts, source, verdict]
 }
 
 /// The name of a source, for people.

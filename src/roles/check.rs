@@ -10,10 +10,11 @@ use crate::config::{Config, ConfigError, Postgres, Redis};
 use crate::diagnosis::{Outcome, Step};
 use crate::printable;
 use crate::protocol::receipts::same_mark;
+use crate::roles::retention::{Budget, Fullness, REMEDY};
 use crate::roles::{collect, say};
 use crate::runtime::Exit;
 use crate::store::Store as _;
-use crate::store::postgres::{self, PostgresStore};
+use crate::store::postgres::{self, PostgresStore, Use};
 use crate::transport::redis::{self, Side};
 
 /// The steps of one service.
@@ -33,7 +34,7 @@ struct Report {
 
 /// Runs the command: `Exit::Failed` where something failed, `Exit::Misconfigured` where the configuration itself is wrong.
 pub async fn run(config: Arc<Config>, what: cli::Check) -> anyhow::Result<Exit> {
-    if config.redis.url.is_none() && config.postgres.url.is_none() {
+    if config.redis.url.is_none() && config.postgres.url.is_none() && config.store.read_url.is_none() {
         return Err(ConfigError::usage(
             "nothing to check: set REDIS_URL, DATABASE_URL, or both (or url under [redis] and [postgres])",
         )
@@ -44,6 +45,7 @@ pub async fn run(config: Arc<Config>, what: cli::Check) -> anyhow::Result<Exit> 
     let redis = config.redis.url.as_ref().and_then(|_| valid(config.redis(), &mut wrong));
     let postgres = config.postgres.url.as_ref().and_then(|_| valid(super::postgres(&config), &mut wrong));
     valid(config.http(), &mut wrong);
+    let reading = config.store.read_url.as_ref().and_then(|_| valid(super::postgres_to_read(&config), &mut wrong));
     let misconfigured = !wrong.is_empty();
     let mut parts = vec![Part { service: "config", steps: configuration(wrong) }];
     // An edge has no store, and needs fewer permissions in Redis.
@@ -52,14 +54,24 @@ pub async fn run(config: Arc<Config>, what: cli::Check) -> anyhow::Result<Exit> 
         parts.push(Part { service: "redis", steps: redis::diagnose(redis, side).await });
     }
     if let Some(postgres) = &postgres {
-        let mut steps = postgres::diagnose(postgres).await;
+        let mut steps = postgres::diagnose(postgres, Use::Writing).await;
         if let Some(redis) = &redis {
             steps.extend(same_store(redis, postgres).await);
+        }
+        if let Some(allowed) = config.store.disk_budget {
+            steps.extend(disk_budget(postgres, allowed).await);
         }
         if what.store {
             steps.extend(every_row(postgres).await);
         }
         parts.push(Part { service: "postgres", steps });
+    }
+    if let Some(reading) = &reading {
+        let mut steps = postgres::diagnose(reading, Use::Reading).await;
+        if let Some(postgres) = &postgres {
+            steps.extend(copy_of(postgres, reading).await);
+        }
+        parts.push(Part { service: "reading", steps });
     }
     let count = |outcome| parts.iter().flat_map(|part| &part.steps).filter(|step| step.outcome == outcome).count();
     let (failed, warnings) = (count(Outcome::Failed), count(Outcome::Warning));
@@ -86,6 +98,31 @@ async fn same_store(redis: &Redis, postgres: &Postgres) -> Option<Step> {
     Some(match other {
         Some(other) => Step::failed("store", collect::what_is_other(store.kind(), &other), collect::remedy(store.kind())),
         None => Step::ok("store", format!("{mark} is the one that the group {} commits to", redis.group)),
+    })
+}
+
+/// Whether what is read from is a copy of the store, where both can be asked. That they cannot is said elsewhere.
+async fn copy_of(postgres: &Postgres, reading: &Postgres) -> Option<Step> {
+    let id = PostgresStore::connect(postgres).ok()?.id().await.ok()?;
+    let copy = PostgresStore::connect(reading).ok()?.id().await.ok()?;
+    Some(if id == copy {
+        Step::ok("store", format!("{copy}, the same as at DATABASE_URL"))
+    } else {
+        Step::failed(
+            "store",
+            format!("{copy} is another store than the one at DATABASE_URL ({id})"),
+            "point store.read_url at a standby of DATABASE_URL, or at the same server",
+        )
+    })
+}
+
+/// How much of the disk budget is used, where the store says how large it is. That it cannot be asked is said elsewhere.
+async fn disk_budget(postgres: &Postgres, allowed: u64) -> Option<Step> {
+    let sizes = PostgresStore::connect(postgres).ok()?.form_sizes().await.ok()?;
+    let budget = Budget::new(&sizes, allowed);
+    Some(match budget.fullness() {
+        Fullness::Fine => Step::ok("disk budget", budget.describe()),
+        Fullness::Near | Fullness::Over => Step::warning("disk budget", budget.describe(), REMEDY),
     })
 }
 

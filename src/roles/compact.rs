@@ -1,4 +1,4 @@
-//! `telemetry compact`: packs what is closed, and ends. Collectors and servers may run meanwhile.
+//! `telemetry compact`: drops what is past its time, packs what is closed, and ends. Collectors and servers may run meanwhile.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,11 +6,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 
+use super::retention::keeping;
 use super::{say, table};
 use crate::cli;
 use crate::config::{Config, ConfigError};
 use crate::model::TimeMs;
 use crate::runtime::{Exit, Lifecycle};
+use crate::store::maintenance::retention::{self, HeldDay, Retired, Retirement};
 use crate::store::maintenance::{self, DayState, Maintenance, Pace, Packed, Scope};
 use crate::store::postgres::PostgresStore;
 use crate::store::sqlite::SqliteStore;
@@ -40,10 +42,13 @@ pub async fn run(config: Arc<Config>, lifecycle: Lifecycle, what: cli::Compact) 
     let scope = Scope { until, max_samples: config.store.maintenance_max_samples, batch_samples: BATCH_SAMPLES };
     let draining = lifecycle.draining();
     let Some(mut maintained) = take(&*store, &draining).await? else { return Ok(Exit::Stopped) };
-    let days = maintained.days(&scope).await?;
+    let keeping = keeping(&config.store.retention);
     if what.dry_run {
-        return dry_run(&mut *maintained, &days, &scope).await;
+        let plan = retention::look(&mut *maintained, &keeping, now).await?;
+        return dry_run(&mut *maintained, &plan, &scope).await;
     }
+    let retired = retention::retire(&mut *maintained, &keeping, now).await?;
+    let days = maintained.days(&scope).await?;
     let mut pace = UntilStopped(draining);
     let (mut lines, mut all) = (Vec::new(), Packed::default());
     for day in &days {
@@ -56,11 +61,12 @@ pub async fn run(config: Arc<Config>, lifecycle: Lifecycle, what: cli::Compact) 
             break;
         }
     }
-    super::print(&text(lines, &all, &scope))?;
-    for failure in all.damaged.iter().chain(&all.delayed) {
+    super::print(&[dropped(&retired), text(lines, &all, &scope)].concat())?;
+    for failure in retired.delayed.iter().chain(&all.damaged).chain(&all.delayed) {
         super::print_error(failure);
     }
-    Ok(match (pace.0.is_cancelled(), all.damaged.is_empty() && all.is_complete()) {
+    let complete = retired.delayed.is_empty() && all.damaged.is_empty() && all.is_complete();
+    Ok(match (pace.0.is_cancelled(), complete) {
         (true, _) => Exit::Stopped,
         (false, true) => Exit::Done,
         (false, false) => Exit::Failed,
@@ -139,10 +145,34 @@ fn text(mut lines: Vec<[String; 7]>, all: &Packed, scope: &Scope) -> String {
     )
 }
 
-/// Shows what would be packed.
-async fn dry_run(store: &mut dyn Maintenance, days: &[DayState], scope: &Scope) -> anyhow::Result<Exit> {
+/// The days that are gone, as a table; empty where there are none.
+fn gone(days: &[HeldDay]) -> String {
+    if days.is_empty() {
+        return String::new();
+    }
+    let mut lines = vec![["day", "what", "bytes"].map(str::to_owned)];
+    lines.extend(days.iter().map(|held| [held.date(), held.detail.name().to_owned(), say::bytes(held.bytes)]));
+    table::render(&lines)
+}
+
+fn dropped(retired: &Retired) -> String {
+    match retired.gone.len() {
+        0 => String::new(),
+        n => format!(
+            "{}{} dropped ({}): past the time that is set in store.retention.\n",
+            gone(&retired.gone),
+            say::counted(n as u64, "day is", "days are"),
+            say::bytes(retired.bytes())
+        ),
+    }
+}
+
+/// Shows what would be dropped, and what would be packed.
+async fn dry_run(store: &mut dyn Maintenance, plan: &Retirement, scope: &Scope) -> anyhow::Result<Exit> {
+    let mut days = store.days(scope).await?;
+    days.retain(|day| plan.floor.is_none_or(|floor| day.begins() >= floor));
     let mut lines = vec![["day", "GPUs", "samples", "rows", "bytes"].map(str::to_owned)];
-    for day in days {
+    for day in &days {
         let plan = store.plan(day, scope).await?;
         let samples = plan.samples();
         if samples > 0 {
@@ -152,9 +182,14 @@ async fn dry_run(store: &mut dyn Maintenance, days: &[DayState], scope: &Scope) 
         }
     }
     let until = scope.until;
-    super::print(&match lines.len() {
+    let to_drop = match plan.days.as_slice() {
+        [] => String::new(),
+        days => format!("{}Would be dropped: past the time that is set in store.retention. Nothing was changed.\n", gone(days)),
+    };
+    let to_pack = match lines.len() {
         1 => format!("Nothing to pack before {until}.\n"),
         _ => format!("{}Would be packed, before {until}. Nothing was changed.\n", table::render(&lines)),
-    })?;
+    };
+    super::print(&[to_drop, to_pack].concat())?;
     Ok(Exit::Done)
 }

@@ -17,6 +17,7 @@ pub mod migrate;
 pub mod probe;
 pub mod reference;
 pub mod replay;
+mod retention;
 mod say;
 pub mod serve;
 pub mod stream;
@@ -124,10 +125,19 @@ where
 /// The settings of the store, checked as far as possible without a connection: parameters that contradict each other are refused,
 /// and certificates are read.
 fn postgres(config: &Config) -> Result<Postgres, ConfigError> {
-    let postgres = config.postgres()?;
+    checked(config, config.postgres()?, "postgres.url")
+}
+
+/// The same for the store that is read from.
+fn postgres_to_read(config: &Config) -> Result<Postgres, ConfigError> {
+    let key = if config.store.read_url.is_some() { "store.read_url" } else { "postgres.url" };
+    checked(config, config.postgres_to_read()?, key)
+}
+
+fn checked(config: &Config, postgres: Postgres, key: &str) -> Result<Postgres, ConfigError> {
     crate::store::postgres::validate(&postgres).map_err(|reason| match reason.split_once(": ") {
-        Some((key, reason)) if key.starts_with("postgres.tls.") && !key.contains(' ') => config.invalid(key, reason),
-        _ => config.invalid("postgres.url", reason),
+        Some((named, reason)) if named.starts_with("postgres.tls.") && !named.contains(' ') => config.invalid(named, reason),
+        _ => config.invalid(key, reason),
     })?;
     Ok(postgres)
 }
@@ -135,7 +145,13 @@ fn postgres(config: &Config) -> Result<Postgres, ConfigError> {
 /// Checks everything in a configuration that can be checked without reaching a server.
 fn check_configuration(config: &Config) -> Result<(), ConfigError> {
     config.check()?;
-    if config.postgres.url.is_some() { postgres(config).map(|_| ()) } else { Ok(()) }
+    if config.postgres.url.is_some() {
+        postgres(config)?;
+    }
+    if config.store.read_url.is_some() {
+        postgres_to_read(config)?;
+    }
+    Ok(())
 }
 
 /// Prints text for people, or JSON. Terminal control sequences are escaped; line breaks and tabs are kept, so names must have gone

@@ -17,7 +17,7 @@ use crate::retry::Backoff;
 use crate::runtime::observe::{self, Certificate, Component};
 use crate::runtime::{Exit, Lifecycle};
 use crate::store::postgres::PostgresStore;
-use crate::store::{Reader, StoreError, StoreKind};
+use crate::store::{Reader, Standby, StoreError, StoreKind};
 use crate::transport::redis::RedisTransport;
 use crate::transport::{Backlog, Consumer, Inspector, PartitionState, SourceState, TransportError};
 
@@ -28,8 +28,11 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Runs the role.
 pub async fn run(config: Arc<Config>, lifecycle: Lifecycle) -> anyhow::Result<Exit> {
-    let store = Arc::new(PostgresStore::connect(&super::postgres(&config)?)?);
+    let store = Arc::new(PostgresStore::connect(&super::postgres_to_read(&config)?)?);
     certificates::watch_store(&lifecycle, &store);
+    if config.store.read_url.is_some() {
+        tracing::info!(endpoint = %store.endpoint(), "reading from store.read_url");
+    }
     let store: Arc<dyn Reader> = store;
     // A refusal ends the role at once; a store that is away is waited for.
     if let Ok(Err(refused @ StoreError::Refused { .. })) = tokio::time::timeout(PATIENCE, store.ready()).await {
@@ -70,9 +73,16 @@ pub(super) async fn run_with(
     if settings.insecure_open && !keys && !settings.listen.ip().is_loopback() {
         tracing::warn!(address = %server.address(), "the API is open to everyone who can reach this address (http.insecure_open)");
     }
+    let health = lifecycle.health();
     lifecycle.watch(name, HEARTBEAT, PATIENCE, move || {
-        let store = Arc::clone(&store);
-        async move { store.ready().await.map_err(|error| error.to_string()) }
+        let (store, health) = (Arc::clone(&store), health.clone());
+        async move {
+            store.ready().await.map_err(|error| error.to_string())?;
+            let standby = store.standby().await.map_err(|error| error.to_string())?;
+            observe::standby_behind(standby.map_or(Some(Duration::ZERO), |standby| standby.behind));
+            health.note(name, standby.map(Standby::describe));
+            Ok(())
+        }
     });
     server.run(router, lifecycle).await;
     Ok(Exit::Done)

@@ -140,11 +140,11 @@ async fn answer(request: &Request<Incoming>, lifecycle: &Lifecycle) -> Response<
     match path {
         "/metrics" => typed(StatusCode::OK, lifecycle.metrics_text().await, PROMETHEUS),
         "/readyz" => state(lifecycle.ready().await),
-        _ => state(lifecycle.live()),
+        _ => state(lifecycle.live().map(str::to_owned)),
     }
 }
 
-fn state(state: Result<&'static str, String>) -> Response<Full<Bytes>> {
+fn state(state: Result<String, String>) -> Response<Full<Bytes>> {
     match state {
         Ok(said) => text(StatusCode::OK, said),
         Err(said) => text(StatusCode::SERVICE_UNAVAILABLE, said),

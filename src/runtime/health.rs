@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// The state of a role's parts. Clones share it.
+/// The state of a role's parts, and what is to be known of those that are ready. Clones share it.
 #[derive(Clone, Debug, Default)]
-pub struct Health(Arc<Mutex<BTreeMap<&'static str, Result<(), String>>>>);
+pub struct Health(Arc<Mutex<BTreeMap<&'static str, Result<(), String>>>>, Arc<Mutex<BTreeMap<&'static str, String>>>);
 
 impl Health {
     /// Records that a part is ready, or why it is not. The reason must not contain secrets: the admin server shows it to everyone.
@@ -16,6 +16,22 @@ impl Health {
     /// Removes a part.
     pub fn forget(&self, component: &'static str) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(component);
+    }
+
+    /// Notes what is to be known of a part also when it is ready; `None`: nothing.
+    pub fn note(&self, component: &'static str, what: Option<String>) {
+        let mut notes = self.1.lock().unwrap_or_else(PoisonError::into_inner);
+        match what {
+            Some(what) => notes.insert(component, what),
+            None => notes.remove(component),
+        };
+    }
+
+    /// One line for each part of which something is to be known.
+    #[must_use]
+    pub fn notes(&self) -> Vec<String> {
+        let notes = self.1.lock().unwrap_or_else(PoisonError::into_inner);
+        notes.iter().map(|(name, what)| format!("{name}: {what}")).collect()
     }
 
     /// One line for each part that is not ready; empty = ready. As long as no part has been recorded, the role is starting.
@@ -55,5 +71,9 @@ mod tests {
         let shared = health.clone();
         shared.set("redis", Ok(()));
         assert!(health.not_ready().is_empty());
+        health.note("redis", Some("a replica".to_owned()));
+        assert_eq!((shared.notes(), shared.not_ready()), (vec!["redis: a replica".to_owned()], vec![]));
+        health.note("redis", None);
+        assert!(shared.notes().is_empty());
     }
 }

@@ -105,14 +105,15 @@ impl Lifecycle {
         });
     }
 
-    /// The content of /readyz on the admin server. `Err` is a 503 with that text.
+    /// The content of /readyz on the admin server, with what is to be known of parts that are ready. `Err` is a 503 with that text.
     ///
     /// # Errors
     ///
     /// The parts that are not ready and why, one per line.
-    pub async fn ready(&self) -> Result<&'static str, String> {
+    pub async fn ready(&self) -> Result<String, String> {
         self.ask_all().await;
-        self.readiness(self.0.health.not_ready())
+        let ready = self.readiness(self.0.health.not_ready())?;
+        Ok(self.0.health.notes().into_iter().fold(ready.to_owned(), |text, note| text + &note + "\n"))
     }
 
     /// The content of /readyz on a public address: the parts that are not ready, without the reasons.

@@ -1,12 +1,14 @@
 //! All metrics: name, kind, unit, labels, help; and a typed function that records each.
 
 mod kinds;
+mod store;
 
 use std::time::{Duration, SystemTime};
 
 use metrics::{Unit, counter, gauge, histogram};
 
 pub use self::kinds::{Certificate, Component, Direction, ProbeStep, Target};
+pub use self::store::*;
 use super::labels::LabelValues;
 use super::metric::MetricKind::{Counter, Gauge, Histogram};
 pub use super::metric::{Metric, MetricKind};
@@ -31,6 +33,8 @@ pub const ROWS_PUBLISHED: &str = "telemetry_rows_published_total";
 pub const ROWS_STORED: &str = "telemetry_rows_stored_total";
 /// Samples that were already stored.
 pub const ROWS_DUPLICATE: &str = "telemetry_rows_duplicate_total";
+/// Samples that came when samples of their time were not kept any more.
+pub const ROWS_EXPIRED: &str = "telemetry_rows_expired_total";
 /// Samples that were committed beside another value of their series and time.
 pub const CONFLICTS: &str = "telemetry_conflicts_total";
 /// Batches that were published or committed.
@@ -67,18 +71,6 @@ pub const QUEUE_MALFORMED: &str = "telemetry_queue_malformed_total";
 pub const PUBLISH_SECONDS: &str = "telemetry_publish_seconds";
 /// Duration of committing a group of batches.
 pub const COMMIT_SECONDS: &str = "telemetry_commit_seconds";
-/// Rows of the store by form.
-pub const STORE_ROWS: &str = "telemetry_store_rows";
-/// Bytes of the store's samples by form.
-pub const STORE_BYTES: &str = "telemetry_store_bytes";
-/// Samples that maintenance has packed.
-pub const SAMPLES_PACKED: &str = "telemetry_store_samples_packed_total";
-/// Age of the oldest day that is to be packed.
-pub const OLDEST_UNPACKED: &str = "telemetry_store_oldest_unpacked_seconds";
-/// Duration of a round of maintenance.
-pub const MAINTENANCE_SECONDS: &str = "telemetry_store_maintenance_seconds";
-/// What maintenance could not do.
-pub const MAINTENANCE_FAILURES: &str = "telemetry_store_maintenance_failures_total";
 /// Requests that were answered.
 pub const HTTP_REQUESTS: &str = "telemetry_http_requests_total";
 /// Duration until an answer began.
@@ -117,7 +109,7 @@ const fn described(
 }
 
 /// Every metric.
-pub const METRICS: [Metric; 44] = [
+pub const METRICS: [Metric; 48] = [
     described(
         LATENCY,
         Histogram,
@@ -143,6 +135,13 @@ pub const METRICS: [Metric; 44] = [
     described(ROWS_PUBLISHED, Counter, Unit::Count, &[], "Rows that the queue has accepted, rejected rows included."),
     described(ROWS_STORED, Counter, Unit::Count, &[], "Samples that were committed to the store."),
     described(ROWS_DUPLICATE, Counter, Unit::Count, &[], "Samples that arrived again and were already stored."),
+    described(
+        ROWS_EXPIRED,
+        Counter,
+        Unit::Count,
+        &[],
+        "Samples that came when samples of their time were not kept any more (store.retention.raw), and were not stored.",
+    ),
     described(
         CONFLICTS,
         Counter,
@@ -246,6 +245,27 @@ pub const METRICS: [Metric; 44] = [
         Unit::Bytes,
         &["form"],
         "Bytes of the rows of samples in the store with their indexes, by form: chunk or slab (as committed), or packed. All collectors report the same: use max, not sum.",
+    ),
+    described(
+        STORE_BUDGET,
+        Gauge,
+        Unit::Bytes,
+        &[],
+        "What the samples of the store may take with their indexes (store.disk_budget). Not there where no budget is set.",
+    ),
+    described(
+        DAYS_DROPPED,
+        Counter,
+        Unit::Count,
+        &[],
+        "Days that this collector has dropped because they were past their time (store.retention): of samples, or of rollups.",
+    ),
+    described(
+        STANDBY_BEHIND,
+        Gauge,
+        Unit::Seconds,
+        &[],
+        "How far the server that answers are read from (store.read_url) is behind its primary, at most; 0 where it is the primary, NaN where it does not say.",
     ),
     described(SAMPLES_PACKED, Counter, Unit::Count, &[], "Samples that this collector has packed in the background."),
     described(
@@ -369,6 +389,11 @@ pub fn rows_duplicate(rows: u64) {
     counter!(ROWS_DUPLICATE).increment(rows);
 }
 
+/// Counts samples that came when samples of their time were not kept any more.
+pub fn rows_expired(rows: u64) {
+    counter!(ROWS_EXPIRED).increment(rows);
+}
+
 /// Counts samples that were committed beside another value of their series and time.
 pub fn conflicts(samples: u64) {
     counter!(CONFLICTS).increment(samples);
@@ -447,32 +472,6 @@ pub fn publish(took: Duration) {
 /// Records how long the commit of a group took.
 pub fn commit(took: Duration) {
     histogram!(COMMIT_SECONDS).record(took.as_secs_f64());
-}
-
-/// Sets rows and bytes of a form of the store.
-pub fn store_size(form: &'static str, rows: u64, bytes: u64) {
-    gauge!(STORE_ROWS, "form" => form).set(rows as f64);
-    gauge!(STORE_BYTES, "form" => form).set(bytes as f64);
-}
-
-/// Counts samples that were packed.
-pub fn samples_packed(samples: u64) {
-    counter!(SAMPLES_PACKED).increment(samples);
-}
-
-/// Sets how old the oldest day is that is to be packed.
-pub fn oldest_unpacked(age: Duration) {
-    gauge!(OLDEST_UNPACKED).set(age.as_secs_f64());
-}
-
-/// Records how long a round of maintenance took.
-pub fn maintenance(took: Duration) {
-    histogram!(MAINTENANCE_SECONDS).record(took.as_secs_f64());
-}
-
-/// Counts what maintenance could not do.
-pub fn maintenance_failures(failures: u64) {
-    counter!(MAINTENANCE_FAILURES).increment(failures);
 }
 
 /// Counts an answered request and records its duration; `route` is the pattern of its path.

@@ -8,8 +8,8 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use super::Lifecycle;
 use super::observe::{
     BUILD_INFO, Direction, LATENCY, METRICS, MetricKind, RECONNECTS, START_TIME, Target, batches, bytes_raw, bytes_wire,
-    conflicts, dead_letters, maintenance_failures, rows_duplicate, rows_published, rows_read, rows_rejected, rows_stored,
-    samples_packed,
+    conflicts, days_dropped, dead_letters, maintenance_failures, rows_duplicate, rows_expired, rows_published, rows_read,
+    rows_rejected, rows_stored, samples_packed,
 };
 use crate::model::Reason;
 
@@ -51,11 +51,13 @@ fn zero() {
         rows_published,
         rows_stored,
         rows_duplicate,
+        rows_expired,
         conflicts,
         bytes_raw,
         bytes_wire,
         dead_letters,
         samples_packed,
+        days_dropped,
         maintenance_failures,
     ] {
         rows(0);

@@ -172,10 +172,13 @@ impl Comparison {
         }
     }
 
-    /// What becomes of the rows of each part.
-    pub(in crate::store) fn outcomes(&self, parts: &[Part<'_>]) -> Outcomes {
-        let mut outcomes = Outcomes { parts: parts.iter().map(|_| Outcome::default()).collect(), conflicts: BTreeMap::new() };
-        for same in self.rows.chunk_by(|a, b| a.series == b.series && a.time == b.time) {
+    /// What becomes of the rows of each part. Samples before the floor are expired, whatever else they are.
+    pub(in crate::store) fn outcomes(&self, parts: &[Part<'_>], floor: Option<TimeMs>) -> Outcomes {
+        let of = |part: &Part<'_>| Outcome { expired: expired(part.batch, floor), ..Outcome::default() };
+        let mut outcomes = Outcomes { parts: parts.iter().map(of).collect(), conflicts: BTreeMap::new() };
+        let kept = |row: &Candidate| floor.is_none_or(|floor| row.time >= floor);
+        let same = self.rows.chunk_by(|a, b| a.series == b.series && a.time == b.time);
+        for same in same.filter(|same| same.first().is_some_and(kept)) {
             // Usually one; of many, the values are few.
             let mut said: HashSet<u64> = HashSet::new();
             for (nth, row) in same.iter().enumerate() {
@@ -197,6 +200,14 @@ impl Comparison {
     }
 }
 
+/// By column position: the samples before the floor; empty where there are none.
+fn expired(batch: &Batch, floor: Option<TimeMs>) -> Vec<bool> {
+    match floor {
+        Some(floor) if batch.time_ms.iter().any(|time| *time < floor) => batch.time_ms.iter().map(|time| *time < floor).collect(),
+        _ => Vec::new(),
+    }
+}
+
 /// What becomes of the rows of a group.
 pub(in crate::store) struct Outcomes {
     /// By part, in their order.
@@ -209,6 +220,8 @@ pub(in crate::store) struct Outcomes {
 pub(in crate::store) struct Outcome {
     /// By column position: samples that are stored already, or written with a row before; empty where there are none.
     pub(in crate::store) duplicate: Vec<bool>,
+    /// By column position: samples that are older than what is kept, and are not written; empty where there are none.
+    pub(in crate::store) expired: Vec<bool>,
     /// Samples that are written beside another value of their series and time.
     pub(in crate::store) conflicts: u64,
 }
@@ -218,16 +231,24 @@ impl Outcome {
         self.duplicate.get(at).copied().unwrap_or(false)
     }
 
+    pub(in crate::store) fn is_expired(&self, at: usize) -> bool {
+        self.expired.get(at).copied().unwrap_or(false)
+    }
+
     pub(in crate::store) fn duplicates(&self) -> u64 {
         self.duplicate.iter().filter(|is_duplicate| **is_duplicate).count() as u64
     }
 
+    pub(in crate::store) fn expired(&self) -> u64 {
+        self.expired.iter().filter(|is_expired| **is_expired).count() as u64
+    }
+
     /// Counts what is written of the batch, and what is not.
     pub(in crate::store) fn count(&self, batch: &Batch, committed: &mut Committed) {
-        let duplicates = self.duplicates();
+        let (duplicates, expired) = (self.duplicates(), self.expired());
         committed.duplicate += duplicates;
         committed.conflict += self.conflicts;
-        let written = batch.row.len() as u64 - duplicates;
+        let written = batch.row.len() as u64 - duplicates - expired;
         if written > 0 {
             *committed.stored.entry(batch.header.cluster.clone()).or_default() += written;
         }
@@ -235,7 +256,8 @@ impl Outcome {
 
     /// Which samples are written; `None` = all.
     pub(in crate::store) fn kept(&self) -> Option<Vec<bool>> {
-        (!self.duplicate.is_empty()).then(|| self.duplicate.iter().map(|is_duplicate| !is_duplicate).collect())
+        let rows = self.duplicate.len().max(self.expired.len());
+        (rows > 0).then(|| (0..rows).map(|at| !self.is_duplicate(at) && !self.is_expired(at)).collect())
     }
 }
 

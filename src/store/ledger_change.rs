@@ -15,6 +15,7 @@ pub(in crate::store) struct LedgerChange {
     pub(in crate::store) rows: RowSet,
     pub(in crate::store) valid: u64,
     pub(in crate::store) duplicate: u64,
+    pub(in crate::store) expired: u64,
     pub(in crate::store) extra: u64,
     pub(in crate::store) conflict: u64,
     pub(in crate::store) rejected: BTreeMap<Reason, u64>,
@@ -43,18 +44,19 @@ impl LedgerChange {
         if !own.overlaps(batch.rows) {
             self.valid += batch.row.len() as u64;
             self.duplicate += outcome.duplicates();
+            self.expired += outcome.expired();
             self.rows.insert(batch.rows);
             return self.take_rejects(batch, &RowSet::from(batch.rows), rejected);
         }
         for (at, row) in batch.row.iter().enumerate() {
-            match (own.contains(*row), outcome.is_duplicate(at)) {
-                (false, is_duplicate) => {
-                    self.valid += 1;
-                    self.duplicate += u64::from(is_duplicate);
-                }
+            let (is_duplicate, is_expired) = (outcome.is_duplicate(at), outcome.is_expired(at));
+            if !own.contains(*row) {
+                self.valid += 1;
+                self.duplicate += u64::from(is_duplicate);
+                self.expired += u64::from(is_expired);
+            } else if !is_duplicate && !is_expired {
                 // Another content than what was there before: not one of the source's rows as the ledger counts them.
-                (true, false) => self.extra += 1,
-                (true, true) => {}
+                self.extra += 1;
             }
         }
         let fresh = RowSet::from(batch.rows).minus(own);

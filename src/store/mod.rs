@@ -14,6 +14,7 @@ pub mod maintenance;
 pub mod packed;
 pub mod postgres;
 mod read;
+pub mod rollup;
 mod slab;
 pub mod sqlite;
 mod text;
@@ -22,8 +23,9 @@ pub use chunk::Ids;
 pub use conflicts::{Conflict, ConflictSpan, conflicts};
 pub use read::{
     Chunk, ChunkRange, ClusterSummary, GpuFilter, GpuPlace, GpuSummary, HostSummary, Latest, Limit, Reader, SeriesFilter,
-    SeriesRow, Snapshot, SnapshotFor, Span, Texts,
+    SeriesRow, Snapshot, SnapshotFor, Span, Standby, Texts,
 };
+pub use rollup::{Level, Needs, RolledUp, Rollup, Unrolled};
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -48,6 +50,14 @@ pub enum StoreError {
     /// Others hold all connections that may be held for this: waiting can help. Says which limit that is.
     #[error("{0}")]
     Busy(String),
+    /// A snapshot is gone before it was read to its end: a standby has ended it, or its connection was lost. Another one can be had.
+    #[error("{endpoint}: the samples that were being read are gone: {reason}")]
+    SnapshotLost {
+        /// `PostgreSQL at host:port/database`; no secrets.
+        endpoint: String,
+        /// The error, with its causes.
+        reason: String,
+    },
     /// Wrong password, no such database, missing right, too old a server: waiting cannot help. Says what to do.
     #[error("{endpoint} cannot be used: {reason}")]
     Refused {
@@ -85,7 +95,7 @@ impl StoreError {
     /// Whether trying again later can help.
     #[must_use]
     pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Unavailable { .. } | Self::Busy(_))
+        matches!(self, Self::Unavailable { .. } | Self::Busy(_) | Self::SnapshotLost { .. })
     }
 }
 
@@ -130,6 +140,8 @@ pub struct Committed {
     pub stored: BTreeMap<String, u64>,
     /// Samples that were there already.
     pub duplicate: u64,
+    /// Samples that are older than what is kept, in rows that were not covered before: they are not written.
+    pub expired: u64,
     /// Samples written beside another value of their series and time.
     pub conflict: u64,
     /// Rejected rows newly noted.
@@ -185,6 +197,8 @@ pub struct SourceLedger {
     pub valid: u64,
     /// Of the valid ones, those that were found stored before.
     pub duplicate: u64,
+    /// Of the valid ones, those that came when samples of their time were not kept any more, and were not stored.
+    pub expired: u64,
     /// Samples of this source that were written beside another value of their series and time.
     pub conflict: u64,
     /// Covered rows that were rejected, by reason. `valid + sum(rejected) = covered.len()`.
@@ -210,6 +224,7 @@ impl SourceLedger {
             dropped: RowSet::new(),
             valid: 0,
             duplicate: 0,
+            expired: 0,
             conflict: 0,
             rejected: BTreeMap::new(),
             first_commit: None,

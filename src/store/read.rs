@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::{Ids, Result, SourceLedger};
+use super::{Ids, Level, Needs, Result, RolledUp, SourceLedger};
 use crate::model::{GpuId, RowRange, SeriesId, SourceId, TimeMs};
 
 /// Which GPUs are meant. What is `None` does not restrict.
@@ -279,6 +279,29 @@ pub trait Reader: Send + Sync {
 
     /// A round trip, and whether the schema is there and one we know.
     async fn ready(&self) -> Result<()>;
+
+    /// Whether this is a copy that follows another server, and how far behind it is.
+    async fn standby(&self) -> Result<Option<Standby>> {
+        Ok(None)
+    }
+}
+
+/// A server that follows another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standby {
+    /// How far the server is behind, at most; `None` where that is not known.
+    pub behind: Option<Duration>,
+}
+
+impl Standby {
+    /// What the server is, in words.
+    #[must_use]
+    pub fn describe(self) -> String {
+        match self.behind {
+            Some(behind) => format!("a standby, {:.1} s behind its primary", behind.as_secs_f64()),
+            None => "a standby; it does not say how far it is behind its primary".to_owned(),
+        }
+    }
 }
 
 /// What a snapshot is taken for.
@@ -304,4 +327,9 @@ pub trait Snapshot: Send {
 
     /// From when to when each of these series has chunks in a range (see [`ChunkRange`]); series without are left out. In any order.
     async fn spans(&mut self, series: &[Ids], range: &ChunkRange) -> Result<Vec<Span>>;
+
+    /// What is rolled up of these series from one time to before another, both of which begin a bucket of the level, and what is not.
+    async fn rollups(&mut self, series: &[Ids], _level: Level, _needs: Needs, span: (TimeMs, TimeMs)) -> Result<RolledUp> {
+        Ok(RolledUp::none(series, span))
+    }
 }

@@ -47,6 +47,9 @@ fn app(dir: &Path, name: &str, queue: &Queue, database: &str) -> App {
         .with("TELEMETRY__REDIS__BLOCK", "2s")
         .with("TELEMETRY__REDIS__RECONNECT_MAX", "5s")
         .with("TELEMETRY__REDIS__CLAIM_IDLE", "3s")
+        // What was just stored is rewritten every few seconds, while more of the same hours arrives.
+        .with("TELEMETRY__STORE__MAINTENANCE_INTERVAL", "2s")
+        .with("TELEMETRY__STORE__MAINTENANCE_DELAY", "1s")
 }
 
 impl Lab {

@@ -55,6 +55,11 @@ impl Lab {
             self.problem(what);
         }
         let verdict = Verdict { lost, again, ..self.compare() };
+        self.pack();
+        let packed = self.compare();
+        if packed.stored != verdict.stored {
+            self.problem(format!("{} samples were stored, and {} are there once they are packed", verdict.stored, packed.stored));
+        }
         self.read_the_logs();
         verdict
     }
@@ -114,6 +119,21 @@ impl Lab {
             let stored = sums.get(name).copied().unwrap_or(0);
             if stored != *rows {
                 self.problem(format!("audit says that {stored} rows of {name} are stored; {rows} are in it"));
+            }
+        }
+    }
+
+    /// Samples were packed meanwhile, and everything can be read, before and after the rest is packed.
+    fn pack(&mut self) {
+        let packed: i64 =
+            self.query("SELECT coalesce(sum(n::int8 * k), 0)::int8 FROM sample_packed").first().map_or(0, |row| row.get(0));
+        if packed == 0 {
+            self.problem("no sample was packed in the background".to_owned());
+        }
+        for arguments in [&["check", "--store"][..], &["compact"], &["check", "--store"]] {
+            let done = self.roles.central.run(arguments);
+            if done.code != Some(0) {
+                self.problem(format!("{} ends with {:?}:\n{}{}", arguments.join(" "), done.code, done.stdout, done.stderr));
             }
         }
     }

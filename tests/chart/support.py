@@ -83,9 +83,13 @@ def pods(docs):
             yield f"Pod {d['metadata']['name']}", d["spec"]
 
 
+# Which of the workers that share the tests this is, from 0 on: each has ports and addresses of its own.
+WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
+
+
 def free_ports(count):
     """The first of `count` ports in a row that are free, those 10000 higher too."""
-    for base in range(21000 + os.getpid() % 4000, 40000, 50):
+    for base in range(21000 + WORKER % 4 * 2500 + os.getpid() % 1000, 21000 + (WORKER % 4 + 1) * 2500, 50):
         with contextlib.ExitStack() as stack:
             try:
                 for port in range(base, base + count):

@@ -9,7 +9,7 @@ import urllib.request
 
 import pytest
 
-from support import REDIS_CLUSTER, ROOT, TELEMETRY, Authority, Postgres, Process, free_ports, materialize, one, render, run, until
+from support import REDIS_CLUSTER, ROOT, TELEMETRY, WORKER, Authority, Postgres, Process, free_ports, materialize, one, render, run, until
 from test_acl import OF_A_CLUSTER
 
 PASSWORD = 'a "quoted\\ pass$word'
@@ -115,7 +115,7 @@ class Cluster:
         (self.directory / "hosts").write_text("".join(lines))
 
     def add(self, number):
-        address = f"127.41.{self.generation}.{number + 1}"
+        address = f"127.{41 + WORKER}.{self.generation}.{number + 1}"
         pod = Pod(self, number, address).start()
         self.resolve(number, address)
         return pod

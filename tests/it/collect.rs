@@ -3,6 +3,7 @@
 mod maintenance;
 mod malformed;
 mod marks;
+mod retention;
 
 use std::process::Command;
 

@@ -12,11 +12,14 @@ mod packed;
 mod pooler;
 mod postgres;
 mod reading;
+mod retention;
+mod rollups;
 mod rows;
 mod sets;
 mod slabs;
 mod snapshots;
 mod sqlite;
+mod standby;
 mod tls;
 mod upgrade;
 
@@ -50,6 +53,8 @@ macro_rules! suite {
             once::history_that_comes_late_is_stored,
             histories::collectors_that_meet_everything_new_at_once,
             histories::collectors_with_the_same_gpus_do_not_deadlock,
+            retention::what_is_past_its_time_goes_and_what_comes_late_is_counted,
+            retention::conflicts_of_days_that_are_gone_are_forgotten,
             reading::lists_are_ordered_and_pages_join,
             reading::a_reading_ends_where_its_texts_are_long,
             reading::filters_restrict,

@@ -66,6 +66,13 @@ TelemetryMaintenanceFails:
   runbook: not-packed
   summary: "Parts of the store cannot be packed"
   description: "{{ `Damaged rows, a locked partition, a full disk: the log of the collectors names each. The rest is packed, and it is tried again.` }}"
+TelemetryDiskBudget:
+  expr: (sum by (namespace) (max by (namespace, form) (telemetry_store_bytes{ {{- $namespace -}} })) / max by (namespace) (telemetry_store_budget_bytes{ {{- $namespace -}} }) > {{ $t.budgetRatio }}) or (sum by (namespace) (max by (namespace, form) (predict_linear(telemetry_store_bytes{ {{- $namespace -}} }[1d], {{ mul (int $t.budgetDays) 86400 }}))) / max by (namespace) (telemetry_store_budget_bytes{ {{- $namespace -}} }) > 1)
+  for: 3h
+  severity: warning
+  runbook: disk-budget
+  summary: "{{ `{{ $value | humanizePercentage }} of the disk budget of the store are used, or will be in ` }}{{ int $t.budgetDays }}{{ ` days` }}"
+  description: "{{ `Nothing is dropped for the budget. Add disk space and raise store.disk_budget, or keep samples for a shorter time (store.retention).` }}"
 TelemetryFilesUnreadable:
   expr: max by (namespace, pod) (telemetry_source_files_unreadable{ {{- $namespace -}} }) > 0
   for: 10m

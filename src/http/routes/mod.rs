@@ -77,6 +77,12 @@ impl From<QueryError> for Problem {
                 tracing::debug!(detail, "a request was answered with 503");
                 Self::unavailable(brief)
             }
+            QueryError::SnapshotLost(detail) => {
+                tracing::debug!(detail, "a request was answered with 503");
+                Self::unavailable(
+                    "the samples that were being read are gone from the database that is read, or its connection was lost: try again",
+                )
+            }
             QueryError::Busy => {
                 Self::unavailable("other requests hold the memory that this one needs (http.query_memory): try again later")
             }

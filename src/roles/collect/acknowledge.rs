@@ -21,6 +21,7 @@ pub(super) fn count_committed(context: &CollectContext, group: &[Incoming], comm
     observe::rows_stored(committed.stored.values().sum());
     observe::batches(Direction::Committed, group.len() as u64);
     observe::rows_duplicate(committed.duplicate);
+    observe::rows_expired(committed.expired);
     observe::conflicts(committed.conflict);
     let now = TimeMs::now();
     for incoming in group {

@@ -1,4 +1,5 @@
-//! Maintenance in the background: one collector at a time packs what is closed, at a pace that leaves room for others.
+//! Maintenance in the background: one collector at a time drops what is past its time, and packs what is closed, at a pace that leaves
+//! room for others.
 //!
 //! A round looks for what is closed and not packed. A day of the past is left alone while more of it arrives, so that a file that is
 //! being read is packed once; but not for ever. What fails is waited out: no row is lost meanwhile, it only takes more space.
@@ -13,7 +14,9 @@ use tokio_util::sync::CancellationToken;
 use super::context::CollectContext;
 use crate::config::Switch;
 use crate::model::TimeMs;
+use crate::roles::retention::{Budget, Fullness, REMEDY, keeping};
 use crate::runtime::observe;
+use crate::store::maintenance::retention::{self, Retired};
 use crate::store::maintenance::{self, DayState, Maintenance, Pace, Packed, Scope};
 use crate::store::{self, StoreKind};
 
@@ -27,7 +30,7 @@ const RETRY_AFTER: u32 = 60;
 /// Starts it, where it is configured.
 pub(super) fn start(context: &Arc<CollectContext>) {
     if context.config.store.maintenance == Switch::Off {
-        tracing::info!("store.maintenance is off: nothing is packed in the background");
+        tracing::info!("store.maintenance is off: nothing is packed or dropped in the background");
     }
     let context = context.clone();
     let lifecycle = context.lifecycle.clone();
@@ -53,7 +56,12 @@ fn interval(context: &CollectContext) -> Duration {
 /// A round: sizes, and what is to be packed. Errors are said, and waited out.
 async fn round(context: &CollectContext, days: &mut Days) {
     match context.store.form_sizes().await {
-        Ok(sizes) => sizes.iter().for_each(|size| observe::store_size(size.form.name(), size.rows, size.bytes)),
+        Ok(sizes) => {
+            sizes.iter().for_each(|size| observe::store_size(size.form.name(), size.rows, size.bytes));
+            if let Some(allowed) = context.config.store.disk_budget {
+                days.look_at_budget(Budget::new(&sizes, allowed), allowed);
+            }
+        }
         Err(error) => tracing::debug!(%error, "asking the store for its sizes"),
     }
     if context.config.store.maintenance == Switch::Off {
@@ -96,6 +104,8 @@ async fn maintain(context: &CollectContext, days: &mut Days) -> store::Result<Op
         observe::oldest_unpacked(Duration::ZERO);
         return Ok(None);
     };
+    let retired = retention::retire(&mut *maintained, &keeping(&section.retention), now).await?;
+    days.say_retired(&retired);
     let scope = Scope { until, max_samples: section.maintenance_max_samples, batch_samples: BATCH_SAMPLES };
     let mut pace = Gently { draining: context.lifecycle.draining(), rate: section.maintenance_rate, since: Instant::now() };
     let mut all = Packed::default();
@@ -162,6 +172,10 @@ struct Days {
     known: HashMap<TimeMs, Known>,
     /// Whether the last round failed: said once.
     failing: bool,
+    /// What was past its time and could not go in the last round: said once.
+    left: Vec<String>,
+    /// What was said of the disk budget last.
+    fullness: Fullness,
 }
 
 struct Known {
@@ -177,6 +191,42 @@ struct Known {
 }
 
 impl Days {
+    /// Says once that the disk budget is nearly used up, or is.
+    fn look_at_budget(&mut self, budget: Budget, allowed: u64) {
+        observe::store_budget(allowed);
+        let fullness = budget.fullness();
+        if fullness > self.fullness {
+            let what = budget.describe();
+            match fullness {
+                Fullness::Over => tracing::warn!("store.disk_budget is used up: {what}; {REMEDY}"),
+                _ => tracing::warn!("store.disk_budget is nearly used up: {what}; {REMEDY}"),
+            }
+        }
+        self.fullness = fullness;
+    }
+
+    /// Says what is gone, and once what could not go. That somebody reads a day when it is to go is no failure; that it still cannot go in
+    /// the next round is one.
+    fn say_retired(&mut self, retired: &Retired) {
+        for held in &retired.gone {
+            tracing::info!(
+                day = held.date(),
+                what = held.detail.name(),
+                bytes = held.bytes,
+                "dropped a day that was past its time"
+            );
+        }
+        observe::days_dropped(retired.gone.len() as u64);
+        for left in &retired.delayed {
+            if self.left.contains(left) {
+                observe::maintenance_failures(1);
+            } else {
+                tracing::warn!("{left}");
+            }
+        }
+        self.left.clone_from(&retired.delayed);
+    }
+
     /// Whether a day is to be packed now.
     fn is_due(&mut self, state: &DayState, until: TimeMs, now: Instant, delay: Duration) -> bool {
         let known = self.known.entry(state.begins()).or_insert(Known {

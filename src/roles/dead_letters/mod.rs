@@ -76,7 +76,7 @@ struct Outcome {
 #[serde(tag = "outcome", rename_all = "snake_case")]
 enum Done {
     /// The rows are in the store.
-    Stored { stored: u64, duplicate: u64, rejected: u64 },
+    Stored { stored: u64, duplicate: u64, expired: u64, rejected: u64 },
     /// The rows are given up.
     Dropped { source: String, first_row: u64, end_row: u64 },
 }
@@ -95,9 +95,10 @@ fn say_outcome(outcomes: &[Outcome], json: bool) -> anyhow::Result<()> {
     let Some(Outcome { id, error, done }) = outcomes.last().filter(|_| !json) else { return Ok(()) };
     match (error, done) {
         (Some(error), _) => super::print_error(&format!("dead letter {id}: {error}")),
-        (None, Some(Done::Stored { stored, duplicate, rejected })) => {
+        (None, Some(Done::Stored { stored, duplicate, expired, rejected })) => {
+            let expired = if *expired > 0 { format!("{expired} expired, ") } else { String::new() };
             super::print(&format!(
-                "dead letter {id}: stored {}; {duplicate} already stored, {} rejected\n",
+                "dead letter {id}: stored {}; {duplicate} already stored, {expired}{} rejected\n",
                 say::counted(*stored, "sample", "samples"),
                 say::counted(*rejected, "row", "rows"),
             ))?;
@@ -200,7 +201,12 @@ async fn retry(config: &Config, store: &dyn Store, id: i64) -> anyhow::Result<Do
     }
     let incoming = Incoming::new(batch, dictionaries).context("it still cannot be decoded")?;
     let committed = store.revive(id, &incoming).await.context("it still cannot be stored")?;
-    Ok(Done::Stored { stored: committed.stored.values().sum(), duplicate: committed.duplicate, rejected: committed.rejected })
+    Ok(Done::Stored {
+        stored: committed.stored.values().sum(),
+        duplicate: committed.duplicate,
+        expired: committed.expired,
+        rejected: committed.rejected,
+    })
 }
 
 /// Reads a dictionary that the letter was kept without from the queue, which may have received it meanwhile.

@@ -33,13 +33,45 @@ pub(super) struct Resolved {
 
 /// What rows have in common that belong to one series and are written in the same way.
 struct Identity {
-    /// 128 bits in two halves, which need no alignment of sixteen bytes.
-    hash: [u64; 2],
-    outcome: Result<u32, Reason>,
+    /// 128 bits in parts that need no alignment of sixteen bytes.
+    hash: [u32; 4],
+    known: Known,
     /// The row (modulo 2^32) that was resolved to it last.
     used: u32,
     /// Index into [`Table::metrics`].
     metric: u16,
+}
+
+impl Identity {
+    /// The lower half of the hash.
+    fn low(&self) -> u64 {
+        u64::from(self.hash[0]) | u64::from(self.hash[1]) << 32
+    }
+}
+
+/// The parts of a hash, the least first.
+fn parts(hash: u128) -> [u32; 4] {
+    [0, 32, 64, 96].map(|shift| (hash >> shift) as u32)
+}
+
+/// An outcome in four bytes: the number of a series, or behind all of those the code of a reason.
+#[derive(Clone, Copy)]
+struct Known(u32);
+
+impl Known {
+    /// The least number that is that of a reason. A table with so many series has more bytes than it may have.
+    const REASONS: u32 = u32::MAX - u8::MAX as u32;
+
+    fn new(outcome: Result<u32, Reason>) -> Self {
+        Self(outcome.unwrap_or_else(|reason| Self::REASONS + u32::from(reason.code())))
+    }
+
+    fn outcome(self) -> Result<u32, Reason> {
+        match self.0.checked_sub(Self::REASONS).and_then(|code| Reason::from_code(code as u8)) {
+            Some(reason) => Err(reason),
+            None => Ok(self.0),
+        }
+    }
 }
 
 /// A series: numbers of texts.
@@ -161,12 +193,11 @@ impl Table {
     /// What is known of a row's identity; what is not is read. `None`: it is new, and there is no room for it before some series is released.
     pub(super) fn resolve(&mut self, identity: u128, read: impl FnOnce() -> Result<Series, Reason>) -> Option<Resolved> {
         self.row += 1;
-        let hash = [identity as u64, (identity >> 64) as u64];
-        if let Some(at) = self.find(hash) {
+        if let Some(at) = self.find(identity) {
             self.last = at;
             let known = &mut self.identities[at];
             known.used = self.row as u32;
-            return Some(Resolved { outcome: known.outcome, metric: self.metrics[usize::from(known.metric)] });
+            return Some(Resolved { outcome: known.known.outcome(), metric: self.metrics[usize::from(known.metric)] });
         }
         while self.is_full() {
             self.make_room()?;
@@ -178,21 +209,24 @@ impl Table {
             }
             Err(reason) => (Err(reason), None),
         };
-        let known = Identity { hash, outcome, used: self.row as u32, metric: self.number_of(metric) };
+        let known = Known::new(outcome);
+        let known = Identity { hash: parts(identity), known, used: self.row as u32, metric: self.number_of(metric) };
+        let hash = known.low();
         self.last = self.identities.len();
         self.identities.push(known);
         let identities = &self.identities;
-        self.by_hash.insert(hash[0], self.last as u32, |other| identities[other as usize].hash[0]);
+        self.by_hash.insert(hash, self.last as u32, |other| identities[other as usize].low());
         Some(Resolved { outcome, metric })
     }
 
-    fn find(&self, hash: [u64; 2]) -> Option<usize> {
+    fn find(&self, identity: u128) -> Option<usize> {
+        let hash = parts(identity);
         // Exports repeat their order: the next row is mostly of the next identity.
         let next = self.last + 1;
         if self.identities.get(next).is_some_and(|next| next.hash == hash) {
             return Some(next);
         }
-        self.by_hash.find(hash[0], |at| self.identities[at as usize].hash == hash).map(|at| at as usize)
+        self.by_hash.find(identity as u64, |at| self.identities[at as usize].hash == hash).map(|at| at as usize)
     }
 
     fn number_of(&mut self, metric: Option<&'static Metric>) -> u16 {
@@ -254,12 +288,12 @@ impl Table {
 
     fn drop_identity(&mut self, at: usize) {
         let gone = &self.identities[at];
-        let (hash, outcome) = (gone.hash, gone.outcome);
+        let (hash, outcome) = (gone.low(), gone.known.outcome());
         let identities = &self.identities;
-        self.by_hash.remove(hash[0], at as u32, |other| identities[other as usize].hash[0]);
+        self.by_hash.remove(hash, at as u32, |other| identities[other as usize].low());
         let end = self.identities.len() - 1;
         if at != end {
-            self.by_hash.renumber(self.identities[end].hash[0], end as u32, at as u32);
+            self.by_hash.renumber(self.identities[end].low(), end as u32, at as u32);
         }
         self.identities.swap_remove(at);
         if let Ok(series) = outcome {

@@ -2,13 +2,16 @@
 //!
 //! A store says which days have something to rewrite, plans one ([`plan`], which is pure), carries out batch by batch, and finishes
 //! the day. [`pack_day`] does that, for whoever maintains: the command `compact`, or a collector in the background. What is being
-//! rewritten is there for every reader at every moment, in its old rows or in its new ones.
+//! rewritten is there for every reader at every moment, in its old rows or in its new ones. Days that are past their time are dropped by
+//! [`retention`].
 
 pub(in crate::store) mod plan;
+pub mod retention;
 
 use async_trait::async_trait;
 
 pub use self::plan::{Form, Owner, Rewrite};
+use self::retention::HeldDay;
 use super::Result;
 use super::chunk::{DAY_MS, Day};
 use crate::model::TimeMs;
@@ -203,6 +206,19 @@ pub trait Maintenance: Send {
 
     /// Bytes of a day's rows with their indexes.
     async fn bytes(&mut self, day: &DayState) -> Result<u64>;
+
+    /// The store's own clock, where it has one.
+    async fn clock(&mut self) -> Result<Option<TimeMs>>;
+
+    /// What there is of days, in every detail. A store that would have to look through its samples for it says only what lies before the
+    /// floor that is to be.
+    async fn held(&mut self, floor: Option<TimeMs>) -> Result<Vec<HeldDay>>;
+
+    /// Raises the floor: no commit that begins after this writes a sample before it. It never falls.
+    async fn raise_floor(&mut self, floor: TimeMs) -> Result<()>;
+
+    /// Drops what there is of a day, in one detail. Why not all of it is gone yet, in words.
+    async fn drop_day(&mut self, day: &HeldDay) -> Result<Option<String>>;
 
     /// Whether somebody waits until this is dropped.
     async fn is_wanted(&mut self) -> Result<bool>;

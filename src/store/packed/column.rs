@@ -47,8 +47,13 @@ impl Column {
         Self { head: Head { delay, ..plan.head }, n: values.len(), at: 0, bytes: out.finish().bytes.into() }
     }
 
+    /// How many digits after the point its values have at most; `None` where not all are decimals.
+    pub(in crate::store) fn scale(&self) -> Option<u32> {
+        (self.head.width < PATTERN && self.head.exact == 0).then_some(self.head.scale)
+    }
+
     /// How many bits it has.
-    pub(super) fn bits(&self) -> usize {
+    pub(in crate::store) fn bits(&self) -> usize {
         self.n * self.head.width as usize + 64 * self.head.exact
     }
 

@@ -24,7 +24,7 @@ use super::pool::Session;
 use super::types::range_text;
 use super::{PostgresStore, live, overlap, series};
 use crate::model::{BlockId, FamilyId, RowRange, RowSet, SeriesId, SourceId, TimeMs};
-use crate::store::chunk::{Part, Spans, day_of};
+use crate::store::chunk::{Day, Part, Spans, day_of};
 use crate::store::compare::{Comparison, Conflicts, Outcome, Outcomes, Survey};
 use crate::store::ledger_change::LedgerChange;
 use crate::store::{Committed, Incoming, StoreError};
@@ -71,13 +71,12 @@ async fn try_commit(store: &PostgresStore, group: &[Incoming], letter: Option<i6
     let session = store.connections.session().await?;
     let wanted = GroupSources::new(group.iter().map(|incoming| &incoming.batch().header));
     // Before anything is announced or registered: not in another store.
-    store.check_id(&session).await?;
+    let floor = store.check_id(&session).await?.floor;
     let cover = ledger::learn(&session, &wanted).await?;
     ledger::register(&session, &wanted, &cover).await?;
     live::announce(&session, &store.caches).await?;
     let ids = series::resolve(&session, &store.caches, group).await?;
-    let days: BTreeSet<_> = group.iter().flat_map(|incoming| incoming.batch().time_ms.iter().map(|time| day_of(*time))).collect();
-    partitions::ensure(&session, &store.caches, &days).await?;
+    partitions::ensure(&session, &store.caches, &days_kept(group, floor)).await?;
 
     let parts: Vec<Part<'_>> =
         group.iter().zip(&ids).map(|(incoming, ids)| Part { batch: incoming.batch(), ids, keep: None }).collect();
@@ -114,18 +113,26 @@ fn is_disjoint(group: &[Incoming], cover: &Coverage) -> bool {
     })
 }
 
-async fn begin(store: &PostgresStore, session: &Session) -> Result<()> {
+/// The days of a group that are not below the floor.
+fn days_kept(group: &[Incoming], floor: Option<TimeMs>) -> BTreeSet<Day> {
+    let times = group.iter().flat_map(|incoming| &incoming.batch().time_ms);
+    times.filter(|time| floor.is_none_or(|floor| **time >= floor)).map(|time| day_of(*time)).collect()
+}
+
+/// Begins the transaction; returns the floor, as it is in it. Where the floor is raised from then on, what the transaction writes below it
+/// goes with the partition; and where that is gone, there is no other (see `partitions::make`).
+async fn begin(store: &PostgresStore, session: &Session) -> Result<Option<TimeMs>> {
     let (begun, checked) = join(session.batch(BEGIN), store.check_id(session)).await;
     begun?;
-    checked?;
-    Ok(())
+    Ok(checked?.floor)
 }
 
 /// `None`: something of the group is covered or may be stored, nothing was written.
 async fn fast(store: &PostgresStore, session: &Session, group: &Group<'_>) -> Result<Option<Committed>> {
     // What the group itself says twice is seen without the store.
-    let outcomes = Comparison::new(&group.parts, &group.survey, &[]).outcomes(&group.parts);
-    begin(store, session).await?;
+    let comparison = Comparison::new(&group.parts, &group.survey, &[]);
+    let floor = begin(store, session).await?;
+    let outcomes = comparison.outcomes(&group.parts, floor);
     let work = write(session, group, outcomes, |_| RowSet::new()).await?;
     let token = rand::rng().random();
     let done = finish(session, &group.wanted, &work, token).await?;
@@ -141,7 +148,7 @@ async fn fast(store: &PostgresStore, session: &Session, group: &Group<'_>) -> Re
 
 async fn slow(store: &PostgresStore, session: &Session, group: &Group<'_>, letter: Option<i64>) -> Result<Committed> {
     let Group { wanted, parts, survey, .. } = group;
-    begin(store, session).await?;
+    let floor = begin(store, session).await?;
     session.query(ledger::LOCK_SOURCES, &[&wanted.ids, &wanted.families]).await?;
     let cover = ledger::learn(session, wanted).await?;
     if let Some(id) = letter {
@@ -151,7 +158,7 @@ async fn slow(store: &PostgresStore, session: &Session, group: &Group<'_>, lette
     let suspects = store.marks.suspects(survey, &blocks::states(&locked));
     let mut comparison = Comparison::new(parts, survey, &suspects);
     overlap::compare(session, &suspects, &mut comparison).await?;
-    let work = write(session, group, comparison.outcomes(parts), |source| cover.of(source)).await?;
+    let work = write(session, group, comparison.outcomes(parts, floor), |source| cover.of(source)).await?;
     let token = rand::rng().random();
     let done = finish(session, wanted, &work, token).await?;
     store.marks.note(survey, &work.spans, &done.before, token);
@@ -171,6 +178,7 @@ async fn write(session: &Session, group: &Group<'_>, outcomes: Outcomes, cover: 
         own.insert(batch.rows);
         outcome.count(batch, &mut work.committed);
     }
+    work.committed.expired = work.changes.values().map(|change| change.expired).sum();
     let kept: Vec<Option<Vec<bool>>> = outcomes.parts.iter().map(Outcome::kept).collect();
     let parts: Vec<Part<'_>> =
         group.parts.iter().zip(&kept).map(|(part, keep)| Part { keep: keep.as_deref(), ..*part }).collect();
@@ -217,6 +225,7 @@ async fn finish(session: &Session, wanted: &GroupSources<'_>, work: &Work, token
                     &columns.extra,
                     &columns.newest,
                     &columns.conflict,
+                    &columns.expired,
                 ],
             ),
             session.query_prepared(&add_rejects, &[&columns.reject_ids, &columns.reasons, &columns.rejected]),

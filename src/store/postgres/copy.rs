@@ -9,10 +9,12 @@ use tokio_postgres::CopyInSink;
 
 use super::error::Result;
 use super::pool::Session;
-use super::{chunk, packed, slab};
+use super::{chunk, packed, rollup, slab};
+use crate::store::Level;
 use crate::store::chunk::{Chunker, Part, Spans};
 use crate::store::ledger_change::RejectedRows;
 use crate::store::packed::Rectangle;
+use crate::store::rollup::RollupRow;
 use crate::store::slab::{LONG_RUN, Slab, SlabBuilder};
 
 /// Bytes that are sent at once.
@@ -79,6 +81,23 @@ pub(super) async fn rectangles(session: &Session, rectangles: &[Rectangle]) -> R
     let mut buffer = begin();
     for rectangle in rectangles {
         packed::encode(&mut buffer, &rectangle.row());
+        if buffer.len() >= BYTES_PER_SEND {
+            session.within(sink.as_mut().feed(buffer.split().freeze())).await?;
+        }
+    }
+    end(session, sink, buffer).await
+}
+
+/// Writes rollups.
+pub(super) async fn rollups(session: &Session, level: Level, rows: &[RollupRow]) -> Result<()> {
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let statement = session.prepare(&rollup::copy(level)).await?;
+    let mut sink = pin!(session.within(session.raw().copy_in::<_, Bytes>(&statement)).await?);
+    let mut buffer = begin();
+    for row in rows {
+        rollup::encode(&mut buffer, row);
         if buffer.len() >= BYTES_PER_SEND {
             session.within(sink.as_mut().feed(buffer.split().freeze())).await?;
         }

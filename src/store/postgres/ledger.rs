@@ -32,9 +32,9 @@ pub(super) const ADD_TO_SOURCES: &str = "UPDATE source s \
      SET covered = s.covered + n.rows::int8multirange, valid = s.valid + n.valid, duplicate = s.duplicate + n.duplicate, \
          extra = s.extra + n.extra, first_commit = coalesce(s.first_commit, clock_timestamp()), \
          last_commit = greatest(s.last_commit, clock_timestamp()), newest_sample = greatest(s.newest_sample, n.newest), \
-         conflict = s.conflict + n.conflict \
-     FROM unnest($1::uuid[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::timestamptz[], $7::bigint[]) \
-          AS n (id, rows, valid, duplicate, extra, newest, conflict) \
+         conflict = s.conflict + n.conflict, expired = s.expired + n.expired \
+     FROM unnest($1::uuid[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::timestamptz[], $7::bigint[], $8::bigint[]) \
+          AS n (id, rows, valid, duplicate, extra, newest, conflict, expired) \
      WHERE s.id = n.id RETURNING s.id, s.covered::text, s.dropped::text";
 pub(super) const ADD_REJECTS: &str = "INSERT INTO source_reject (source_id, reason, n) \
      SELECT * FROM unnest($1::uuid[], $2::smallint[], $3::bigint[]) \
@@ -135,6 +135,7 @@ pub(super) struct ChangeColumns {
     pub(super) extra: Vec<i64>,
     pub(super) newest: Vec<Option<TimeMs>>,
     pub(super) conflict: Vec<i64>,
+    pub(super) expired: Vec<i64>,
     pub(super) reject_ids: Vec<SourceId>,
     pub(super) reasons: Vec<i16>,
     pub(super) rejected: Vec<i64>,
@@ -151,6 +152,7 @@ impl ChangeColumns {
             columns.extra.push(change.extra.cast_signed());
             columns.newest.push(change.newest);
             columns.conflict.push(change.conflict.cast_signed());
+            columns.expired.push(change.expired.cast_signed());
             for (reason, n) in &change.rejected {
                 columns.reject_ids.push(*id);
                 columns.reasons.push(i16::from(reason.code()));
@@ -212,20 +214,20 @@ pub(super) async fn standing(session: &Session) -> Result<Standing> {
     Ok(standing)
 }
 
-/// What [`one`] reads of `source` as `s`. A schema that was not migrated yet has no column `conflict`: the name is then that of
-/// [`NO_CONFLICTS`].
+/// What [`one`] reads of `source` as `s`. A schema that was not migrated yet has no columns `conflict` and `expired`: the names are then
+/// those of [`NONE_YET`].
 const LEDGER_COLUMNS: &str = "s.id, s.cluster, s.name, s.covered::text, s.dropped::text, \
      (SELECT range_agg(d.rows)::text FROM ONLY dead_letter d WHERE d.source_id = s.id), \
      s.valid, s.duplicate, r.reasons, r.counts, s.first_commit, s.last_commit, s.newest_sample, \
-     (SELECT conflict FROM source c WHERE c.id = s.id)";
-/// What stands for the column `conflict` of a source where there is none.
-const NO_CONFLICTS: &str = "CROSS JOIN (SELECT 0::bigint AS conflict) AS none";
+     (SELECT conflict FROM source c WHERE c.id = s.id), (SELECT expired FROM source c WHERE c.id = s.id)";
+/// What stands for columns of a source where there are none yet.
+const NONE_YET: &str = "CROSS JOIN (SELECT 0::bigint AS conflict, 0::bigint AS expired) AS none";
 
 /// The ledger of every source, as of one moment.
 pub(super) async fn all(session: &Session) -> Result<Vec<SourceLedger>> {
     let sql = format!(
         "WITH rejected AS (SELECT source_id, array_agg(reason) AS reasons, array_agg(n) AS counts FROM source_reject GROUP BY source_id) \
-         SELECT {LEDGER_COLUMNS} FROM source s LEFT JOIN rejected r ON r.source_id = s.id {NO_CONFLICTS} ORDER BY s.cluster, s.name, s.id"
+         SELECT {LEDGER_COLUMNS} FROM source s LEFT JOIN rejected r ON r.source_id = s.id {NONE_YET} ORDER BY s.cluster, s.name, s.id"
     );
     session.query(&sql, &[]).await?.iter().map(|row| one(session, row)).collect()
 }
@@ -234,7 +236,7 @@ pub(super) async fn all(session: &Session) -> Result<Vec<SourceLedger>> {
 pub(super) async fn some(session: Session, after: Option<SourceId>, limit: Limit) -> Result<Vec<SourceLedger>> {
     let sql = format!(
         "SELECT {LEDGER_COLUMNS} FROM source s \
-           LEFT JOIN LATERAL (SELECT array_agg(reason) AS reasons, array_agg(n) AS counts FROM source_reject WHERE source_id = s.id) r ON true {NO_CONFLICTS} \
+           LEFT JOIN LATERAL (SELECT array_agg(reason) AS reasons, array_agg(n) AS counts FROM source_reject WHERE source_id = s.id) r ON true {NONE_YET} \
           WHERE $1::uuid IS NULL OR s.id > $1 ORDER BY s.id LIMIT $2"
     );
     let statement = session.prepare(&sql).await?;
@@ -282,6 +284,7 @@ fn one(session: &Session, row: &Row) -> Result<SourceLedger> {
         last_commit: row.get(11),
         newest_sample: row.get(12),
         conflict: row.get::<_, i64>(13).cast_unsigned(),
+        expired: row.get::<_, i64>(14).cast_unsigned(),
     })
 }
 

@@ -12,7 +12,7 @@ use std::time::Duration;
 use super::error::Result;
 use super::indexes::{self, Index};
 use super::pool::Session;
-use crate::model::{Digest, Reason};
+use crate::model::{Digest, Metric, MetricKind, Reason, aliases, catalogue, metric};
 use crate::store::StoreError;
 
 struct Migration {
@@ -46,6 +46,14 @@ const MIGRATIONS: &[Migration] = &[
     },
     Migration { version: 6, name: "packed", sql: include_str!("migrations/0006_packed.sql"), compatible_from: 2, index: None },
     Migration { version: 7, name: "live", sql: include_str!("migrations/0007_live.sql"), compatible_from: 2, index: None },
+    Migration {
+        version: 8,
+        name: "retention",
+        sql: include_str!("migrations/0008_retention.sql"),
+        compatible_from: 2,
+        index: None,
+    },
+    Migration { version: 9, name: "rollups", sql: include_str!("migrations/0009_rollups.sql"), compatible_from: 2, index: None },
 ];
 
 /// The last version that release 0.1.0 knows.
@@ -57,7 +65,7 @@ const NEEDED: i32 = 2;
 const LOCK_POLL: Duration = Duration::from_millis(100);
 
 /// The tables of the schema, as rights are checked on them.
-pub(super) const TABLES: [&str; 25] = [
+pub(super) const TABLES: [&str; 32] = [
     "schema_migration",
     "store",
     "gpu",
@@ -82,6 +90,13 @@ pub(super) const TABLES: [&str; 25] = [
     "samples",
     "sample_place",
     "packed_sample",
+    "sample_rollup_5m",
+    "sample_rollup_1h",
+    "metric_kind",
+    "rollup_place_5m",
+    "rollup_place_1h",
+    "samples_5m",
+    "samples_1h",
     "rejected_rows",
 ];
 
@@ -119,7 +134,8 @@ async fn migrate_locked(session: &Session) -> Result<()> {
         }
         let applied = check_applied(session).await?;
         let Some(next) = MIGRATIONS.iter().find(|migration| migration.version > applied) else {
-            return name_reasons(session).await;
+            name_reasons(session).await?;
+            return name_kinds(session).await;
         };
         if let Some(index) = &next.index
             && applied > 0
@@ -255,7 +271,8 @@ pub(super) fn compare(applied: &[Noted]) -> Applied {
         if Digest::of(known.sql.as_bytes()).to_string() != noted.checksum {
             return Applied::Changed(noted.version, noted.name.clone());
         }
-        if known.version == up_to + 1 {
+        let next = MIGRATIONS.iter().find(|migration| migration.version > up_to);
+        if next.is_some_and(|next| next.version == known.version) {
             up_to = known.version;
         }
     }
@@ -312,6 +329,26 @@ async fn name_reasons(session: &Session) -> Result<()> {
             "INSERT INTO reject_reason (code, name) SELECT * FROM unnest($1::smallint[], $2::text[]) \
              ON CONFLICT (code) DO UPDATE SET name = excluded.name WHERE reject_reason.name <> excluded.name",
             &[&codes, &names],
+        )
+        .await?;
+    Ok(())
+}
+
+/// Tells views how the metrics behave that this program knows, by each of their names.
+async fn name_kinds(session: &Session) -> Result<()> {
+    let kind = |metric: &Metric| match metric.kind {
+        _ if metric.is_mask() => "mask",
+        MetricKind::Counter => "counter",
+        MetricKind::Gauge => "gauge",
+    };
+    let own = catalogue().iter().map(|metric| (metric.name, kind(metric)));
+    let further = aliases().filter_map(|(alias, name)| Some((alias, kind(metric(name)?))));
+    let (names, kinds): (Vec<&str>, Vec<&str>) = own.chain(further).unzip();
+    session
+        .execute(
+            "INSERT INTO metric_kind (name, kind) SELECT * FROM unnest($1::text[], $2::text[]) \
+             ON CONFLICT (name) DO UPDATE SET kind = excluded.kind WHERE metric_kind.kind <> excluded.kind",
+            &[&names, &kinds],
         )
         .await?;
     Ok(())

@@ -17,6 +17,7 @@
 //! | `live` | sets of series, blocks of GPUs and slabs: announced before the first of them is written |
 //! | `maintain` | chunks of closed hours and days become packed rows |
 //! | `read`, `snapshot`, `newest`, `newest_slab` | what readers ask: lists; samples as of one moment, and the newest |
+//! | `standby` | servers that follow another one, and end what is read from them |
 //! | `diagnose` | what `telemetry check` looks at |
 //! | `ledger`, `dead` | sources and what they cover, dead letters |
 //!
@@ -50,10 +51,12 @@ mod pool;
 mod pooler;
 mod read;
 mod rights;
+mod rollup;
 mod series;
 mod sets;
 mod slab;
 mod snapshot;
+mod standby;
 mod tls;
 mod types;
 
@@ -64,9 +67,10 @@ use std::time::SystemTime;
 use async_trait::async_trait;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
+use tokio_postgres::Row;
 
 use self::connect::Connector;
-pub use self::diagnose::diagnose;
+pub use self::diagnose::{Use, diagnose};
 use self::marks::Marks;
 use self::pool::{Connections, Session};
 use self::series::Caches;
@@ -76,11 +80,12 @@ use super::{
 };
 use crate::address::postgres::Endpoint;
 use crate::config::Postgres;
-use crate::model::SourceId;
+use crate::model::{SourceId, TimeMs};
 
-/// Selects the store's id, and where it is.
-const SELECT_STORE: &str = "SELECT s.id::text, pg_postmaster_start_time()::text, d.oid \
-     FROM store s, pg_database d WHERE d.datname = current_database()";
+/// Selects the store's id, where it is, and its floor. A schema that was not migrated yet has no column `floor`: the name is then that of
+/// `none`.
+const SELECT_STORE: &str = "SELECT s.id::text, pg_postmaster_start_time()::text, d.oid, (SELECT floor FROM store f WHERE f.one) \
+     FROM store s, pg_database d, (SELECT NULL::timestamptz AS floor) AS none WHERE d.datname = current_database()";
 
 /// Checks a configuration without reaching the server: the URL, what it and the keys say of TLS, and the files they name.
 ///
@@ -114,6 +119,7 @@ pub struct PostgresStore {
 struct Forms {
     packed: bool,
     slabs: bool,
+    rollups: bool,
 }
 
 /// The server process and the database that a store is in. Where one of them is another one now, the database may be an older state of itself: it was
@@ -122,6 +128,14 @@ struct Forms {
 struct StorePlace {
     server_started: String,
     database: u32,
+}
+
+/// The store that a session talks to.
+struct FoundStore {
+    id: String,
+    place: StorePlace,
+    /// Samples before this are expired.
+    floor: Option<TimeMs>,
 }
 
 impl fmt::Debug for PostgresStore {
@@ -220,10 +234,12 @@ impl PostgresStore {
         if let Some(forms) = self.forms.get() {
             return Ok(*forms);
         }
-        let rows =
-            session.query("SELECT to_regclass('sample_packed') IS NOT NULL, to_regclass('sample_slab') IS NOT NULL", &[]).await?;
-        let forms = rows.first().map_or_else(Forms::default, |row| Forms { packed: row.get(0), slabs: row.get(1) });
-        if forms.packed && forms.slabs {
+        let sql = "SELECT to_regclass('sample_packed') IS NOT NULL, to_regclass('sample_slab') IS NOT NULL, \
+                          to_regclass('sample_rollup_1h') IS NOT NULL";
+        let rows = session.query(sql, &[]).await?;
+        let form = |row: &Row| Forms { packed: row.get(0), slabs: row.get(1), rollups: row.get(2) };
+        let forms = rows.first().map_or_else(Forms::default, form);
+        if forms.rollups {
             return Ok(*self.forms.get_or_init(|| forms));
         }
         Ok(forms)
@@ -242,30 +258,30 @@ impl PostgresStore {
         }
     }
 
-    /// The id of the store that this session talks to, which must be the one seen first, and where it is.
-    async fn find(&self, session: &Session) -> error::Result<(String, StorePlace)> {
+    /// The store that this session talks to, which must be the one seen first.
+    async fn find(&self, session: &Session) -> error::Result<FoundStore> {
         let rows = session.query(SELECT_STORE, &[]).await?;
         let Some(row) = rows.first() else {
             return Err(session.unexpected("no row in the table `store`"));
         };
-        let (found, place) = (row.get::<_, String>(0), StorePlace { server_started: row.get(1), database: row.get(2) });
+        let found: String = row.get(0);
         let expected = self.id.get_or_init(|| found.clone());
         if *expected != found {
             return Err(StoreError::OtherStore { expected: expected.clone(), found }.into());
         }
-        Ok((found, place))
+        Ok(FoundStore { id: found, place: StorePlace { server_started: row.get(1), database: row.get(2) }, floor: row.get(3) })
     }
 
     /// Checks before something is written that this session talks to the store seen first. Where its server or its database is another one than
     /// before, it counts as having been away, once: whoever waits for a store compares it before using it again.
-    async fn check_id(&self, session: &Session) -> error::Result<String> {
-        let (id, place) = self.find(session).await?;
-        match self.note_place(place.clone()) {
-            Some(before) if before != place => Err(session.unavailable(
+    async fn check_id(&self, session: &Session) -> error::Result<FoundStore> {
+        let found = self.find(session).await?;
+        match self.note_place(found.place.clone()) {
+            Some(before) if before != found.place => Err(session.unavailable(
                 "its server was started again, or its database was replaced, since it was last used: it may be an older state"
                     .to_owned(),
             )),
-            _ => Ok(id),
+            _ => Ok(found),
         }
     }
 
@@ -292,17 +308,17 @@ impl Store for PostgresStore {
     async fn id(&self) -> Result<String> {
         let session = self.connections.session().await?;
         // Whoever asks for it is about to compare the store.
-        let (id, place) = self.find(&session).await?;
-        self.note_place(place);
+        let found = self.find(&session).await?;
+        self.note_place(found.place);
         session.done();
-        Ok(id)
+        Ok(found.id)
     }
 
     async fn id_if_unchanged(&self) -> Result<String> {
         let session = self.connections.session().await?;
-        let id = self.check_id(&session).await?;
+        let found = self.check_id(&session).await?;
         session.done();
-        Ok(id)
+        Ok(found.id)
     }
 
     async fn commit(&self, group: &[Incoming]) -> Result<Committed> {

@@ -46,13 +46,14 @@ pub(super) fn encode(out: &mut BytesMut, row: &Row) {
 }
 
 /// A `varbit` in its binary form: how many bits, then the bytes.
-fn put_bits(out: &mut BytesMut, bits: &Bits) {
+pub(super) fn put_bits(out: &mut BytesMut, bits: &Bits) {
     out.put_i32(count(bits.bytes.len() + 4));
     out.put_i32(count(bits.len));
     out.put_slice(&bits.bytes);
 }
 
-struct Varbit(Bits);
+/// A `varbit`.
+pub(super) struct Varbit(pub(super) Bits);
 
 impl<'a> FromSql<'a> for Varbit {
     fn from_sql(_: &Type, raw: &'a [u8]) -> std::result::Result<Self, Box<dyn Error + Sync + Send>> {

@@ -11,7 +11,8 @@ use std::sync::Arc;
 use super::error::Result;
 use super::pool::Session;
 use super::series::Caches;
-use crate::store::chunk::Day;
+use crate::model::TimeMs;
+use crate::store::chunk::{Day, day_of};
 
 const LOCK_PARTITIONS: &str =
     "SELECT pg_advisory_xact_lock(hashtextextended('telemetry partitions ' || coalesce(current_schema(), ''), 0))";
@@ -47,7 +48,8 @@ pub(super) async fn ensure(session: &Session, caches: &Arc<Caches>, days: &BTree
     Ok(())
 }
 
-/// Makes those of the partitions of these days that are missing, in one transaction.
+/// Makes those of the partitions of these days that are missing, in one transaction. None is made below the floor: it is raised under the
+/// same lock, so what was dropped is not made again.
 pub(super) async fn make(session: &Session, table: Partitioned, days: &[Day]) -> Result<()> {
     let missing = missing(session, table, days).await?;
     if missing.is_empty() {
@@ -55,8 +57,11 @@ pub(super) async fn make(session: &Session, table: Partitioned, days: &[Day]) ->
     }
     session.batch("BEGIN").await?;
     session.query(LOCK_PARTITIONS, &[]).await?;
+    let floor = floor(session).await?;
     for day in self::missing(session, table, &missing).await? {
-        session.batch(&creation(table, day)).await?;
+        if floor.is_none_or(|floor| day_of(floor) <= day) {
+            session.batch(&creation(table, day)).await?;
+        }
     }
     session.batch("COMMIT").await
 }
@@ -64,6 +69,19 @@ pub(super) async fn make(session: &Session, table: Partitioned, days: &[Day]) ->
 async fn is_there(session: &Session, table: Partitioned) -> Result<bool> {
     let rows = session.query("SELECT to_regclass($1::text) IS NOT NULL", &[&table.0]).await?;
     Ok(rows.iter().any(|row| row.get(0)))
+}
+
+async fn floor(session: &Session) -> Result<Option<TimeMs>> {
+    let rows = session.query("SELECT floor FROM store", &[]).await?;
+    Ok(rows.first().and_then(|row| row.get(0)))
+}
+
+/// Raises the floor: from when this has returned, no commit that begins writes a sample before it. It never falls.
+pub(super) async fn raise_floor(session: &Session, floor: TimeMs) -> Result<()> {
+    session.batch("BEGIN").await?;
+    session.query(LOCK_PARTITIONS, &[]).await?;
+    session.execute("UPDATE store SET floor = $1 WHERE floor IS NULL OR floor < $1", &[&floor]).await?;
+    session.batch("COMMIT").await
 }
 
 /// The days among these that have no partition.
@@ -120,8 +138,7 @@ fn creation(table: Partitioned, day: Day) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{MAX_TIME, MIN_TIME, TimeMs};
-    use crate::store::chunk::day_of;
+    use crate::model::{MAX_TIME, MIN_TIME};
 
     #[test]
     fn days_have_their_names() {

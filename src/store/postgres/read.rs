@@ -16,11 +16,11 @@ use super::error::Result;
 use super::pool::Session;
 use super::snapshot::PostgresSnapshot;
 use super::types::clean;
-use super::{PostgresStore, ledger};
+use super::{PostgresStore, ledger, standby};
 use crate::model::{GpuId, SeriesId, SourceId, TimeMs};
 use crate::store::{
     self, ClusterSummary, GpuFilter, GpuPlace, GpuSummary, HostSummary, Limit, Reader, SeriesFilter, SeriesRow, Snapshot,
-    SnapshotFor, SourceLedger, Texts,
+    SnapshotFor, SourceLedger, Standby, Texts,
 };
 
 /// A board with MIG slices is one GPU; one without a uuid is told by its place.
@@ -315,6 +315,13 @@ impl Reader for PostgresStore {
         super::migrate::check_current(&session).await?;
         session.done();
         Ok(())
+    }
+
+    async fn standby(&self) -> store::Result<Option<Standby>> {
+        let session = self.ping_connection.session().await?;
+        let rows = session.query(standby::BEHIND, &[]).await?;
+        session.done();
+        Ok(rows.first().and_then(standby::read))
     }
 }
 

@@ -48,8 +48,29 @@ pub(super) async fn check(session: &Session, endpoint: &Endpoint) -> Result<()> 
 
 /// What a reader by SQL may use: views, which read the tables with the rights of their owner, and functions that read nothing but these
 /// views. (Had a function its owner's rights, it could not be unfolded, and would read every day.)
-const READABLE: [&str; 4] = ["samples", "sample_place", "series_all", "rejected_rows"];
-const CALLABLE: [&str; 2] = ["samples_between(timestamptz, timestamptz)", "float8_of_bits(bigint)"];
+const READABLE: [&str; 10] = [
+    "samples",
+    "sample_place",
+    "series_all",
+    "rejected_rows",
+    "samples_5m",
+    "samples_1h",
+    "rollup_place_5m",
+    "rollup_place_1h",
+    "unrolled_place_5m",
+    "unrolled_place_1h",
+];
+const CALLABLE: [&str; 9] = [
+    "samples_between(timestamptz, timestamptz)",
+    "samples_5m_between(timestamptz, timestamptz)",
+    "samples_1h_between(timestamptz, timestamptz)",
+    "float8_of_bits(bigint)",
+    "float8_of_sum(numeric)",
+    "hour_of_day(timestamptz)",
+    "hour_at(timestamptz)",
+    "day_of(timestamptz)",
+    "rollup_columns(varbit, varbit, int, int, bigint, timestamptz)",
+];
 
 /// Lets a role read samples by SQL, and nothing else.
 pub(super) async fn grant_read(session: &Session, role: &str) -> Result<()> {

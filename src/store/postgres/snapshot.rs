@@ -17,10 +17,10 @@ use tokio_postgres::RowStream;
 
 use super::error::Result;
 use super::pool::{Params, Session};
-use super::{Forms, PostgresStore, chunk, newest, packed, slab};
+use super::{Forms, PostgresStore, chunk, newest, packed, rollup, slab, standby};
 use crate::model::{BlockId, GpuId, SeriesId, TimeMs};
 use crate::store::packed::Rectangle;
-use crate::store::{self, Chunk, ChunkRange, Ids, Latest, Snapshot, SnapshotFor, Span};
+use crate::store::{self, Chunk, ChunkRange, Ids, Latest, Level, Needs, RolledUp, Snapshot, SnapshotFor, Span};
 
 const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
 
@@ -59,13 +59,13 @@ impl PostgresSnapshot {
         }
         let answer = question(Asked { session, forms: self.forms });
         let answer = if self.is_begun {
-            answer.await?
+            answer.await.map_err(|error| standby::lost(session, error, true))?
         } else {
             // Polled in this order, so sent in this order, and in one round trip.
             let (begun, answer) = join(session.batch(BEGIN), answer).await;
             begun?;
             self.is_begun = true;
-            answer?
+            answer.map_err(|error| standby::lost(session, error, false))?
         };
         self.is_busy = answer.is_none();
         Ok(answer)
@@ -300,5 +300,10 @@ impl Snapshot for PostgresSnapshot {
             Ok(Some(all.into_iter().map(|(series, (first, last))| Span { series, first, last }).collect()))
         });
         Ok(all.await?.unwrap_or_default())
+    }
+
+    async fn rollups(&mut self, wanted: &[Ids], level: Level, needs: Needs, span: (TimeMs, TimeMs)) -> store::Result<RolledUp> {
+        let rolled = self.ask(async |asked| rollup::rollups(asked, wanted, level, needs, span).await.map(Some)).await?;
+        Ok(rolled.unwrap_or_else(|| RolledUp::none(wanted, span)))
     }
 }

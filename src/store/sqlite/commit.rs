@@ -48,8 +48,13 @@ fn within(
     let mut comparison = Comparison::new(&parts, &survey, &suspects);
     compare(connection, &suspects, &mut comparison)?;
     let mut work = Work::default();
-    work.write(connection, &parts, &comparison.outcomes(&parts))?;
+    work.write(connection, &parts, &comparison.outcomes(&parts, floor(connection)?))?;
     work.finish(connection)
+}
+
+/// Samples before this are expired.
+pub(super) fn floor(connection: &Connection) -> Result<Option<TimeMs>> {
+    Ok(connection.prepare_cached("SELECT floor_ms FROM store")?.query_row([], |row| row.get(0))?)
 }
 
 /// What is entered at the end of a transaction.
@@ -78,6 +83,7 @@ impl Work {
             own.insert(batch.rows);
             outcome.count(batch, &mut self.committed);
         }
+        self.committed.expired = self.changes.values().map(|change| change.expired).sum();
         let kept: Vec<Option<Vec<bool>>> = outcomes.parts.iter().map(Outcome::kept).collect();
         let parts: Vec<Part<'_>> = parts.iter().zip(&kept).map(|(part, keep)| Part { keep: keep.as_deref(), ..*part }).collect();
         let mut chunker = Chunker::new(&parts);

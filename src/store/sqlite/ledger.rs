@@ -59,7 +59,8 @@ pub(super) fn add(connection: &Connection, source: SourceId, change: &LedgerChan
         .prepare_cached(
             "UPDATE source SET covered = ?2, valid = valid + ?3, duplicate = duplicate + ?4, extra = extra + ?5, \
                     first_commit = coalesce(first_commit, ?6), last_commit = max(coalesce(last_commit, ?6), ?6), \
-                    newest_sample = max(coalesce(newest_sample, ?7), coalesce(?7, newest_sample)), conflict = conflict + ?8 \
+                    newest_sample = max(coalesce(newest_sample, ?7), coalesce(?7, newest_sample)), conflict = conflict + ?8, \
+                    expired = expired + ?9 \
               WHERE id = ?1",
         )?
         .execute(params![
@@ -70,7 +71,8 @@ pub(super) fn add(connection: &Connection, source: SourceId, change: &LedgerChan
             change.extra.cast_signed(),
             TimeMs::now(),
             change.newest,
-            change.conflict.cast_signed()
+            change.conflict.cast_signed(),
+            change.expired.cast_signed()
         ])?;
     let mut count = connection.prepare_cached(
         "INSERT INTO source_reject (source_id, reason, n) VALUES (?1, ?2, ?3) ON CONFLICT DO UPDATE SET n = n + excluded.n",
@@ -134,7 +136,7 @@ pub(super) fn standing(connection: &Connection) -> Result<Standing> {
 }
 
 const LEDGER_COLUMNS: &str =
-    "id, cluster, name, covered, dropped, valid, duplicate, first_commit, last_commit, newest_sample, conflict";
+    "id, cluster, name, covered, dropped, valid, duplicate, first_commit, last_commit, newest_sample, conflict, expired";
 
 /// The ledger of every source, as of one moment.
 pub(super) fn all(connection: &Connection) -> Result<Vec<SourceLedger>> {
@@ -184,6 +186,7 @@ fn one(connection: &Connection, row: &Row<'_>) -> Result<SourceLedger> {
         last_commit: row.get(8)?,
         newest_sample: row.get(9)?,
         conflict: row.get::<_, i64>(10)?.cast_unsigned(),
+        expired: row.get::<_, i64>(11)?.cast_unsigned(),
     })
 }
 

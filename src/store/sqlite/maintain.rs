@@ -16,6 +16,7 @@ use super::error::{Result, SqliteError};
 use crate::model::{GpuId, SeriesId, TimeMs};
 use crate::store;
 use crate::store::chunk::{DAY_MS, Day, MAX_SAMPLES, NewChunk, step_of};
+use crate::store::maintenance::retention::{Detail, HeldDay};
 use crate::store::maintenance::{Batch, DayPlan, DayState, Form, FormSize, Maintenance, Owner, Packed, Rewrite, Scope, Verified};
 
 /// The part of the file that may be unused before it is written anew, which takes as long as the file is large.
@@ -58,8 +59,11 @@ pub(super) fn verify(connection: &Connection, endpoint: &str) -> Result<Verified
 
 /// Bytes of the file that are in use, and the rows in it.
 pub(super) fn form_sizes(connection: &Connection) -> Result<Vec<FormSize>> {
-    // The table is never counted: rows are only removed where others take their place.
-    let rows: i64 = connection.query_row("SELECT coalesce(max(id), 0) FROM chunk", [], |row| row.get(0))?;
+    // The table is never counted.
+    let rows: i64 =
+        connection.query_row("SELECT coalesce((SELECT max(id) FROM chunk) - (SELECT min(id) FROM chunk) + 1, 0)", [], |row| {
+            row.get(0)
+        })?;
     let (pages, free, size) = pages(connection)?;
     let bytes = pages.saturating_sub(free).saturating_mul(size);
     Ok(vec![FormSize { form: Form::Chunk, rows: rows.unsigned_abs(), bytes: bytes.unsigned_abs() }])
@@ -106,14 +110,7 @@ impl Maintenance for Maintained {
 
     async fn finish(&mut self, _: &DayState, _: bool) -> store::Result<Vec<String>> {
         if self.urgent && self.to_do.is_empty() {
-            let work = |writer: &mut super::connections::Writer| {
-                let (pages, free, _) = pages(&writer.connection)?;
-                if free > pages / WORTH_A_VACUUM {
-                    writer.connection.execute_batch("VACUUM; PRAGMA wal_checkpoint(TRUNCATE)")?;
-                }
-                Ok(())
-            };
-            self.connections.write(work).await?;
+            self.connections.write(give_back).await?;
         }
         Ok(Vec::new())
     }
@@ -123,9 +120,67 @@ impl Maintenance for Maintained {
         Ok(sizes.iter().map(|size| size.bytes).sum())
     }
 
+    async fn clock(&mut self) -> store::Result<Option<TimeMs>> {
+        Ok(None)
+    }
+
+    async fn held(&mut self, floor: Option<TimeMs>) -> store::Result<Vec<HeldDay>> {
+        let Some(floor) = floor else { return Ok(Vec::new()) };
+        self.connections.read(move |connection| held(connection, floor)).await
+    }
+
+    async fn raise_floor(&mut self, floor: TimeMs) -> store::Result<()> {
+        let raise = move |writer: &mut super::connections::Writer| {
+            writer.transaction(|transaction, _| {
+                transaction.execute("UPDATE store SET floor_ms = ?1 WHERE floor_ms IS NULL OR floor_ms < ?1", [floor])?;
+                transaction.execute("DELETE FROM conflict WHERE t_max < ?1", [floor])?;
+                Ok(())
+            })
+        };
+        self.connections.write(raise).await
+    }
+
+    async fn drop_day(&mut self, day: &HeldDay) -> store::Result<Option<String>> {
+        let (from, before) = (TimeMs::from_millis(day.day * DAY_MS), TimeMs::from_millis((day.day + 1) * DAY_MS));
+        // By series, so that the index leads to them.
+        let delete = move |writer: &mut super::connections::Writer| {
+            writer.transaction(|transaction, _| {
+                let sql = "DELETE FROM chunk WHERE series_id IN (SELECT id FROM series) AND t_max >= ?1 AND t_max < ?2";
+                transaction.execute(sql, params![from, before])?;
+                Ok(())
+            })
+        };
+        self.connections.write(delete).await?;
+        if self.urgent {
+            self.connections.write(give_back).await?;
+        }
+        Ok(None)
+    }
+
     async fn is_wanted(&mut self) -> store::Result<bool> {
         Ok(false)
     }
+}
+
+/// Gives unused space of the file back, where there is much.
+fn give_back(writer: &mut super::connections::Writer) -> Result<()> {
+    let (pages, free, _) = pages(&writer.connection)?;
+    if free > pages / WORTH_A_VACUUM {
+        writer.connection.execute_batch("VACUUM; PRAGMA wal_checkpoint(TRUNCATE)")?;
+    }
+    Ok(())
+}
+
+/// The days before the floor that have chunks.
+fn held(connection: &Connection, floor: TimeMs) -> Result<Vec<HeldDay>> {
+    let mut statement = connection.prepare_cached(&format!(
+        "SELECT t_min / {DAY_MS}, sum(length(data)) FROM chunk WHERE t_min < ?1 GROUP BY t_min / {DAY_MS}"
+    ))?;
+    let day = |row: &rusqlite::Row<'_>| {
+        let bytes: i64 = row.get(1)?;
+        Ok(HeldDay { detail: Detail::Raw, day: row.get(0)?, bytes: bytes.unsigned_abs(), begun: false })
+    };
+    Ok(statement.query_map([floor], day)?.collect::<rusqlite::Result<_>>()?)
 }
 
 /// What there is to do before the bound, the greatest id of a chunk, and the bytes in use.

@@ -116,6 +116,7 @@ fn prepare(connection: &Connection) -> super::error::Result<String> {
     }
     renew_letters(connection)?;
     add_conflicts(connection)?;
+    add_floor(connection)?;
     // FULL: what is committed is acknowledged to the queue, so it must outlive the machine.
     connection.execute_batch(
         "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; PRAGMA cache_size = -32768; \
@@ -155,6 +156,18 @@ fn add_conflicts(connection: &Connection) -> super::error::Result<()> {
     }
     if !transaction.table_exists(None, "conflict")? {
         transaction.execute_batch(include_str!("conflicts.sql"))?;
+    }
+    Ok(transaction.commit()?)
+}
+
+/// Makes the places of the floor and of what is expired, which release 0.1.0 does not know and does not mind.
+fn add_floor(connection: &Connection) -> super::error::Result<()> {
+    let transaction = Transaction::new_unchecked(connection, TransactionBehavior::Immediate)?;
+    if !transaction.column_exists(None, "store", "floor_ms")? {
+        transaction.execute_batch("ALTER TABLE store ADD COLUMN floor_ms INTEGER")?;
+    }
+    if !transaction.column_exists(None, "source", "expired")? {
+        transaction.execute_batch("ALTER TABLE source ADD COLUMN expired INTEGER NOT NULL DEFAULT 0")?;
     }
     Ok(transaction.commit()?)
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use telemetry::diagnosis::{Outcome, Step};
 use telemetry::store::Store;
-use telemetry::store::postgres::diagnose;
+use telemetry::store::postgres::{Use, diagnose};
 
 use crate::support::certificates::{Authority, client};
 use crate::support::postgres::{Database, PASSWORD, Server, free_port};
@@ -13,7 +13,7 @@ use crate::support::proxy::Proxy;
 async fn look(url: &str) -> Vec<Step> {
     let mut config = Database { url: url.to_owned() }.config();
     config.connect_timeout = Duration::from_secs(3);
-    let steps = diagnose(&config).await;
+    let steps = diagnose(&config, Use::Writing).await;
     for step in &steps {
         let said = format!("{step:?}");
         assert!(!said.contains(PASSWORD) && !said.contains("hunter2"), "{said}");
@@ -68,7 +68,7 @@ async fn a_good_database_is_described() {
         "clock",
     ];
     assert_eq!(names, expected);
-    finds(&steps, "schema", Outcome::Ok, &["version 7", "public"]);
+    finds(&steps, "schema", Outcome::Ok, &["the one this program knows", "public"]);
     finds(&steps, "rights", Outcome::Ok, &["migrate", "collect", "serve"]);
     finds(&steps, "login", Outcome::Ok, &["as postgres", "without TLS"]);
     finds(&steps, "tls", Outcome::Warning, &["sslmode=prefer", "verify-full"]);
@@ -130,7 +130,7 @@ async fn faults_of_the_line_are_where_they_are() {
     let mut config = Database { url }.config();
     config.tls.cert = Some(issued.cert);
     config.tls.key = Some(issued.key.into());
-    finds(&diagnose(&config).await, "client certificate", Outcome::Warning, &["ends in 3 days"]);
+    finds(&diagnose(&config, Use::Writing).await, "client certificate", Outcome::Warning, &["ends in 3 days"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -267,6 +267,9 @@ async fn a_view_of_a_user_survives_the_new_columns() {
     let client = database.client().await;
     let store = database.store();
     store.migrate().await.expect("migrated");
+    let rollups = "DROP TABLE sample_rollup_5m, sample_rollup_1h, metric_kind CASCADE; \
+                   DROP FUNCTION samples_5m_between, samples_1h_between, rollup_columns, hour_of_day, hour_at, day_of, float8_of_sum CASCADE";
+    client.batch_execute(rollups).await.expect("dropped");
     // As before the migration: the function as it was, and a view that uses it.
     let former = include_str!("../../../src/store/postgres/migrations/0003_prune.sql");
     let undo = "DROP TABLE gpu_block, series_set, metric, metric_list, workload, sample_slab CASCADE; \

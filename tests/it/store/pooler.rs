@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use telemetry::diagnosis::Outcome;
-use telemetry::store::postgres::{PostgresStore, diagnose};
+use telemetry::store::postgres::{PostgresStore, Use, diagnose};
 use telemetry::store::{Store, StoreError};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -64,7 +64,7 @@ async fn a_pooler_that_shares_server_processes_is_refused() {
         let store: PostgresStore = through.store();
         let refused = store.id().await.expect_err("refused").to_string();
         assert!(refused.contains("pooler") && refused.contains("pool_mode = session"), "{mode}, {size}: {refused}");
-        let steps = diagnose(&through.config()).await;
+        let steps = diagnose(&through.config(), Use::Writing).await;
         let step = steps.last().expect("steps");
         assert_eq!((step.name, step.outcome), ("pooler", Outcome::Failed), "{mode}, {size}: {steps:?}");
     }
@@ -91,7 +91,7 @@ async fn a_pooler_in_session_mode_works() {
     store.migrate().await.expect("migrated");
     let committed = store.commit(&[Content::new("a", plain(5)).all()]).await.expect("committed");
     assert!(!committed.settled.is_empty());
-    let steps = diagnose(&pooler.before(&database).config()).await;
+    let steps = diagnose(&pooler.before(&database).config(), Use::Writing).await;
     assert!(steps.iter().all(|step| step.outcome != Outcome::Failed), "{steps:?}");
 }
 

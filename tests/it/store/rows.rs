@@ -118,6 +118,16 @@ impl Content {
         Incoming::new(Batch::new(batch).expect("a batch"), vec![Arc::new(dictionary)]).expect("its series")
     }
 
+    /// The same so many milliseconds later.
+    pub fn shifted(mut self, ms: i64) -> Self {
+        for row in &mut self.rows {
+            if let Row::Sample { time, .. } = row {
+                *time += ms;
+            }
+        }
+        self
+    }
+
     pub fn all(&self) -> Incoming {
         self.batch(0..self.rows.len())
     }
@@ -205,7 +215,7 @@ pub async fn ledger(store: &dyn Store) -> Vec<SourceLedger> {
     for entry in &ledger {
         let rejected: u64 = entry.rejected.values().sum();
         assert_eq!(entry.valid + rejected, entry.covered.len(), "{entry:?}");
-        assert!(entry.duplicate <= entry.valid, "{entry:?}");
+        assert!(entry.duplicate + entry.expired <= entry.valid, "{entry:?}");
     }
     ledger
 }

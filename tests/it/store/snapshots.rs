@@ -14,7 +14,7 @@ use crate::support::app::wait_for;
 use crate::support::postgres::{Database, Server};
 
 /// Puts one chunk in the place of all that a series has in so many seconds, as one transaction.
-async fn rewrite(database: &Database, seconds: i64) {
+pub async fn rewrite(database: &Database, seconds: i64) {
     let sql = format!(
         "WITH old AS (DELETE FROM sample_chunk RETURNING *), \
          samples AS ( \
@@ -31,7 +31,7 @@ async fn rewrite(database: &Database, seconds: i64) {
 }
 
 /// Three series of one GPU, 3,000 s each, in 30 chunks a series.
-fn content() -> Content {
+pub fn content() -> Content {
     let row = |at: i64| sample(u32::try_from(at % 3).unwrap(), DAY + 3_600_000 + at / 3 * 1000, at as f64 * 0.5);
     Content::new("a", (0..9000).map(row).collect())
 }
@@ -46,7 +46,7 @@ async fn stored() -> (Database, Content) {
 }
 
 /// Begins to read the GPU's history, in slices of about 1,200 samples.
-async fn begin(reader: Arc<dyn Reader>, order: &str) -> Telemetry {
+pub async fn begin(reader: Arc<dyn Reader>, order: &str) -> Telemetry {
     let query = Query::new(reader, None, Limits::default());
     let params = Params::parse(Some(&format!("limit=600&order={order}&start_time=2025-01-15T00:00:00Z"))).unwrap();
     let request = TelemetryRequest::parse(params, "GPU-0", &query, TimeMs::now()).unwrap();
@@ -55,7 +55,7 @@ async fn begin(reader: Arc<dyn Reader>, order: &str) -> Telemetry {
 }
 
 /// What is left of a history, each (series, time, value) with how often it comes.
-async fn rest(telemetry: &mut Telemetry, read: &mut BTreeMap<(String, i64, u64), usize>) -> usize {
+pub async fn rest(telemetry: &mut Telemetry, read: &mut BTreeMap<(String, i64, u64), usize>) -> usize {
     let mut blocks = 0;
     while let Some(samples) = telemetry.next().await.unwrap() {
         note(telemetry, samples, read);
@@ -64,14 +64,14 @@ async fn rest(telemetry: &mut Telemetry, read: &mut BTreeMap<(String, i64, u64),
     blocks
 }
 
-fn note(telemetry: &Telemetry, samples: telemetry::query::Samples, read: &mut BTreeMap<(String, i64, u64), usize>) {
+pub fn note(telemetry: &Telemetry, samples: telemetry::query::Samples, read: &mut BTreeMap<(String, i64, u64), usize>) {
     for sample in samples {
         let metric = telemetry.series()[sample.series as usize].row.metric.clone();
         *read.entry((metric, sample.time.as_millis(), sample.value.to_bits())).or_default() += 1;
     }
 }
 
-fn wanted(content: &Content) -> BTreeMap<(String, i64, u64), usize> {
+pub fn wanted(content: &Content) -> BTreeMap<(String, i64, u64), usize> {
     content.samples().into_iter().map(|((_, _, metric, time, value), n)| ((metric, time, value), n)).collect()
 }
 

@@ -135,8 +135,25 @@ impl Server {
         Self::start_as(None)
     }
 
-    fn start_as(tls: Option<(&Issued, &Authority)>) -> Self {
-        let bin = bin_dir();
+    /// A standby of this server, which follows it.
+    pub fn standby(&self) -> Self {
+        let (dir, watchdog) = Self::place();
+        let from = format!("host=127.0.0.1 port={} user=postgres password={PASSWORD}", self.port);
+        // On PATH there may be links to some of the programs only.
+        let real = std::fs::canonicalize(self.bin.join("pg_ctl")).expect("it is there");
+        run(command(&real.with_file_name("pg_basebackup"))
+            .args(["--write-recovery-conf", "--wal-method=stream", "--checkpoint=fast", "--no-sync", "-d", &from, "-D"])
+            .arg(dir.join("data")));
+        Self { dir, bin: self.bin.clone(), port: free_port(), tls: false, watchdog }.started()
+    }
+
+    /// Makes a primary of a standby.
+    pub fn promote(&self) {
+        run(self.pg_ctl().args(["-w", "promote"]));
+    }
+
+    /// A directory, and what stops the server in it and removes it when we are gone.
+    fn place() -> (PathBuf, Child) {
         let dir = tempfile::Builder::new().prefix("telemetry-pg-").tempdir().expect("a directory").keep();
         std::fs::write(dir.join("password"), PASSWORD).expect("a password file");
         if is_root() {
@@ -154,25 +171,34 @@ impl Server {
             .process_group(0)
             .spawn()
             .expect("the watchdog starts");
+        (dir, watchdog)
+    }
+
+    fn start_as(tls: Option<(&Issued, &Authority)>) -> Self {
+        let (bin, (dir, watchdog)) = (bin_dir(), Self::place());
         run(command(&bin.join("initdb"))
             .args(["-U", "postgres", "-A", "scram-sha-256", "-E", "UTF8", "--locale=C", "--no-sync", "--pwfile"])
             .arg(dir.join("password"))
             .arg("-D")
             .arg(dir.join("data")));
-        let mut server = Self { dir, bin, port: free_port(), tls: tls.is_some(), watchdog };
+        let server = Self { dir, bin, port: free_port(), tls: tls.is_some(), watchdog };
         if let Some((own, clients)) = tls {
             std::fs::write(server.dir.join("clients.crt"), &clients.pem).expect("a file");
             server.write_certificate(own);
             std::fs::write(server.dir.join("data/pg_hba.conf"), RULES).expect("the rules");
         }
+        server.started()
+    }
+
+    fn started(mut self) -> Self {
         // A port that was free may be taken before the server has it.
         for _ in 0..5 {
-            if server.try_start() {
-                return server;
+            if self.try_start() {
+                return self;
             }
-            server.port = free_port();
+            self.port = free_port();
         }
-        panic!("PostgreSQL does not start: {}", server.log());
+        panic!("PostgreSQL does not start: {}", self.log());
     }
 
     /// Starts it (again), on its port.

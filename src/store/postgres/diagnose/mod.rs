@@ -15,8 +15,17 @@ use crate::config::Postgres;
 use crate::diagnosis::{Outcome, Step};
 use crate::store::StoreError;
 
+/// What is done with the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Use {
+    /// Everything: collectors write to it.
+    Writing,
+    /// It is read from (`store.read_url`), and may be a standby.
+    Reading,
+}
+
 /// Looks at everything that a role needs of PostgreSQL. What cannot be looked at because of what failed before is left out.
-pub async fn diagnose(config: &Postgres) -> Vec<Step> {
+pub async fn diagnose(config: &Postgres, used_for: Use) -> Vec<Step> {
     let connector = match Connector::new(config) {
         Ok(connector) => connector,
         Err(reason) => return vec![Step::failed("configuration", reason, "correct it")],
@@ -52,7 +61,7 @@ pub async fn diagnose(config: &Postgres) -> Vec<Step> {
         Ok(false) => {}
         Err(error) => tracing::debug!(%error, "looking for a connection pooler"),
     }
-    steps.extend(server::look(&client, config, took).await);
+    steps.extend(server::look(&client, config, used_for, took).await);
     steps
 }
 

@@ -6,6 +6,8 @@ use tokio_postgres::{Client, Error, Row};
 
 use super::super::error::chain;
 use super::super::migrate::{self, Applied, Noted, OLDEST_SERVER};
+use super::super::standby::{self, BEHIND};
+use super::Use;
 use crate::config::Postgres;
 use crate::diagnosis::Step;
 
@@ -14,8 +16,11 @@ const MAX_SKEW_SECONDS: f64 = 1.0;
 /// Round trips to compare clocks; the shortest counts.
 const CLOCK_ROUND_TRIPS: u32 = 5;
 
+/// A standby that is further behind is worth a warning.
+const MAX_BEHIND: Duration = Duration::from_secs(30);
+
 /// Every step that asks the server.
-pub(super) async fn look(client: &Client, config: &Postgres, took: Duration) -> Vec<Step> {
+pub(super) async fn look(client: &Client, config: &Postgres, used_for: Use, took: Duration) -> Vec<Step> {
     let mut steps = Vec::new();
     // A step that cannot be asked for says so, and the others go on.
     let limit = format!("SET statement_timeout = {}", config.statement_timeout.as_millis().min(i32::MAX as u128));
@@ -27,8 +32,11 @@ pub(super) async fn look(client: &Client, config: &Postgres, took: Duration) -> 
     let usable = server.as_ref().is_ok_and(|step| step.outcome != crate::diagnosis::Outcome::Failed);
     steps.push(server.unwrap_or_else(|error| cannot("server", &error)));
     if usable {
-        steps.push(writable(client).await.unwrap_or_else(|error| cannot("writable", &error)));
-        let schema = schema(client).await;
+        steps.push(match used_for {
+            Use::Writing => writable(client).await.unwrap_or_else(|error| cannot("writable", &error)),
+            Use::Reading => standby(client).await.unwrap_or_else(|error| cannot("standby", &error)),
+        });
+        let schema = schema(client, used_for).await;
         steps.extend(schema.unwrap_or_else(|error| vec![cannot("schema", &error)]));
         steps.push(connections(client, config).await.unwrap_or_else(|error| cannot("connections", &error)));
         steps.push(settings(client).await.unwrap_or_else(|error| cannot("settings", &error)));
@@ -90,8 +98,22 @@ async fn writable(client: &Client) -> Result<Step, Error> {
     })
 }
 
+/// How far a server that is read from is behind its primary.
+async fn standby(client: &Client) -> Result<Step, Error> {
+    let row = client.query_one(BEHIND, &[]).await?;
+    Ok(match standby::read(&row) {
+        None => Step::ok("standby", "a primary: what is read from it is never behind"),
+        Some(found) if found.behind.is_some_and(|behind| behind < MAX_BEHIND) => Step::ok("standby", found.describe()),
+        Some(found) => Step::warning(
+            "standby",
+            found.describe(),
+            "see pg_stat_replication on the primary, and pg_stat_wal_receiver and the log of the standby: answers are as old",
+        ),
+    })
+}
+
 /// The schema's version, and the rights that its state calls for.
-async fn schema(client: &Client) -> Result<Vec<Step>, Error> {
+async fn schema(client: &Client, used_for: Use) -> Result<Vec<Step>, Error> {
     let row = client
         .query_one(
             "SELECT current_schema()::text, coalesce(has_schema_privilege(current_schema(), 'CREATE'), false), \
@@ -130,7 +152,7 @@ async fn schema(client: &Client) -> Result<Vec<Step>, Error> {
     let rows = client.query(if has_steps { migrate::NOTED_IN_STEPS } else { migrate::NOTED }, &[]).await?;
     let applied: Vec<Noted> = rows.iter().map(Noted::from).collect();
     let (step, current) = version(&migrate::compare(&applied), &schema);
-    Ok(vec![step, rights(client, &schema, may_create, current).await?])
+    Ok(vec![step, rights(client, &schema, may_create, current, used_for).await?])
 }
 
 fn version(applied: &Applied, schema: &str) -> (Step, bool) {
@@ -176,7 +198,7 @@ fn version(applied: &Applied, schema: &str) -> (Step, bool) {
 }
 
 /// What the user may do with the tables that are there. Partitions are attached by an owner only.
-async fn rights(client: &Client, schema: &str, may_create: bool, current: bool) -> Result<Step, Error> {
+async fn rights(client: &Client, schema: &str, may_create: bool, current: bool, used_for: Use) -> Result<Step, Error> {
     let sql = "SELECT bool_and(pg_has_role(c.relowner, 'USAGE')), \
                       bool_and(has_table_privilege(c.oid, 'SELECT')), \
                       bool_and(has_table_privilege(c.oid, 'INSERT') AND has_table_privilege(c.oid, 'UPDATE') AND has_table_privilege(c.oid, 'DELETE')) \
@@ -198,6 +220,7 @@ async fn rights(client: &Client, schema: &str, may_create: bool, current: bool) 
         ));
     }
     Ok(match (owns && may_create, writes) {
+        _ if used_for == Use::Reading => Step::ok("rights", "may read: enough to serve"),
         (true, _) => Step::ok("rights", "owns the schema's tables: may migrate, collect and serve"),
         (false, _) if !current => Step::failed(
             "rights",

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::model::{GpuId, SeriesId, TimeMs};
 use crate::store::Chunk;
-use crate::store::packed::{Rectangle, pack};
+use crate::store::packed::{Rectangle, Samples, pack};
 
 /// Samples of a GPU, as they are read from rows.
 #[derive(Default)]
@@ -26,11 +26,11 @@ impl Merge {
     }
 
     /// The rectangles. Rows are parted at the ids of `damaged` ones, which stay where they are: whoever mends one finds it in its place in
-    /// the order that decides.
+    /// the order that decides. `seen` is shown the samples of each part in order.
     ///
     /// # Errors
     /// What was packed is not what went in, or does not fit into its place in that order.
-    pub(super) fn pack(self, gpu: GpuId, damaged: &[i64]) -> Result<Vec<Rectangle>, String> {
+    pub(super) fn pack(self, gpu: GpuId, damaged: &[i64], seen: &mut dyn FnMut(&[Samples])) -> Result<Vec<Rectangle>, String> {
         let mut parts: BTreeMap<usize, BTreeMap<SeriesId, Vec<Chunk>>> = BTreeMap::new();
         for (series, chunks) in self.series {
             for chunk in chunks {
@@ -40,16 +40,20 @@ impl Merge {
         }
         let mut rectangles = Vec::new();
         for part in parts.into_values() {
-            rectangles.extend(pack_part(gpu, part)?);
+            rectangles.extend(pack_part(gpu, part, seen)?);
         }
         Ok(rectangles)
     }
 }
 
-fn pack_part(gpu: GpuId, part: BTreeMap<SeriesId, Vec<Chunk>>) -> Result<Vec<Rectangle>, String> {
+fn pack_part(
+    gpu: GpuId,
+    part: BTreeMap<SeriesId, Vec<Chunk>>,
+    seen: &mut dyn FnMut(&[Samples]),
+) -> Result<Vec<Rectangle>, String> {
     let id = part.values().flatten().map(|chunk| chunk.id).max().unwrap_or_default();
-    let series: Vec<(SeriesId, Vec<TimeMs>, Vec<f64>)> =
-        part.into_iter().map(|(series, chunks)| in_order(series, chunks)).collect();
+    let series: Vec<Samples> = part.into_iter().map(|(series, chunks)| in_order(series, chunks)).collect();
+    seen(&series);
     let expected: BTreeMap<SeriesId, u64> =
         series.iter().map(|(series, times, values)| (*series, digest(times, values))).collect();
     let rectangles = pack(gpu, id, series);
@@ -58,7 +62,7 @@ fn pack_part(gpu: GpuId, part: BTreeMap<SeriesId, Vec<Chunk>>) -> Result<Vec<Rec
 }
 
 /// The samples of a series in order of time; of equal times those of the greater id come later, of one row in their order.
-fn in_order(series: SeriesId, mut chunks: Vec<Chunk>) -> (SeriesId, Vec<TimeMs>, Vec<f64>) {
+fn in_order(series: SeriesId, mut chunks: Vec<Chunk>) -> Samples {
     chunks.sort_by_key(|chunk| chunk.id);
     let one_after_the_other = chunks.windows(2).all(|pair| pair[0].times.last() <= pair[1].times.first());
     let samples = chunks.into_iter().flat_map(|chunk| chunk.times.into_iter().zip(chunk.values));
@@ -151,7 +155,7 @@ mod tests {
             let damaged: Vec<i64> = damaged.into_iter().map(|id| 2 * id).collect();
             let mut merge = Merge::default();
             rows.iter().for_each(|row| merge.add([row.clone()]));
-            let packed = merge.pack(GpuId::from_store(1), &damaged).unwrap();
+            let packed = merge.pack(GpuId::from_store(1), &damaged, &mut |_| {}).unwrap();
             let read: Vec<Chunk> = packed.iter().flat_map(|rectangle| rectangle.chunks(|_| true).unwrap()).collect();
             prop_assert_eq!(all(&read), all(&rows));
             prop_assert_eq!(what_counts(read), what_counts(rows.clone()));

@@ -3,8 +3,10 @@
 //! | file | what |
 //! |---|---|
 //! | `look` | what there is of a day, for the plan |
+//! | `retire` | days that are past their time lose their partitions |
 //! | `rewrite` | the transaction that puts packed rows in the place of others |
 //! | `merge` | rows to rectangles, and the comparison of the two |
+//! | `rollup` | rollups of what is rewritten, in the place of former ones |
 //! | `verify` | reading rows to find those that are damaged |
 //!
 //! One connection, which holds the advisory lock: where it is lost, so is the lock, and whatever was being rewritten is as it was. What is
@@ -12,7 +14,9 @@
 
 mod look;
 mod merge;
+mod retire;
 mod rewrite;
+mod rollup;
 mod verify;
 
 use std::collections::{BTreeMap, HashMap};
@@ -28,10 +32,11 @@ use super::error::{PostgresError, Result};
 use super::pool::Session;
 use super::series::Caches;
 use super::{PostgresStore, live, packed, partitions, slab};
-use crate::model::{GpuId, SeriesId};
+use crate::model::{GpuId, SeriesId, TimeMs};
 use crate::store;
 use crate::store::chunk::Day;
 use crate::store::maintenance::plan::PlannedDay;
+use crate::store::maintenance::retention::HeldDay;
 use crate::store::maintenance::{Batch, DayPlan, DayState, Form, FormSize, Maintenance, Owner, Packed, Scope, Verified};
 
 /// Held by whoever maintains the store.
@@ -69,13 +74,15 @@ pub(super) struct Maintained {
     announced: bool,
     /// Whether slabs were rewritten since the space of such was given back.
     took_slabs: bool,
+    /// Samples before this are expired: their days are not packed any more.
+    floor: Option<TimeMs>,
 }
 
 impl Maintained {
     /// Takes the lock; `None` where somebody else has it. Who is urgent waits, and is made way for.
     pub(super) async fn take(store: &PostgresStore, urgent: bool) -> Result<Option<Self>> {
         let session = store.connections.session().await?.without_time_limit();
-        store.check_id(&session).await?;
+        let floor = store.check_id(&session).await?.floor;
         if urgent {
             session.query(WANT, &[]).await?;
         }
@@ -92,7 +99,8 @@ impl Maintained {
         // The session ends with the maintenance. Reading a large day, or giving back its space, takes as long as it takes.
         let lock_timeout_ms = if urgent { URGENT_LOCK_TIMEOUT_MS } else { LOCK_TIMEOUT_MS };
         session.batch(&format!("SET statement_timeout = 0; SET lock_timeout = '{lock_timeout_ms}ms'")).await?;
-        Ok(Some(Self { session, caches: Arc::clone(&store.caches), lock_timeout_ms, announced: false, took_slabs: false }))
+        let caches = Arc::clone(&store.caches);
+        Ok(Some(Self { session, caches, lock_timeout_ms, announced: false, took_slabs: false, floor }))
     }
 
     async fn vacuum(&self, table: &str, options: &str) -> Result<Option<String>> {
@@ -162,6 +170,9 @@ impl Maintained {
         }
         let Some(packed) = tables.packed else { return Ok(Vec::new()) };
         self.vacuum(&packed, "(ANALYZE)").await?;
+        for (_, rollups) in rollup::partitions_of(&self.session, day.day).await? {
+            self.vacuum(&rollups, "(ANALYZE)").await?;
+        }
         if complete && !day.finished {
             let noted = self.session.batch(&format!("COMMENT ON TABLE {packed} IS '{FINISHED}'")).await;
             if let Err(failed) = noted {
@@ -238,7 +249,10 @@ impl Maintenance for Maintained {
             }
         }
         let due = days.into_values().filter(|(state, has_unpacked, has_packed)| {
-            state.begins() < scope.until && (*has_unpacked || *has_packed && !state.finished && state.is_over(scope.until))
+            let is_expired = self.floor.is_some_and(|floor| state.begins() < floor);
+            !is_expired
+                && state.begins() < scope.until
+                && (*has_unpacked || *has_packed && !state.finished && state.is_over(scope.until))
         });
         Ok(due.map(|(state, ..)| state).collect())
     }
@@ -256,6 +270,7 @@ impl Maintenance for Maintained {
             self.announced = true;
         }
         packed::ensure_partition(&self.session, day.day).await?;
+        rollup::ensure_partitions(&self.session, day.day, batch.samples()).await?;
         self.took_slabs |= batch.rewrites.iter().any(|rewrite| matches!(rewrite.owner, Owner::Block(_)));
         Ok(rewrite::rewrite(&self.session, day.day, &batch.rewrites, scope.max_samples, self.lock_timeout_ms).await?)
     }
@@ -266,12 +281,35 @@ impl Maintenance for Maintained {
 
     async fn bytes(&mut self, day: &DayState) -> store::Result<u64> {
         let tables = [partitions::name_of(day.day), slab::partition_of(day.day), packed::partition_of(day.day)];
+        let rollups = rollup::partitions_of(&self.session, day.day).await?;
+        let tables = tables.into_iter().chain(rollups.into_iter().map(|(_, name)| name));
         let mut bytes = 0;
         for table in tables {
             let rows = self.session.query("SELECT coalesce(pg_total_relation_size(to_regclass($1::text)), 0)", &[&table]).await?;
             bytes += rows.iter().map(|row| row.get::<_, i64>(0).unsigned_abs()).sum::<u64>();
         }
         Ok(bytes)
+    }
+
+    async fn clock(&mut self) -> store::Result<Option<TimeMs>> {
+        let rows = self.session.query("SELECT clock_timestamp()", &[]).await?;
+        Ok(rows.first().map(|row| row.get(0)))
+    }
+
+    async fn held(&mut self, _: Option<TimeMs>) -> store::Result<Vec<HeldDay>> {
+        Ok(retire::held(&self.session).await?)
+    }
+
+    async fn raise_floor(&mut self, floor: TimeMs) -> store::Result<()> {
+        if self.floor < Some(floor) {
+            retire::raise_floor(&self.session, floor).await?;
+            self.floor = Some(floor);
+        }
+        Ok(())
+    }
+
+    async fn drop_day(&mut self, day: &HeldDay) -> store::Result<Option<String>> {
+        Ok(retire::drop_day(&self.session, day, self.lock_timeout_ms).await?)
     }
 
     async fn is_wanted(&mut self) -> store::Result<bool> {

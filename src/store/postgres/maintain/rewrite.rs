@@ -17,13 +17,14 @@ use super::super::pool::Session;
 use super::super::{blocks, chunk, copy, packed, partitions, slab};
 use super::look::{Tables, gpus_of};
 use super::merge::Merge;
+use super::rollup::{self, Rolling};
 use super::series_of;
 use super::verify::{Broken, columns, is_damage, one_by_one};
 use crate::model::{BlockId, GpuId, SeriesId, TimeMs};
 use crate::store::StoreError;
 use crate::store::chunk::Day;
 use crate::store::maintenance::{Form, Owner, Packed, Rewrite};
-use crate::store::packed::Rectangle;
+use crate::store::packed::{Rectangle, Samples};
 
 /// Attempts at a transaction that loses against another one.
 const ATTEMPTS: u32 = 4;
@@ -162,13 +163,15 @@ impl Work<'_> {
 
     async fn attempt(&self, session: &Session) -> Result<Attempt> {
         let tables = Tables::of(session, self.day).await?;
+        let rollups = rollup::partitions_of(session, self.day).await?;
+        let locked: Vec<String> = std::iter::once(tables.list()).chain(rollups.iter().map(|(_, name)| name.clone())).collect();
         // The rows are found by their index, whatever the statistics of a table say that was filled and emptied an hour ago.
         session
             .batch(&format!(
                 "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL lock_timeout = '{}ms'; SET LOCAL enable_seqscan = off; \
                  LOCK TABLE ONLY {} IN ROW EXCLUSIVE MODE",
                 self.lock_timeout_ms,
-                tables.list()
+                locked.join(", ONLY ")
             ))
             .await?;
         let blocks: BTreeSet<BlockId> = self.rewrites.iter().map(|rewrite| rewrite.owner.block()).collect();
@@ -189,7 +192,10 @@ impl Work<'_> {
             session.batch("ROLLBACK").await?;
             return Ok(Attempt::Done(Packed::default()));
         }
-        let done = self.put(session, &packed::partition_of(self.day), taken).await?;
+        let is_whole = self.without.is_empty() && self.rewrites.iter().all(|rewrite| rewrite.ids.is_none());
+        let gpus: Vec<GpuId> = taken.merges.keys().copied().collect();
+        let rolling = Rolling::new(session, rollups, &gpus, self.day, self.span(), is_whole).await?;
+        let done = self.put(session, &packed::partition_of(self.day), taken, rolling).await?;
         session.batch("COMMIT").await?;
         Ok(Attempt::Done(done))
     }
@@ -341,7 +347,7 @@ impl Work<'_> {
     }
 
     /// Packs what was taken, writes it, and counts it on the server.
-    async fn put(&self, session: &Session, table: &str, taken: Taken) -> Result<Packed> {
+    async fn put(&self, session: &Session, table: &str, taken: Taken, mut rolling: Rolling) -> Result<Packed> {
         let damaged: Vec<i64> = {
             let mut ids: Vec<i64> = self.without.iter().map(|broken| broken.id).collect();
             ids.sort_unstable();
@@ -353,7 +359,8 @@ impl Work<'_> {
         for (gpu, merge) in taken.merges {
             done.samples += merge.samples;
             samples.insert(gpu, merge.samples);
-            rectangles.extend(merge.pack(gpu, &damaged).map_err(|what| self.refused(session, gpu, &what))?);
+            let mut seen = |all: &[Samples]| rolling.roll(gpu, all);
+            rectangles.extend(merge.pack(gpu, &damaged, &mut seen).map_err(|what| self.refused(session, gpu, &what))?);
             // Packing takes a while, and others wait for this thread.
             tokio::task::yield_now().await;
         }
@@ -380,6 +387,7 @@ impl Work<'_> {
                 &format!("{samples} samples were taken, and {put} are there: nothing was changed"),
             ));
         }
+        rolling.put(session).await?;
         Ok(done)
     }
 

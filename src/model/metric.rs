@@ -1,5 +1,7 @@
 //! The DCGM metric catalogue: what dcgm-exporter's shipped field lists export, with unit, kind and plausible range.
 
+use super::names::catalogue_name;
+
 /// How a metric behaves.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum MetricKind {
@@ -41,12 +43,11 @@ const fn counter(name: &'static str, unit: &'static str, range: (f64, f64), desc
 }
 
 /// Sorted by name: [`metric`] searches it by halves.
-static CATALOGUE: [Metric; 84] = [
+static CATALOGUE: [Metric; 83] = [
     gauge("DCGM_FI_DEV_BAR1_FREE", "MiB", POSITIVE, "BAR1 address space that is free"),
     gauge("DCGM_FI_DEV_BAR1_USED", "MiB", POSITIVE, "BAR1 address space that is mapped"),
     counter("DCGM_FI_DEV_BOARD_LIMIT_VIOLATION", "us", POSITIVE, "Time during which the board's limit held the clocks down"),
     gauge("DCGM_FI_DEV_CLOCKS_EVENT_REASONS", "", POSITIVE, "Bit mask of what holds the clocks down at present"),
-    gauge("DCGM_FI_DEV_CLOCK_THROTTLE_REASONS", "", POSITIVE, "Bit mask of what holds the clocks down at present (older name)"),
     gauge("DCGM_FI_DEV_COMPUTE_MODE", "", POSITIVE, "Compute mode: 0 shared, 2 prohibited, 3 one process"),
     counter("DCGM_FI_DEV_CORRECTABLE_REMAPPED_ROWS", "", POSITIVE, "Memory rows replaced after correctable errors"),
     gauge("DCGM_FI_DEV_COUNT", "", POSITIVE, "GPUs in the host"),
@@ -128,35 +129,8 @@ static CATALOGUE: [Metric; 84] = [
     gauge("DCGM_FI_PROF_SM_OCCUPANCY", "", RATIO, "Warps at home on a multiprocessor, as a share of the most it can hold"),
 ];
 
-/// The names of dcgm-exporter before version 2, sorted, and what they are called since.
-static ALIASES: [(&str, &str); 23] = [
-    ("dcgm_dec_utilization", "DCGM_FI_DEV_DEC_UTIL"),
-    ("dcgm_ecc_dbe_volatile_total", "DCGM_FI_DEV_ECC_DBE_VOL_TOTAL"),
-    ("dcgm_ecc_sbe_volatile_total", "DCGM_FI_DEV_ECC_SBE_VOL_TOTAL"),
-    ("dcgm_enc_utilization", "DCGM_FI_DEV_ENC_UTIL"),
-    ("dcgm_fb_free", "DCGM_FI_DEV_FB_FREE"),
-    ("dcgm_fb_used", "DCGM_FI_DEV_FB_USED"),
-    ("dcgm_fi_prof_gr_engine_active", "DCGM_FI_PROF_GR_ENGINE_ACTIVE"),
-    ("dcgm_gpu_temp", "DCGM_FI_DEV_GPU_TEMP"),
-    ("dcgm_gpu_utilization", "DCGM_FI_DEV_GPU_UTIL"),
-    ("dcgm_mem_copy_utilization", "DCGM_FI_DEV_MEM_COPY_UTIL"),
-    ("dcgm_memory_clock", "DCGM_FI_DEV_MEM_CLOCK"),
-    ("dcgm_memory_temp", "DCGM_FI_DEV_MEMORY_TEMP"),
-    ("dcgm_nvlink_bandwidth_total", "DCGM_FI_DEV_NVLINK_BANDWIDTH_TOTAL"),
-    ("dcgm_pcie_replay_counter", "DCGM_FI_DEV_PCIE_REPLAY_COUNTER"),
-    ("dcgm_power_usage", "DCGM_FI_DEV_POWER_USAGE"),
-    ("dcgm_power_violation", "DCGM_FI_DEV_POWER_VIOLATION"),
-    ("dcgm_retired_pages_dbe", "DCGM_FI_DEV_RETIRED_DBE"),
-    ("dcgm_retired_pages_pending", "DCGM_FI_DEV_RETIRED_PENDING"),
-    ("dcgm_retired_pages_sbe", "DCGM_FI_DEV_RETIRED_SBE"),
-    ("dcgm_sm_clock", "DCGM_FI_DEV_SM_CLOCK"),
-    ("dcgm_thermal_violation", "DCGM_FI_DEV_THERMAL_VIOLATION"),
-    ("dcgm_total_energy_consumption", "DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION"),
-    ("dcgm_xid_errors", "DCGM_FI_DEV_XID_ERRORS"),
-];
-
 /// Metrics of which each bit of a value says something of its own.
-const MASKS: [&str; 2] = ["DCGM_FI_DEV_CLOCKS_EVENT_REASONS", "DCGM_FI_DEV_CLOCK_THROTTLE_REASONS"];
+const MASKS: [&str; 1] = ["DCGM_FI_DEV_CLOCKS_EVENT_REASONS"];
 
 impl Metric {
     /// Whether its values are masks of bits.
@@ -166,22 +140,16 @@ impl Metric {
     }
 }
 
-/// The metrics that have further names, with those, sorted by the further name.
-#[must_use]
-pub fn aliases() -> &'static [(&'static str, &'static str)] {
-    &ALIASES
-}
-
 /// Every metric the catalogue knows, sorted by name.
 #[must_use]
 pub fn catalogue() -> &'static [Metric] {
     &CATALOGUE
 }
 
-/// One metric by name, the old names included.
+/// One metric by any of its names.
 #[must_use]
 pub fn metric(name: &str) -> Option<&'static Metric> {
-    let name = ALIASES.binary_search_by(|(old, _)| (*old).cmp(name)).map_or(name, |at| ALIASES[at].1);
+    let name = catalogue_name(name);
     CATALOGUE.binary_search_by(|known| known.name.cmp(name)).ok().map(|at| &CATALOGUE[at])
 }
 
@@ -192,14 +160,11 @@ mod tests {
     #[test]
     fn every_metric_is_found_by_its_names() {
         assert!(catalogue().windows(2).all(|pair| pair[0].name < pair[1].name), "sorted, each once");
-        assert!(ALIASES.windows(2).all(|pair| pair[0].0 < pair[1].0), "sorted, each once");
         for known in catalogue() {
             assert_eq!(metric(known.name).map(|m| m.name), Some(known.name));
             assert!(known.range.0 < known.range.1 && !known.description.is_empty());
         }
-        for (old, new) in ALIASES {
-            assert_eq!(metric(old).map(|m| m.name), Some(new));
-        }
+        assert_eq!(metric("dcgm_gpu_temp").map(|m| m.name), Some("DCGM_FI_DEV_GPU_TEMP"));
         assert!(metric("DCGM_FI_DEV").is_none());
         assert!(metric("").is_none());
     }

@@ -3,6 +3,7 @@
 pub mod exact;
 mod id;
 mod metric;
+mod names;
 mod partition;
 mod reason;
 mod rows;
@@ -11,7 +12,8 @@ mod time;
 mod value;
 
 pub use id::{BlockId, DictionaryId, Digest, FamilyId, GpuId, GroupId, SeriesId, SourceId};
-pub use metric::{Metric, MetricKind, aliases, catalogue, metric};
+pub use metric::{Metric, MetricKind, catalogue, metric};
+pub use names::{aliases, catalogue_name, names_of};
 pub use partition::{Partition, Partitions};
 pub use reason::Reason;
 pub use rows::{Position, RowRange, RowSet};

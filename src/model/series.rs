@@ -1,6 +1,6 @@
 //! A series: one metric of one GPU (or MIG slice) as one workload used it.
 
-use super::Digest;
+use super::{Digest, names_of};
 
 /// The GPU behind a series, as its export describes it. Attributes are part of the identity: a GPU that moves to another host
 /// or gets another driver is a new row, and history keeps what was true then.
@@ -29,7 +29,7 @@ pub struct Gpu {
 /// One series.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Series {
-    /// The metric's name, as the export has it.
+    /// The metric's name, as the export has it: one of the names of the metric.
     pub metric: String,
     /// The GPU.
     pub gpu: Gpu,
@@ -93,12 +93,24 @@ impl Series {
         self.gpu.text_bytes() + own + labels
     }
 
-    /// The identity of the series in a cluster.
+    /// The identity of the series in a cluster, under the name by which its metric came.
     #[must_use]
     pub fn key(&self, cluster: &str) -> Digest {
+        self.key_under(cluster, &self.metric)
+    }
+
+    /// The identity of the series under each name of its metric: first the one by which it came, then the catalogue's. Where a store has
+    /// it under one of them, it is that series.
+    #[must_use]
+    pub fn keys(&self, cluster: &str) -> Vec<Digest> {
+        let others = names_of(&self.metric).iter().filter(|name| **name != self.metric);
+        std::iter::once(self.metric.as_str()).chain(others.copied()).map(|name| self.key_under(cluster, name)).collect()
+    }
+
+    fn key_under(&self, cluster: &str, metric: &str) -> Digest {
         let gpu = self.gpu.key(cluster).to_bytes();
         let mut parts: Vec<&[u8]> =
-            vec![&gpu, self.metric.as_bytes(), self.namespace.as_bytes(), self.pod.as_bytes(), self.container.as_bytes()];
+            vec![&gpu, metric.as_bytes(), self.namespace.as_bytes(), self.pod.as_bytes(), self.container.as_bytes()];
         for (name, value) in &self.labels {
             parts.push(name.as_bytes());
             parts.push(value.as_bytes());

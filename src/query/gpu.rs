@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::budget::{Held, Lease, row_bytes};
 use super::{CatalogueEntry, GpuFilter, GpuSummary, Page, Query, QueryError, Result};
-use crate::model::{GpuId, SeriesId, TimeMs};
+use crate::model::{GpuId, SeriesId, TimeMs, catalogue_name, names_of};
 use crate::store::{SeriesFilter, SeriesRow};
 
 /// Rows that one id may have in the table of GPUs: descriptions of one board over its life, its slices.
@@ -86,14 +86,18 @@ impl Query {
         }
     }
 
-    /// Every series that a filter finds, by id.
+    /// Every series that a filter finds, by id. Their metrics may be asked for by any of their names, and have the name that was asked for; else
+    /// the catalogue's.
     pub(super) async fn all_series(&self, filter: &SeriesFilter, lease: &mut Lease) -> Result<Vec<SeriesRow>> {
         let (mut all, mut bytes): (Vec<SeriesRow>, usize) = (Vec::new(), 0);
+        let asked = &filter.metrics;
+        let filter = &SeriesFilter { metrics: every_name(asked), ..filter.clone() };
         loop {
             let after = all.last().map_or(SeriesId::default(), |last| last.id);
             let limit = lease.next_read(SERIES_PAGE);
-            let some = self.reader.series(filter, after, limit).await?;
+            let mut some = self.reader.series(filter, after, limit).await?;
             let done = limit.is_end(&some);
+            some.iter_mut().for_each(|series| say_as_asked(asked, &mut series.metric));
             bytes += row_bytes(&some);
             all.extend(some);
             lease.hold(Held::Series, bytes).await?;
@@ -129,5 +133,23 @@ impl Query {
         names.dedup();
         let rows = names.iter().map(|name| CatalogueEntry::of(name, true)).collect();
         Ok(Page { rows, next: None, _lease: Some(lease) })
+    }
+}
+
+/// The names by which a store may have these metrics.
+fn every_name(asked: &[String]) -> Vec<String> {
+    let mut names: Vec<String> = asked.to_vec();
+    names.extend(asked.iter().flat_map(|name| names_of(name)).map(|name| (*name).to_owned()));
+    names.sort_unstable();
+    names.dedup();
+    names
+}
+
+/// Gives a metric the name by which it was asked for, or the catalogue's.
+fn say_as_asked(asked: &[String], metric: &mut String) {
+    let name = catalogue_name(metric);
+    let said = asked.iter().find(|asked| catalogue_name(asked) == name).map_or(name, String::as_str);
+    if said != metric {
+        *metric = said.to_owned();
     }
 }

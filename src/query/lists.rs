@@ -9,7 +9,7 @@ use super::{
     ClusterParam, ClusterSummary, FilterParams, GpuFilter, GpuPlace, GpuSummary, HostSummary, Page, PageParams, Params, Query,
     Result, WholeNumber, cursor,
 };
-use crate::model::{self, MetricKind};
+use crate::model::{self, MetricKind, catalogue_name};
 use crate::store::{Limit, Texts};
 
 /// Names of metrics that are read at once.
@@ -232,7 +232,7 @@ impl Query {
             }
         }
         let mut all: BTreeMap<String, bool> = model::catalogue().iter().map(|m| (m.name.to_owned(), false)).collect();
-        all.extend(stored.into_iter().map(|name| (name, true)));
+        all.extend(stored.into_iter().map(|name| (catalogue_name(&name).to_owned(), true)));
         let rows = all.into_iter().map(|(name, stored)| CatalogueEntry::of(&name, stored)).collect();
         Ok(Page { rows, next: None, _lease: Some(lease) })
     }

@@ -125,7 +125,8 @@ impl Lab {
 
     /// Samples were packed meanwhile, and everything can be read, before and after the rest is packed.
     fn pack(&mut self) {
-        let packed: i64 = self.query("SELECT coalesce(sum(n::int8 * k), 0)::int8 FROM sample_packed").first().map_or(0, |row| row.get(0));
+        let packed: i64 =
+            self.query("SELECT coalesce(sum(n::int8 * k), 0)::int8 FROM sample_packed").first().map_or(0, |row| row.get(0));
         if packed == 0 {
             self.problem("no sample was packed in the background".to_owned());
         }

@@ -57,10 +57,15 @@ async fn every_panel_has_an_answer() {
     for (title, sql) in statements {
         let sql = filled_in(&sql, now.plus_millis(-3_600_000), now);
         let answer = client.simple_query(&sql).await.unwrap_or_else(|error| panic!("{title}: {error:?}\n{sql}"));
-        let rows: Vec<_> =
-            answer.iter().filter_map(|message| if let SimpleQueryMessage::Row(row) = message { Some(row) } else { None }).collect();
+        let rows: Vec<_> = answer
+            .iter()
+            .filter_map(|message| if let SimpleQueryMessage::Row(row) = message { Some(row) } else { None })
+            .collect();
         assert!(!rows.is_empty(), "{title}: no rows\n{sql}");
-        assert!(rows.iter().all(|row| row.columns().iter().zip(0..).any(|(_, at)| row.get(at).is_some())), "{title}: only nulls\n{sql}");
+        assert!(
+            rows.iter().all(|row| row.columns().iter().zip(0..).any(|(_, at)| row.get(at).is_some())),
+            "{title}: only nulls\n{sql}"
+        );
     }
     owner.batch_execute(&format!("DROP OWNED BY {role}; DROP ROLE {role}")).await.expect("dropped");
 }

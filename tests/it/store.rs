@@ -6,6 +6,7 @@ mod damaged;
 mod diagnose;
 mod histories;
 mod maintenance;
+mod names;
 mod once;
 mod packed;
 mod pooler;
@@ -60,6 +61,7 @@ macro_rules! suite {
             reading::a_gpu_described_anew_is_one_gpu,
             reading::chunks_come_by_their_borders,
             reading::the_newest_sample_is_the_later_one,
+            names::a_metric_is_stored_once_whatever_it_is_called,
         }
 
         #[test]

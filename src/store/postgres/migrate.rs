@@ -342,7 +342,7 @@ async fn name_kinds(session: &Session) -> Result<()> {
         MetricKind::Gauge => "gauge",
     };
     let own = catalogue().iter().map(|metric| (metric.name, kind(metric)));
-    let further = aliases().iter().filter_map(|(alias, name)| Some((*alias, kind(metric(name)?))));
+    let further = aliases().filter_map(|(alias, name)| Some((alias, kind(metric(name)?))));
     let (names, kinds): (Vec<&str>, Vec<&str>) = own.chain(further).unzip();
     session
         .execute(

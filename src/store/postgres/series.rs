@@ -202,7 +202,7 @@ async fn resolve_dictionary(
         live::announce(session, caches).await?;
         let mut learned = HashMap::new();
         if has_former_series(session, caches, epoch).await? {
-            learned = select_series(session, &missing).await?;
+            learned = select_series(session, cluster, dictionary, &missing).await?;
             missing.retain(|key, _| !learned.contains_key(key));
         }
         if !missing.is_empty() {
@@ -231,10 +231,19 @@ async fn has_former_series(session: &Session, caches: &Caches, epoch: u64) -> Re
     Ok(some)
 }
 
-async fn select_series(session: &Session, wanted: &BTreeMap<u128, usize>) -> Result<HashMap<u128, Ids>> {
-    let keys: Vec<Digest> = wanted.keys().map(|key| Digest::from_u128(*key)).collect();
+/// Those of these series that are in the table `series`, under whichever name of their metric.
+async fn select_series(
+    session: &Session,
+    cluster: &str,
+    dictionary: &Dictionary,
+    wanted: &BTreeMap<u128, usize>,
+) -> Result<HashMap<u128, Ids>> {
+    let names: Vec<(u128, Vec<Digest>)> =
+        wanted.iter().filter_map(|(key, index)| Some((*key, dictionary.get(*index)?.keys(cluster)))).collect();
+    let keys: Vec<Digest> = names.iter().flat_map(|(_, keys)| keys).copied().collect();
     let rows = session.query("SELECT key, id, gpu_id FROM series WHERE key = ANY($1)", &[&keys]).await?;
-    Ok(rows.iter().map(|row| (row.get::<_, Digest>(0).to_u128(), Ids { series: row.get(1), gpu: row.get(2) })).collect())
+    let ids: HashMap<Digest, Ids> = rows.iter().map(|row| (row.get(0), Ids { series: row.get(1), gpu: row.get(2) })).collect();
+    Ok(names.iter().filter_map(|(key, keys)| Some((*key, *keys.iter().find_map(|key| ids.get(key))?))).collect())
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use super::error::Result;
 use super::pool::Session;
 use super::types::clean;
 use crate::batch::Dictionary;
-use crate::model::{Digest, Gpu, GpuId, Series, SeriesId};
+use crate::model::{Digest, Gpu, GpuId, Series, SeriesId, catalogue_name, names_of};
 use crate::store::chunk::Ids;
 
 /// Series of a set, at most.
@@ -66,12 +66,49 @@ impl Workload {
     }
 }
 
+/// A metric by the catalogue's name, and the name by which it came.
+struct Metric {
+    name: String,
+    alias: String,
+}
+
+impl Metric {
+    fn of(alias: String) -> Self {
+        Self { name: catalogue_name(&alias).to_owned(), alias }
+    }
+
+    fn key(&self) -> Digest {
+        Self::key_of(&self.name, &self.alias)
+    }
+
+    fn key_of(name: &str, alias: &str) -> Digest {
+        Digest::of_parts(&[name.as_bytes(), alias.as_bytes()])
+    }
+
+    /// The keys of the same metric, by whichever name it came.
+    fn keys(&self) -> Vec<Digest> {
+        let others = names_of(&self.name).iter().filter(|name| **name != self.alias);
+        std::iter::once(self.alias.as_str()).chain(others.copied()).map(|alias| Self::key_of(&self.name, alias)).collect()
+    }
+}
+
+/// The ids of a metric: first the one that it has by the name by which it came, then those by its other names. A set has one of them.
+type MetricIds = Vec<i32>;
+
 /// A series to be found, by the keys of what it consists of.
 struct Wanted {
     key: u128,
     gpu: u128,
     workload: Option<u128>,
-    metric: u128,
+    metric: Digest,
+}
+
+/// A series to be found, by the ids of what it consists of.
+struct Sought {
+    key: u128,
+    gpu: GpuId,
+    workload: i32,
+    metric: Digest,
 }
 
 /// Series to be found, and what they consist of, each once.
@@ -80,7 +117,7 @@ struct Parts {
     series: Vec<Wanted>,
     gpus: BTreeMap<u128, Gpu>,
     workloads: BTreeMap<u128, Workload>,
-    metrics: BTreeMap<u128, String>,
+    metrics: BTreeMap<Digest, Metric>,
 }
 
 impl Parts {
@@ -90,22 +127,15 @@ impl Parts {
             let Some(mut series) = dictionary.get(*index) else { continue };
             let gpu = series.gpu.key(cluster).to_u128();
             parts.gpus.entry(gpu).or_insert_with(|| std::mem::take(&mut series.gpu));
-            let metric = Digest::of_parts(&[series.metric.as_bytes(), series.metric.as_bytes()]).to_u128();
-            parts.metrics.entry(metric).or_insert_with(|| std::mem::take(&mut series.metric));
+            let metric = Metric::of(std::mem::take(&mut series.metric));
+            let metric_key = metric.key();
+            parts.metrics.entry(metric_key).or_insert(metric);
             let workload = Workload::of(series).map(|workload| (workload.key(), workload));
-            parts.series.push(Wanted { key: *key, gpu, workload: workload.as_ref().map(|(key, _)| *key), metric });
+            parts.series.push(Wanted { key: *key, gpu, workload: workload.as_ref().map(|(key, _)| *key), metric: metric_key });
             parts.workloads.extend(workload);
         }
         parts
     }
-}
-
-/// Series to be found, by the ids of what they consist of.
-struct Found {
-    /// Key of the series, GPU, workload, metric.
-    series: Vec<(u128, GpuId, i32, i32)>,
-    gpus: Vec<GpuId>,
-    workloads: Vec<i32>,
 }
 
 /// A set.
@@ -116,8 +146,8 @@ struct Set {
 }
 
 impl Set {
-    fn series(&self, metric: i32) -> Option<SeriesId> {
-        let place = self.metrics.iter().position(|known| *known == metric)?;
+    fn series(&self, metric: &MetricIds) -> Option<SeriesId> {
+        let place = self.metrics.iter().position(|known| metric.contains(known))?;
         Some(SeriesId::from_store(self.id * PLACES as i64 + place as i64))
     }
 }
@@ -137,40 +167,38 @@ pub(super) async fn resolve(
     let metrics = metric_ids(session, &parts.metrics).await?;
     let workloads = workload_ids(session, &parts.workloads).await?;
     let vanished = || session.unavailable("what a series consists of vanished while it was registered".to_owned());
-    let mut series = Vec::with_capacity(parts.series.len());
+    let mut sought = Vec::with_capacity(parts.series.len());
     for Wanted { key, gpu, workload, metric } in &parts.series {
         let workload = match workload {
             Some(key) => *workloads.get(key).ok_or_else(vanished)?,
             None => NO_WORKLOAD,
         };
-        let (gpu, metric) = (gpus.get(gpu).ok_or_else(vanished)?, metrics.get(metric).ok_or_else(vanished)?);
-        series.push((*key, *gpu, workload, *metric));
+        sought.push(Sought { key: *key, gpu: *gpus.get(gpu).ok_or_else(vanished)?, workload, metric: *metric });
     }
-    drop(parts);
-    let found = Found {
-        gpus: series.iter().map(|(_, gpu, ..)| *gpu).collect::<BTreeSet<_>>().into_iter().collect(),
-        workloads: series.iter().map(|(_, _, workload, _)| *workload).collect::<BTreeSet<_>>().into_iter().collect(),
-        series,
-    };
-    let sets = select_sets(session, &found.gpus, &found.workloads).await?;
-    let mut ids = ids_of(&found.series, &sets);
-    if ids.len() < found.series.len() {
-        let missing: Vec<_> = found.series.into_iter().filter(|(key, ..)| !ids.contains_key(key)).collect();
-        let sets = register(session, &missing, &found.workloads).await?;
-        ids.extend(ids_of(&missing, &sets));
+    let sets = select_sets(session, &sought).await?;
+    let mut ids = ids_of(&sought, &sets, &metrics);
+    sought.retain(|series| !ids.contains_key(&series.key));
+    if !sought.is_empty() {
+        let (sets, metrics) = register(session, &sought, &parts.metrics).await?;
+        ids.extend(ids_of(&sought, &sets, &metrics));
     }
     Ok(ids)
 }
 
-fn ids_of(series: &[(u128, GpuId, i32, i32)], sets: &Sets) -> HashMap<u128, Ids> {
-    let find = |(key, gpu, workload, metric): &(u128, GpuId, i32, i32)| {
-        let series = sets.get(&(*gpu, *workload))?.iter().find_map(|set| set.series(*metric))?;
-        Some((*key, Ids { series, gpu: *gpu }))
+fn ids_of(sought: &[Sought], sets: &Sets, metrics: &HashMap<Digest, MetricIds>) -> HashMap<u128, Ids> {
+    let find = |of: &Sought| {
+        let metric = metrics.get(&of.metric)?;
+        let series = sets.get(&(of.gpu, of.workload))?.iter().find_map(|set| set.series(metric))?;
+        Some((of.key, Ids { series, gpu: of.gpu }))
     };
-    series.iter().filter_map(find).collect()
+    sought.iter().filter_map(find).collect()
 }
 
-async fn select_sets(session: &Session, gpus: &[GpuId], workloads: &[i32]) -> Result<Sets> {
+/// The sets of the GPUs and workloads of these series.
+async fn select_sets(session: &Session, sought: &[Sought]) -> Result<Sets> {
+    let gpus: BTreeSet<GpuId> = sought.iter().map(|series| series.gpu).collect();
+    let workloads: BTreeSet<i32> = sought.iter().map(|series| series.workload).collect();
+    let (gpus, workloads): (Vec<GpuId>, Vec<i32>) = (gpus.into_iter().collect(), workloads.into_iter().collect());
     let mut sets = Sets::new();
     for row in session.query(SELECT_SETS, &[&gpus, &workloads]).await? {
         let set = Set { id: row.get(0), metrics: row.get(3) };
@@ -179,22 +207,30 @@ async fn select_sets(session: &Session, gpus: &[GpuId], workloads: &[i32]) -> Re
     Ok(sets)
 }
 
-/// Adds what is missing, and returns the sets of the GPUs concerned.
-async fn register(session: &Session, missing: &[(u128, GpuId, i32, i32)], workloads: &[i32]) -> Result<Sets> {
-    let gpus: Vec<GpuId> = missing.iter().map(|(_, gpu, ..)| *gpu).collect::<BTreeSet<_>>().into_iter().collect();
+/// Adds what is missing; returns the sets of the GPUs concerned, and the ids of metrics.
+async fn register(
+    session: &Session,
+    missing: &[Sought],
+    metrics: &BTreeMap<Digest, Metric>,
+) -> Result<(Sets, HashMap<Digest, MetricIds>)> {
+    let gpus: Vec<GpuId> = missing.iter().map(|series| series.gpu).collect::<BTreeSet<_>>().into_iter().collect();
     insert_blocks(session, &gpus).await?;
     // What is updated is found by the index, too.
     session.batch("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL enable_seqscan = off").await?;
     if session.query(LOCK_GPUS, &[&gpus]).await?.len() < gpus.len() {
         return Err(session.unavailable("a GPU vanished while its series were registered".to_owned()));
     }
-    let mut sets = select_sets(session, &gpus, workloads).await?;
-    let mut metrics: BTreeMap<(GpuId, i32), BTreeSet<i32>> = BTreeMap::new();
-    for (_, gpu, workload, metric) in missing {
-        metrics.entry((*gpu, *workload)).or_default().insert(*metric);
+    // Whoever had the locks before may have added a metric by another of its names.
+    let metrics = metric_ids(session, metrics).await?;
+    let mut sets = select_sets(session, missing).await?;
+    let mut of_sets: BTreeMap<(GpuId, i32), Vec<&MetricIds>> = BTreeMap::new();
+    for series in missing {
+        let ids = metrics.get(&series.metric);
+        let ids = ids.ok_or_else(|| session.unavailable("a metric vanished while its series were registered".to_owned()))?;
+        of_sets.entry((series.gpu, series.workload)).or_default().push(ids);
     }
     let (mut grown, mut new) = (Vec::new(), Vec::new());
-    for (of, metrics) in metrics {
+    for (of, metrics) in of_sets {
         let growth = grow(sets.entry(of).or_default(), metrics);
         grown.extend(growth.grown);
         new.extend(growth.new.into_iter().map(|metrics| (of, metrics)));
@@ -205,7 +241,7 @@ async fn register(session: &Session, missing: &[(u128, GpuId, i32, i32)], worklo
         sets.entry(of).or_default().push(set);
     }
     session.batch("COMMIT").await?;
-    Ok(sets)
+    Ok((sets, metrics))
 }
 
 /// What becomes of the sets of a GPU and workload.
@@ -218,9 +254,13 @@ struct Growth {
 }
 
 /// Adds metrics to the sets of a GPU and workload. Those that come together are in the order of their ids, so that lists are alike.
-fn grow(sets: &mut [Set], metrics: BTreeSet<i32>) -> Growth {
-    let mut missing =
-        metrics.into_iter().filter(|metric| !sets.iter().any(|set| set.metrics.contains(metric))).collect::<Vec<_>>();
+fn grow(sets: &mut [Set], mut metrics: Vec<&MetricIds>) -> Growth {
+    metrics.sort_unstable();
+    let mut missing: Vec<i32> = Vec::new();
+    for ids in metrics {
+        let is_known = sets.iter().flat_map(|set| &set.metrics).chain(&missing).any(|known| ids.contains(known));
+        missing.extend(ids.first().filter(|_| !is_known));
+    }
     let mut growth = Growth::default();
     for set in sets {
         let room = PLACES.saturating_sub(set.metrics.len()).min(missing.len());
@@ -354,26 +394,30 @@ fn pieces<T>(rows: Vec<T>, bytes: impl Fn(&T) -> usize) -> Vec<Vec<T>> {
     pieces
 }
 
-async fn metric_ids(session: &Session, metrics: &BTreeMap<u128, String>) -> Result<HashMap<u128, i32>> {
-    let keys: Vec<Digest> = metrics.keys().map(|key| Digest::from_u128(*key)).collect();
-    let mut found = ids_by_key(session, "metric", &keys).await?;
-    let new = missing(&keys, &found);
-    let rows = new.iter().filter_map(|key| Some((*key, metrics.get(&key.to_u128())?))).collect();
-    for piece in pieces(rows, |(_, name): &(Digest, &String)| name.len()) {
+async fn metric_ids(session: &Session, metrics: &BTreeMap<Digest, Metric>) -> Result<HashMap<Digest, MetricIds>> {
+    let keys: BTreeSet<Digest> = metrics.values().flat_map(Metric::keys).collect();
+    let keys: Vec<Digest> = keys.into_iter().collect();
+    let mut found: HashMap<u128, i32> = ids_by_key(session, "metric", &keys).await?;
+    let own: Vec<Digest> = metrics.keys().copied().collect();
+    let new = missing(&own, &found);
+    let rows = new.iter().filter_map(|key| Some((*key, metrics.get(key)?))).collect();
+    for piece in pieces(rows, |(_, metric): &(Digest, &Metric)| metric.name.len() + metric.alias.len()) {
         let keys: Vec<Digest> = piece.iter().map(|(key, _)| *key).collect();
-        let names: Vec<String> = piece.iter().map(|(_, name)| clean(name).into_owned()).collect();
+        let text =
+            |of: fn(&Metric) -> &String| piece.iter().map(|(_, metric)| clean(of(metric)).into_owned()).collect::<Vec<_>>();
         session
             .execute(
-                "INSERT INTO metric (key, name, alias) SELECT n.key, n.name, n.name FROM unnest($1::uuid[], $2::text[]) AS n (key, name) \
+                "INSERT INTO metric (key, name, alias) SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[]) AS n (key, name, alias) \
                   ORDER BY n.key ON CONFLICT (key) DO NOTHING",
-                &[&keys, &names],
+                &[&keys, &text(|metric| &metric.name), &text(|metric| &metric.alias)],
             )
             .await?;
     }
     if !new.is_empty() {
-        found.extend(ids_by_key(session, "metric", &new).await?);
+        found.extend(ids_by_key(session, "metric", &keys).await?);
     }
-    Ok(found)
+    let of = |metric: &Metric| metric.keys().iter().filter_map(|key| found.get(&key.to_u128()).copied()).collect();
+    Ok(metrics.iter().map(|(key, metric)| (*key, of(metric))).collect())
 }
 
 async fn workload_ids(session: &Session, workloads: &BTreeMap<u128, Workload>) -> Result<HashMap<u128, i32>> {
@@ -478,15 +522,19 @@ mod tests {
 
     #[test]
     fn sets_grow_at_their_end() {
+        let of = |ids: &[i32]| ids.iter().map(|id| vec![*id]).collect::<Vec<MetricIds>>();
         let mut sets = [set(1, 1..=64), set(2, [70, 66].into_iter())];
-        let growth = grow(&mut sets, [90, 3, 66, 68].into());
+        let growth = grow(&mut sets, of(&[90, 3, 66, 68, 90]).iter().collect());
         assert_eq!(growth, Growth { grown: vec![set(2, [70, 66, 68, 90].into_iter())], new: Vec::new() });
-        assert_eq!(grow(&mut sets, [3, 68].into()), Growth::default(), "they are there");
-        let growth = grow(&mut sets, (1..200).collect());
+        assert_eq!(grow(&mut sets, of(&[3, 68]).iter().collect()), Growth::default(), "they are there");
+        assert_eq!(grow(&mut sets, vec![&vec![200, 90], &vec![70, 201]]), Growth::default(), "by another name");
+        let growth = grow(&mut sets, of(&(1..200).collect::<Vec<_>>()).iter().collect());
         assert_eq!(growth.grown.len(), 1);
         assert_eq!(sets[1].metrics[..4], [70, 66, 68, 90]);
         assert_eq!(growth.new.iter().map(Vec::len).collect::<Vec<_>>(), [64, 7]);
         let all: BTreeSet<i32> = sets.iter().map(|set| &set.metrics).chain(&growth.new).flatten().copied().collect();
         assert_eq!((all.len(), sets[1].metrics.len()), (199, 64), "each once");
+        let growth = grow(&mut [], vec![&vec![5, 6], &vec![6, 5]]);
+        assert_eq!(growth.new, [[5]], "two names that come together");
     }
 }

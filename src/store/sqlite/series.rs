@@ -5,7 +5,7 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 use super::connections::SeriesIds;
 use super::error::Result;
 use crate::batch::Dictionary;
-use crate::model::{Gpu, GpuId, Series, SeriesId};
+use crate::model::{Gpu, GpuId, Series, SeriesId, catalogue_name};
 use crate::store::Incoming;
 use crate::store::chunk::{Ids, Resolved};
 use crate::store::text::clean;
@@ -35,22 +35,26 @@ fn of_dictionary(connection: &Connection, known: &mut SeriesIds, cluster: &str, 
             if let Some(ids) = known.get(&key) {
                 return Ok(*ids);
             }
-            let ids = find_or_add(connection, cluster, key, &series)?;
+            let ids = find_or_add(connection, cluster, &series)?;
             known.insert(key, ids);
             Ok(ids)
         })
         .collect()
 }
 
-fn find_or_add(connection: &Connection, cluster: &str, key: u128, series: &Series) -> Result<Ids> {
-    let key = key.to_be_bytes();
-    let found = connection
-        .prepare_cached("SELECT id, gpu_id FROM series WHERE key = ?1")?
-        .query_row([&key[..]], |row| Ok(Ids { series: row.get(0)?, gpu: row.get(1)? }))
-        .optional()?;
-    if let Some(ids) = found {
-        return Ok(ids);
+/// Finds a series under whichever name of its metric it is there; a new one is added under the catalogue's.
+fn find_or_add(connection: &Connection, cluster: &str, series: &Series) -> Result<Ids> {
+    for key in series.keys(cluster) {
+        let found = connection
+            .prepare_cached("SELECT id, gpu_id FROM series WHERE key = ?1")?
+            .query_row([&key.to_bytes()[..]], |row| Ok(Ids { series: row.get(0)?, gpu: row.get(1)? }))
+            .optional()?;
+        if let Some(ids) = found {
+            return Ok(ids);
+        }
     }
+    let metric = catalogue_name(&series.metric);
+    let key = Series { metric: metric.to_owned(), ..series.clone() }.key(cluster).to_bytes();
     let gpu = gpu(connection, cluster, &series.gpu)?;
     let labels = (!series.labels.is_empty()).then(|| {
         let pairs = series.labels.iter().map(|(name, value)| (clean(name).into_owned(), clean(value).into_owned().into()));
@@ -63,7 +67,7 @@ fn find_or_add(connection: &Connection, cluster: &str, key: u128, series: &Serie
         .execute(params![
             &key[..],
             gpu,
-            clean(&series.metric),
+            clean(metric),
             clean(&series.namespace),
             clean(&series.pod),
             clean(&series.container),

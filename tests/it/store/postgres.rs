@@ -12,7 +12,7 @@ use telemetry::store::postgres::PostgresStore;
 use telemetry::store::{Incoming, Reader, Store, StoreError};
 
 use super::rows::*;
-use super::{conformance, histories, once, reading, retention};
+use super::{conformance, histories, names, once, reading, retention};
 use crate::support::postgres::{Database, Server, free_port};
 
 pub struct Postgres(pub Database);

@@ -12,7 +12,7 @@ use telemetry::store::{ChunkRange, DeadLetter, GpuFilter, Ids, Limit, Reader, Se
 use tempfile::TempDir;
 
 use super::rows::*;
-use super::{conformance, histories, maintenance, once, reading, retention};
+use super::{conformance, histories, maintenance, names, once, reading, retention};
 
 struct Sqlite {
     dir: TempDir,

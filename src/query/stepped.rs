@@ -10,8 +10,8 @@ use std::sync::Arc;
 use super::bucket::{Aggregate, Bucket};
 use super::budget::{Held, Lease};
 use super::samples::Run;
-use super::slices::{Current, Slice, Slices, Wanted};
-use super::{Order, Result};
+use super::slices::{Current, LOST_PAUSE, SNAPSHOTS_LOST, Slice, Slices, Wanted};
+use super::{Order, QueryError, Result};
 use crate::model::{IntervalMs, SeriesId, TimeMs};
 use crate::store::{Ids, Level, Needs, Reader, RolledUp, Rollup, Unrolled};
 
@@ -194,15 +194,7 @@ impl Stepped {
             Order::Desc if a > from => self.todo.push_front(Todo::Rollups(level, from, a)),
             Order::Asc | Order::Desc => {}
         }
-        let mut current = match self.snapshot.take_if(|current| current.is_young()) {
-            Some(current) => current,
-            None => {
-                self.snapshot = None;
-                Current::new(lease.snapshot(&*self.reader).await?)
-            }
-        };
-        let RolledUp { series, unrolled } = current.snapshot().rollups(&self.series, level, self.needs, (a, b)).await?;
-        self.snapshot = Some(current);
+        let RolledUp { series, unrolled } = self.rollups(lease, level, (a, b)).await?;
         let held = series.iter().map(|(_, rollups)| rollups.len()).sum::<usize>() * ROLLUP_BYTES;
         self.hold(lease, Held::Samples, held).await?;
         let is_whole = unrolled.is_empty();
@@ -218,6 +210,32 @@ impl Stepped {
         rolled.sort_by_key(|run| (run.series, run.rollups.first().map(|one| one.begin)));
         let (from, before) = if is_whole { (a, b) } else { (self.edge, self.edge) };
         Ok(Part { from, before, is_whole, runs: Vec::new(), rolled })
+    }
+
+    /// What is rolled up of a window. Where the snapshot is lost, another one is asked.
+    async fn rollups(&mut self, lease: &Lease, level: Level, window: (TimeMs, TimeMs)) -> Result<RolledUp> {
+        let mut lost = 0;
+        loop {
+            let mut current = match self.snapshot.take_if(|current| current.is_young()) {
+                Some(current) => current,
+                None => {
+                    self.snapshot = None;
+                    Current::new(lease.snapshot(&*self.reader).await?)
+                }
+            };
+            match current.snapshot().rollups(&self.series, level, self.needs, window).await.map_err(QueryError::from) {
+                Err(QueryError::SnapshotLost(reason)) if lost < SNAPSHOTS_LOST => {
+                    tracing::debug!(reason, "a snapshot is lost: rollups are fetched from another one");
+                    lost += 1;
+                    drop(current);
+                    tokio::time::sleep(LOST_PAUSE * lost).await;
+                }
+                done => {
+                    self.snapshot = Some(current);
+                    return done;
+                }
+            }
+        }
     }
 
     /// Gives the snapshot back, for as long as nothing is fetched.

@@ -52,8 +52,9 @@ impl Connections {
         let endpoint = connector.endpoint();
         // As statements and not as startup options: connection poolers refuse those. A server that is set to forget commits in a
         // crash would lose what was acknowledged; stricter settings than `on` are left as they are.
+        // Statements here are short, and planned for tables that may have no statistics yet: compiling them takes longer than they do.
         let settings = Arc::new(format!(
-            "SET statement_timeout = {}; SET idle_in_transaction_session_timeout = {}; SET TIME ZONE 'UTC'; \
+            "SET statement_timeout = {}; SET idle_in_transaction_session_timeout = {}; SET TIME ZONE 'UTC'; SET jit = off; \
              SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'; \
              {DETECT_GONE_CLIENTS}",
             config.statement_timeout.as_millis().min(i32::MAX as u128),

@@ -1,8 +1,8 @@
 -- The schema of version 1. The same shape as in PostgreSQL: samples live in chunks, a chunk stays within its UTC day, a later chunk
 -- has a greater id. Times are ms since 1970.
 
--- floor_ms: samples before it are expired; null: everything is kept.
-CREATE TABLE store (one INTEGER PRIMARY KEY CHECK (one = 1), id TEXT NOT NULL, created_ms INTEGER NOT NULL, floor_ms INTEGER);
+-- open.rs adds floor_ms, which release 0.1.0 does not know: samples before it are expired; null: everything is kept.
+CREATE TABLE store (one INTEGER PRIMARY KEY CHECK (one = 1), id TEXT NOT NULL, created_ms INTEGER NOT NULL);
 
 -- The attributes are part of the identity (`key`), an empty text is an unknown attribute. first_seen and last_seen are the times of
 -- its oldest and newest sample, null until it has one.

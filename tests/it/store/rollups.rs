@@ -74,6 +74,7 @@ impl Two {
             let database = Server::shared().database().await;
             let store: Arc<dyn Store> = Arc::new(database.store());
             let client = database.client().await;
+            client.batch_execute("SET jit = off").await.expect("set");
             (database, store, client)
         };
         let two = Self { packed: one().await, plain: one().await, contents: 0 };
@@ -180,13 +181,11 @@ fn questions(from: i64, to: i64, step: &str) -> Vec<String> {
     let mut all = Vec::new();
     for agg in ["avg", "min", "max", "sum", "count", "last", "p95"] {
         all.push(format!("GPU-0 {range}&step={step}&agg={agg}"));
-        for by in ["hostname", "gpu", "namespace"] {
-            for metric in ["METRIC_0", "DCGM_FI_DEV_POWER_USAGE", "METRIC_4"] {
-                all.push(format!("aggregate metric={metric}&{range}&step={step}&agg={agg}&group_by={by}&limit=10000"));
-            }
+        for (by, metric) in [("hostname", "METRIC_0"), ("gpu", "METRIC_4"), ("namespace", "DCGM_FI_DEV_POWER_USAGE")] {
+            all.push(format!("aggregate metric={metric}&{range}&step={step}&agg={agg}&group_by={by}&limit=10000"));
         }
-        all.push(format!("aggregate metric=METRIC_0&{range}&agg={agg}"));
     }
+    all.push(format!("aggregate metric=METRIC_0&{range}"));
     all.push(format!("GPU-1 {range}&step={step}&order=desc"));
     all
 }

@@ -143,9 +143,24 @@ impl ExactSum {
             // Both are exact, so this is the nearest double.
             return integer as f64 / divisor as f64;
         }
-        let n = i128::from(n.max(1));
-        ((integer / n) as f64 + (integer % n) as f64 / n as f64) / POWERS[scale as usize]
+        let magnitude = nearest(integer.unsigned_abs(), divisor.max(1));
+        if integer < 0 { -magnitude } else { magnitude }
     }
+}
+
+/// The double that is nearest to a quotient: its first 55 binary digits and whether any follow, rounded once. The divisor is below 2^104.
+fn nearest(dividend: u128, divisor: u128) -> f64 {
+    let (mut quotient, mut rest, mut digits) = (dividend / divisor, dividend % divisor, 0);
+    if dividend == 0 {
+        return 0.0;
+    }
+    while quotient < 1 << 54 {
+        rest <<= 1;
+        quotient = quotient << 1 | u128::from(rest >= divisor);
+        rest -= if rest >= divisor { divisor } else { 0 };
+        digits += 1;
+    }
+    (quotient | u128::from(rest > 0)) as f64 * 0.5_f64.powi(digits)
 }
 
 #[cfg(test)]
@@ -201,6 +216,9 @@ mod tests {
     fn sums_are_those_of_decimals() {
         assert_eq!(of(&[0.1, 0.2]).value(), 0.3);
         assert_eq!(of(&[0.7; 3]).mean(3), 0.7);
+        // A quotient that is rounded twice is another number.
+        let value = value_of(-102_054_326_835_152, 6);
+        assert_eq!(of(&[value; 3465]).mean(3465), value);
         assert_eq!(of(&[1e14; 1000]).value(), 1e17);
         for value in [-0.0, 0.1 + 0.2, 1e15, 1e300, 5e-324, 1e-13, f64::MAX] {
             assert!(!ExactSum::default().add(value), "{value:e}");

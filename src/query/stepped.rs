@@ -19,6 +19,8 @@ use crate::store::{Ids, Level, Needs, Reader, RolledUp, Rollup, Unrolled};
 const BUCKETS: usize = 65_536;
 /// Bytes of a rollup that is held, with what is made of it.
 const ROLLUP_BYTES: usize = 96;
+/// Parts of a window that are looked for at a finer level, at most: of more, each is small, and its samples are as soon read.
+const FINER: usize = 16;
 
 /// Rollups of one series, in order.
 pub(super) struct RolledRun {
@@ -212,8 +214,23 @@ impl Stepped {
         Ok(Part { from, before, is_whole, runs: Vec::new(), rolled })
     }
 
-    /// What is rolled up of a window. Where the snapshot is lost, another one is asked.
+    /// What is rolled up of a window; what is not at this level, at a finer one.
     async fn rollups(&mut self, lease: &Lease, level: Level, window: (TimeMs, TimeMs)) -> Result<RolledUp> {
+        let series = Arc::clone(&self.series);
+        let mut all = self.rollups_at(lease, &series, level, window).await?;
+        let finer = Level::ALL.into_iter().find(|one| *one < level);
+        if let Some(finer) = finer.filter(|_| all.unrolled.len() <= FINER) {
+            for Unrolled { series, from, before } in std::mem::take(&mut all.unrolled) {
+                let more = self.rollups_at(lease, &series, finer, (from, before)).await?;
+                all.series.extend(more.series);
+                all.unrolled.extend(more.unrolled);
+            }
+        }
+        Ok(all)
+    }
+
+    /// What is rolled up at one level. Where the snapshot is lost, another one is asked.
+    async fn rollups_at(&mut self, lease: &Lease, series: &[Ids], level: Level, window: (TimeMs, TimeMs)) -> Result<RolledUp> {
         let mut lost = 0;
         loop {
             let mut current = match self.snapshot.take_if(|current| current.is_young()) {
@@ -223,7 +240,7 @@ impl Stepped {
                     Current::new(lease.snapshot(&*self.reader).await?)
                 }
             };
-            match current.snapshot().rollups(&self.series, level, self.needs, window).await.map_err(QueryError::from) {
+            match current.snapshot().rollups(series, level, self.needs, window).await.map_err(QueryError::from) {
                 Err(QueryError::SnapshotLost(reason)) if lost < SNAPSHOTS_LOST => {
                     tracing::debug!(reason, "a snapshot is lost: rollups are fetched from another one");
                     lost += 1;

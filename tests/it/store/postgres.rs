@@ -90,7 +90,10 @@ async fn a_schema_that_is_not_ours_is_refused_in_words() {
     let newer = store.migrate().await.expect_err("newer");
     let said = newer.to_string();
     assert!(
-        matches!(newer, StoreError::Version(_)) && said.contains("99") && said.contains("know versions up to") && said.contains("upgrade"),
+        matches!(newer, StoreError::Version(_))
+            && said.contains("99")
+            && said.contains("know versions up to")
+            && said.contains("upgrade"),
         "{said}"
     );
 

@@ -20,6 +20,8 @@ use crate::store::rollup::{Cover, Hours, Kind, Rolled, RollupRow, Rollups, block
 const WORTH_TABLES: u64 = 100_000;
 /// Samples for each byte that rollups may take. Where they would take more, reading the samples is as cheap.
 const SAMPLES_PER_BYTE: u64 = 2;
+/// Hours from which on they have buckets of an hour. Those of fewer are mostly heads, and buckets of five minutes are as quickly read.
+const WORTH_HOURS: u32 = 4;
 
 /// The metrics of series.
 const METRICS: &str = "SELECT id, metric FROM series_all WHERE gpu_id = ANY($1)";
@@ -119,7 +121,8 @@ impl Rolling {
                     made.join(rest);
                 }
                 let (more, bytes) = made.rows();
-                if bytes as u64 * SAMPLES_PER_BYTE <= made.samples() {
+                let is_long = level == Level::FiveMinutes || made.cover.hours.count_ones() >= WORTH_HOURS;
+                if is_long && bytes as u64 * SAMPLES_PER_BYTE <= made.samples() {
                     rows.extend(more);
                 }
                 // Others wait for this thread.

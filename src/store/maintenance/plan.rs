@@ -1,12 +1,9 @@
 //! What maintenance rewrites: the rows of a block's day in, rewrites out. Pure.
 //!
-//! A slab has samples of several GPUs of a block. So where a piece of the day has slabs, the block is what is rewritten; elsewhere each GPU
-//! for itself.
-//!
-//! Hours that rows cross hang together: a *piece* is a run of hours that no row leaves. A rewrite takes all rows of one piece or of
-//! several, so that what it leaves out cannot lie between the rows that it takes. Where a piece has more samples than one rewrite may
-//! hold, it is parted by the ids of its rows instead: the rows of a part follow each other in the order that decides between two
-//! samples of one series and time, and so do the parts.
+//! Hours that rows cross hang together: a *piece* is a run of hours that no row leaves. Where it has slabs, whose samples are of several GPUs, the
+//! block is rewritten, elsewhere each GPU for itself. A rewrite takes all rows of one piece or of several, so that what it leaves out cannot lie
+//! between the rows that it takes. Where a piece has more samples than one rewrite may hold, it is parted by the ids of its rows instead: the rows
+//! of a part follow each other in the order that decides between two samples of one series and time, and so do the parts.
 //!
 //! | the day | what is rewritten |
 //! |---|---|

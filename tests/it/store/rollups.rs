@@ -204,7 +204,7 @@ fn scrapes(from: i64, n: i64, every: i64, odd: bool) -> Vec<Row> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn answers_are_the_same_before_and_after_packing_and_with_what_comes_late() {
     let mut two = Two::new().await;
-    two.commit(scrapes(22 * HOUR, 4 * 240, 15_000, true)).await;
+    two.commit(scrapes(18 * HOUR, 8 * 240, 15_000, true)).await;
     let mut all = Vec::new();
     for (from, to, step) in [
         (22 * HOUR, 26 * HOUR, "5m"),
@@ -298,7 +298,7 @@ async fn a_day_that_lasts_is_rolled_up_by_the_hour() {
     for hour in 0..7 {
         two.commit(scrapes(hour * HOUR, 240, 15_000, hour == 3)).await;
         two.pack(DAY + (hour + 1) * HOUR).await;
-        let covers = count(&two.packed.2, "sample_rollup_1h WHERE series_last = 9223372036854775807").await;
+        let covers = count(&two.packed.2, "sample_rollup_5m WHERE series_last = 9223372036854775807").await;
         most = most.max(covers);
         let rolled = questions(0, (hour + 1) * HOUR - 1, "1h");
         two.compare(&rolled, "hour by hour").await;

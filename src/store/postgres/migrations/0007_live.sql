@@ -168,7 +168,7 @@ SELECT p.gpu_id, p.id, h.series_id, p.t_min, p.t_max,
            substring(t.bits,
                      (1 + p.n * w."time" + sum(p.n * g.width + 64 * g.exact) OVER (ORDER BY g.j) - (p.n * g.width + 64 * g.exact))::int,
                      p.n * g.width + 64 * g.exact) AS codes,
-           t.times
+           t.times, t.places
       -- The widths of the fields of heads.
       FROM (
         SELECT substring(p.heads, 1, 6)::int AS series, substring(p.heads, 7, 6)::int AS base, substring(p.heads, 13, 6)::int AS slope,
@@ -182,7 +182,8 @@ SELECT p.gpu_id, p.id, h.series_id, p.t_min, p.t_max,
         SELECT p.bits || B'' AS bits,
                ARRAY(SELECT p.t_min + (w.time_base + ((w.time_slope * i) >> w.shift) + substring(b.bits, 1 + i * w."time", w."time")::bigint)
                                     * interval '1 ms'
-                       FROM (SELECT substring(p.bits, 1, p.n * w."time") AS bits OFFSET 0) b, generate_series(0, p.n - 1) i) AS times
+                       FROM (SELECT substring(p.bits, 1, p.n * w."time") AS bits OFFSET 0) b, generate_series(0, p.n - 1) i) AS times,
+               ARRAY(SELECT generate_series(0, p.n - 1)) AS places
         OFFSET 0
      ) t
      -- The heads.
@@ -194,12 +195,13 @@ SELECT p.gpu_id, p.id, h.series_id, p.t_min, p.t_max,
                     ELSE substring(p.heads, at + 12 + w.series + w.base, w.slope)::bigint - (1::bigint << (w.slope - 1)) END AS slope,
                substring(p.heads, at + 12 + w.series + w.base + w.slope, w.exact)::int AS exact,
                substring(p.heads, at + 12 + w.series + w.base + w.slope + w.exact, w.delay)::int AS delay
-          FROM (SELECT j, 106 + j * (12 + w.series + w.base + w.slope + w.exact + w.delay) AS at FROM generate_series(0, p.k - 1) j) a
+          FROM (SELECT j, 106 + j * (12 + w.series + w.base + w.slope + w.exact + w.delay) AS at FROM unnest(ARRAY(SELECT generate_series(0, p.k - 1))) j) a
         OFFSET 0
      ) g
     OFFSET 0
  ) h
- CROSS JOIN LATERAL (SELECT unnest(h.times) AS ts, generate_series(1, 1 + (p.n - 1) * h.step, h.step) AS at) d;
+ -- Of an array the planner expects ten elements, of a series of numbers a thousand: then it would have each question compiled.
+ CROSS JOIN LATERAL (SELECT u.ts, 1 + u.place * h.step AS at FROM (SELECT unnest(h.times) AS ts, unnest(h.places) AS place) u) d;
 
 -- Every sample, of each form of rows and each form of series. A branch for each, so that the index of each can be used; where a table is
 -- empty, the planner begins with it, and nothing else is read. A chunk is found by its series, which are the members of the sets of a GPU;

@@ -14,8 +14,7 @@
 //! Where a day that is to be finished has slabs, and a block more samples than one rewrite may hold, the rows of single GPUs are joined
 //! when the slabs are gone: by the next plan.
 //!
-//! A day is *finished* when everything of it was rewritten after its end. Without that mark, rows that cannot be joined would be
-//! rewritten for ever.
+//! A day is *finished* when everything of it was rewritten after its end. Without that mark, what cannot be joined would be rewritten for ever.
 
 use std::collections::BTreeMap;
 

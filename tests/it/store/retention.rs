@@ -222,7 +222,8 @@ async fn a_commit_under_way_leaves_nothing_below_the_floor() {
     between
         .batch_execute(
             "UPDATE store SET floor = '2025-01-15 00:00:00+00'; ALTER TABLE sample_chunk DETACH PARTITION sample_chunk_20250114; \
-             DROP TABLE sample_chunk_20250114; COMMIT",
+             DROP TABLE sample_chunk_20250114; ALTER TABLE sample_slab DETACH PARTITION sample_slab_20250114; \
+             DROP TABLE sample_slab_20250114; COMMIT",
         )
         .await
         .unwrap();

@@ -20,7 +20,8 @@ use crate::store::rollup::{Cover, Hours, Kind, Rolled, RollupRow, Rollups, block
 const WORTH_TABLES: u64 = 100_000;
 /// Samples for each byte that rollups may take. Where they would take more, reading the samples is as cheap.
 const SAMPLES_PER_BYTE: u64 = 2;
-/// Hours from which on they have buckets of an hour. Those of fewer are mostly heads, and buckets of five minutes are as quickly read.
+/// Hours from which on rollups are as they stay. Those of fewer are mostly heads: they have no buckets of an hour, as those of five minutes are as
+/// quickly read, and may take twice as much, since they are joined with the next ones.
 const WORTH_HOURS: u32 = 4;
 
 /// The metrics of series.
@@ -121,8 +122,12 @@ impl Rolling {
                     made.join(rest);
                 }
                 let (more, bytes) = made.rows();
-                let is_long = level == Level::FiveMinutes || made.cover.hours.count_ones() >= WORTH_HOURS;
-                if is_long && bytes as u64 * SAMPLES_PER_BYTE <= made.samples() {
+                let is_worth_it = match (made.cover.hours.count_ones() >= WORTH_HOURS, level) {
+                    (true, _) => bytes as u64 * SAMPLES_PER_BYTE <= made.samples(),
+                    (false, Level::FiveMinutes) => bytes as u64 <= made.samples(),
+                    (false, Level::Hour) => false,
+                };
+                if is_worth_it {
                     rows.extend(more);
                 }
                 // Others wait for this thread.

@@ -86,8 +86,10 @@ impl Two {
         self.contents += 1;
         let content = Content::new(&format!("content {}", self.contents), rows);
         for (_, store, client) in [&self.packed, &self.plain] {
-            for begin in (0..content.rows.len()).step_by(5000) {
-                store.commit(&[content.batch(begin..content.rows.len().min(begin + 5000))]).await.expect("stored");
+            // Few scrapes a commit become slabs, many become chunks.
+            let size = if self.contents % 2 == 1 { 600 } else { 5000 };
+            for begin in (0..content.rows.len()).step_by(size) {
+                store.commit(&[content.batch(begin..content.rows.len().min(begin + size))]).await.expect("stored");
             }
             name_metrics(client).await;
         }
@@ -330,7 +332,10 @@ async fn the_views_may_be_read_and_look_only_at_the_days_concerned() {
         for client in [client, &reader] {
             let plan = texts(client, &format!("EXPLAIN SELECT * FROM {between} WHERE gpu_uuid = 'GPU-1'")).await.join("\n");
             assert!(plan.contains(&format!("sample_rollup_{name}_20250115")), "{plan}");
-            assert!(!plan.contains("20250116") && !plan.contains("Function Scan on samples"), "{plan}");
+            // Whether something unpacked reaches into an hour is asked by index, on whichever day.
+            let others =
+                ["sample_rollup_5m_20250116", "sample_rollup_1h_20250116", "sample_packed_20250116", "Function Scan on samples"];
+            assert!(!others.iter().any(|other| plan.contains(other)), "{plan}");
         }
     }
     for table in ["sample_rollup_5m", "sample_rollup_1h", "metric_kind"] {

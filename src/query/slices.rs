@@ -189,9 +189,11 @@ impl Slices {
             self.at = if self.order == Order::Asc { b } else { a };
             let fetched = samples(&chunks);
             self.hold_fetched(lease, fetched).await?;
-            self.adapt(fetched);
             self.carried_over.extend(chunks);
-            return Ok(Some(Slice { from: a, before: b, runs: self.take(a, b) }));
+            let runs = self.take(a, b);
+            // Not by what was fetched: of each other snapshot those are whole rows again, however narrow the slice is.
+            self.adapt(runs.iter().map(|run| run.times.len()).sum());
+            return Ok(Some(Slice { from: a, before: b, runs }));
         }
     }
 
@@ -406,6 +408,30 @@ mod tests {
                 })
                 .collect()
         })
+    }
+
+    /// A chunk of many samples is fetched whole of each snapshot: that is no reason to ask for ever less.
+    #[test]
+    fn slices_of_a_snapshot_each_do_not_get_ever_narrower() {
+        let times: Vec<TimeMs> = (0..100).map(|i| TimeMs::from_millis(i * 60_000)).collect();
+        let chunk = Chunk { series: SeriesId::from_store(1), id: 1, values: vec![1.0; times.len()], times };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        runtime.block_on(async {
+            let range = (TimeMs::from_millis(0), TimeMs::from_millis(2 * DAY_MS));
+            let series = vec![Ids { series: SeriesId::from_store(1), ..Ids::default() }];
+            let wanted = Wanted { series, live: 1, range, order: Order::Asc, hint: None, width: Some(IntervalMs::HOUR) };
+            let mut slices = Slices::new(Arc::new(Stub { chunks: vec![chunk], ..Stub::default() }), wanted);
+            (slices.max_samples, slices.target) = (64, 16);
+            let mut lease = Budget::new(64 << 20, 100, Duration::ZERO).page().await.unwrap();
+            let (mut n, mut samples) = (0, 0);
+            while let Some(slice) = slices.next(&mut lease).await.unwrap() {
+                slices.pause();
+                n += 1;
+                samples += slice.runs.iter().map(|run| run.times.len()).sum::<usize>();
+                assert!(n < 100, "a slice has {:?} now", slices.width());
+            }
+            assert_eq!(samples, 100);
+        });
     }
 
     proptest! {

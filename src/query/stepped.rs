@@ -142,11 +142,14 @@ impl Stepped {
             }
             match self.todo.pop_front() {
                 None => return Ok(None),
-                Some(Todo::Samples(from, before)) => self.read(Arc::clone(&self.series), None, (from, before)),
+                Some(Todo::Samples(from, before)) => {
+                    let series = Arc::clone(&self.series);
+                    self.read(&series, None, (from, before));
+                }
                 Some(Todo::Rest(rest)) => {
                     let places: HashMap<SeriesId, u32> = self.series.iter().map(|ids| ids.series).zip(0..).collect();
                     let places = rest.series.iter().filter_map(|ids| places.get(&ids.series).copied()).collect();
-                    self.read(rest.series.into(), Some(places), (rest.from, rest.before));
+                    self.read(&rest.series, Some(places), (rest.from, rest.before));
                 }
                 Some(Todo::End(from, before)) => {
                     return Ok(Some(Part { from, before, is_whole: false, runs: Vec::new(), rolled: Vec::new() }));
@@ -167,7 +170,7 @@ impl Stepped {
         Part { from: self.edge, before: self.edge, is_whole: false, runs, rolled: Vec::new() }
     }
 
-    fn read(&mut self, series: Arc<[Ids]>, places: Option<Vec<u32>>, (from, before): (TimeMs, TimeMs)) {
+    fn read(&mut self, series: &[Ids], places: Option<Vec<u32>>, (from, before): (TimeMs, TimeMs)) {
         let wanted = Wanted {
             live: self.live.min(series.len()),
             series: series.to_vec(),

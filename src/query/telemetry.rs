@@ -122,7 +122,7 @@ pub struct Telemetry {
 /// What is still to be read.
 enum Source {
     Samples(Slices),
-    Steps(Stepped, Steps),
+    Steps(Box<(Stepped, Steps)>),
 }
 
 impl std::fmt::Debug for Telemetry {
@@ -198,7 +198,7 @@ impl Query {
                     open: BTreeMap::new(),
                     max_held: self.limits.max_percentile_samples,
                 };
-                Source::Steps(Stepped::new(reader, wanted, Some(length), agg), steps)
+                Source::Steps(Box::new((Stepped::new(reader, wanted, Some(length), agg), steps)))
             }
         });
         Ok(telemetry)
@@ -288,14 +288,17 @@ impl Telemetry {
                     let ended = slice.is_none();
                     (Samples::merged(slice.map_or_else(Vec::new, |slice| slice.runs), self.order), ended)
                 }
-                Source::Steps(stepped, steps) => match stepped.next(&mut self.lease).await? {
-                    Some(part) => {
-                        steps.add(&part)?;
-                        stepped.hold(&mut self.lease, Held::Groups, steps.bytes()).await?;
-                        (steps.complete(self.order, part.from, part.before).into(), false)
+                Source::Steps(both) => {
+                    let (stepped, steps) = &mut **both;
+                    match stepped.next(&mut self.lease).await? {
+                        Some(part) => {
+                            steps.add(&part)?;
+                            stepped.hold(&mut self.lease, Held::Groups, steps.bytes()).await?;
+                            (steps.complete(self.order, part.from, part.before).into(), false)
+                        }
+                        None => (steps.rest(self.order).into(), true),
                     }
-                    None => (steps.rest(self.order).into(), true),
-                },
+                }
             };
             if ended {
                 self.source = None;
@@ -311,7 +314,7 @@ impl Telemetry {
     pub fn pause(&mut self) {
         match &mut self.source {
             Some(Source::Samples(slices)) => slices.pause(),
-            Some(Source::Steps(stepped, _)) => stepped.pause(),
+            Some(Source::Steps(steps)) => steps.0.pause(),
             None => {}
         }
     }

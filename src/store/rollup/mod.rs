@@ -244,7 +244,10 @@ mod tests {
         })
     }
 
-    fn plain(kind: Kind, times: &[TimeMs], values: &[f64], level: Level) -> Vec<(TimeMs, i64, f64, f64, f64, f64, f64, f64)> {
+    /// A bucket's beginning, count, least, greatest, sum, first, last, and growth or bits.
+    type Told = (TimeMs, i64, f64, f64, f64, f64, f64, f64);
+
+    fn plain(kind: Kind, times: &[TimeMs], values: &[f64], level: Level) -> Vec<Told> {
         let mut all = Vec::new();
         let mut from = 0;
         while from < times.len() {
@@ -273,7 +276,7 @@ mod tests {
         all
     }
 
-    fn told(kind: Kind, rolled: &Rolled) -> Vec<(TimeMs, i64, f64, f64, f64, f64, f64, f64)> {
+    fn told(kind: Kind, rolled: &Rolled) -> Vec<Told> {
         let value = |integer: i64| exact::value_of(integer, rolled.scale);
         let one = |b: &Bucket| {
             let more = match kind {

@@ -121,7 +121,7 @@ pub struct Telemetry {
 
 /// What is still to be read.
 enum Source {
-    Samples(Slices),
+    Samples(Box<Slices>),
     Steps(Box<(Stepped, Steps)>),
 }
 
@@ -189,7 +189,7 @@ impl Query {
         };
         let reader = Arc::clone(&self.reader);
         telemetry.source = Some(match request.step {
-            None => Source::Samples(Slices::new(reader, wanted)),
+            None => Source::Samples(Box::new(Slices::new(reader, wanted))),
             Some((length, agg)) => {
                 let steps = Steps {
                     length,

@@ -87,7 +87,7 @@ impl Two {
         let content = Content::new(&format!("content {}", self.contents), rows);
         for (_, store, client) in [&self.packed, &self.plain] {
             // Few scrapes a commit become slabs, many become chunks.
-            let size = if self.contents % 2 == 1 { 600 } else { 5000 };
+            let size = if self.contents % 2 == 1 { 400 } else { 5000 };
             for begin in (0..content.rows.len()).step_by(size) {
                 store.commit(&[content.batch(begin..content.rows.len().min(begin + size))]).await.expect("stored");
             }

@@ -229,6 +229,9 @@ async fn an_index_is_replaced_while_rows_are_written_and_after_an_interruption()
                   ALTER TABLE source DROP COLUMN conflict; DROP TABLE sample_conflict; ALTER TABLE gpu DROP COLUMN commit_token; \
                   DROP TABLE gpu_block, series_set, metric, metric_list, workload, sample_slab CASCADE; \
                   DROP FUNCTION refuse_older_collectors CASCADE; \
+                  DROP FUNCTION samples_5m_between, samples_1h_between; DROP TABLE sample_rollup_5m, sample_rollup_1h, metric_kind CASCADE; \
+                  DROP FUNCTION rollup_columns, hour_of_day, hour_at, day_of, float8_of_sum CASCADE; \
+                  DROP VIEW IF EXISTS samples_5m, samples_1h, rollup_place_5m, rollup_place_1h, unrolled_place_5m, unrolled_place_1h CASCADE; \
                   DROP FUNCTION IF EXISTS samples_between; DROP VIEW IF EXISTS samples, sample_place, packed_sample; \
                   DROP FUNCTION float8_of_bits; DROP TABLE sample_packed";
     client.batch_execute(forget).await.expect("not noted");

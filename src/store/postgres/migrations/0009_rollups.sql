@@ -342,7 +342,7 @@ RETURNS TABLE (
 LANGUAGE sql STABLE PARALLEL SAFE AS $function$ BETWEEN $function$;
 $view$, 'BETWEEN', replace(replace(buckets,
                 'TRUE /* of rollups */', 'r.t_min >= day_of($1) AND r.t_min <= $2 AND r.t_max >= $1 AND r.ts BETWEEN $1 AND $2'),
-                'TRUE /* of samples */', 's.t_min >= day_of($1) AND s.t_min < $2 + interval ''LENGTH'' AND s.t_max >= $1 AND s.bucket BETWEEN $1 AND $2')),
+                'TRUE /* of samples */', 's.t_min >= day_of($1) AND s.t_min < date_bin(''LENGTH'', $2, ''1970-01-01 00:00:00+00'') + interval ''LENGTH'' AND s.t_max >= $1 AND s.bucket BETWEEN $1 AND $2')),
             'BUCKETS', buckets), 'NAME', made[1]), 'LENGTH', made[2]);
     END LOOP;
 END

@@ -23,7 +23,10 @@ pub async fn run(table: &mut Table) {
     for (what, generate) in [
         ("a generated fleet, 16 GPUs at 1 s", Data::Generated("--gpus 16 --duration 100m --interval 1s --seed 3")),
         ("a generated fleet, 128 GPUs at 15 s", Data::Generated("--gpus 128 --duration 3h --interval 15s --seed 3")),
-        ("a busy run, 8 GPUs at 1 s: half of the metrics noise, times irregular", Data::Busy { gpus: 8, interval: 1000, ticks: 6000 }),
+        (
+            "a busy run, 8 GPUs at 1 s: half of the metrics noise, times irregular",
+            Data::Busy { gpus: 8, interval: 1000, ticks: 6000 },
+        ),
         ("a busy run, 64 GPUs at 15 s", Data::Busy { gpus: 64, interval: 15_000, ticks: 720 }),
     ] {
         stored(&server, table, what, &generate).await;
@@ -124,7 +127,10 @@ async fn many_gpus(server: &Server, table: &mut Table) {
     let line = Line::over(&database).await;
     let mut each = Vec::new();
     let mut before = 0.0;
-    for (name, generate) in [("few.csv", "--gpus 100 --duration 5h --interval 15s --seed 7"), ("many.csv", "--gpus 10000 --duration 10m --interval 30s --seed 7")] {
+    for (name, generate) in [
+        ("few.csv", "--gpus 100 --duration 5h --interval 15s --seed 7"),
+        ("many.csv", "--gpus 10000 --duration 10m --interval 30s --seed 7"),
+    ] {
         let path = line.app.dir.path().join(name);
         Data::Generated(generate).write(&path);
         let csv = path.to_str().unwrap();
@@ -135,9 +141,19 @@ async fn many_gpus(server: &Server, table: &mut Table) {
         std::fs::remove_file(path).unwrap();
     }
     let [(few, _), (many, rows)] = each[..] else { unreachable!() };
-    table.line("a row of 10,000 GPUs read at once; of 100 GPUs", format!("{:.2} µs", many * 1e6), format!("{:.2} µs", few * 1e6), times(many / few));
+    table.line(
+        "a row of 10,000 GPUs read at once; of 100 GPUs",
+        format!("{:.2} µs", many * 1e6),
+        format!("{:.2} µs", few * 1e6),
+        times(many / few),
+    );
     let written = (bytes(&database).await - before) / rows;
-    table.line("bytes a sample of 10,000 GPUs with 20 samples a series, as written, identities included", format!("{written:.1}"), "", "");
+    table.line(
+        "bytes a sample of 10,000 GPUs with 20 samples a series, as written, identities included",
+        format!("{written:.1}"),
+        "",
+        "",
+    );
     let (app, _role, port) = serving(&database).await;
     questions(&database, table, port, "as written").await;
     app.run(&["compact"]).exits(0);
@@ -174,7 +190,9 @@ async fn questions(database: &Database, table: &mut Table, port: u16, form: &str
         (
             "the newest value of a metric of 10,000 GPUs; `DISTINCT ON` by the index",
             format!("/api/v1/telemetry/latest?metric={METRIC}&limit=10000"),
-            format!("SELECT DISTINCT ON (gpu_uuid) gpu_uuid, ts, value FROM narrow WHERE metric_name = '{METRIC}' ORDER BY gpu_uuid, ts DESC"),
+            format!(
+                "SELECT DISTINCT ON (gpu_uuid) gpu_uuid, ts, value FROM narrow WHERE metric_name = '{METRIC}' ORDER BY gpu_uuid, ts DESC"
+            ),
         ),
     ];
     for (what, path, sql) in asked {
@@ -272,7 +290,9 @@ impl VictoriaMetrics {
         for line in BufReader::new(std::fs::File::open(csv).unwrap()).lines().skip(1) {
             let line = line.unwrap();
             let cells: Vec<&str> = line.splitn(12, ',').collect();
-            let [time, metric, index, device, uuid, model, host, container, pod, namespace, value, ..] = cells[..] else { panic!("{line}") };
+            let [time, metric, index, device, uuid, model, host, container, pod, namespace, value, ..] = cells[..] else {
+                panic!("{line}")
+            };
             let ms = time.parse::<telemetry::model::TimeMs>().unwrap().as_millis();
             part.push_str(&format!(
                 "{metric}{{cluster=\"bench\",gpu=\"{index}\",device=\"{device}\",UUID=\"{uuid}\",modelName=\"{model}\",Hostname=\"{host}\",container=\"{container}\",pod=\"{pod}\",namespace=\"{namespace}\"}} {value} {ms}\n"
@@ -286,7 +306,12 @@ impl VictoriaMetrics {
 
     fn send(&self, part: &str) {
         let mut connection = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
-        write!(connection, "POST /api/v1/import/prometheus HTTP/1.1\r\nHost: v\r\nConnection: close\r\nContent-Length: {}\r\n\r\n", part.len()).unwrap();
+        write!(
+            connection,
+            "POST /api/v1/import/prometheus HTTP/1.1\r\nHost: v\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+            part.len()
+        )
+        .unwrap();
         connection.write_all(part.as_bytes()).unwrap();
         let mut answer = String::new();
         BufReader::new(connection).read_line(&mut answer).unwrap();
@@ -297,7 +322,10 @@ impl VictoriaMetrics {
     async fn merged(&self) -> f64 {
         self.ask("/internal/force_flush").expect("it flushes");
         self.ask("/internal/force_merge").expect("it merges");
-        let active = || self.ask("/metrics").is_some_and(|text| text.lines().any(|line| line.starts_with("vm_active_force_merges ") && !line.ends_with(" 0")));
+        let active = || {
+            self.ask("/metrics")
+                .is_some_and(|text| text.lines().any(|line| line.starts_with("vm_active_force_merges ") && !line.ends_with(" 0")))
+        };
         wait_for("the merge", || async { !active() }).await;
         size_of(self.directory.path())
     }
@@ -305,5 +333,15 @@ impl VictoriaMetrics {
 
 fn size_of(path: &Path) -> f64 {
     let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
-    entries.map(|entry| if entry.path().is_dir() { size_of(&entry.path()) } else { entry.metadata().map_or(0.0, |meta| meta.len() as f64) }).sum()
+    entries
+        .map(
+            |entry| {
+                if entry.path().is_dir() {
+                    size_of(&entry.path())
+                } else {
+                    entry.metadata().map_or(0.0, |meta| meta.len() as f64)
+                }
+            },
+        )
+        .sum()
 }
